@@ -1,0 +1,1 @@
+"""What self-attention does that convolution does not, and what it costs."""

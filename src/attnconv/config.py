@@ -1,0 +1,205 @@
+"""The one list of knobs: their types, units, limits and meaning.
+
+Hydra composes configs/ into this schema, so an unknown key anywhere, experiment files included, is an error. The
+`model` node alone is free-form: `_target_` and the arguments of that class, checked against its signature when the
+model is built (`attnconv.models.build`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from attnconv.errors import ConfigError, nearest
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def knob(default: Any, meaning: str, **limits: Any) -> Any:
+    """A setting. Limits: choices=(...), above=, at_least=, below=, at_most= (numbers)."""
+    metadata = {"meaning": meaning, **limits}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    name: str = knob(MISSING, "the data set's name: its file in configs/data/")
+    source: str = knob(MISSING, "where images come from", choices=("cifar10", "arrays", "digits"))
+    root: str = knob("", "folder of the arrays or of the original archive")
+    fraction: float = knob(1.0, "share of the training images used, per class; subsets are nested", above=0, at_most=1)
+    subset_seed: int = knob(0, "which images a fraction holds; apart from the initialisation's seed", at_least=0)
+    holdout: float = knob(0.0, "share of the training images kept for validation, per class", at_least=0, below=1)
+    mean: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
+    std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
+    crop_padding: int = knob(0, "random crops after padding each side by so many black pixels", at_least=0)
+    flip: bool = knob(False, "random horizontal flips")
+
+
+@dataclass
+class ScaleConfig:
+    name: str = knob(MISSING, "the scale's name: its file in configs/scale/")
+    layers: int = knob(6, "mixing layers", at_least=1)
+    heads: int = knob(9, "attention heads per layer", at_least=1)
+    width: int = knob(400, "channels of a position", at_least=1)
+    hidden: int = knob(512, "channels inside the feed-forward network", at_least=1)
+    patch: int = knob(2, "side of the square of pixels that becomes one position, in pixels", at_least=1)
+    cnn_width: int = knob(64, "channels of the first stage of a ResNet", at_least=1)
+
+
+@dataclass
+class RecipeConfig:
+    name: str = knob(MISSING, "the recipe's name: its file in configs/recipe/")
+    optimizer: str = knob("sgd", "sgd; adamw; muon: Muon on the layers' matrices, AdamW on the rest",
+                          choices=("sgd", "adamw", "muon"))  # fmt: skip
+    batch_size: int = knob(100, "images per step", at_least=1)
+    lr: float = knob(0.1, "peak learning rate", above=0)
+    adamw_lr: float = knob(1e-3, "with muon: peak learning rate of what AdamW trains", above=0)
+    encoding_lr: float | None = knob(None, "peak learning rate of centers and spreads; null: the optimiser's", above=0)
+    momentum: float = knob(0.9, "of sgd and muon", at_least=0, below=1)
+    weight_decay: float = knob(1e-4, "as the optimiser defines it: added to the gradient (sgd) or decoupled",
+                               at_least=0)  # fmt: skip
+    schedule: str = knob("cosine", "how the learning rate falls", choices=("cosine", "linear", "step"))
+    warmup: float = knob(0.05, "share of training in which the learning rate rises from 0; not for step",
+                         at_least=0, below=1)  # fmt: skip
+    lr_changes: str = knob("step", "when the learning rate changes", choices=("step", "epoch"))
+    milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls")
+    decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
+    label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
+    dropout: float = knob(0.1, "after a layer's projection and feed-forward network", at_least=0, below=1)
+    attention_dropout: float = knob(0.1, "on attention probabilities", at_least=0, below=1)
+
+
+@dataclass
+class LoggerConfig:
+    name: str = knob(MISSING, "the dashboard's name: its file in configs/logger/", choices=("wandb", "trackio", "none"))
+    project: str = knob("attnconv", "the dashboard's project")
+    pictures_every: int = knob(10, "epochs between pictures of the heads", at_least=1)
+
+
+@dataclass
+class Config:
+    model: dict[str, Any] = knob(MISSING, "name, _target_, and the arguments of that class")
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    name: str = knob("default", "the study that the run belongs to: first part of the run folder")
+    seed: int = knob(0, "of initialisation, data order, augmentation and dropout", at_least=0)
+    epochs: int = knob(300, "passes over the training images", at_least=1)
+    device: str = knob("auto", "auto (cuda if there is one), cpu, cuda, cuda:N, mps")
+    precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
+                          choices=("auto", "fp32", "bf16"))  # fmt: skip
+    compile: bool = knob(False, "torch.compile the model")
+    eval_batch_size: int = knob(1000, "images per step of an evaluation", at_least=1)
+    output: str = knob("outputs", "where run folders go")
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra under the name that configs/config.yaml starts from."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def freeze(composed: DictConfig) -> Config:
+    """Resolve a composed configuration into plain data, checked.
+
+    Raises:
+        ConfigError: a value is outside its limits.
+    """
+    _refuse_additions(composed, Config)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    check_limits(config)
+    return config
+
+
+def _refuse_additions(node: DictConfig, schema: type, prefix: str = "") -> None:
+    """Raise ConfigError for a key that `+key=value` put beside the schema's, which Hydra allows."""
+    known = {knob_field.name: knob_field for knob_field in fields(schema)}
+    for key in node:
+        name = f"{prefix}{key!s}"
+        if key not in known:
+            raise ConfigError(f"there is no setting '{name}'{nearest(name, valid_keys())}")
+        part = known[str(key)].default_factory
+        if part is not NO_DEFAULT and is_dataclass(part):
+            _refuse_additions(node[key], part, f"{prefix}{key}.")
+
+
+def compose(overrides: list[str] | None = None) -> Config:
+    """The configuration that `python train.py OVERRIDES` runs, for notebooks and tests."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return freeze(hydra_compose("config", overrides or []))
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """Nested dictionaries of plain values, as config.yaml holds them."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def valid_keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the schema, and the groups that a command line may name."""
+    if not prefix:
+        yield "experiment"
+        yield from _model_keys()
+    for knob_field in fields(schema):
+        yield prefix + knob_field.name
+        if knob_field.default_factory is not NO_DEFAULT and is_dataclass(knob_field.default_factory):
+            yield from valid_keys(knob_field.default_factory, f"{prefix}{knob_field.name}.")
+
+
+def _model_keys() -> set[str]:
+    """Every dotted key of every model file."""
+    keys: set[str] = set()
+    for path in CONFIGS.glob("model/*.yaml"):
+        keys |= flatten(OmegaConf.to_container(OmegaConf.load(path)), "model.").keys()
+    return keys
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(node, dict):
+        return {prefix.removesuffix("."): node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def check_limits(config: Any, prefix: str = "") -> None:
+    """Check every value against the limits that its knob states.
+
+    Raises:
+        ConfigError: naming the key, the value and the limit.
+    """
+    for knob_field in fields(config):
+        key, value = prefix + knob_field.name, getattr(config, knob_field.name)
+        if is_dataclass(value):
+            check_limits(value, f"{key}.")
+        elif value is not None:
+            _check_value(key, value, knob_field.metadata)
+
+
+def _check_value(key: str, value: Any, limits: Any) -> None:
+    if "choices" in limits and value not in limits["choices"]:
+        valid = limits["choices"]
+        raise ConfigError(f"{key}={value} is not one of {', '.join(valid)}{nearest(value, valid)}")
+    for word, holds in (
+        ("above", lambda bound: value > bound),
+        ("at_least", lambda bound: value >= bound),
+        ("below", lambda bound: value < bound),
+        ("at_most", lambda bound: value <= bound),
+    ):
+        if word in limits and not holds(limits[word]):
+            raise ConfigError(f"{key} must be {word.replace('_', ' ')} {limits[word]}, not {value}")

@@ -1,0 +1,97 @@
+"""A data set that lives on the device: uint8 tensors, split, normalised and augmented there, without worker processes."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnconv.config import DataConfig
+from attnconv.data.augmentation import EpochPlan, crop_and_flip, normalise, pad
+from attnconv.data.sources import load_source
+from attnconv.data.subsets import nested_fraction, split_holdout
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as a model sees them: images (N, H, W, C) uint8 and labels (N,) int64, on the device."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images (B, C, H, W) and labels (B,), in order, the last batch possibly smaller."""
+        for start in range(0, len(self), size):
+            chunk = slice(start, start + size)
+            yield normalise(self.images[chunk], self.mean, self.std), self.labels[chunk]
+
+
+@dataclass(frozen=True)
+class TrainSplit(Split):
+    """The training images, with `padded` (N, H + 2p, W + 2p, C) to crop from."""
+
+    padded: Tensor
+
+    def augmented(self, plan: EpochPlan, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The normalised, augmented images (B, C, H, W) and labels (B,) at positions start..stop of an epoch."""
+        _, height, width, _ = self.images.shape
+        images = crop_and_flip(self.padded, plan, start, stop, height, width)
+        return normalise(images, self.mean, self.std), self.labels[plan.order[start:stop]]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Train, test and (with data.holdout) validation splits, and what a run folder records of them."""
+
+    train: TrainSplit
+    validation: Split | None
+    test: Split
+    classes: int
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    origin: str
+    source_sha256: str
+    subset_sha256: str  # of the indices of the training images in use
+
+
+def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
+    """Read, split and move a data set to the device.
+
+    Raises:
+        DataError: see `load_source`, `split_holdout`, `nested_fraction`.
+    """
+    source = load_source(config)
+    labels = source.train.labels
+    remaining, held = split_holdout(labels, config.holdout)
+    used = nested_fraction(labels, remaining, config.fraction, config.subset_seed)
+
+    mean, std = (torch.as_tensor(values, device=device) for values in _normalisation(config, source.train.images[used]))
+
+    def on_device(images: np.ndarray, targets: np.ndarray) -> Split:
+        return Split(torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device), mean, std)
+
+    train = on_device(source.train.images[used], labels[used])
+    _, height, width, channels = source.train.images.shape
+    return DataSet(
+        train=TrainSplit(train.images, train.labels, mean, std, pad(train.images, config.crop_padding)),
+        validation=on_device(source.train.images[held], labels[held]) if len(held) else None,
+        test=on_device(source.test.images, source.test.labels),
+        classes=source.classes,
+        image_shape=(channels, height, width),
+        origin=source.origin,
+        source_sha256=source.sha256,
+        subset_sha256=hashlib.sha256(used.astype(np.int64).data).hexdigest(),
+    )
+
+
+def _normalisation(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std per channel of pixels in 0..1: the configured constants, else those of the images in use."""
+    mean = images.mean(axis=(0, 1, 2)) / 255 if config.mean is None else config.mean
+    std = images.std(axis=(0, 1, 2)) / 255 if config.std is None else config.std
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)

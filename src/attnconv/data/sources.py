@@ -1,0 +1,155 @@
+"""Where images come from: arrays on disk, the CIFAR-10 archive, a download of it, or scikit-learn's digits.
+
+Every source ends as the same four uint8 / int64 arrays with a content hash, so that nothing after it knows the difference.
+"""
+
+import hashlib
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attnconv.config import DataConfig
+from attnconv.errors import DataError
+
+ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split: images (N, H, W, C) uint8, labels (N,) int64 in 0..classes-1."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before any splitting. `sha256` covers shapes, types and bytes of all four arrays."""
+
+    train: Images
+    test: Images
+    classes: int
+    origin: str
+    sha256: str
+
+
+def load_source(config: DataConfig) -> Source:
+    """Read the data set that `config` names.
+
+    Raises:
+        DataError: it is missing, damaged, or of the wrong shape, type or label range.
+    """
+    root = Path(config.root).expanduser()
+    if config.source == "digits":
+        return _checked(_digits(), "scikit-learn digits")
+    if config.source == "arrays" or any((root / f"{name}.npy").exists() for name in ARRAYS):
+        return _checked(_read_arrays(root), f"arrays in {root}")
+    return _checked(_cifar10_archive(root), f"CIFAR-10 archive in {root}")
+
+
+def _read_arrays(root: Path) -> dict[str, np.ndarray]:
+    missing = [f"{name}.npy" for name in ARRAYS if not (root / f"{name}.npy").is_file()]
+    if missing:
+        raise DataError(
+            f"{root} lacks {', '.join(missing)}; images are uint8 N x H x W x 3, labels integers 0..classes-1"
+        )
+    arrays = {}
+    for name in ARRAYS:
+        path = root / f"{name}.npy"
+        try:
+            arrays[name] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{path} is not a readable .npy array: {error}") from error
+    return arrays
+
+
+def _digits() -> dict[str, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # Stored as 0..16: spread over the 0..255 that every other source uses.
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    is_test = np.arange(len(images)) % 5 == 4
+    return {
+        "train_images": images[~is_test],
+        "train_labels": digits.target[~is_test],
+        "test_images": images[is_test],
+        "test_labels": digits.target[is_test],
+    }
+
+
+def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_md5
+
+    archive = root / CIFAR10.filename
+    extracted = root / CIFAR10.base_folder
+    if archive.is_file() and not check_md5(str(archive), CIFAR10.tgz_md5):
+        raise DataError(f"{archive} is damaged: its md5 is not {CIFAR10.tgz_md5}; delete it to download it again")
+    if not archive.is_file() and not extracted.is_dir():
+        _require_download(CIFAR10.url, root, CIFAR10.filename)
+    try:
+        train, test = (CIFAR10(str(root), train=train, download=True) for train in (True, False))
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"CIFAR-10 in {root} cannot be read: {error}") from error
+    return {
+        "train_images": train.data,
+        "train_labels": np.asarray(train.targets),
+        "test_images": test.data,
+        "test_labels": np.asarray(test.targets),
+    }
+
+
+def _require_download(url: str, root: Path, filename: str, timeout: float = 3.0) -> None:
+    """Fail at once, with the ways out, where torchvision would wait for a network that is not there."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout).close()
+    except (urllib.error.URLError, OSError) as error:
+        raise DataError(
+            f"CIFAR-10 is not in {root} and cannot be downloaded ({error}). Three ways out: "
+            f"(1) put {filename} into {root}; "
+            f"(2) put {', '.join(f'{name}.npy' for name in ARRAYS)} there, uint8 N x 32 x 32 x 3 and labels 0..9; "
+            f"(3) set data.root=FOLDER to where one of these already is"
+        ) from error
+
+
+def _checked(arrays: dict[str, np.ndarray], origin: str) -> Source:
+    """Check shapes, types and labels, and hash the content."""
+    for split in ("train", "test"):
+        _check_split(split, arrays[f"{split}_images"], arrays[f"{split}_labels"], origin)
+    if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
+        shapes = " and ".join(str(arrays[f"{split}_images"].shape[1:]) for split in ("train", "test"))
+        raise DataError(f"{origin}: train and test images differ in shape: {shapes}")
+    classes = int(arrays["train_labels"].max()) + 1
+    if arrays["test_labels"].max() >= classes:
+        raise DataError(f"{origin}: test labels reach {arrays['test_labels'].max()}, train labels only {classes - 1}")
+    absent = np.setdiff1d(np.arange(classes), arrays["train_labels"])
+    if len(absent):
+        raise DataError(f"{origin}: no training image of class {absent[0]}, though labels reach {classes - 1}")
+    digest = hashlib.sha256()
+    for name in ARRAYS:
+        array = arrays[name] = np.ascontiguousarray(arrays[name], np.uint8 if name.endswith("images") else np.int64)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    splits = {s: Images(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test")}
+    return Source(**splits, classes=classes, origin=origin, sha256=digest.hexdigest())
+
+
+def _check_split(split: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{origin}: {split}_images must be uint8 N x H x W x 3 (or 1), not {images.dtype} {images.shape}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
+        raise DataError(
+            f"{origin}: {split}_labels must be {len(images)} integers, one per image, not {labels.dtype} {labels.shape}"
+        )
+    if len(labels) == 0:
+        raise DataError(f"{origin}: the {split} split is empty")
+    if labels.min() < 0 or labels.max() >= 1000:
+        raise DataError(
+            f"{origin}: {split}_labels must lie in 0..classes-1, at most 999; they span {labels.min()}..{labels.max()}"
+        )

@@ -1,0 +1,94 @@
+"""Errors that a user can mend, told in one line."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user asked for that cannot be done; the message says what, why, and the way out."""
+
+
+class ConfigError(UserError):
+    """A configuration that describes no possible run."""
+
+
+class DataError(UserError):
+    """Data that is missing, damaged or of the wrong form."""
+
+
+class Diverged(UserError):
+    """Training whose loss is no longer a finite number."""
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be written, or must not be."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A suffix such as "; did you mean 'epochs'?", or the valid names if none is near."""
+    names = sorted(set(valid))
+    # Compare the last part of dotted names too: `epohcs` is near `recipe.epochs`.
+    by_leaf = {candidate.rpartition(".")[2]: candidate for candidate in names}
+    close = difflib.get_close_matches(name, names, n=1)
+    if not close:
+        leaf = difflib.get_close_matches(name.rpartition(".")[2], by_leaf, n=1)
+        close = [by_leaf[leaf[0]]] if leaf else []
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if not names:
+        return ""
+    # A list that nobody would read helps nobody.
+    return f"; valid: {', '.join(names)}" if len(names) <= 20 else "; python train.py --help lists them"
+
+
+@contextmanager
+def one_line_errors(valid_keys: Iterable[str]) -> Iterator[None]:
+    """Turn what a user can mend into one line on stderr and exit code 2; let every other error show its traceback.
+
+    Hydra prints its errors itself, without saying which name would have been right, unless it is asked to raise them.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes after the last finished epoch", file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        sys.exit(_complaint(str(error)))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_complaint(explain_composition_error(error, valid_keys)))
+
+
+def _complaint(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> str:
+    """Hydra's message on one line, with the nearest valid key or option added."""
+    text = str(error)
+    where = re.search(r"In '([^']+)'", text)
+    prefix = f"configs/{where.group(1)}.yaml: " if where else ""
+
+    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if option:
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        return f"{prefix}{option.group(1)}={option.group(2)} does not exist{nearest(option.group(2), options)}"
+
+    key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+    if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
+        return f"{prefix}there is no setting '{key.group(1)}'{nearest(key.group(1), valid_keys)}"
+
+    # Hydra wraps what went wrong with a value in a sentence that does not say it; its cause does.
+    if error.__cause__ is not None and text.startswith("Error merging override"):
+        text = f"{text}: {error.__cause__}"
+    lines = [line.strip() for line in text.splitlines()]
+    message = " ".join(line for line in lines if line and not line.startswith(("object_type=", "full_key:", "See ")))
+    return prefix + (f"{key.group(1)}: " if key else "") + message

@@ -1,0 +1,131 @@
+"""Attention whose probabilities depend on position only: the paper's quadratic, learned and sinusoidal layers.
+
+Every head averages the whole D-vector of the pixels with its probabilities; the N averages are concatenated and
+projected back, N*D -> D (PAPER: section 2.1, "value path"): exactly the weights of a 3 x 3 convolution when N = 9.
+
+The probabilities are the same for every image, so they are computed once per step. They are applied in one of two ways
+with equal results:
+
+    dense      A (N, Q, K) times x: cost Q*K per channel and head.
+    separable  A_rows (N, H, H), then A_columns (N, W, W): cost H*W*(H+W). Exact for an additive encoding, whose softmax
+               factorises over rows and columns; impossible once dropout has punched holes into A.
+
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.mixers.encodings import AdditiveEncoding, Encoding
+from attnconv.mixers.shifts import axis_shifts, grid_shifts
+
+IMPLEMENTATIONS = ("auto", "dense", "separable")
+
+# From this many pixels on, two small products beat one big one. Forward and backward in bf16 on 2 Zen 5 cores,
+# dense / separable time: 0.9 at 8 x 8, 1.2 at 16 x 16, 2.2 at 32 x 32 (`python scripts/bench_positional.py`).
+SEPARABLE_FROM_PIXELS = 16 * 16
+
+
+class PositionalAttention(nn.Module):
+    """Multi-head attention with input-independent probabilities, (B, H, W, D) -> (B, H, W, D).
+
+    Args:
+        width: D, channels of the map.
+        heads: N.
+        grid: (H, W) of the maps to expect, in pixels; encodings with tables are sized by it.
+        encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
+        attention_dropout: probability of zeroing an attention probability while training.
+        impl: "dense", "separable", or "auto" for the one measured faster among those that are exact.
+
+    Raises:
+        ValueError: an unknown impl, or `separable` where it is not exact.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: tuple[int, int],
+        encoding: Callable[..., Encoding],
+        attention_dropout: float = 0.0,
+        impl: str = "auto",
+    ):
+        super().__init__()
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.encoding = encoding(heads=heads, width=width, grid=grid)
+        self.impl = choose_impl(impl, self.encoding, attention_dropout, grid)
+        self.value = nn.Linear(heads * width, width)
+
+    def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
+        """Probabilities without dropout, (1, N, Q, K): rows sum to 1, the same for every image, so x is ignored."""
+        self.encoding.check_map(height, width)
+        shifts = grid_shifts(height, width, self.value.weight.device)
+        return self.encoding(shifts).softmax(dim=-1)[None]
+
+    def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Row and column factors of the probabilities, (N, H, H) and (N, W, W), of an additive encoding."""
+        assert isinstance(self.encoding, AdditiveEncoding)
+        self.encoding.check_map(height, width)
+        device = self.value.weight.device
+        rows = self.encoding.row_scores(axis_shifts(height, device)).softmax(dim=-1)
+        columns = self.encoding.column_scores(axis_shifts(width, device)).softmax(dim=-1)
+        return rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, _ = x.shape
+        if self.impl == "separable":
+            averages = apply_separable(*self.axis_probs(height, width), x)
+        else:
+            probs = self._dense_probs(height, width)
+            # Reference: probabilities have no batch axis, so one dropout mask serves every image of the batch.
+            averages = apply_dense(F.dropout(probs, self.attention_dropout, self.training), x)
+        return self.value(averages)
+
+    def _dense_probs(self, height: int, width: int) -> Tensor:
+        if not isinstance(self.encoding, AdditiveEncoding):
+            return self.attention_probs(height, width)[0]
+        # The outer product of the factors is the same softmax, without exponentials over all Q*K shifts.
+        rows, columns = self.axis_probs(height, width)
+        return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)
+
+
+def choose_impl(impl: str, encoding: Encoding, attention_dropout: float, grid: tuple[int, int]) -> str:
+    """Resolve `auto`, and refuse `separable` where it would not be the same function."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
+    obstacle = None
+    if not isinstance(encoding, AdditiveEncoding):
+        obstacle = f"{type(encoding).__name__} is not a row term plus a column term"
+    elif attention_dropout > 0:
+        obstacle = f"attention_dropout={attention_dropout} acts on whole probabilities, not on their factors"
+    if impl == "separable" and obstacle:
+        raise ValueError(f"impl=separable is not exact here: {obstacle}; use impl=auto")
+    if impl == "auto":
+        large = grid[0] * grid[1] >= SEPARABLE_FROM_PIXELS
+        return "separable" if large and not obstacle else "dense"
+    return impl
+
+
+def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
+    """Average the pixels of every image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
+    batch, height, width, _ = x.shape
+    averages = torch.einsum("nqk,bkd->bqnd", probs, x.flatten(1, 2))
+    return averages.reshape(batch, height, width, -1)
+
+
+def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    """The same for factored probabilities: rows (N, H, H), columns (N, W, W), x (B, H, W, D) -> (B, H, W, N*D).
+
+    Pixels before images, so that each axis is one large matrix product instead of one small product per image.
+    """
+    batch, height, width, channels = x.shape
+    heads = rows.shape[0]
+    pixels_first = x.permute(1, 2, 0, 3).reshape(height, width * batch * channels)
+    over_rows = rows.reshape(heads * height, height) @ pixels_first
+    over_both = columns[:, None] @ over_rows.view(heads, height, width, batch * channels)
+    averages = over_both.view(heads, height, width, batch, channels).permute(3, 1, 2, 0, 4)
+    return averages.reshape(batch, height, width, heads * channels)

@@ -1,0 +1,21 @@
+"""Shifts between pixels: the only thing a relative encoding ever sees.
+
+A shift is `key - query`, rows before columns (paper, section 1.1: delta = k - q).
+"""
+
+import torch
+from torch import Tensor
+
+
+def axis_shifts(size: int, device: torch.device | None = None) -> Tensor:
+    """Shifts along one axis: (size queries, size keys), int64, in pixels."""
+    positions = torch.arange(size, device=device)
+    return positions[None, :] - positions[:, None]
+
+
+def grid_shifts(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Shifts between all pixels of a map, row-major: (H*W queries, H*W keys, 2), int64, in pixels."""
+    rows, columns = axis_shifts(height, device), axis_shifts(width, device)
+    shape = (height, width, height, width)
+    pairs = torch.stack([rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)], dim=-1)
+    return pairs.reshape(height * width, height * width, 2)

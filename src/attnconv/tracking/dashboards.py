@@ -1,0 +1,122 @@
+"""Dashboards: views of the run folder, never its source.
+
+A dashboard that is absent or fails costs a warning, never a run: every call of one goes through `Dashboard`, which
+says once what went wrong and stays silent from then on.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
+
+from attnconv.config import Config, to_plain
+
+
+class Adapter(Protocol):
+    """What a dashboard's library must do. All of it may raise."""
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None: ...
+
+    def picture(self, epoch: int, figure: Figure) -> None: ...
+
+    def finish(self, failed: bool) -> None: ...
+
+
+class WandbAdapter:
+    """Weights & Biases: online when logged in, else offline, without asking. WANDB_MODE beats both."""
+
+    def __init__(self, config: Config, folder: Path):
+        import wandb
+
+        self._wandb = wandb
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+        self._run = wandb.init(
+            project=config.logger.project,
+            name="/".join(folder.parts[1:]),
+            group=config.model["name"],
+            tags=[config.recipe.name, config.scale.name, config.name],
+            config=to_plain(config),
+            dir=str(folder),
+            mode=mode,
+            settings=wandb.Settings(silent=True, init_timeout=30),
+        )
+        # Epochs logged again after a crash would be dropped under W&B's own step.
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._run.log({"epoch": epoch, **metrics})
+
+    def picture(self, epoch: int, figure: Figure) -> None:
+        self._run.log({"epoch": epoch, "heads": self._wandb.Image(_pixels(figure))})
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class TrackioAdapter:
+    """Trackio: a local dashboard; `trackio show` opens it in a browser."""
+
+    def __init__(self, config: Config, folder: Path):
+        import trackio
+
+        self._trackio = trackio
+        # Trackio has neither tags nor groups: the name and the configuration carry both.
+        trackio.init(project=config.logger.project, name="/".join(folder.parts[1:]), config=to_plain(config))
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._trackio.log(metrics, step=epoch)
+
+    def picture(self, epoch: int, figure: Figure) -> None:
+        self._trackio.log({"heads": self._trackio.Image(_pixels(figure))}, step=epoch)
+
+    def finish(self, failed: bool) -> None:
+        self._trackio.finish()
+
+
+def _pixels(figure: Figure) -> Any:
+    """The figure as an RGB array (height, width, 3) uint8."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+ADAPTERS = {"wandb": WandbAdapter, "trackio": TrackioAdapter}
+
+
+class Dashboard:
+    """One dashboard, or none, that cannot stop a run."""
+
+    def __init__(self, config: Config, folder: Path):
+        self._name = config.logger.name
+        self._adapter: Adapter | None = None
+        if self._name in ADAPTERS:
+            self._guard(lambda: setattr(self, "_adapter", ADAPTERS[self._name](config, folder)))
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Numbers of one epoch."""
+        if self._adapter is not None:
+            self._guard(self._adapter.log, epoch, metrics)
+
+    def picture(self, epoch: int, figure: Figure) -> None:
+        """A picture of the heads after one epoch."""
+        if self._adapter is not None:
+            self._guard(self._adapter.picture, epoch, figure)
+
+    def finish(self, failed: bool) -> None:
+        """Close the dashboard's run, so that the next one of a sweep does not write into it."""
+        if self._adapter is not None:
+            self._guard(self._adapter.finish, failed)
+
+    def _guard(self, call: Any, *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # whatever a third party's service raises
+            self._adapter = None
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"warning: {self._name} is off for this run ({reason}); the run folder has it all", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""What a result must say of itself to be believed: commit, hardware, versions."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def commit() -> tuple[str | None, bool | None]:
+    """The checked-out commit and whether tracked files differ from it; None outside a git checkout."""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        dirty = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return head, dirty
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+
+def describe_device(device: torch.device) -> str:
+    """The hardware in words, e.g. "NVIDIA H200" or "AMD EPYC, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    return f"{device.type} on {platform.machine()}"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, Any]:
+    """Versions that a number can depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        **{name: version(name) for name in ("numpy", "timm") if name in _installed()},
+        "platform": sys.platform,
+    }
+
+
+def _installed() -> set[str]:
+    from importlib.metadata import packages_distributions
+
+    return {name for names in packages_distributions().values() for name in names}

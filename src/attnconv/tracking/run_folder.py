@@ -1,0 +1,125 @@
+"""The run folder: the one source of every number; dashboards are views of it.
+
+outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
+    config.yaml      the frozen configuration
+    metrics.jsonl    a line per epoch; nothing in it depends on the clock, so equal runs have equal bytes
+    timing.jsonl     a line per epoch: what the clock said
+    heads.jsonl      a line per epoch, the start included: where the heads look (attention models)
+    heads.png        the last of them, drawn
+    result.json      the outcome; `status` is done, failed or interrupted
+    checkpoints/     last.pt
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from attnconv.config import Config, flatten, to_plain
+from attnconv.errors import RunFolderError
+
+# Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
+FREE_TO_CHANGE = ("logger", "output", "device", "compile", "eval_batch_size")
+
+
+def run_folder_path(config: Config) -> Path:
+    """The folder that a configuration owns, relative to the working directory."""
+    return Path(
+        config.output,
+        config.name,
+        config.model["name"],
+        f"{config.scale.name}-{config.recipe.name}",
+        f"frac{config.data.fraction:g}",
+        f"seed{config.seed}",
+    )
+
+
+class RunFolder:
+    """Reads and writes one run folder. Nothing is written before `create`."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.path = run_folder_path(config)
+        self.checkpoint = self.path / "checkpoints" / "last.pt"
+        self.heads_picture = self.path / "heads.png"
+
+    def check(self) -> None:
+        """Raise RunFolderError if the run must not or cannot go there, without writing anything.
+
+        Raises:
+            RunFolderError: the run is finished, the folder holds another configuration, or it is not writable.
+        """
+        result = self._read_json("result.json")
+        if result and result["status"] == "done":
+            raise RunFolderError(
+                f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
+                "choose another name= or seed=, or delete the folder"
+            )
+        different = self._differences()
+        if different:
+            raise RunFolderError(
+                f"{self.path} holds an unfinished run of another configuration ({'; '.join(different)}); "
+                "choose another name=, or delete the folder"
+            )
+        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
+
+    def create(self) -> None:
+        """Make the folder and write config.yaml."""
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(OmegaConf.create(to_plain(self.config)), self.path / "config.yaml")
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=") from error
+
+    def append(self, file: str, record: dict[str, Any] | None) -> None:
+        """Add one line to a .jsonl file; nothing for no record."""
+        if record is None:
+            return
+        with (self.path / file).open("a") as lines:
+            lines.write(_line(record))
+
+    def read_lines(self, file: str) -> list[dict[str, Any]]:
+        """All records of a .jsonl file; none if it is not there."""
+        path = self.path / file
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def forget_after(self, epochs_done: int) -> None:
+        """Drop the lines of epochs that a resumed run will train again."""
+        for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
+            kept = [record for record in self.read_lines(file) if record["epoch"] <= epochs_done]
+            if (self.path / file).exists():
+                (self.path / file).write_text("".join(_line(record) for record in kept))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json, whole or not at all."""
+        unfinished = self.path / "result.json.partial"
+        unfinished.write_text(json.dumps(result, indent=2) + "\n")
+        unfinished.replace(self.path / "result.json")
+
+    def _read_json(self, file: str) -> dict[str, Any] | None:
+        path = self.path / file
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except json.JSONDecodeError as error:
+            raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
+
+    def _differences(self) -> list[str]:
+        """Settings in which config.yaml, if there is one, and this run differ, as "key: old -> new"."""
+        path = self.path / "config.yaml"
+        if not path.exists():
+            return []
+        old = flatten(OmegaConf.to_container(OmegaConf.load(path)))
+        new = flatten(to_plain(self.config))
+        return [
+            f"{key}: {old.get(key)} -> {new.get(key)}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+        ]
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"

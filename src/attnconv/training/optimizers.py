@@ -1,0 +1,76 @@
+"""Optimisers and their parameter groups."""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from attnconv.config import RecipeConfig
+from attnconv.mixers.encodings import Encoding
+
+MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+Group = dict[str, Any]
+
+
+def build_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:
+    """The recipe's optimiser. Every group keeps its peak learning rate in `initial_lr`, for the schedule."""
+    if recipe.optimizer == "sgd":
+        # Reference: biases and norms decay like everything else; only centers and spreads do not.
+        groups = _groups(model, list(model.parameters()), recipe, recipe.lr, decay_vectors=True)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=recipe.momentum)
+    elif recipe.optimizer == "adamw":
+        groups = _groups(model, list(model.parameters()), recipe, recipe.lr, decay_vectors=False)
+        optimizer = torch.optim.AdamW(groups)
+    else:
+        optimizer = _muon(model, recipe)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Weights of linear and convolutional layers between the stem and the head, encodings left out."""
+    in_encodings = {id(parameter) for encoding in _encodings(model) for parameter in encoding.parameters()}
+    # Linear and convolutional layers differ in what mypy knows of `weight`; all of theirs are parameters.
+    return [
+        cast(nn.Parameter, module.weight)
+        for name, module in model.named_modules()
+        if isinstance(module, MATRIX_MODULES)
+        and name.split(".")[0] not in ("stem", "head")
+        and id(module.weight) not in in_encodings
+    ]
+
+
+def _encodings(model: nn.Module) -> list[Encoding]:
+    return [module for module in model.modules() if isinstance(module, Encoding)]
+
+
+def _groups(
+    model: nn.Module, parameters: list[nn.Parameter], recipe: RecipeConfig, lr: float, decay_vectors: bool
+) -> list[Group]:
+    """Up to three groups of `parameters`: decayed, not decayed, and what encodings exempt from decay."""
+    exempt = {id(getattr(encoding, name)) for encoding in _encodings(model) for name in encoding.no_weight_decay()}
+    kinds: dict[str, list[nn.Parameter]] = {"decayed": [], "spared": [], "exempt": []}
+    for parameter in parameters:
+        spared = parameter.dim() < 2 and not decay_vectors
+        kinds["exempt" if id(parameter) in exempt else "spared" if spared else "decayed"].append(parameter)
+    groups: list[Group] = [
+        {"params": kinds["decayed"], "lr": lr, "weight_decay": recipe.weight_decay},
+        {"params": kinds["spared"], "lr": lr, "weight_decay": 0.0},
+        {"params": kinds["exempt"], "lr": recipe.encoding_lr or lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _muon(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:
+    # timm's Muon flattens convolution kernels to matrices, which torch.optim.Muon refuses.
+    from timm.optim.muon import Muon
+
+    matrices = hidden_matrices(model)
+    taken = {id(parameter) for parameter in matrices}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    muon = {"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    adamw = _groups(model, rest, recipe, recipe.adamw_lr, decay_vectors=False)
+    groups = [{**muon, "use_muon": True, "nesterov": True}, *({**group, "use_muon": False} for group in adamw)]
+    return Muon(groups, momentum=recipe.momentum, adjust_lr_fn="original")

@@ -1,0 +1,58 @@
+"""Augmentation on the device equals a loop over images, and is a function of (seed, epoch) alone."""
+
+import numpy as np
+import torch
+
+from attnconv.data.augmentation import crop_and_flip, normalise, pad, plan_epoch
+
+CPU = torch.device("cpu")
+
+
+def images(count=11, height=6, width=5):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, height, width, 3)).astype(np.uint8))
+
+
+def test_crop_and_flip_equal_a_loop_over_images():
+    data = images()
+    plan = plan_epoch(11, seed=1, epoch=2, crop_padding=2, flip=True, device=CPU)
+    fast = crop_and_flip(pad(data, 2), plan, 3, 9, 6, 5)
+    for position in range(3, 9):
+        source = np.pad(data[plan.order[position]].numpy(), ((2, 2), (2, 2), (0, 0)))
+        top, left = int(plan.tops[position]), int(plan.lefts[position])
+        slow = source[top : top + 6, left : left + 5]
+        if plan.flips[position]:
+            slow = slow[:, ::-1]
+        assert np.array_equal(fast[position - 3].numpy(), slow)
+
+
+def test_an_epoch_shows_every_image_once_and_draws_every_offset():
+    plan = plan_epoch(2000, seed=0, epoch=0, crop_padding=4, flip=True, device=CPU)
+    assert sorted(plan.order.tolist()) == list(range(2000))
+    assert set(plan.tops.tolist()) == set(plan.lefts.tolist()) == set(range(9))
+    assert 900 < int(plan.flips.sum()) < 1100
+
+
+def test_draws_depend_on_seed_and_epoch_and_on_nothing_else():
+    first = plan_epoch(50, 0, 1, 4, True, CPU)
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002  the legacy global state is what must not matter
+    for name in ("order", "tops", "lefts", "flips"):
+        assert torch.equal(getattr(first, name), getattr(plan_epoch(50, 0, 1, 4, True, CPU), name))
+        assert not torch.equal(getattr(first, name), getattr(plan_epoch(50, 1, 1, 4, True, CPU), name))
+        assert not torch.equal(getattr(first, name), getattr(plan_epoch(50, 0, 2, 4, True, CPU), name))
+
+
+def test_without_augmentation_images_come_unchanged():
+    data = images()
+    plan = plan_epoch(11, 0, 0, 0, False, CPU)
+    assert torch.equal(crop_and_flip(pad(data, 0), plan, 0, 11, 6, 5), data[plan.order])
+
+
+def test_normalise_equals_the_formula_in_channels_last_memory():
+    data = images()
+    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
+    out = normalise(data, mean, std)
+    assert out.shape == (11, 3, 6, 5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    expected = (data.double() / 255 - mean.double()) / std.double()
+    torch.testing.assert_close(out.permute(0, 2, 3, 1).double(), expected, rtol=0, atol=1e-5)

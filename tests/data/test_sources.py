@@ -1,0 +1,141 @@
+"""Arrays, archive, download: what is read, and what is said when it cannot be."""
+
+import hashlib
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, write_arrays
+from torchvision.datasets import CIFAR10
+
+from attnconv.config import DataConfig
+from attnconv.data.dataset import load_dataset
+from attnconv.data.sources import load_source
+from attnconv.errors import DataError
+
+
+def config(root, **options):
+    return DataConfig(name="x", source=options.pop("source", "cifar10"), root=str(root), **options)
+
+
+def test_arrays_are_read_and_hashed(arrays):
+    source = load_source(config(arrays))
+    assert source.train.images.shape == (40, 8, 8, 3)
+    assert (source.classes, source.origin) == (4, f"arrays in {arrays}")
+    labels = np.load(arrays / "train_labels.npy")
+    labels[:4] = labels[:4][::-1]
+    np.save(arrays / "train_labels.npy", labels)
+    assert load_source(config(arrays)).sha256 != source.sha256
+
+
+def test_equal_content_has_an_equal_hash_whatever_the_integer_type(arrays):
+    before = load_source(config(arrays)).sha256
+    np.save(arrays / "train_labels.npy", np.load(arrays / "train_labels.npy").astype(np.uint8))
+    assert load_source(config(arrays)).sha256 == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("train_images", lambda a: a.astype(np.float32), "must be uint8"),
+        ("train_images", lambda a: a[..., :2], "must be uint8 N x H x W x 3"),
+        ("train_images", lambda a: a.transpose(0, 3, 1, 2), "must be uint8 N x H x W x 3"),
+        ("train_labels", lambda a: a[:-1], "must be 40 integers"),
+        ("train_labels", lambda a: a.astype(float), "must be 40 integers"),
+        ("train_labels", lambda a: a - 1, r"0\.\.classes-1"),
+        ("train_labels", lambda a: a + 1, "no training image of class 0"),
+        ("test_labels", lambda a: a + 1, "test labels reach 4, train labels only 3"),
+        ("test_images", lambda a: a[:, :4], "differ in shape"),
+    ],
+)
+def test_arrays_of_the_wrong_form_are_refused(arrays, name, change, complaint):
+    np.save(arrays / f"{name}.npy", change(np.load(arrays / f"{name}.npy")))
+    with pytest.raises(DataError, match=complaint):
+        load_source(config(arrays))
+
+
+def test_a_missing_array_is_named(arrays):
+    (arrays / "test_labels.npy").unlink()
+    with pytest.raises(DataError, match=r"lacks test_labels\.npy"):
+        load_source(config(arrays))
+
+
+def test_a_truncated_array_is_named(arrays):
+    path = arrays / "train_images.npy"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"train_images\.npy is not a readable"):
+        load_source(config(arrays))
+
+
+def test_without_data_and_network_three_ways_out_are_named(tmp_path, monkeypatch):
+    # The address that no resolver knows stands for a machine without a network.
+    monkeypatch.setattr(CIFAR10, "url", "http://cifar.invalid/cifar-10-python.tar.gz")
+    with pytest.raises(DataError, match=r"Three ways out: \(1\) .*\(2\) .*\(3\) set data\.root"):
+        load_source(config(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    (tmp_path / CIFAR10.filename).write_bytes(b"half a download")
+    with pytest.raises(DataError, match=r"is damaged: its md5 is not c58f30108f718f92721af3b95e74349a"):
+        load_source(config(tmp_path))
+
+
+def test_the_original_archive_is_read(tmp_path, monkeypatch):
+    """An archive of CIFAR-10's own layout, ten images a batch, with the checksums set to what it is."""
+    draw = np.random.default_rng(0)
+    archive = tmp_path / CIFAR10.filename
+    batches = {name: draw.integers(0, 256, (10, 3072)).astype(np.uint8) for name, _ in CIFAR10.train_list}
+    batches["test_batch"] = draw.integers(0, 256, (10, 3072)).astype(np.uint8)
+    files = {n: pickle.dumps({"data": d, "labels": list(range(10))}) for n, d in batches.items()}
+    files["batches.meta"] = pickle.dumps({"label_names": [str(i) for i in range(10)]})
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+    def md5(content):
+        return hashlib.md5(content).hexdigest()
+
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.read_bytes()))
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(files[name])] for name, _ in CIFAR10.train_list])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(files["test_batch"])]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(files["batches.meta"])})
+
+    source = load_source(config(tmp_path))
+    assert source.train.images.shape == (50, 32, 32, 3)
+    # The archive stores rows of red, then green, then blue.
+    first = batches["data_batch_1"][0].reshape(3, 32, 32).transpose(1, 2, 0)
+    assert np.array_equal(source.train.images[0], first)
+
+
+def test_digits_are_uint8_and_split_disjointly():
+    source = load_source(config("", source="digits"))
+    assert source.train.images.shape[1:] == (8, 8, 1)
+    assert len(source.train.labels) + len(source.test.labels) == 1797
+    assert (source.classes, source.train.images.max()) == (10, 255)
+
+
+def test_dataset_splits_normalise_by_what_is_in_use(tmp_path):
+    write_arrays(tmp_path, train=80)
+    data = load_dataset(config(tmp_path, fraction=0.5, holdout=0.25), torch.device("cpu"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (32, 20, 20)
+    batch = torch.cat([images for images, _ in data.train.batches(7)])
+    torch.testing.assert_close(batch.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.cifar
+def test_real_cifar10_is_all_there():
+    root = REPOSITORY / "data" / "cifar10"
+    if not (root / "train_images.npy").exists():
+        pytest.skip("no CIFAR-10 arrays in data/cifar10")
+    source = load_source(config(root))
+    assert source.train.images.shape == (50_000, 32, 32, 3)
+    assert np.bincount(source.train.labels).tolist() == [5000] * 10
+    mean = source.train.images.reshape(-1, 3).mean(0) / 255
+    assert mean == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-6)

@@ -1,0 +1,60 @@
+"""Fractions are nested and stratified; the holdout is disjoint from every one of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnconv.data.subsets import nested_fraction, split_holdout
+from attnconv.errors import DataError
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [100, 80, 60, 100, 40]))
+
+
+@given(st.floats(0.05, 1.0), st.floats(0.05, 1.0), st.integers(0, 50))
+def test_a_smaller_fraction_is_a_subset_of_a_larger_one(one, other, seed):
+    small, large = sorted((one, other))
+    everything = np.arange(len(LABELS))
+    assert set(nested_fraction(LABELS, everything, small, seed)) <= set(
+        nested_fraction(LABELS, everything, large, seed)
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
+def test_every_class_keeps_its_share(fraction):
+    chosen = nested_fraction(LABELS, np.arange(len(LABELS)), fraction, seed=3)
+    assert len(set(chosen)) == len(chosen)
+    assert np.bincount(LABELS[chosen]).tolist() == [round(fraction * n) for n in np.bincount(LABELS)]
+
+
+def test_another_subset_seed_chooses_other_images():
+    everything = np.arange(len(LABELS))
+    one, other = (nested_fraction(LABELS, everything, 0.2, seed) for seed in (0, 1))
+    assert len(one) == len(other)
+    assert set(one) != set(other)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 1.0])
+def test_holdout_is_disjoint_stratified_and_always_the_same(fraction):
+    kept, held = split_holdout(LABELS, 0.2)
+    assert set(kept) | set(held) == set(range(len(LABELS)))
+    assert np.bincount(LABELS[held]).tolist() == [20, 16, 12, 20, 8]
+    for seed in (0, 7):
+        assert not set(nested_fraction(LABELS, kept, fraction, seed)) & set(held)
+    assert np.array_equal(held, split_holdout(LABELS, 0.2)[1])
+
+
+def test_no_holdout_keeps_everything():
+    kept, held = split_holdout(LABELS, 0.0)
+    assert (len(kept), len(held)) == (len(LABELS), 0)
+
+
+def test_a_fraction_below_one_image_per_class_is_refused():
+    with pytest.raises(DataError, match=r"data\.fraction=0\.01 of the 40 images of class 4"):
+        nested_fraction(LABELS, np.arange(len(LABELS)), 0.01, 0)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_a_holdout_that_empties_a_class_is_refused(share):
+    with pytest.raises(DataError, match=r"data\.holdout"):
+        split_holdout(LABELS, share)

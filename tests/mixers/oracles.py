@@ -1,0 +1,71 @@
+"""Slow, obvious, independent versions of the attention in attnconv.mixers: nested loops, math, no tensor tricks."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from attnconv.mixers.encodings import (
+    Encoding,
+    GeneralizedQuadraticEncoding,
+    LearnedEncoding,
+    QuadraticEncoding,
+    SinusoidalEncoding,
+)
+from attnconv.mixers.positional import PositionalAttention
+
+
+def score(encoding: Encoding, head: int, row: int, column: int) -> float:
+    """The score of one head for one shift, from the definitions in the paper and in the encodings' docstrings."""
+    if isinstance(encoding, QuadraticEncoding):
+        center = encoding.centers[head].tolist()
+        alpha = encoding.spreads[head].item() ** 2 / 2
+        return -alpha * ((row - center[0]) ** 2 + (column - center[1]) ** 2)
+    if isinstance(encoding, GeneralizedQuadraticEncoding):
+        offset = [row - encoding.centers[head, 0].item(), column - encoding.centers[head, 1].item()]
+        s = encoding.spreads[head].tolist()
+        precision = [[sum(s[i][k] * s[j][k] for k in range(2)) for j in range(2)] for i in range(2)]
+        return -0.5 * sum(offset[i] * precision[i][j] * offset[j] for i in range(2) for j in range(2))
+    if isinstance(encoding, LearnedEncoding):
+        row_vector = encoding.row_embeddings.weight[row + encoding.grid[0] - 1]
+        column_vector = encoding.column_embeddings.weight[column + encoding.grid[1] - 1]
+    else:
+        assert isinstance(encoding, SinusoidalEncoding)
+        row_vector, column_vector = (
+            torch.tensor(sinusoids(d, encoding.row_projection.in_features), dtype=torch.float64) for d in (row, column)
+        )
+    weights = encoding.row_projection.weight[head], encoding.column_projection.weight[head]
+    vectors = row_vector.to(weights[0].dtype), column_vector.to(weights[0].dtype)
+    return sum((w * v).sum().item() for w, v in zip(weights, vectors, strict=True))
+
+
+def sinusoids(shift: int, width: int, base: float = 10_000.0) -> list[float]:
+    frequencies = [base ** (-2 * i / width) for i in range(width // 2)]
+    return [math.sin(shift * f) for f in frequencies] + [math.cos(shift * f) for f in frequencies]
+
+
+def attention_probs(encoding: Encoding, heads: int, height: int, width: int) -> Tensor:
+    """(N, Q, K) float64, one exponential at a time."""
+    pixels = [(row, column) for row in range(height) for column in range(width)]
+    probs = torch.zeros(heads, len(pixels), len(pixels), dtype=torch.float64)
+    for head in range(heads):
+        for q, query in enumerate(pixels):
+            exponentials = [math.exp(score(encoding, head, key[0] - query[0], key[1] - query[1])) for key in pixels]
+            for k, value in enumerate(exponentials):
+                probs[head, q, k] = value / sum(exponentials)
+    return probs
+
+
+def positional_attention(mixer: PositionalAttention, x: Tensor) -> Tensor:
+    """The whole layer: average every image's pixels per head, concatenate heads, project."""
+    batch, height, width, channels = x.shape
+    probs = attention_probs(mixer.encoding, mixer.heads, height, width)
+    flat, out = x.flatten(1, 2), []
+    for image in range(batch):
+        for query in range(height * width):
+            averages = [
+                sum(probs[head, query, key] * flat[image, key] for key in range(height * width))
+                for head in range(mixer.heads)
+            ]
+            out.append(mixer.value.weight @ torch.cat(averages) + mixer.value.bias)
+    return torch.stack(out).reshape(batch, height, width, channels)

@@ -1,0 +1,162 @@
+"""Position-only attention: every path against the loop oracle, and the properties that make it attention."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnconv.mixers.encodings import (
+    GeneralizedQuadraticEncoding,
+    LearnedEncoding,
+    QuadraticEncoding,
+    SinusoidalEncoding,
+)
+from attnconv.mixers.positional import SEPARABLE_FROM_PIXELS, PositionalAttention
+from attnconv.mixers.shifts import grid_shifts
+from mixers import oracles
+
+ADDITIVE = [QuadraticEncoding, LearnedEncoding, SinusoidalEncoding]
+ENCODINGS = [*ADDITIVE, GeneralizedQuadraticEncoding]
+
+
+def build(encoding, grid=(3, 4), width=6, heads=2, seed=0, **options):
+    torch.manual_seed(seed)
+    return PositionalAttention(width, heads, grid, encoding, **options).double()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_probabilities_equal_the_loop_oracle(encoding):
+    mixer = build(encoding)
+    expected = oracles.attention_probs(mixer.encoding, 2, 3, 4)
+    torch.testing.assert_close(mixer.attention_probs(3, 4)[0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixer._dense_probs(3, 4), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("impl", ["dense", "separable"])
+def test_layer_equals_the_loop_oracle(encoding, impl):
+    if impl == "separable" and encoding not in ADDITIVE:
+        with pytest.raises(ValueError, match="not exact"):
+            build(encoding, impl=impl)
+        return
+    mixer = build(encoding, impl=impl)
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    torch.testing.assert_close(mixer(x), oracles.positional_attention(mixer, x), rtol=0, atol=1e-12)
+
+
+@given(
+    st.sampled_from(ADDITIVE), st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4),
+    st.integers(0, 1000),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_separable_equals_dense_with_gradients(encoding, height, width, batch, heads, seed):
+    dense = build(encoding, (height, width), heads=heads, seed=seed, impl="dense")
+    separable = build(encoding, (height, width), heads=heads, seed=seed, impl="separable")
+    separable.load_state_dict(dense.state_dict())
+    x = torch.randn(batch, height, width, 6, dtype=torch.float64)
+    probe = torch.randn_like(x)
+    results = []
+    for mixer in (dense, separable):
+        image = x.clone().requires_grad_()
+        out = mixer(image)
+        gradients = torch.autograd.grad((out * probe).sum(), [image, *mixer.parameters()])
+        results.append([out, *gradients])
+    for slow, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_rows_sum_to_one(encoding):
+    probs = build(encoding, (5, 7)).attention_probs(5, 7)
+    assert probs.shape == (1, 2, 35, 35)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(1, 2, 35, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_scores_depend_on_the_shift_alone(encoding):
+    mixer = build(encoding, (5, 5))
+    logits = mixer.attention_probs(5, 5)[0].log().view(2, 5, 5, 5, 5)
+    # Two queries, the same two shifts each: softmax keeps differences of scores.
+    here = logits[:, 1, 1, 2, 3] - logits[:, 1, 1, 0, 1]
+    there = logits[:, 3, 1, 4, 3] - logits[:, 3, 1, 2, 1]
+    torch.testing.assert_close(here, there)
+
+
+def test_shift_equivariance_away_from_the_border():
+    torch.manual_seed(0)
+    mixer = build(QuadraticEncoding, (12, 12))
+    with torch.no_grad():
+        mixer.encoding.centers.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+        mixer.encoding.spreads.fill_(12.0)  # nearly one-hot: the probabilities of far pixels underflow
+    x = torch.randn(1, 12, 12, 6, dtype=torch.float64)
+    moved = mixer(x.roll((2, 3), dims=(1, 2)))
+    inside = (slice(None), slice(4, 10), slice(5, 10))
+    torch.testing.assert_close(moved[inside], mixer(x).roll((2, 3), dims=(1, 2))[inside], rtol=0, atol=1e-12)
+    # At the border the softmax renormalises over the pixels that are there, so equality would be a mistake.
+    assert not torch.allclose(moved, mixer(x).roll((2, 3), dims=(1, 2)))
+
+
+def test_one_hot_quadratic_heads_are_a_convolution():
+    """Lemma 1 with alpha = 200: nine heads on the shifts of a 3 x 3 kernel equal Conv2d in the interior."""
+    torch.manual_seed(0)
+    mixer = build(QuadraticEncoding, (6, 6), heads=9, width=5)
+    shifts = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    with torch.no_grad():
+        mixer.encoding.centers.copy_(torch.tensor(shifts, dtype=torch.float64))
+        mixer.encoding.spreads.fill_(20.0)
+    x = torch.randn(2, 6, 6, 5, dtype=torch.float64)
+    kernel = mixer.value.weight.view(5, 3, 3, 5).permute(0, 3, 1, 2)
+    expected = torch.conv2d(x.permute(0, 3, 1, 2), kernel, mixer.value.bias).permute(0, 2, 3, 1)
+    torch.testing.assert_close(mixer(x)[:, 1:-1, 1:-1], expected, rtol=0, atol=1e-10)
+
+
+def test_dropout_uses_one_mask_for_the_whole_batch():
+    mixer = build(QuadraticEncoding, attention_dropout=0.5).train()
+    x = torch.randn(1, 3, 4, 6, dtype=torch.float64).expand(4, -1, -1, -1)
+    out = mixer(x)
+    torch.testing.assert_close(out[1:], out[:1].expand(3, -1, -1, -1))
+    assert not torch.allclose(out, mixer(x)), "another step draws another mask"
+
+
+@pytest.mark.parametrize(
+    ("grid", "dropout", "encoding", "expected"),
+    [
+        ((8, 8), 0.0, QuadraticEncoding, "dense"),
+        ((16, 16), 0.0, QuadraticEncoding, "separable"),
+        ((16, 16), 0.1, QuadraticEncoding, "dense"),
+        ((16, 16), 0.0, GeneralizedQuadraticEncoding, "dense"),
+    ],
+)
+def test_auto_takes_the_faster_exact_one(grid, dropout, encoding, expected):
+    assert SEPARABLE_FROM_PIXELS == 256
+    assert build(encoding, grid, attention_dropout=dropout).impl == expected
+
+
+def test_separable_with_dropout_is_refused():
+    with pytest.raises(ValueError, match=r"attention_dropout=0\.1"):
+        build(QuadraticEncoding, impl="separable", attention_dropout=0.1)
+
+
+def test_unknown_impl_is_refused():
+    with pytest.raises(ValueError, match="auto, dense, separable"):
+        build(QuadraticEncoding, impl="fft")
+
+
+def test_a_map_larger_than_the_learned_tables_is_refused():
+    with pytest.raises(ValueError, match="cover maps up to 3x4"):
+        build(LearnedEncoding).attention_probs(4, 4)
+
+
+def test_odd_width_has_no_sinusoid_pairs():
+    with pytest.raises(ValueError, match="must be even"):
+        build(SinusoidalEncoding, width=5)
+
+
+def test_quadratic_peak_probability_at_initialisation():
+    """Alpha = 1/2 gives a discrete Gaussian whose peak is 0.159 (PAPER: section 2.2)."""
+    encoding = QuadraticEncoding(1, 1, (1, 1))
+    with torch.no_grad():
+        encoding.centers.zero_()
+        encoding.spreads.fill_(1.0)
+    shifts = grid_shifts(31, 31)[31 * 15 + 15]
+    assert encoding(shifts).softmax(-1).max().item() == pytest.approx(0.159, abs=5e-4)

@@ -1,0 +1,73 @@
+"""Networks: golden parameter counts, the stem, and what a model node may say."""
+
+import pytest
+import torch
+
+from attnconv.config import compose
+from attnconv.errors import ConfigError
+from attnconv.models.backbone import space_to_depth
+from attnconv.models.build import build_model
+
+CIFAR = (3, 32, 32)
+
+
+def count(*overrides: str) -> int:
+    with torch.device("meta"):
+        model = build_model(compose(list(overrides)).model, CIFAR, 10)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parameters"),
+    [
+        (["model=sa_quadratic"], 12_086_844),
+        (["model=sa_quadratic_generalized"], 12_087_006),
+        (["model=sa_learned"], 12_278_682),
+        (["experiment=many_heads"], 18_806_970),
+        (["model=resnet18"], 11_173_962),
+        # No published count: 12,086,682 without encodings, and 6 layers x 2 axes x 400 x 9 weights on sinusoids.
+        (["model=sa_sinusoidal"], 12_086_682 + 6 * 2 * 400 * 9),
+        (["model=conv3x3"], 12_086_682),
+    ],
+)
+def test_parameter_counts_at_paper_scale(overrides, parameters):
+    assert count(*overrides) == parameters
+
+
+def test_space_to_depth_keeps_every_pixel_where_it_belongs():
+    x = torch.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    y = space_to_depth(x, 2)
+    assert y.shape == (2, 2, 3, 12)
+    for row in range(4):
+        for column in range(6):
+            place = (row % 2) * 2 + column % 2
+            assert torch.equal(y[:, row // 2, column // 2, 3 * place : 3 * place + 3], x[:, row, column])
+
+
+def test_an_image_that_does_not_divide_into_patches_is_refused():
+    with pytest.raises(ConfigError, match="30x32 pixels do not divide into patches of 4x4"):
+        build_model(compose(["scale=mini"]).model, (3, 30, 32), 10)
+
+
+def test_an_unknown_argument_names_the_nearest():
+    node = {**compose([]).model, "widht": 8}
+    with pytest.raises(ConfigError, match=r"model\.widht: .*did you mean 'width'"):
+        build_model(node, CIFAR, 10)
+
+
+def test_an_unknown_argument_of_the_encoding_names_its_path():
+    node = compose([]).model
+    node["mixer"]["encoding"]["centre_std"] = 1.0
+    with pytest.raises(ConfigError, match=r"model\.mixer\.encoding\.centre_std: .*'center_std'"):
+        build_model(node, CIFAR, 10)
+
+
+def test_a_target_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match=r"attnconv\.mixers\.Nothing cannot be imported"):
+        build_model({"_target_": "attnconv.mixers.Nothing"}, CIFAR, 10)
+
+
+def test_initialisation_draws_differ_between_layers():
+    model = build_model(compose(["scale=mini"]).model, CIFAR, 10)
+    first, second = (layer.mixer.encoding.centers for layer in model.layers[:2])
+    assert not torch.equal(first, second)

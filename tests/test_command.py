@@ -1,0 +1,107 @@
+"""The command as a person types it: errors in one line and under five seconds, sweeps, Ctrl-C, dashboards."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def train(tmp_path, mode, *overrides):
+    """Run train.py on tiny arrays; mode is --run or -m."""
+    if not (tmp_path / "arrays").exists():
+        write_arrays(tmp_path / "arrays")
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "epochs=1", "logger=none"]
+    command = [PYTHON, "train.py", mode, *TINY_SCALE, *fixed, *overrides]
+    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("epohcs=3", "there is no setting 'epohcs'; did you mean 'epochs'?"),
+        ("model=sa_quadratik", "model=sa_quadratik does not exist; did you mean 'sa_quadratic'?"),
+        ("experiment=quickstat", "experiment=quickstat does not exist; did you mean 'quickstart'?"),
+        ("epochs=many", "could not be converted to Integer"),
+        ("model.mixer.imp=dense", "did you mean 'model.mixer.impl'?"),
+        ("scale.heads=0", "scale.heads must be at least 1, not 0"),
+        ("device=cuda", "this machine has 0 CUDA devices"),
+        ("scale.patch=3", "do not divide into patches"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_failing_exit_code(tmp_path, override, complaint):
+    started = time.monotonic()
+    finished = train(tmp_path, "--run", override)
+    seconds = time.monotonic() - started
+    assert finished.returncode == 2
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert complaint in errors[0]
+    assert "Traceback" not in finished.stderr
+    assert seconds < 15, "under five on an idle machine; tests share theirs"
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_gives_every_cell_its_own_folder(tmp_path):
+    finished = train(tmp_path, "-m", "model=sa_quadratic,resnet18", "seed=0,1", "data.fraction=0.5,1")
+    assert finished.returncode == 0, finished.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
+    cells = {(result["model"], result["seed"], result["fraction"]) for result in results}
+    assert len(results) == len(cells) == 8
+    assert {result["train_images"] for result in results} == {20, 40}
+
+
+def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):
+    write_arrays(tmp_path / "arrays")
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "epochs=400"]
+    command = [PYTHON, "train.py", *TINY_SCALE, *fixed]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    assert "interrupted; the same command resumes" in rest
+    assert "Traceback" not in rest
+    (result,) = (json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json"))
+    assert result["status"] == "interrupted"
+    metrics = next((tmp_path / "outputs").glob("**/metrics.jsonl"))
+    done = len(metrics.read_text().splitlines())
+    assert 3 <= done < 400
+
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    opening = process.stdout.readline() + process.stdout.readline()
+    process.kill()
+    process.wait()
+    assert "resuming after epoch" in opening
+
+
+@pytest.mark.parametrize("logger", ["wandb", "trackio"])
+def test_dashboards_work_without_an_account(tmp_path, logger, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "TRACKIO_DIR", str(tmp_path / "trackio"))
+    finished = train(tmp_path, "--run", f"logger={logger}")
+    assert finished.returncode == 0, finished.stderr
+    assert "warning" not in finished.stderr
+    if logger == "wandb":
+        assert list((tmp_path / "outputs").glob("**/wandb/offline-run-*/*.wandb"))
+    else:
+        assert list((tmp_path / "trackio").glob("**/attnconv*.db"))
+
+
+def test_the_composed_configuration_can_be_inspected():
+    command = [PYTHON, "train.py", "--cfg", "job", "--resolve"]
+    shown = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    assert "optimizer: sgd" in shown.stdout
+    helped = subprocess.run(
+        [PYTHON, "train.py", "--help"], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert "model: conv3x3, resnet18, sa_learned" in helped.stdout

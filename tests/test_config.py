@@ -1,0 +1,131 @@
+"""Every configuration composes and builds, says who it is, and no typo survives."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from attnconv.config import CONFIGS, Config, compose, freeze, register_schema, valid_keys
+from attnconv.errors import ConfigError, explain_composition_error, nearest
+from attnconv.models.build import build_model
+
+
+def members(group: str) -> list[str]:
+    return sorted(path.stem for path in CONFIGS.glob(f"{group}/*.yaml") if not path.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("scale", members("scale"))
+@pytest.mark.parametrize("model", members("model"))
+def test_every_model_builds_at_every_scale_under_every_recipe(model, scale):
+    for recipe in members("recipe"):
+        config = compose([f"model={model}", f"scale={scale}", f"recipe={recipe}"])
+        assert (config.model["name"], config.scale.name, config.recipe.name) == (model, scale, recipe)
+        with torch.device("meta"):
+            network = build_model(config.model, (3, 32, 32), 10)
+            assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("experiment", members("experiment"))
+def test_every_experiment_composes_and_says_what_to_expect(experiment):
+    assert isinstance(compose([f"experiment={experiment}"]), Config)
+    text = (CONFIGS / f"experiment/{experiment}.yaml").read_text()
+    assert text.startswith("# @package _global_\n"), "its keys would land below `experiment`"
+    assert f"experiment={experiment}" in text
+    assert "Cost:" in text
+    assert "Expect:" in text
+    assert "\nmodel:" not in text, "keys of one model leak into another: variants get their own model file"
+
+
+@pytest.mark.parametrize("group", ["data", "logger"])
+def test_every_other_member_composes_and_bears_its_name(group):
+    for member in members(group):
+        extra = ["data.root=somewhere"] if member == "arrays" else []
+        assert getattr(compose([f"{group}={member}", *extra]), group).name == member
+
+
+def test_every_overlay_belongs_to_a_recipe_and_a_model():
+    # `optional` in the defaults list would let a misspelt overlay go unused without a word.
+    pairs = {f"{recipe}_{model}" for recipe in members("recipe") for model in members("model")}
+    assert set(members("overlay")) <= pairs
+
+
+def test_a_recipe_follows_the_model():
+    assert compose(["model=sa_quadratic"]).recipe.schedule == "cosine"
+    assert compose(["model=resnet18"]).recipe.schedule == "step"
+    assert compose(["model=resnet18", "recipe.schedule=cosine"]).recipe.schedule == "cosine"
+
+
+def test_mini_scale_brings_its_recipe_unless_told_otherwise():
+    assert compose(["scale=mini"]).recipe.name == "modern"
+    assert compose(["scale=mini", "recipe=paper"]).recipe.name == "paper"
+    assert compose([]).recipe.name == "paper"
+
+
+def test_the_default_is_the_paper():
+    config = compose([])
+    scale, recipe = config.scale, config.recipe
+    assert (scale.layers, scale.heads, scale.width, scale.hidden, scale.patch) == (6, 9, 400, 512, 2)
+    assert (recipe.optimizer, recipe.batch_size, recipe.lr, recipe.momentum) == ("sgd", 100, 0.1, 0.9)
+    assert (recipe.weight_decay, recipe.dropout, recipe.attention_dropout) == (1e-4, 0.1, 0.1)
+    assert (recipe.warmup, recipe.label_smoothing, config.epochs) == (0.05, 0.0, 300)
+    assert (config.data.mean, config.data.std) == ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+    assert (config.data.crop_padding, config.data.flip) == (4, True)
+
+
+def compose_with(tmp_path: Path, text: str) -> Config:
+    """Compose configs/ with one more experiment file in it."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs/experiment/new.yaml").write_text(f"# @package _global_\n{text}\n")
+    register_schema()
+    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        return freeze(hydra_compose("config", ["experiment=new"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "right"),
+    [
+        ("epohcs: 2", "epohcs", "epochs"),
+        ("recipe: {wieght_decay: 0.1}", "recipe.wieght_decay", "recipe.weight_decay"),
+        ("data: {fracton: 0.1}", "data.fracton", "data.fraction"),
+    ],
+)
+def test_a_typo_in_an_experiment_file_fails_and_names_the_nearest(tmp_path, text, wrong, right):
+    with pytest.raises(Exception, match="not in") as caught:
+        compose_with(tmp_path, text)
+    message = explain_composition_error(caught.value, valid_keys())
+    assert message == f"configs/experiment/new.yaml: there is no setting '{wrong}'; did you mean '{right}'?"
+
+
+def test_the_same_experiment_file_without_the_typo_composes(tmp_path):
+    assert compose_with(tmp_path, "epochs: 2").epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("data.fraction=0", "data.fraction must be above 0, not 0.0"),
+        ("data.fraction=-0.5", "data.fraction must be above 0, not -0.5"),
+        ("data.fraction=1.01", "data.fraction must be at most 1, not 1.01"),
+        ("data.holdout=1", "data.holdout must be below 1, not 1.0"),
+        ("scale.heads=0", "scale.heads must be at least 1, not 0"),
+        ("scale.width=-4", "scale.width must be at least 1, not -4"),
+        ("epochs=0", "epochs must be at least 1, not 0"),
+        ("recipe.dropout=1", "recipe.dropout must be below 1, not 1.0"),
+        ("precision=fp16", "precision=fp16 is not one of auto, fp32, bf16; did you mean 'bf16'?"),
+        ("recipe.schedule=cosin", "recipe.schedule=cosin is not one of cosine, linear, step; did you mean 'cosine'?"),
+        ("+epohcs=3", "there is no setting 'epohcs'; did you mean 'epochs'?"),
+        ("+recipe.lrr=3", "there is no setting 'recipe.lrr'; did you mean 'recipe.lr'?"),
+    ],
+)
+def test_a_value_outside_its_limits_is_refused(override, complaint):
+    with pytest.raises(ConfigError) as caught:
+        compose([override])
+    assert str(caught.value) == complaint
+
+
+def test_nearest_lists_a_few_names_and_spares_a_long_list():
+    assert nearest("xyz", ["a", "b"]) == "; valid: a, b"
+    assert nearest("xyz", map(str, range(50))) == "; python train.py --help lists them"

@@ -1,0 +1,212 @@
+"""A run: reproducible, resumable, recorded, and able to learn."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import attnconv.run as run_module
+from attnconv.errors import ConfigError, DataError, Diverged, RunFolderError
+from attnconv.run import prepare, run
+from attnconv.tracking import dashboards
+from attnconv.tracking.run_folder import run_folder_path
+from attnconv.training import precision
+from attnconv.training.precision import choose_precision
+
+
+def read(config, file):
+    return (run_folder_path(config) / file).read_text()
+
+
+def weights(config):
+    return torch.load(run_folder_path(config) / "checkpoints/last.pt", weights_only=True)["model"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "modern"])
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, recipe):
+    configs = [
+        tiny(f"recipe={recipe}", f"name={name}", f"seed={seed}") for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    for config in configs:
+        run(config)
+    a, b, c = (read(config, "metrics.jsonl") for config in configs)
+    assert a == b
+    assert a != c
+    assert read(configs[0], "heads.jsonl") == read(configs[1], "heads.jsonl")
+    assert same(weights(configs[0]), weights(configs[1]))
+
+
+def test_the_run_folder_holds_what_it_should(tiny):
+    config = tiny()
+    result = run(config)
+    folder = run_folder_path(config)
+    assert folder.relative_to(config.output) == Path("default/sa_quadratic/mini-modern/frac1/seed0")
+    assert json.loads(read(config, "result.json")) == result
+    assert result["status"] == "done"
+    assert result["parameters"] == sum(tensor.numel() for tensor in weights(config).values())
+    for key in ("model", "recipe", "scale", "seed", "fraction", "epochs", "test_acc", "seconds", "images_per_second",
+                "commit", "dirty", "device", "versions", "data_hash", "precision"):  # fmt: skip
+        assert key in result, key
+    metrics = [json.loads(line) for line in read(config, "metrics.jsonl").splitlines()]
+    assert [record["epoch"] for record in metrics] == [1, 2]
+    assert metrics[-1]["test/acc"] == result["test_acc"]
+    heads = [json.loads(line) for line in read(config, "heads.jsonl").splitlines()]
+    assert [record["epoch"] for record in heads] == [0, 1, 2]
+    for key, shape in (("centers", (2, 3, 2)), ("spreads", (2, 3)), ("mean_shift", (2, 3, 2))):
+        assert np.shape(heads[0][key]) == shape
+    assert heads[0]["centers"] != heads[2]["centers"], "centers are trained"
+    assert (folder / "heads.png").stat().st_size > 10_000
+
+
+def test_a_finished_folder_is_never_overwritten(tiny):
+    run(tiny())
+    before = read(tiny(), "result.json")
+    with pytest.raises(RunFolderError, match="is finished already"):
+        run(tiny())
+    assert read(tiny(), "result.json") == before
+
+
+@pytest.mark.parametrize("recipe", ["paper", "modern"])
+def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe):
+    overrides = (f"recipe={recipe}", "epochs=3")
+    undisturbed, disturbed = tiny(*overrides, "name=undisturbed"), tiny(*overrides, "name=disturbed")
+    run(undisturbed)
+
+    real, calls = run_module.evaluate, []
+
+    def interrupt_in_second_epoch(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(run_module, "evaluate", interrupt_in_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(disturbed)
+    assert json.loads(read(disturbed, "result.json"))["status"] == "interrupted"
+    monkeypatch.setattr(run_module, "evaluate", real)
+    run(disturbed)
+
+    for file in ("metrics.jsonl", "heads.jsonl"):
+        assert read(disturbed, file) == read(undisturbed, file)
+    assert same(weights(disturbed), weights(undisturbed))
+
+
+def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monkeypatch):
+    monkeypatch.setattr(run_module, "evaluate", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny())
+    assert json.loads(read(tiny(), "result.json"))["reason"] == "ZeroDivisionError: division by zero"
+    with pytest.raises(RunFolderError, match=r"recipe\.lr: 0\.02 -> 0\.5"):
+        run(tiny("recipe.lr=0.5"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny):
+    config = tiny("recipe=paper", "recipe.lr=1e30", "recipe.warmup=0", "precision=fp32")
+    with pytest.raises(Diverged, match=r"the loss of epoch \d is nan; lower recipe\.lr"):
+        run(config)
+    assert json.loads(read(config, "result.json"))["status"] == "failed"
+
+
+def test_holdout_spares_the_test_split_until_the_end(tiny):
+    config = tiny("data.holdout=0.2", "epochs=3")
+    result = run(config)
+    metrics = [json.loads(line) for line in read(config, "metrics.jsonl").splitlines()]
+    assert all("val/acc" in record for record in metrics)
+    assert ["test/acc" in record for record in metrics] == [False, False, True]
+    assert result["val_acc"] == metrics[-1]["val/acc"]
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "complaint"),
+    [
+        ("scale.patch=3", ConfigError, "8x8 pixels do not divide into patches of 3x3"),
+        ("device=cuda:7", ConfigError, "this machine has . CUDA devices"),
+        ("device=cdua", ConfigError, "did you mean 'cuda'"),
+        ("data.fraction=0.01", DataError, "less than one image"),
+        ("data.root=/nowhere", DataError, "lacks train_images"),
+        ("model.mixer.impl=seperable", ConfigError, "must be one of auto, dense, separable"),
+    ],
+)
+def test_bad_input_writes_nothing(tiny, override, error, complaint):
+    config = tiny(override)
+    with pytest.raises(error, match=complaint):
+        run(config)
+    assert not Path(config.output).exists()
+
+
+def test_an_output_that_is_no_folder_is_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="is not a writable folder"):
+        run(tiny(f"output={tmp_path}/file/deep"))
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned", "conv3x3", "resnet18"])
+def test_one_batch_overfits(tiny, model):
+    config = tiny(f"model={model}", "recipe.optimizer=adamw", "recipe.lr=0.01", "scale.width=16", "scale.cnn_width=8")
+    this = prepare(config)
+    images, labels = next(this.data.train.batches(16))
+    labels = labels.roll(1)  # nothing but memory can predict these
+    for _ in range(150):
+        loss = F.cross_entropy(this.model(images), labels)
+        this.optimizer.zero_grad()
+        loss.backward()
+        this.optimizer.step()
+    assert loss.item() < 0.05
+
+
+def test_models_without_attention_have_no_heads(tiny):
+    config = tiny("model=conv3x3", "epochs=1")
+    run(config)
+    assert not (run_folder_path(config) / "heads.jsonl").exists()
+    assert not (run_folder_path(config) / "heads.png").exists()
+
+
+def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsys):
+    class Broken:
+        def __init__(self, config, folder):
+            self.calls = 0
+
+        def log(self, epoch, metrics):
+            raise OSError("service unavailable")
+
+    monkeypatch.setitem(dashboards.ADAPTERS, "wandb", Broken)
+    assert run(tiny("logger=wandb"))["status"] == "done"
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == ["warning: wandb is off for this run (service unavailable); the run folder has it all"]
+
+
+def test_an_absent_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    assert run(tiny("logger=wandb", "epochs=1"))["status"] == "done"
+    assert "warning: wandb is off for this run" in capsys.readouterr().err
+
+
+def test_precision_follows_the_hardware(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: False)
+    assert choose_precision("auto", cpu) == "fp32"
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
+    assert choose_precision("auto", cpu) == "bf16"
+    assert choose_precision("fp32", cpu) == "fp32"
+
+
+@pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], ["compile=true"]])
+def test_the_same_network_learns_in_every_precision(tiny, overrides):
+    assert run(tiny("epochs=8", *overrides))["test_acc"] > 0.5  # four classes of coloured noise
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_the_same_network(tiny):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    config = tiny("epochs=8")
+    config.device = "cuda"
+    assert run(config)["test_acc"] > 0.5

@@ -1,0 +1,59 @@
+"""Which parameter gets which optimiser, learning rate and weight decay."""
+
+import pytest
+import torch
+
+from attnconv.config import compose
+from attnconv.models.build import build_model
+from attnconv.training.optimizers import build_optimizer
+
+SMALL = ["scale.layers=1", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
+
+
+def groups(*overrides):
+    """{parameter name: its group} for a small model."""
+    config = compose([*overrides, *SMALL])
+    model = build_model(config.model, (3, 32, 32), 10)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(model, config.recipe)
+    found = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    assert sorted(found) == sorted(names.values()), "every parameter is trained, once"
+    return found, optimizer
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_quadratic_generalized"])
+def test_paper_recipe_decays_everything_but_centers_and_spreads(model):
+    found, optimizer = groups(f"model={model}")
+    assert isinstance(optimizer, torch.optim.SGD)
+    for name, group in found.items():
+        spared = name.endswith(("centers", "spreads"))
+        assert group["weight_decay"] == (0.0 if spared else 1e-4), name
+        assert (group["lr"], group["momentum"]) == (0.1, 0.9)
+
+
+def test_modern_recipe_gives_muon_the_matrices_between_stem_and_head():
+    found, _ = groups("recipe=modern", "model=sa_learned")
+    muon = {name for name, group in found.items() if group["use_muon"]}
+    assert muon == {f"layers.0.{part}.weight" for part in ("mixer.value", "projection", "expand", "contract")}
+    for name, group in found.items():
+        if name.endswith(("bias", "norm.weight")):
+            assert group["weight_decay"] == 0.0, name
+
+
+@pytest.mark.parametrize("model", ["conv3x3", "resnet18"])
+def test_muon_takes_convolution_kernels(model):
+    found, optimizer = groups("recipe=modern", f"model={model}", "scale=mini")
+    assert any(group["use_muon"] for name, group in found.items() if "conv" in name)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    before = [parameter.clone() for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.step()
+    after = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_an_encoding_can_have_its_own_learning_rate():
+    found, _ = groups("recipe=modern", "recipe.encoding_lr=0.5")
+    rates = {name.rpartition(".")[2]: group["initial_lr"] for name, group in found.items() if "encoding" in name}
+    assert rates == {"centers": 0.5, "spreads": 0.5}

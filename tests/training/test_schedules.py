@@ -1,0 +1,81 @@
+"""The paper's learning rates, epoch by epoch, against golden numbers and against PyTorch's own schedulers."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnconv.config import compose
+from attnconv.training.schedules import lr_factor
+
+GOLDEN = json.loads((Path(__file__).parent / "paper_learning_rates.json").read_text())
+IMAGES, BATCH = 50_000, 100
+
+
+def rates(model: str) -> list[float]:
+    """Our learning rate in every epoch at full data; it may not change within one."""
+    config = compose([f"model={model}"])
+    assert (config.recipe.batch_size, config.epochs) == (BATCH, 300)
+    factor = lr_factor(config.recipe, config.epochs, IMAGES)
+    steps = IMAGES // BATCH
+    for epoch in (0, 14, 79, 299):
+        assert len({factor(epoch * steps + step) for step in range(steps)}) == 1
+    return [config.recipe.lr * factor(epoch * steps) for epoch in range(config.epochs)]
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "resnet18"])
+def test_every_epoch_of_the_paper_recipe(model):
+    assert rates(model) == pytest.approx(GOLDEN[model], rel=1e-12, abs=1e-15)
+
+
+def test_the_oddities_are_in_the_golden_numbers():
+    attention, resnet = GOLDEN["sa_quadratic"], GOLDEN["resnet18"]
+    assert attention[0] == 0.0, "epoch 0 trains at learning rate 0"
+    assert attention[15] < 0.1, "warm-up ends after epoch 15, not at it"
+    assert attention[299] > 0
+    drops = [epoch for epoch in range(1, 300) if resnet[epoch] < resnet[epoch - 1]]
+    assert drops == [79, 149, 249], "milestones 80, 150, 250 act one epoch early"
+
+
+def test_cosine_equals_lambda_lr_stepped_once_per_epoch():
+    total, warmup = 300 * (IMAGES // BATCH + 1), 0.05 * 300 * (IMAGES // BATCH + 1)
+
+    def lr_lambda(step):
+        if step < warmup:
+            return step / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda)
+    seen = []
+    for epoch in range(300):
+        # The published loop hands the number of steps taken so far to the scheduler at the start of an epoch.
+        scheduler.last_epoch = epoch * (IMAGES // BATCH)
+        seen.append(0.1 * scheduler.lr_lambdas[0](scheduler.last_epoch))
+    assert rates("sa_quadratic") == pytest.approx(seen, rel=1e-9, abs=1e-15)
+
+
+def test_step_decay_equals_multistep_lr_stepped_before_the_epoch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 150, 250], gamma=0.1)
+    seen = []
+    for _ in range(300):
+        optimizer.step()
+        scheduler.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert rates("resnet18") == pytest.approx(seen, rel=1e-9)
+
+
+def test_modern_schedule_rises_and_ends_near_zero():
+    config = compose(["recipe=modern", "epochs=10"])
+    factor = lr_factor(config.recipe, 10, 1280)
+    values = [factor(step) for step in range(100)]
+    assert values[0] > 0
+    peak = values.index(max(values))
+    assert max(values) == pytest.approx(1.0)
+    assert peak == pytest.approx(100 * config.recipe.warmup, abs=1)
+    assert values[:peak] == sorted(values[:peak])
+    assert values[peak:] == sorted(values[peak:], reverse=True)
+    assert 0 < values[-1] < 0.02

@@ -1,0 +1,22 @@
+"""Train one network into one run folder: `python train.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from attnconv.config import freeze, register_schema, valid_keys
+from attnconv.errors import one_line_errors
+
+register_schema()
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+def main(composed: DictConfig) -> None:
+    config = freeze(composed)
+    from attnconv.run import run  # imports torch: only once the configuration is known to be good
+
+    run(config)
+
+
+if __name__ == "__main__":
+    with one_line_errors(valid_keys()):
+        main()
