@@ -19,7 +19,9 @@ def train(tmp_path, mode, *overrides):
         write_arrays(tmp_path / "arrays")
     fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "epochs=1", "logger=none"]
     command = [PYTHON, "train.py", mode, *TINY_SCALE, *fixed, *overrides]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,23 @@ def test_bad_input_is_one_line_and_a_failing_exit_code(tmp_path, override, compl
     assert "Traceback" not in finished.stderr
     assert seconds < 15, "under five on an idle machine; tests share theirs"
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_finished_run_is_refused(tmp_path):
+    assert train(tmp_path, "--run").returncode == 0
+    again = train(tmp_path, "--run")
+    assert again.returncode == 2
+    assert "is finished already" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("mode", ["--run", "-m"])
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, mode):
+    (tmp_path / "file").write_text("")
+    finished = train(tmp_path, mode, f"output={tmp_path}/file/deep")
+    assert finished.returncode == 2
+    assert len([line for line in finished.stderr.splitlines() if line.startswith("error: ")]) == 1
+    assert "Traceback" not in finished.stderr
 
 
 def test_a_sweep_gives_every_cell_its_own_folder(tmp_path):
@@ -86,8 +105,11 @@ def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):
 
 
 @pytest.mark.parametrize("logger", ["wandb", "trackio"])
-def test_dashboards_work_without_an_account(tmp_path, logger, monkeypatch):
+def test_dashboards_work_without_an_account_and_without_asking(tmp_path, logger, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setitem(ENVIRONMENT, "HOME", str(tmp_path))  # where a login would be found
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delitem(ENVIRONMENT, name, raising=False)
     finished = train(tmp_path, "--run", f"logger={logger}")
     assert finished.returncode == 0, finished.stderr
     assert "warning" not in finished.stderr

@@ -48,6 +48,7 @@ class ScaleConfig:
     width: int = knob(400, "channels of a position", at_least=1)
     hidden: int = knob(512, "channels inside the feed-forward network", at_least=1)
     patch: int = knob(2, "side of the square of pixels that becomes one position, in pixels", at_least=1)
+    center_std: float = knob(2.0, "std of the initial centers of Gaussian heads, in positions", above=0)
     cnn_width: int = knob(64, "channels of the first stage of a ResNet", at_least=1)
 
 
@@ -59,7 +60,9 @@ class RecipeConfig:
     batch_size: int = knob(100, "images per step", at_least=1)
     lr: float = knob(0.1, "peak learning rate", above=0)
     adamw_lr: float = knob(1e-3, "with muon: peak learning rate of what AdamW trains", above=0)
-    encoding_lr: float | None = knob(None, "peak learning rate of centers and spreads; null: the optimiser's", above=0)
+    centers_lr: float | None = knob(
+        None, "with Gaussian heads: peak learning rate of centers and spreads; null: as others", above=0
+    )
     momentum: float = knob(0.9, "of sgd and muon", at_least=0, below=1)
     weight_decay: float = knob(1e-4, "as the optimiser defines it: added to the gradient (sgd) or decoupled",
                                at_least=0)  # fmt: skip
@@ -95,7 +98,7 @@ class Config:
     precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
                           choices=("auto", "fp32", "bf16"))  # fmt: skip
     compile: bool = knob(False, "torch.compile the model")
-    eval_batch_size: int = knob(1000, "images per step of an evaluation", at_least=1)
+    eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")
 
 

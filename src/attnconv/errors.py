@@ -62,6 +62,8 @@ def one_line_errors(valid_keys: Iterable[str]) -> Iterator[None]:
         sys.exit(130)
     except UserError as error:
         sys.exit(_complaint(str(error)))
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        sys.exit(_complaint(f"{error.filename}: {error.strerror}"))
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(_complaint(explain_composition_error(error, valid_keys)))
 

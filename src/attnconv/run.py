@@ -17,7 +17,7 @@ from attnconv.models.build import build_model
 from attnconv.tracking.console import Console
 from attnconv.tracking.dashboards import Dashboard
 from attnconv.tracking.heads import HeadWatcher
-from attnconv.tracking.provenance import commit, describe_device, versions
+from attnconv.tracking.provenance import commit, describe_device, peak_memory, versions
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.training.checkpoint import load_checkpoint, save_checkpoint
 from attnconv.training.loop import Score, evaluate, train_epoch
@@ -97,36 +97,48 @@ def run(config: Config) -> dict[str, Any]:
 
 def _train(this: Run, epochs_done: int, console: Console, dashboard: Dashboard) -> dict[str, Any]:
     """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
-    config, folder = this.config, this.folder
+    config, folder, images = this.config, this.folder, len(this.data.train)
     heads = HeadWatcher(this.model, config.model["name"])
     if epochs_done == 0:
         folder.append("heads.jsonl", heads.record(0))
-    scores: dict[str, Score] = {}
     for epoch in range(epochs_done + 1, config.epochs + 1):
         train, lr, train_seconds = _train_one(this, epoch, console)
-        if not math.isfinite(train.loss):
-            raise Diverged(f"the loss of epoch {epoch} is {train.loss}; lower recipe.lr={config.recipe.lr}")
         started = time.perf_counter()
         scores = _evaluate(this, last=epoch == config.epochs)
-        speed = len(this.data.train) / train_seconds
+        eval_seconds = time.perf_counter() - started
+        _require_finite(epoch, {"train": train, **scores}, config)
 
         metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
         for split, score in scores.items():
             metrics |= {f"{split}/loss": score.loss, f"{split}/acc": score.accuracy}
         folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
-        seconds = train_seconds + time.perf_counter() - started
-        folder.append("timing.jsonl", {"epoch": epoch, "seconds": seconds, "images_per_second": speed})
+        folder.append("timing.jsonl", {"epoch": epoch, "train_seconds": train_seconds, "eval_seconds": eval_seconds})
         folder.append("heads.jsonl", heads.record(epoch))
         save_checkpoint(folder.checkpoint, this.model, this.optimizer, epoch)
 
-        console.epoch(epoch, train, scores, speed)
-        dashboard.log(epoch, metrics | {"images_per_second": speed})
-        if epoch % config.logger.pictures_every == 0 or epoch == config.epochs:
+        console.epoch(epoch, train, scores, images / train_seconds)
+        dashboard.log(epoch, metrics | {"images_per_second": images / train_seconds})
+        if epoch % config.logger.pictures_every == 0 and epoch < config.epochs:
             _show_heads(heads, epoch, folder, dashboard)
+    _show_heads(heads, config.epochs, folder, dashboard)
+    return _outcome(folder, images) | {"peak_memory_bytes": peak_memory(this.device)}
 
-    total = sum(record["seconds"] for record in folder.read_lines("timing.jsonl"))
-    accuracies = {f"{split}_acc": score.accuracy for split, score in scores.items()}
-    return {**accuracies, "seconds": total, "images_per_second": config.epochs * len(this.data.train) / total}
+
+def _require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
+    for split, score in scores.items():
+        if not math.isfinite(score.loss):
+            raise Diverged(f"the {split} loss of epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr}")
+
+
+def _outcome(folder: RunFolder, images: int) -> dict[str, Any]:
+    """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings."""
+    last, timings = folder.read_lines("metrics.jsonl")[-1], folder.read_lines("timing.jsonl")
+    train_seconds = sum(timing["train_seconds"] for timing in timings)
+    return {
+        **{f"{split}_acc": last[f"{split}/acc"] for split in ("val", "test") if f"{split}/acc" in last},
+        "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
+        "images_per_second": images * len(timings) / train_seconds,
+    }
 
 
 def _train_one(this: Run, epoch: int, console: Console) -> tuple[Score, float, float]:
@@ -180,6 +192,8 @@ def describe(this: Run) -> dict[str, Any]:
         "data": config.data.name,
         "seed": config.seed,
         "fraction": config.data.fraction,
+        "subset_seed": config.data.subset_seed,
+        "holdout": config.data.holdout,
         "epochs": config.epochs,
         "train_images": len(this.data.train),
         "parameters": sum(parameter.numel() for parameter in this.model.parameters()),

@@ -8,13 +8,13 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, write_arrays
 from torchvision.datasets import CIFAR10
 
 from attnconv.config import DataConfig
 from attnconv.data.dataset import load_dataset
 from attnconv.data.sources import load_source
 from attnconv.errors import DataError
+from conftest import REPOSITORY, write_arrays
 
 
 def config(root, **options):

@@ -53,7 +53,9 @@ def test_muon_takes_convolution_kernels(model):
     assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_an_encoding_can_have_its_own_learning_rate():
-    found, _ = groups("recipe=modern", "recipe.encoding_lr=0.5")
-    rates = {name.rpartition(".")[2]: group["initial_lr"] for name, group in found.items() if "encoding" in name}
-    assert rates == {"centers": 0.5, "spreads": 0.5}
+def test_centers_and_spreads_can_have_their_own_learning_rate():
+    found, _ = groups("recipe=modern", "recipe.centers_lr=0.5")
+    rates = {name: group["initial_lr"] for name, group in found.items()}
+    assert {name for name, rate in rates.items() if rate == 0.5} == {
+        f"layers.0.mixer.encoding.{name}" for name in ("centers", "spreads")
+    }

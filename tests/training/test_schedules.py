@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,13 @@ def test_cosine_equals_lambda_lr_stepped_once_per_epoch():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda)
     seen = []
+    optimizer.step()
     for epoch in range(300):
         # The published loop hands the number of steps taken so far to the scheduler at the start of an epoch.
-        scheduler.last_epoch = epoch * (IMAGES // BATCH)
-        seen.append(0.1 * scheduler.lr_lambdas[0](scheduler.last_epoch))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch advises against the argument
+            scheduler.step(epoch * (IMAGES // BATCH))
+        seen.append(optimizer.param_groups[0]["lr"])
     assert rates("sa_quadratic") == pytest.approx(seen, rel=1e-9, abs=1e-15)
 
 

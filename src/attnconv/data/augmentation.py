@@ -26,9 +26,7 @@ class EpochPlan:
     flips: Tensor  # (n,) bool: mirrored left to right
 
 
-def plan_epoch(
-    count: int, seed: int, epoch: int, crop_padding: int, flip: bool, device: torch.device
-) -> EpochPlan:
+def plan_epoch(count: int, seed: int, epoch: int, crop_padding: int, flip: bool, device: torch.device) -> EpochPlan:
     """Draw an epoch of `count` images from the counter (seed, epoch)."""
     draw = np.random.default_rng([EPOCH_STREAM, seed, epoch])
     order = draw.permutation(count)

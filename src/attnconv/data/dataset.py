@@ -1,4 +1,4 @@
-"""A data set that lives on the device: uint8 tensors, split, normalised and augmented there, without worker processes."""
+"""A data set that lives on the device: uint8 tensors, normalised and augmented there, without worker processes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from attnconv.config import DataConfig
 from attnconv.data.augmentation import EpochPlan, crop_and_flip, normalise, pad
 from attnconv.data.sources import load_source
 from attnconv.data.subsets import nested_fraction, split_holdout
+from attnconv.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     """Read, split and move a data set to the device.
 
     Raises:
-        DataError: see `load_source`, `split_holdout`, `nested_fraction`.
+        DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalisation`.
     """
     source = load_source(config)
     labels = source.train.labels
@@ -91,7 +92,17 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
 
 
 def _normalisation(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std per channel of pixels in 0..1: the configured constants, else those of the images in use."""
+    """Mean and std per channel of pixels in 0..1: the configured constants, else those of the images in use.
+
+    Raises:
+        DataError: not one of each per channel, or a std of 0.
+    """
     mean = images.mean(axis=(0, 1, 2)) / 255 if config.mean is None else config.mean
     std = images.std(axis=(0, 1, 2)) / 255 if config.std is None else config.std
-    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    channels = images.shape[-1]
+    if mean.shape != (channels,) or std.shape != (channels,):
+        raise DataError(f"data.mean and data.std need {channels} values, one per channel, not {mean} and {std}")
+    if not (std > 0).all():
+        raise DataError(f"data.std must be above 0 in every channel, not {std}: an image set of one colour?")
+    return mean, std

@@ -1,11 +1,13 @@
 """Where images come from: arrays on disk, the CIFAR-10 archive, a download of it, or scikit-learn's digits.
 
-Every source ends as the same four uint8 / int64 arrays with a content hash, so that nothing after it knows the difference.
+Every source ends as the same four arrays with a content hash, so that nothing after it knows the difference.
 """
 
 import hashlib
+import os
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def load_source(config: DataConfig) -> Source:
     root = Path(config.root).expanduser()
     if config.source == "digits":
         return _checked(_digits(), "scikit-learn digits")
-    if config.source == "arrays" or any((root / f"{name}.npy").exists() for name in ARRAYS):
+    if config.source == "arrays" or any(os.path.exists(root / f"{name}.npy") for name in ARRAYS):
         return _checked(_read_arrays(root), f"arrays in {root}")
     return _checked(_cifar10_archive(root), f"CIFAR-10 archive in {root}")
 
@@ -83,13 +85,13 @@ def _digits() -> dict[str, np.ndarray]:
 
 def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_md5
+    from torchvision.datasets.utils import check_integrity, check_md5
 
     archive = root / CIFAR10.filename
-    extracted = root / CIFAR10.base_folder
     if archive.is_file() and not check_md5(str(archive), CIFAR10.tgz_md5):
         raise DataError(f"{archive} is damaged: its md5 is not {CIFAR10.tgz_md5}; delete it to download it again")
-    if not archive.is_file() and not extracted.is_dir():
+    batches = [(root / CIFAR10.base_folder / name, md5) for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)]
+    if not archive.is_file() and not all(check_integrity(str(path), md5) for path, md5 in batches):
         _require_download(CIFAR10.url, root, CIFAR10.filename)
     try:
         train, test = (CIFAR10(str(root), train=train, download=True) for train in (True, False))
@@ -105,15 +107,21 @@ def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
 
 def _require_download(url: str, root: Path, filename: str, timeout: float = 3.0) -> None:
     """Fail at once, with the ways out, where torchvision would wait for a network that is not there."""
+    request = urllib.request.Request(url, method="HEAD")
+    # In a thread, because urlopen's own timeout does not cover the look-up of the name.
+    executor = ThreadPoolExecutor(max_workers=1)
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout).close()
+        executor.submit(urllib.request.urlopen, request, timeout=timeout).result(timeout=timeout).close()
     except (urllib.error.URLError, OSError) as error:
+        reason = str(error) or f"no answer within {timeout:g} s"
         raise DataError(
-            f"CIFAR-10 is not in {root} and cannot be downloaded ({error}). Three ways out: "
+            f"CIFAR-10 is not in {root} and cannot be downloaded ({reason}). Three ways out: "
             f"(1) put {filename} into {root}; "
             f"(2) put {', '.join(f'{name}.npy' for name in ARRAYS)} there, uint8 N x 32 x 32 x 3 and labels 0..9; "
             f"(3) set data.root=FOLDER to where one of these already is"
         ) from error
+    finally:
+        executor.shutdown(wait=False)
 
 
 def _checked(arrays: dict[str, np.ndarray], origin: str) -> Source:

@@ -24,8 +24,8 @@ from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "separable")
 
-# From this many pixels on, two small products beat one big one. Forward and backward in bf16 on 2 Zen 5 cores,
-# dense / separable time: 0.9 at 8 x 8, 1.2 at 16 x 16, 2.2 at 32 x 32 (`python scripts/bench_positional.py`).
+# From this many pixels on, two small products beat one big one on a CPU: LOG.md has the ratios, and
+# `python scripts/bench_positional.py` measures them. On a GPU it has not been measured yet.
 SEPARABLE_FROM_PIXELS = 16 * 16
 
 
@@ -65,6 +65,15 @@ class PositionalAttention(nn.Module):
         self.encoding.check_map(height, width)
         shifts = grid_shifts(height, width, self.value.weight.device)
         return self.encoding(shifts).softmax(dim=-1)[None]
+
+    def shift_probs(self, height: int, width: int) -> Tensor:
+        """Softmax over all shifts of an H x W map, (N, 2H-1, 2W-1): what a pixel far from any border sees."""
+        self.encoding.check_map(height, width)
+        device = self.value.weight.device
+        rows = torch.arange(1 - height, height, device=device)
+        columns = torch.arange(1 - width, width, device=device)
+        scores = self.encoding(torch.cartesian_prod(rows, columns))
+        return scores.softmax(dim=-1).unflatten(-1, (len(rows), len(columns)))
 
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Row and column factors of the probabilities, (N, H, H) and (N, W, W), of an additive encoding."""

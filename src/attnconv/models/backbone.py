@@ -46,7 +46,7 @@ class Backbone(nn.Module):
     Shape: images (B, C, height, width) -> logits (B, classes).
 
     Raises:
-        ValueError: the image is not divisible by the patch.
+        ValueError: a size below 1, a dropout outside [0, 1), or an image that is not divisible by the patch.
     """
 
     def __init__(
@@ -63,6 +63,12 @@ class Backbone(nn.Module):
         attention_dropout: float,
     ):
         super().__init__()
+        for name, value in {"patch": patch, "layers": layers, "heads": heads, "width": width, "hidden": hidden}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        for name, share in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {share}")
         channels, height, columns = image_shape
         if height % patch or columns % patch:
             raise ValueError(f"images of {height}x{columns} pixels do not divide into patches of {patch}x{patch}")

@@ -25,7 +25,7 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
     _check_arguments(arguments, "model")
     try:
         return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
-    except (ValueError, TypeError, HydraException) as error:
+    except (ValueError, TypeError, RuntimeError, HydraException) as error:
         raise ConfigError(f"model={node.get('name', '?')}: {error}") from error
 
 

@@ -41,10 +41,15 @@ class ResNet(nn.Module):
         classes: number of classes.
         blocks: basic blocks in each stage.
         width: channels of the first stage; each later stage doubles them.
+
+    Raises:
+        ValueError: a width or a number of blocks below 1.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, blocks: Sequence[int], width: int):
         super().__init__()
+        if width < 1 or not blocks or min(blocks) < 1:
+            raise ValueError(f"width and every number of blocks must be at least 1, not {width} and {list(blocks)}")
         self.stem = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(width)
         stages, channels = [], width

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
 
@@ -31,15 +32,16 @@ def central_probs(mixer: Any, height: int, width: int) -> Tensor:
     return probs.reshape(-1, height, width).float().cpu()
 
 
+@torch.no_grad()
 def widest_probs(mixer: Any, height: int, width: int) -> Tensor:
-    """Attention of the central pixel of the (2H-1) x (2W-1) map, which holds every shift of an H x W map.
+    """Attention to as many shifts as the layer has scores for, the query in the middle, float32 on the CPU.
 
-    Encodings with tables have no scores for all of that map; theirs is of the H x W map.
+    Position-only attention scores every shift of an H x W map: (N, 2H-1, 2W-1). Other attention needs images, and
+    gives what its central pixel sees: (N, H, W).
     """
-    try:
-        return central_probs(mixer, 2 * height - 1, 2 * width - 1)
-    except ValueError:
-        return central_probs(mixer, height, width)
+    if isinstance(mixer, PositionalAttention):
+        return mixer.shift_probs(height, width).float().cpu()
+    return central_probs(mixer, height, width)
 
 
 def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:

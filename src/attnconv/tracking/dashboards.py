@@ -6,6 +6,7 @@ says once what went wrong and stays silent from then on.
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,15 +35,16 @@ class WandbAdapter:
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self._run = wandb.init(
             project=config.logger.project,
-            name="/".join(folder.parts[1:]),
+            name=_run_name(config, folder),
             group=config.model["name"],
             tags=[config.recipe.name, config.scale.name, config.name],
             config=to_plain(config),
             dir=str(folder),
             mode=mode,
+            reinit="finish_previous",  # a sweep's jobs share a process
             settings=wandb.Settings(silent=True, init_timeout=30),
         )
-        # Epochs logged again after a crash would be dropped under W&B's own step.
+        # W&B's own step counts calls; ours is the epoch.
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
 
@@ -64,7 +66,7 @@ class TrackioAdapter:
 
         self._trackio = trackio
         # Trackio has neither tags nor groups: the name and the configuration carry both.
-        trackio.init(project=config.logger.project, name="/".join(folder.parts[1:]), config=to_plain(config))
+        trackio.init(project=config.logger.project, name=_run_name(config, folder), config=to_plain(config))
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         self._trackio.log(metrics, step=epoch)
@@ -74,6 +76,11 @@ class TrackioAdapter:
 
     def finish(self, failed: bool) -> None:
         self._trackio.finish()
+
+
+def _run_name(config: Config, folder: Path) -> str:
+    """The run folder without the part that depends on the machine."""
+    return folder.relative_to(config.output).as_posix()
 
 
 def _pixels(figure: Figure) -> Any:
@@ -117,6 +124,9 @@ class Dashboard:
         try:
             call(*arguments)
         except Exception as error:  # whatever a third party's service raises
-            self._adapter = None
+            adapter, self._adapter = self._adapter, None
+            if adapter is not None and call != adapter.finish:
+                with suppress(Exception):  # the first error is the one to tell
+                    adapter.finish(True)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             print(f"warning: {self._name} is off for this run ({reason}); the run folder has it all", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What a result must say of itself to be believed: commit, hardware, versions."""
 
 import platform
+import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,10 +14,10 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The checked-out commit and whether tracked files differ from it; None outside a git checkout."""
+    """The checked-out commit and whether the tree differs from it, new files included; None outside a checkout."""
     try:
         head = _git("rev-parse", "HEAD").strip()
-        dirty = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+        dirty = bool(_git("status", "--porcelain").strip())
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return head, dirty
@@ -44,18 +45,21 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: on the GPU by PyTorch's tensors, on a CPU by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes  # macOS counts bytes
+
+
 def versions() -> dict[str, Any]:
     """Versions that a number can depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        **{name: version(name) for name in ("numpy", "timm") if name in _installed()},
+        "numpy": version("numpy"),
+        "timm": version("timm"),
         "platform": sys.platform,
     }
-
-
-def _installed() -> set[str]:
-    from importlib.metadata import packages_distributions
-
-    return {name for names in packages_distributions().values() for name in names}

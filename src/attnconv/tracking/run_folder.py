@@ -2,7 +2,7 @@
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     config.yaml      the frozen configuration
-    metrics.jsonl    a line per epoch; nothing in it depends on the clock, so equal runs have equal bytes
+    metrics.jsonl    a line per epoch; nothing in it depends on the clock: on a CPU, equal runs have equal bytes
     timing.jsonl     a line per epoch: what the clock said
     heads.jsonl      a line per epoch, the start included: where the heads look (attention models)
     heads.png        the last of them, drawn
@@ -51,6 +51,9 @@ class RunFolder:
         Raises:
             RunFolderError: the run is finished, the folder holds another configuration, or it is not writable.
         """
+        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
+        if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+            raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
         result = self._read_json("result.json")
         if result and result["status"] == "done":
             raise RunFolderError(
@@ -63,9 +66,6 @@ class RunFolder:
                 f"{self.path} holds an unfinished run of another configuration ({'; '.join(different)}); "
                 "choose another name=, or delete the folder"
             )
-        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
 
     def create(self) -> None:
         """Make the folder and write config.yaml."""
@@ -88,9 +88,9 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def forget_after(self, epochs_done: int) -> None:
-        """Drop the lines of epochs that a resumed run will train again."""
+        """Drop the lines of epochs that a resumed run will train again; all of them if none was finished."""
         for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
-            kept = [record for record in self.read_lines(file) if record["epoch"] <= epochs_done]
+            kept = [record for record in self.read_lines(file) if 0 < epochs_done >= record["epoch"]]
             if (self.path / file).exists():
                 (self.path / file).write_text("".join(_line(record) for record in kept))
 

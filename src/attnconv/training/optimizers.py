@@ -49,18 +49,15 @@ def _encodings(model: nn.Module) -> list[Encoding]:
 def _groups(
     model: nn.Module, parameters: list[nn.Parameter], recipe: RecipeConfig, lr: float, decay_vectors: bool
 ) -> list[Group]:
-    """Up to three groups of `parameters`: decayed, not decayed, and what encodings exempt from decay."""
+    """Groups of `parameters` by learning rate (centers and spreads may have their own) and weight decay."""
     exempt = {id(getattr(encoding, name)) for encoding in _encodings(model) for name in encoding.no_weight_decay()}
-    kinds: dict[str, list[nn.Parameter]] = {"decayed": [], "spared": [], "exempt": []}
+    groups: dict[tuple[float, float], Group] = {}
     for parameter in parameters:
-        spared = parameter.dim() < 2 and not decay_vectors
-        kinds["exempt" if id(parameter) in exempt else "spared" if spared else "decayed"].append(parameter)
-    groups: list[Group] = [
-        {"params": kinds["decayed"], "lr": lr, "weight_decay": recipe.weight_decay},
-        {"params": kinds["spared"], "lr": lr, "weight_decay": 0.0},
-        {"params": kinds["exempt"], "lr": recipe.encoding_lr or lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+        own_lr = recipe.centers_lr if id(parameter) in exempt else None
+        spared = id(parameter) in exempt or (parameter.dim() < 2 and not decay_vectors)
+        key = own_lr or lr, 0.0 if spared else recipe.weight_decay
+        groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})["params"].append(parameter)
+    return list(groups.values())
 
 
 def _muon(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:

@@ -5,6 +5,11 @@ from collections.abc import Callable
 
 from attnconv.config import RecipeConfig
 
+DECAYS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+}
+
 
 def lr_factor(recipe: RecipeConfig, epochs: int, images: int) -> Callable[[int], float]:
     """What every parameter group's peak learning rate is multiplied by at a step (0-based).
@@ -18,30 +23,32 @@ def lr_factor(recipe: RecipeConfig, epochs: int, images: int) -> Callable[[int],
 
     if recipe.schedule == "step":
 
-        def factor(step: int) -> float:
-            epoch = step // steps_per_epoch
+        def drops(step: int) -> int:
             # Reference: the scheduler advances before the epoch, so a milestone acts one epoch early (79, not 80).
-            drops = sum(epoch + 1 >= milestone for milestone in recipe.milestones)
-            return recipe.decay_factor**-drops
+            return sum(step // steps_per_epoch + 1 >= milestone for milestone in recipe.milestones)
 
-        return factor
+        return lambda step: recipe.decay_factor ** -drops(step)
 
     if recipe.lr_changes == "epoch":
-        # Reference: images // batch + 1 steps an epoch are assumed where there are images / batch, so that the last
-        # epochs end a little above 0.
+        # Reference: the length of training is counted as images // batch + 1 steps an epoch, one more than there are,
+        # so that the last epoch ends a little above 0; the scheduler is stepped once per epoch with the number of
+        # steps taken so far, so that epoch 0 trains at learning rate 0.
         total = epochs * (images // recipe.batch_size + 1)
-    else:
-        total = epochs * steps_per_epoch
-    warmup = int(recipe.warmup * total)
-    decay = {"cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)), "linear": lambda t: 1 - t}[recipe.schedule]
+        factor = _warmup_then_decay(recipe, total, first=0)
+        return lambda step: factor(step // steps_per_epoch * steps_per_epoch)
 
-    def factor_of(step: int) -> float:
+    # A step at learning rate 0 would be wasted: the first is one step up the ramp.
+    return _warmup_then_decay(recipe, epochs * steps_per_epoch, first=1)
+
+
+def _warmup_then_decay(recipe: RecipeConfig, total: int, first: int) -> Callable[[int], float]:
+    """A ramp whose step 0 is `first` steps above 0, then the recipe's decay to 0 at `total`."""
+    warmup = int(recipe.warmup * total)
+    decay = DECAYS[recipe.schedule]
+
+    def factor(step: int) -> float:
         if step < warmup:
-            return step / warmup
+            return (step + first) / warmup
         return decay((step - warmup) / max(1, total - warmup))
 
-    if recipe.lr_changes == "step":
-        # A step at learning rate 0 would be wasted: count from the end of the step.
-        return lambda step: factor_of(step + 1) if step + 1 < warmup else factor_of(step)
-    # Reference: the scheduler is stepped once per epoch with the step count, so epoch 0 trains at learning rate 0.
-    return lambda step: factor_of(step // steps_per_epoch * steps_per_epoch)
+    return factor

@@ -1,0 +1,82 @@
+"""Tables as pure functions of results: what README shows between its markers."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
+
+
+def read_results(runs: Path) -> list[dict[str, Any]]:
+    """Every result.json below `runs` that is done, with `folder`, its place relative to `runs`."""
+    results = []
+    for path in sorted(runs.glob("**/result.json")):
+        result = json.loads(path.read_text())
+        if result["status"] == "done":
+            results.append({**result, "folder": path.parent.relative_to(runs).as_posix()})
+    return results
+
+
+def read_paper(path: Path) -> list[dict[str, str]]:
+    """The published numbers, a row per model."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column is text, the others are aligned right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> str:
+    """Published numbers beside ours under recipe=paper, scale=paper; a row without a full-length run says so.
+
+    Only the paper's own experiment counts: every training image, 300 epochs, the published number of parameters, and
+    no study name, so that a variant of a model never fills its row.
+    """
+    header = ["model", "parameters, paper", "ours", "FLOPs, paper", "test accuracy, paper", "ours"]
+    the_papers = {
+        "name": "default", "recipe": "paper", "scale": "paper", "data": "cifar10", "train_images": 50_000,
+        "epochs": 300,
+    }  # fmt: skip
+    rows = []
+    for published in paper:
+        parameters = int(published["parameters"])
+        wanted = the_papers | {"model": published["model"], "parameters": parameters}
+        ours = [result["test_acc"] for result in results if wanted.items() <= result.items()]
+        measured = f"{sum(ours) / len(ours):.3f} (n={len(ours)})" if ours else "not run: needs a GPU"
+        cells = published["parameters_published"], f"{parameters:,}", published["flops_published"]
+        rows.append([f"`{published['model']}`", *cells, published["test_acc"], measured])
+    return markdown(header, rows)
+
+
+def runs_table(results: list[dict[str, Any]]) -> str:
+    """One row per committed run, with what it takes to believe it."""
+    header = ["model", "scale, recipe", "data", "seed", "parameters", "epochs", "test accuracy", "minutes", "hardware"]
+    rows = [
+        [
+            f"[`{result['model']}`](results/runs/{result['folder']})",
+            f"{result['scale']}, {result['recipe']}",
+            f"{result['data']}, {result['train_images']:,} images",
+            str(result["seed"]),
+            f"{result['parameters']:,}",
+            str(result["epochs"]),
+            f"{result['test_acc']:.2%}",
+            f"{result['seconds'] / 60:.1f}",
+            f"{result['device']}, {result['precision']}",
+        ]
+        for result in sorted(results, key=lambda result: (result["data"], result["scale"], -result["test_acc"]))
+    ]
+    return markdown(header, rows)
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """Replace what stands between `<!-- table: NAME -->` and `<!-- end table -->`.
+
+    Raises:
+        KeyError: the text asks for a table that there is not.
+    """
+    return TABLE_MARKERS.sub(lambda match: f"{match[1]}{tables[match[2]]}{match[3]}", text)

@@ -1,0 +1,56 @@
+"""README's numbers are results/'s numbers, and a mini number never fills a paper row."""
+
+import json
+import subprocess
+
+from attnconv.study.tables import fill, paper_table, read_results, runs_table
+from conftest import PYTHON, REPOSITORY
+
+PAPER = [
+    {
+        "model": "sa_quadratic", "parameters_published": "12.1M", "parameters": "12086844", "flops_published": "6.2B",
+        "test_acc": "0.938",
+    }
+]  # fmt: skip
+RUN = {
+    "name": "default", "status": "done", "model": "sa_quadratic", "recipe": "paper", "scale": "paper",
+    "data": "cifar10", "epochs": 300, "test_acc": 0.9371, "seed": 0, "parameters": 12_086_844, "seconds": 600.0,
+    "train_images": 50_000,
+    "device": "GPU", "precision": "fp32", "folder": "x",
+}  # fmt: skip
+
+
+def test_readme_is_what_results_say():
+    subprocess.run([PYTHON, "scripts/make_tables.py", "--check"], cwd=REPOSITORY, check=True)
+
+
+def test_only_full_runs_of_the_papers_own_recipe_and_scale_fill_its_table():
+    assert "0.937 (n=1)" in paper_table(PAPER, [RUN])
+    for change in (
+        {"scale": "mini"},
+        {"recipe": "modern"},
+        {"epochs": 2},
+        {"train_images": 45_000},
+        {"data": "arrays"},
+        {"name": "many_heads"},
+        {"parameters": 18_806_970},
+    ):
+        assert "not run" in paper_table(PAPER, [RUN | change]), change
+
+
+def test_a_row_names_scale_recipe_and_hardware():
+    row = runs_table([RUN]).splitlines()[2]
+    for part in ("paper, paper", "93.71%", "10.0", "GPU, fp32", "12,086,844"):
+        assert part in row
+
+
+def test_unfinished_runs_are_left_out(tmp_path):
+    for name, status in (("a", "done"), ("b", "interrupted")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(RUN | {"status": status}))
+    assert [result["folder"] for result in read_results(tmp_path)] == ["a"]
+
+
+def test_fill_replaces_what_is_between_the_markers_and_nothing_else():
+    text = "a\n<!-- table: x -->\nold\n<!-- end table -->\nb\n"
+    assert fill(text, {"x": "new\n"}) == "a\n<!-- table: x -->\nnew\n<!-- end table -->\nb\n"

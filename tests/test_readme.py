@@ -1,0 +1,61 @@
+"""README's commands, run as written in a copy of the repository with a hundred images of noise instead of CIFAR-10.
+
+The one liberty: what trains gets `epochs=1`, so that 300 epochs end.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import REPOSITORY, write_arrays
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+INSPECTING = ("--help", "--cfg")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A fresh copy of what git tracks, with this environment as its .venv."""
+    target = tmp_path_factory.mktemp("readme") / "clone"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.split("\0")[:-1]:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, target / name)
+    for name in ("requirements.txt", "pyproject.toml"):
+        # Older than the shared .venv, or make would install the copy into it.
+        os.utime(target / name, (0, 0))
+    (target / ".venv").symlink_to(REPOSITORY / ".venv")
+    write_arrays(target / "data/cifar10", train=100, test=20, side=32, classes=10)
+    return target
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 8
+    assert "make quickstart" in COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(clone, command):
+    if not (REPOSITORY / ".venv/.runtime").exists():
+        pytest.skip("no .venv made by make in the repository: make setup-dev makes it")
+    words = shlex.split(command)
+    if "train.py" in words and not set(words) & set(INSPECTING):
+        command += " epochs=1"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{clone}/src"}
+    environment["PATH"] = f"{clone}/.venv/bin:{environment['PATH']}"
+    finished = subprocess.run(
+        ["bash", "-ec", command], cwd=clone, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert finished.returncode == 0, finished.stderr
+    if command == "make quickstart":
+        accuracy = re.search(r"test accuracy ([\d.]+)%", finished.stdout)
+        assert accuracy, finished.stdout
+        assert float(accuracy[1]) >= 97
+        folder, picture = re.search(r"run folder: (\S+); heads: (\S+)", finished.stdout).groups()
+        assert (clone / folder / "result.json").is_file()
+        assert (clone / picture).is_file()
