@@ -9,27 +9,16 @@ same output. `attnconv.mixers.positional.SEPARABLE_FROM_PIXELS` is the size from
 
 import argparse
 import statistics
-import time
 from functools import partial
 
 import torch
 
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.training.precision import autocast, choose_device, choose_precision
+from attnconv.study.timing import forward_backward_seconds
+from attnconv.training.precision import choose_device, choose_precision
 
 SIZES = ((128, 8, 64), (32, 12, 64), (32, 16, 64), (16, 16, 400), (16, 32, 64))  # images, side of the map, width
-
-
-def seconds(mixer: PositionalAttention, x: torch.Tensor, precision: str) -> float:
-    """One forward and backward pass."""
-    started = time.perf_counter()
-    with autocast(precision, x.device):
-        out = mixer(x)
-    out.float().square().sum().backward()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def compare(images: int, side: int, width: int, rounds: int, device: torch.device, precision: str) -> list[float]:
@@ -45,8 +34,9 @@ def compare(images: int, side: int, width: int, rounds: int, device: torch.devic
     x = torch.randn(images, side, side, width, device=device, requires_grad=True)
     torch.testing.assert_close(dense(x), separable(x), rtol=1e-4, atol=1e-4)
     for mixer in (dense, separable):
-        seconds(mixer, x, precision)
-    return [seconds(dense, x, precision) / seconds(separable, x, precision) for _ in range(rounds)]
+        forward_backward_seconds(mixer, x, precision)
+    times = [[forward_backward_seconds(mixer, x, precision) for mixer in (dense, separable)] for _ in range(rounds)]
+    return [slow / fast for slow, fast in times]
 
 
 def main() -> None:

@@ -126,4 +126,5 @@ def test_the_composed_configuration_can_be_inspected():
     helped = subprocess.run(
         [PYTHON, "train.py", "--help"], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
     )
-    assert "model: conv3x3, resnet18, sa_learned" in helped.stdout
+    assert "recipe: modern, paper" in helped.stdout
+    assert "sa_quadratic_generalized" in helped.stdout

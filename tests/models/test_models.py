@@ -28,6 +28,13 @@ def count(*overrides: str) -> int:
         # No published count: 12,086,682 without encodings, and 6 layers x 2 axes x 400 x 9 weights on sinusoids.
         (["model=sa_sinusoidal"], 12_086_682 + 6 * 2 * 400 * 9),
         (["model=conv3x3"], 12_086_682),
+        (["model=sa_learned_content"], 29_484_282),
+        (["model=sa_learned_key"], 20_822_682),
+        # Queries and keys of 6 layers, 2 x (400 x 3,600 + 3,600) each, and what their positions add.
+        (["model=sa_content"], 12_086_682 + 6 * 2_887_200),
+        (["model=sa_quadratic_content"], 12_086_682 + 6 * (2_887_200 + 27)),
+        (["model=sa_gated"], 12_086_682 + 6 * (2_887_200 + 27 + 9)),
+        (["model=bigbird"], 29_484_282),
     ],
 )
 def test_parameter_counts_at_paper_scale(overrides, parameters):

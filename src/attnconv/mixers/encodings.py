@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.shifts import sinusoids
+
 
 class Encoding(nn.Module):
     """A score for every shift and head.
@@ -175,10 +177,7 @@ class SinusoidalEncoding(AdditiveEncoding):
         self.column_projection = nn.Linear(width, heads, bias=False)
 
     def _features(self, shifts: Tensor) -> Tensor:
-        weight = self.row_projection.weight
-        exponents = torch.arange(0, weight.shape[1], 2, dtype=weight.dtype, device=shifts.device) / weight.shape[1]
-        angles = shifts[..., None] * self.base**-exponents
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return sinusoids(shifts, self.row_projection.weight, self.base)
 
     def row_scores(self, shifts: Tensor) -> Tensor:
         return self.row_projection(self._features(shifts)).movedim(-1, 0)

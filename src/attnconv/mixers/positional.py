@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding
+from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "separable")
 
 # From this many pixels on, two small products beat one big one on a CPU: LOG.md has the ratios, and
 # `python scripts/bench_positional.py` measures them. On a GPU it has not been measured yet.
-SEPARABLE_FROM_PIXELS = 16 * 16
+SEPARABLE_FROM_PIXELS = 12 * 12
 
 
 class PositionalAttention(nn.Module):
@@ -39,9 +40,10 @@ class PositionalAttention(nn.Module):
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
         impl: "dense", "separable", or "auto" for the one measured faster among those that are exact.
+        normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
 
     Raises:
-        ValueError: an unknown impl, or `separable` where it is not exact.
+        ValueError: an unknown impl or normaliser, or `separable` where it is not exact.
     """
 
     def __init__(
@@ -52,34 +54,37 @@ class PositionalAttention(nn.Module):
         encoding: Callable[..., Encoding],
         attention_dropout: float = 0.0,
         impl: str = "auto",
+        normalizer: str = "softmax",
     ):
         super().__init__()
+        check_normalizer(normalizer)
+        self.normalizer = normalizer
         self.heads = heads
         self.attention_dropout = attention_dropout
         self.encoding = encoding(heads=heads, width=width, grid=grid)
-        self.impl = choose_impl(impl, self.encoding, attention_dropout, grid)
-        self.value = nn.Linear(heads * width, width)
+        self.impl = choose_impl(impl, self.encoding, attention_dropout, grid, normalizer)
+        self.value: nn.Module = nn.Linear(heads * width, width)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
         """Probabilities without dropout, (1, N, Q, K): rows sum to 1, the same for every image, so x is ignored."""
         self.encoding.check_map(height, width)
-        shifts = grid_shifts(height, width, self.value.weight.device)
-        return self.encoding(shifts).softmax(dim=-1)[None]
+        shifts = grid_shifts(height, width, self._device())
+        return to_probs(self.encoding(shifts), self.normalizer)[None]
 
     def shift_probs(self, height: int, width: int) -> Tensor:
-        """Softmax over all shifts of an H x W map, (N, 2H-1, 2W-1): what a pixel far from any border sees."""
+        """Attention to all shifts of an H x W map, (N, 2H-1, 2W-1): what a pixel far from any border sees."""
         self.encoding.check_map(height, width)
-        device = self.value.weight.device
+        device = self._device()
         rows = torch.arange(1 - height, height, device=device)
         columns = torch.arange(1 - width, width, device=device)
         scores = self.encoding(torch.cartesian_prod(rows, columns))
-        return scores.softmax(dim=-1).unflatten(-1, (len(rows), len(columns)))
+        return to_probs(scores, self.normalizer).unflatten(-1, (len(rows), len(columns)))
 
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Row and column factors of the probabilities, (N, H, H) and (N, W, W), of an additive encoding."""
+        """Row and column factors of softmax probabilities, (N, H, H) and (N, W, W), of an additive encoding."""
         assert isinstance(self.encoding, AdditiveEncoding)
         self.encoding.check_map(height, width)
-        device = self.value.weight.device
+        device = self._device()
         rows = self.encoding.row_scores(axis_shifts(height, device)).softmax(dim=-1)
         columns = self.encoding.column_scores(axis_shifts(width, device)).softmax(dim=-1)
         return rows, columns
@@ -94,21 +99,28 @@ class PositionalAttention(nn.Module):
             averages = apply_dense(F.dropout(probs, self.attention_dropout, self.training), x)
         return self.value(averages)
 
+    def _device(self) -> torch.device:
+        return next(self.encoding.parameters()).device
+
     def _dense_probs(self, height: int, width: int) -> Tensor:
-        if not isinstance(self.encoding, AdditiveEncoding):
+        if not isinstance(self.encoding, AdditiveEncoding) or self.normalizer != "softmax":
             return self.attention_probs(height, width)[0]
         # The outer product of the factors is the same softmax, without exponentials over all Q*K shifts.
         rows, columns = self.axis_probs(height, width)
         return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)
 
 
-def choose_impl(impl: str, encoding: Encoding, attention_dropout: float, grid: tuple[int, int]) -> str:
+def choose_impl(
+    impl: str, encoding: Encoding, attention_dropout: float, grid: tuple[int, int], normalizer: str = "softmax"
+) -> str:
     """Resolve `auto`, and refuse `separable` where it would not be the same function."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
     obstacle = None
     if not isinstance(encoding, AdditiveEncoding):
         obstacle = f"{type(encoding).__name__} is not a row term plus a column term"
+    elif normalizer != "softmax":
+        obstacle = f"normalizer={normalizer} does not factorise over rows and columns"
     elif attention_dropout > 0:
         obstacle = f"attention_dropout={attention_dropout} acts on whole probabilities, not on their factors"
     if impl == "separable" and obstacle:

@@ -19,3 +19,14 @@ def grid_shifts(height: int, width: int, device: torch.device | None = None) -> 
     shape = (height, width, height, width)
     pairs = torch.stack([rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)], dim=-1)
     return pairs.reshape(height * width, height * width, 2)
+
+
+def sinusoids(shifts: Tensor, like: Tensor, base: float) -> Tensor:
+    """Sines, then cosines, of shifts (...): (..., F) with F the last size of `like`, in its type.
+
+    The wavelengths run from 2 pi to `base` * 2 pi pixels.
+    """
+    features = like.shape[-1]
+    exponents = torch.arange(0, features, 2, dtype=like.dtype, device=shifts.device) / features
+    angles = shifts[..., None] * base**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

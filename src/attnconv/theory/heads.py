@@ -6,6 +6,7 @@ and spreads as parameters; both are recorded, because a center outside the map c
 Axes: L layers, N heads, H W rows and columns, Q K query and key pixels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,13 @@ from attnconv.mixers.shifts import grid_shifts
 
 
 def attention_mixers(model: nn.Module) -> list[nn.Module]:
-    """The mixers of a model that answer `attention_probs`, in order of depth."""
-    return [module for module in model.modules() if hasattr(module, "attention_probs")]
+    """The mixers of a model that answer `attention_probs`, in order of depth; not the parts that one is made of."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside_another = any(name.startswith(f"{outer}.") for outer in found)
+        if hasattr(module, "attention_probs") and not inside_another:
+            found[name] = module
+    return list(found.values())
 
 
 def central_query(height: int, width: int) -> int:
@@ -26,22 +32,40 @@ def central_query(height: int, width: int) -> int:
 
 
 @torch.no_grad()
-def central_probs(mixer: Any, height: int, width: int) -> Tensor:
-    """Attention of the central pixel, (N, H, W), float32 on the CPU. Rows of probabilities sum to 1."""
-    probs = mixer.attention_probs(height, width)[0, :, central_query(height, width)]
-    return probs.reshape(-1, height, width).float().cpu()
+def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What each attention mixer receives when the model, without dropout, sees images (B, C, height, width)."""
+    captured: list[Tensor] = []
+    hooks = [
+        mixer.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
+        for mixer in attention_mixers(model)
+    ]
+    model.eval()
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return captured
 
 
 @torch.no_grad()
-def widest_probs(mixer: Any, height: int, width: int) -> Tensor:
+def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
+    """Attention of the central pixel, the mean over maps x (B, H, W, D): (N, H, W), float32 on the CPU.
+
+    Position-only attention is the same for every map and needs none.
+    """
+    probs = mixer.attention_probs(height, width, x)[:, :, central_query(height, width)]
+    return probs.float().mean(dim=0).reshape(-1, height, width).cpu()
+
+
+@torch.no_grad()
+def widest_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
     """Attention to as many shifts as the layer has scores for, the query in the middle, float32 on the CPU.
 
-    Position-only attention scores every shift of an H x W map: (N, 2H-1, 2W-1). Other attention needs images, and
-    gives what its central pixel sees: (N, H, W).
+    Position-only attention scores every shift of an H x W map: (N, 2H-1, 2W-1). Other attention gives what the
+    central pixel sees in the mean over maps x (B, H, W, D): (N, H, W).
     """
     if isinstance(mixer, PositionalAttention):
         return mixer.shift_probs(height, width).float().cpu()
-    return central_probs(mixer, height, width)
+    return central_probs(mixer, height, width, x)
 
 
 def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,15 +82,15 @@ def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
     return means, torch.einsum("nk,nki,nkj->nij", weights, offsets, offsets)
 
 
-def record_heads(mixers: list[nn.Module], height: int, width: int) -> dict[str, Any]:
-    """Plain numbers of every attention layer, for one line of heads.jsonl.
+def record_heads(mixers: list[nn.Module], inputs: Sequence[Tensor | None], height: int, width: int) -> dict[str, Any]:
+    """Plain numbers of every attention layer, for one line of heads.jsonl; inputs as `mixer_inputs` gives them.
 
     Keys: `mean_shift` (L, N, 2) and `covariance` (L, N, 2, 2), measured on an H x W map; where the encoding has them
     as parameters, `centers` (L, N, 2) in pixels and `spreads` (L, N) or (L, N, 2, 2) in 1/pixels.
     """
     record: dict[str, Any] = {"mean_shift": [], "covariance": []}
-    for mixer in mixers:
-        means, covariances = head_statistics(central_probs(mixer, height, width))
+    for mixer, x in zip(mixers, inputs, strict=True):
+        means, covariances = head_statistics(central_probs(mixer, height, width, x))
         record["mean_shift"].append(means.tolist())
         record["covariance"].append(covariances.tolist())
         for name in ("centers", "spreads"):

@@ -10,6 +10,9 @@ from attnconv.mixers.encodings import Encoding
 
 MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
+# First parts of the names of stems and heads: ours, and timm's.
+ENDS = ("stem", "head", "patch_embed")
+
 Group = dict[str, Any]
 
 
@@ -37,7 +40,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
         cast(nn.Parameter, module.weight)
         for name, module in model.named_modules()
         if isinstance(module, MATRIX_MODULES)
-        and name.split(".")[0] not in ("stem", "head")
+        and name.split(".")[0] not in ENDS
         and id(module.weight) not in in_encodings
     ]
 

@@ -1,0 +1,62 @@
+"""Growth of window attention's time with the window and with the map, forward and backward, in one process.
+
+    python scripts/bench_window.py
+    python scripts/bench_window.py --device cuda
+
+Prints median times and the exponents fitted to them: of K^2 at a fixed map, and of the number of pixels at a fixed K.
+Linear is 1; attention over the whole map grows with exponent 2 in the number of pixels.
+"""
+
+import argparse
+import math
+import statistics
+
+import torch
+
+from attnconv.mixers.window import WindowAttention
+from attnconv.study.timing import forward_backward_seconds
+from attnconv.training.precision import choose_device, choose_precision
+
+IMAGES, WIDTH, HEADS = 8, 64, 8
+WINDOWS = (3, 5, 7, 9, 11)
+SIDES = (16, 24, 32, 48)
+
+
+def measure(side: int, kernel_size: int, rounds: int, device: torch.device, precision: str) -> float:
+    """Median seconds of one layer."""
+    torch.manual_seed(0)
+    mixer = WindowAttention(WIDTH, HEADS, (side, side), kernel_size=kernel_size, border="shift").to(device)
+    x = torch.randn(IMAGES, side, side, WIDTH, device=device, requires_grad=True)
+    forward_backward_seconds(mixer, x, precision)
+    return statistics.median(forward_backward_seconds(mixer, x, precision) for _ in range(rounds))
+
+
+def exponent(sizes: list[float], seconds: list[float]) -> float:
+    """Slope of log(seconds) over log(size), in least squares."""
+    logs = [(math.log(size), math.log(second)) for size, second in zip(sizes, seconds, strict=True)]
+    mean_x, mean_y = (statistics.fmean(column) for column in zip(*logs, strict=True))
+    return sum((x - mean_x) * (y - mean_y) for x, y in logs) / sum((x - mean_x) ** 2 for x, _ in logs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    precision = choose_precision("auto", device)
+    print(f"{device}, {precision}, torch {torch.__version__}; {IMAGES} images, width {WIDTH}, {HEADS} heads")
+
+    by_window = [measure(32, kernel_size, arguments.rounds, device, precision) for kernel_size in WINDOWS]
+    for kernel_size, seconds in zip(WINDOWS, by_window, strict=True):
+        print(f"32x32 pixels, K={kernel_size}: {1e3 * seconds:.1f} ms")
+    print(f"exponent of K^2: {exponent([k * k for k in WINDOWS], by_window):.2f}")
+
+    by_side = [measure(side, 5, arguments.rounds, device, precision) for side in SIDES]
+    for side, seconds in zip(SIDES, by_side, strict=True):
+        print(f"{side}x{side} pixels, K=5: {1e3 * seconds:.1f} ms")
+    print(f"exponent of the number of pixels: {exponent([side * side for side in SIDES], by_side):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Attention whose probabilities depend on content: queries, keys and relative positions.
+
+The score of key pixel k for query pixel q is, per head (paper, section 1.1, in Transformer-XL's four terms),
+
+    (query_q + u) . key_k / sqrt(D)  +  (query_q + v) . r(k - q) / sqrt(D)  +  e(k - q)
+
+with each part optional: `content` is the first, `relative` (attnconv.mixers.relative) the second, `encoding`
+(attnconv.mixers.encodings) the third, and u, v the `biases`. As in the reference, queries and keys have D channels per
+head, and the values are the pixels themselves: N averages of D channels, projected N*D -> D.
+
+r and every additive encoding are a row term plus a column term for each query. Written as products with one-hot row and
+column keys these are H + W further channels of queries and keys, exactly, so that one fused kernel takes all terms and
+no Q x K bias is ever written.
+
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.mixers.encodings import AdditiveEncoding, Encoding
+from attnconv.mixers.normalizers import check_normalizer, to_probs
+from attnconv.mixers.relative import RelativeVectors
+from attnconv.mixers.shifts import axis_shifts, grid_shifts
+
+IMPLEMENTATIONS = ("auto", "fused", "dense")
+
+
+class ContentAttention(nn.Module):
+    """Multi-head attention over queries, keys and positions, (B, H, W, D) -> (B, H, W, D).
+
+    Args:
+        width: D, channels of the map, of every query and of every key.
+        heads: N.
+        grid: (H, W) of the maps to expect, in pixels.
+        attention_dropout: probability of zeroing an attention probability while training, per image.
+        content: compare queries with keys.
+        relative: builds relative vectors to compare queries with, called as `relative(width=, grid=)`; or None.
+        encoding: builds a position-only score, called as `encoding(heads=, width=, grid=)`; or None.
+        key_bias, relative_bias: learn u, or v, of the formula above.
+        pattern: grid -> (Q, K) bool, who may see whom (attnconv.mixers.patterns); or None for everyone.
+        normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
+        impl: "fused", one kernel that never writes the probabilities; "dense"; or "auto", for dense on a CPU and for
+            normalisers without such a kernel.
+
+    Raises:
+        ValueError: nothing to score with, a bias of a term that is absent, an unknown name, or a fused kernel where
+            there is none.
+    """
+
+    allowed: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: tuple[int, int],
+        attention_dropout: float = 0.0,
+        content: bool = True,
+        relative: Callable[..., RelativeVectors] | None = None,
+        encoding: Callable[..., Encoding] | None = None,
+        key_bias: bool = False,
+        relative_bias: bool = False,
+        pattern: Callable[[tuple[int, int]], Tensor] | None = None,
+        normalizer: str = "softmax",
+        impl: str = "auto",
+    ):
+        super().__init__()
+        check_normalizer(normalizer)
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
+        if impl == "fused" and normalizer != "softmax":
+            raise ValueError(f"there is no fused kernel for normalizer={normalizer}; use impl=auto")
+        if not content and relative is None:
+            raise ValueError(
+                "content=false without relative leaves no content to attend to: that is PositionalAttention"
+            )
+        if (key_bias and not content) or (relative_bias and relative is None):
+            raise ValueError("key_bias needs content=true, and relative_bias needs relative")
+        self.heads, self.width, self.attention_dropout = heads, width, attention_dropout
+        self.normalizer, self.pattern, self.grid, self.impl = normalizer, pattern, grid, impl
+        self.query = nn.Linear(width, heads * width)
+        self.key = nn.Linear(width, heads * width) if content else None
+        self.relative = relative(width=width, grid=grid) if relative is not None else None
+        self.encoding = encoding(heads=heads, width=width, grid=grid) if encoding is not None else None
+        # Transformer-XL draws u and v like weights; here they start at 0, so that their terms are learned, not given.
+        self.key_bias = nn.Parameter(torch.zeros(heads, width)) if key_bias else None
+        self.relative_bias = nn.Parameter(torch.zeros(heads, width)) if relative_bias else None
+        self.value: nn.Module = nn.Linear(heads * width, width)
+        allowed = pattern(grid).to(self.query.weight.device) if pattern is not None else None
+        self.register_buffer("allowed", allowed, persistent=False)
+
+    def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
+        """Probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D); rows sum to 1.
+
+        Raises:
+            ValueError: x is missing, or not of that size.
+        """
+        if x is None or x.shape[1:3] != (height, width):
+            raise ValueError(f"attention to content needs x of {height}x{width} pixels")
+        return to_probs(self.dense_scores(x), self.normalizer, self._allowed(height, width))
+
+    def dense_scores(self, x: Tensor) -> Tensor:
+        """The scores as the formula reads, (B, N, Q, K): the oracle of `forward`, and what analysis looks at."""
+        _, height, width, _ = x.shape
+        shifts = grid_shifts(height, width, x.device)
+        query = self._split(self.query(x)) / math.sqrt(self.width)
+        scores = query.new_zeros(())
+        if self.key is not None:
+            scores = scores + self._biased(query, self.key_bias) @ self._split(self.key(x)).transpose(-1, -2)
+        if self.relative is not None:
+            rows, columns = (self.relative.row_vectors(shifts[..., 0]), self.relative.column_vectors(shifts[..., 1]))
+            vectors = torch.cat([rows, columns], dim=-1)
+            scores = scores + torch.einsum("bnqd,qkd->bnqk", self._biased(query, self.relative_bias), vectors)
+        if self.encoding is not None:
+            scores = scores + self.encoding(shifts)
+        return scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        averages = self._averages_fused(x) if self._takes_fused_kernel(x.device) else self._averages_dense(x)
+        return self.value(averages.transpose(1, 2).reshape(batch, height, width, self.heads * channels))
+
+    def _takes_fused_kernel(self, device: torch.device) -> bool:
+        # On a CPU written-out probabilities were faster at every size measured (`scripts/bench_content.py`, LOG.md); on
+        # a GPU, not measured yet, they would fill the memory.
+        return self.impl == "fused" or (self.impl == "auto" and self.normalizer == "softmax" and device.type != "cpu")
+
+    def _averages_fused(self, x: Tensor) -> Tensor:
+        """Averaged pixels (B, N, Q, D) by one fused kernel, row and column terms as further channels."""
+        batch, height, width, _ = x.shape
+        query, key, axis_terms, bias = self._terms(x)
+        queries, keys = [] if query is None else [query], [] if key is None else [key]
+        if axis_terms is not None:
+            row = torch.eye(height, device=x.device).repeat_interleave(width, dim=0)
+            column = torch.eye(width, device=x.device).repeat(height, 1)
+            queries += axis_terms
+            keys += [one_hot.expand(batch, self.heads, -1, -1) for one_hot in (row, column)]
+        pixels = x.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
+        # Outside autocast the terms share a type; under it positions come in float32, what is projected in bf16.
+        kind = self.query.weight.dtype if query is None else query.dtype
+        mask = self._allowed(height, width)
+        if bias is not None:
+            mask = bias.to(kind) if mask is None else bias.to(kind).masked_fill(~mask, float("-inf"))
+        query, key = (torch.cat([part.to(kind) for part in parts], dim=-1) for parts in (queries, keys))
+        dropout = self.attention_dropout if self.training else 0.0
+        # Kernels that never write the probabilities want queries, keys and values of one width.
+        channels = max(key.shape[-1], self.width)
+        query, key, values = (F.pad(part, (0, channels - part.shape[-1])) for part in (query, key, pixels.to(kind)))
+        averages = F.scaled_dot_product_attention(query, key, values, attn_mask=mask, dropout_p=dropout, scale=1.0)
+        return averages[..., : self.width]
+
+    def _averages_dense(self, x: Tensor) -> Tensor:
+        """The same with all probabilities written out: for small maps, and for normalisers that no kernel has."""
+        _, height, width, _ = x.shape
+        query, key, axis_terms, bias = self._terms(x)
+        scores = torch.zeros((), device=x.device)
+        if query is not None and key is not None:
+            scores = query @ key.transpose(-1, -2)
+        if axis_terms is not None:
+            rows, columns = axis_terms
+            scores = scores + (rows[..., :, None] + columns[..., None, :]).flatten(-2)
+        if bias is not None:
+            scores = scores + bias
+        probs = to_probs(scores, self.normalizer, self._allowed(height, width))
+        probs = F.dropout(probs, self.attention_dropout, self.training)
+        return torch.einsum("bnqk,bkd->bnqd", probs, x.flatten(1, 2).to(probs.dtype))
+
+    def _terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, Tensor | None]:
+        """Queries and keys to multiply, row and column terms, and a (N, Q, K) bias; None for what there is not."""
+        _, height, width, _ = x.shape
+        query = self._split(self.query(x)) / math.sqrt(self.width)
+        axis_terms = self._axis_terms(query, height, width)
+        bias = None
+        if self.encoding is not None and not isinstance(self.encoding, AdditiveEncoding):
+            bias = self.encoding(grid_shifts(height, width, x.device))
+        if self.key is None:
+            return None, None, axis_terms, bias
+        return self._biased(query, self.key_bias), self._split(self.key(x)), axis_terms, bias
+
+    def _allowed(self, height: int, width: int) -> Tensor | None:
+        """Who may see whom on a map of this size, (Q, K) bool, or None for everyone."""
+        if self.pattern is None or (height, width) == self.grid:
+            return self.allowed
+        return self.pattern((height, width)).to(self.query.weight.device)
+
+    def _axis_terms(self, query: Tensor, height: int, width: int) -> list[Tensor] | None:
+        """The score of every key row (B, N, Q, H) and of every key column (B, N, Q, W), or None without positions."""
+        rows, columns = axis_shifts(height, query.device), axis_shifts(width, query.device)
+        terms: list[tuple[Tensor, Tensor]] = []
+        if self.relative is not None:
+            self.relative.check_map(height, width)
+            # (B, N, H, W, D): a query's row decides its row shifts, its column its column shifts.
+            placed = self._biased(query, self.relative_bias).unflatten(2, (height, width))
+            by_row, by_column = placed.split(self.width // 2, dim=-1)
+            row_term = torch.einsum("bnijd,ikd->bnijk", by_row, self.relative.row_vectors(rows))
+            column_term = torch.einsum("bnijd,jkd->bnijk", by_column, self.relative.column_vectors(columns))
+            terms.append((row_term.flatten(2, 3), column_term.flatten(2, 3)))
+        if isinstance(self.encoding, AdditiveEncoding):
+            self.encoding.check_map(height, width)
+            row_term = self.encoding.row_scores(rows).repeat_interleave(width, dim=1)
+            column_term = self.encoding.column_scores(columns).repeat(1, height, 1)
+            shape = len(query), -1, -1, -1
+            terms.append((row_term.expand(shape), column_term.expand(shape)))
+        if not terms:
+            return None
+        return [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(B, H, W, N*D) -> (B, N, Q, D)."""
+        return projected.flatten(1, 2).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+
+    def _biased(self, query: Tensor, bias: Tensor | None) -> Tensor:
+        """Queries (B, N, Q, D), already divided by sqrt(D), plus a bias per head."""
+        return query if bias is None else query + bias[:, None] / math.sqrt(self.width)

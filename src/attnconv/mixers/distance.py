@@ -1,0 +1,71 @@
+"""Scores from a small function of the shift instead of a look-up table: the reviewer's question (PAPER: section 4).
+
+A table knows nothing of distance: what it learns at a shift of 14 says nothing about 15. A smooth function does. Two
+kinds, chosen by name: `axes`, a function of the row shift plus one of the column shift, and `radial`, a function of the
+Euclidean distance alone.
+
+Axes: N heads; ... any shape of shifts.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.mixers.encodings import AdditiveEncoding, Encoding
+
+KINDS = ("axes", "radial")
+
+
+class AxisDistanceEncoding(AdditiveEncoding):
+    """A function of the signed row shift plus a function of the signed column shift."""
+
+    def __init__(self, heads: int, width: int, grid: tuple[int, int], hidden: int = 32):
+        super().__init__()
+        self.row_function = ScoreFunction(heads, hidden)
+        self.column_function = ScoreFunction(heads, hidden)
+
+    def row_scores(self, shifts: Tensor) -> Tensor:
+        return self.row_function(shifts)
+
+    def column_scores(self, shifts: Tensor) -> Tensor:
+        return self.column_function(shifts)
+
+
+class RadialDistanceEncoding(Encoding):
+    """A function of the Euclidean length of the shift: every head looks at rings around the query."""
+
+    def __init__(self, heads: int, width: int, grid: tuple[int, int], hidden: int = 32):
+        super().__init__()
+        self.function = ScoreFunction(heads, hidden)
+
+    def forward(self, shifts: Tensor) -> Tensor:
+        return self.function(shifts.to(self.function.expand.weight.dtype).square().sum(-1).sqrt())
+
+
+def distance_encoding(heads: int, width: int, grid: tuple[int, int], kind: str = "axes", hidden: int = 32) -> Encoding:
+    """The encoding named `kind`, with `hidden` units in each function.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    encoding = AxisDistanceEncoding if kind == "axes" else RadialDistanceEncoding
+    return encoding(heads, width, grid, hidden)
+
+
+class ScoreFunction(nn.Module):
+    """A small network: distances (...) in pixels -> scores (N, ...).
+
+    Distances enter as sign(d) log(1 + |d|), so that near ones are told apart better than far ones.
+    """
+
+    def __init__(self, heads: int, hidden: int):
+        super().__init__()
+        self.expand = nn.Linear(1, hidden)
+        self.contract = nn.Linear(hidden, heads, bias=False)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        distances = distances.to(self.expand.weight.dtype)
+        compressed = distances.sign() * torch.log1p(distances.abs())
+        return self.contract(F.gelu(self.expand(compressed[..., None]))).movedim(-1, 0)

@@ -1,0 +1,94 @@
+"""Who may see whom: boolean masks over query and key pixels.
+
+Window, random and global are BigBird's three patterns (Zaheer et al. 2020, arXiv 2007.14062) on a 2-D map; `bigbird` is
+their union. Here they act on single pixels, not on blocks of a sequence. Every pixel sees itself in every pattern, so
+that no row is empty. A pattern is built as `pattern(grid)`.
+
+Axes: H W rows and columns, Q K query and key pixels (row-major over H x W).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnconv.mixers.shifts import axis_shifts
+
+BORDERS = ("shift", "zero")
+
+CPU = torch.device("cpu")  # where patterns are made; whoever uses one moves it
+
+
+def window(grid: tuple[int, int], kernel_size: int, border: str = "shift") -> Tensor:
+    """The K x K pixels around each query, (Q, K) bool.
+
+    Args:
+        grid: (H, W).
+        kernel_size: K, odd.
+        border: "shift" moves the window inside the map, so that it always has K^2 pixels; "zero" cuts it off.
+
+    Raises:
+        ValueError: K is even, below 1 or larger than the map, or the border is unknown.
+    """
+    check_window(grid, kernel_size, border)
+    rows, columns = (axis_window(size, kernel_size, border) for size in grid)
+    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(grid[0] * grid[1], -1)
+
+
+def check_window(grid: tuple[int, int], kernel_size: int, border: str) -> None:
+    """Raise ValueError for a window that fits no map of this size."""
+    if border not in BORDERS:
+        raise ValueError(f"border must be one of {', '.join(BORDERS)}, not {border!r}")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and at least 1, not {kernel_size}")
+    if kernel_size > max(grid) or (border == "shift" and kernel_size > min(grid)):
+        raise ValueError(f"kernel_size={kernel_size} is larger than the map of {grid[0]}x{grid[1]} pixels")
+
+
+def axis_window(size: int, kernel_size: int, border: str) -> Tensor:
+    """Which positions of one axis each position sees, (size, size) bool."""
+    if border == "zero":
+        return axis_shifts(size, CPU).abs() <= kernel_size // 2
+    positions = torch.arange(size, device=CPU)
+    first = (positions - kernel_size // 2).clamp(0, size - kernel_size)[:, None]
+    return (positions >= first) & (positions < first + kernel_size)
+
+
+def random(grid: tuple[int, int], density: float, seed: int = 0) -> Tensor:
+    """Each query sees itself and random others, `density` of the map in all, (Q, K) bool.
+
+    Raises:
+        ValueError: density is not above 0 and at most 1.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be above 0 and at most 1, not {density}")
+    pixels = grid[0] * grid[1]
+    count = max(1, round(density * pixels))
+    keys = np.random.default_rng(seed).permuted(np.tile(np.arange(pixels), (pixels, 1)), axis=1)
+    # Itself first, then the others in their random order.
+    own = np.arange(pixels)[:, None]
+    ranked = np.take_along_axis(keys, np.argsort(keys != own, axis=1, kind="stable"), axis=1)
+    mask = torch.zeros(pixels, pixels, dtype=torch.bool, device=CPU)
+    return mask.scatter_(1, torch.from_numpy(ranked[:, :count].copy()), True)
+
+
+def global_tokens(grid: tuple[int, int], count: int) -> Tensor:
+    """`count` pixels, spread evenly, see all and are seen by all; everyone sees itself, (Q, K) bool.
+
+    Raises:
+        ValueError: count is below 1 or above the number of pixels.
+    """
+    pixels = grid[0] * grid[1]
+    if not 1 <= count <= pixels:
+        raise ValueError(f"count of global pixels must be in 1..{pixels}, the pixels of the map, not {count}")
+    chosen = ((torch.arange(count, device=CPU) + 0.5) * pixels / count).long()
+    mask = torch.eye(pixels, dtype=torch.bool, device=CPU)
+    mask[chosen, :] = True
+    mask[:, chosen] = True
+    return mask
+
+
+def bigbird(
+    grid: tuple[int, int], kernel_size: int, density: float, count: int, seed: int = 0, border: str = "zero"
+) -> Tensor:
+    """The union of `window`, `random` and `global_tokens`, (Q, K) bool."""
+    return window(grid, kernel_size, border) | random(grid, density, seed) | global_tokens(grid, count)

@@ -1,0 +1,73 @@
+"""Relative vectors: what a query is compared with when attention looks at where a key is, not at what it holds.
+
+A relative vector r(shift) is the row shift's vector followed by the column shift's, D/2 each (PAPER: section 2.3), so
+q . r is a row term plus a column term for every query. Every one is built as `Relative(width, grid)`.
+
+Axes: D width; ... any shape of shifts.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.mixers.shifts import sinusoids
+
+
+class RelativeVectors(nn.Module):
+    """Vectors of row and column shifts; subclasses define the two."""
+
+    def __init__(self, width: int, grid: tuple[int, int]):
+        super().__init__()
+        if width % 2:
+            raise ValueError(f"a relative vector is half for rows, half for columns: width must be even, not {width}")
+        self.width, self.grid = width, grid
+
+    def check_map(self, height: int, width: int) -> None:
+        """Raise ValueError if there are no vectors for the shifts of a height x width map."""
+
+    def row_vectors(self, shifts: Tensor) -> Tensor:
+        """Row shifts (...) in pixels -> (..., D/2)."""
+        raise NotImplementedError
+
+    def column_vectors(self, shifts: Tensor) -> Tensor:
+        """Column shifts (...) in pixels -> (..., D/2)."""
+        raise NotImplementedError
+
+
+class LearnedRelativeVectors(RelativeVectors):
+    """A table of row vectors and one of column vectors, N(0, 1), shared by the heads of a layer."""
+
+    def __init__(self, width: int, grid: tuple[int, int]):
+        super().__init__(width, grid)
+        self.row_embeddings = nn.Embedding(2 * grid[0] - 1, width // 2)
+        self.column_embeddings = nn.Embedding(2 * grid[1] - 1, width // 2)
+
+    def check_map(self, height: int, width: int) -> None:
+        if height > self.grid[0] or width > self.grid[1]:
+            raise ValueError(
+                f"the learned tables cover maps up to {self.grid[0]}x{self.grid[1]}, this one is {height}x{width}"
+            )
+
+    def row_vectors(self, shifts: Tensor) -> Tensor:
+        return F.embedding(shifts + self.grid[0] - 1, self.row_embeddings.weight)
+
+    def column_vectors(self, shifts: Tensor) -> Tensor:
+        return F.embedding(shifts + self.grid[1] - 1, self.column_embeddings.weight)
+
+
+class SinusoidalRelativeVectors(RelativeVectors):
+    """Fixed sinusoids of the signed shift under a learned projection per axis, as in Transformer-XL (W_key,r).
+
+    Sines and cosines of wavelengths from 2 pi to `base` * 2 pi pixels (Vaswani et al. 2017, section 3.5).
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], base: float = 10_000.0):
+        super().__init__(width, grid)
+        self.base = base
+        self.row_projection = nn.Linear(2 * (width // 4), width // 2, bias=False)
+        self.column_projection = nn.Linear(2 * (width // 4), width // 2, bias=False)
+
+    def row_vectors(self, shifts: Tensor) -> Tensor:
+        return self.row_projection(sinusoids(shifts, self.row_projection.weight, self.base))
+
+    def column_vectors(self, shifts: Tensor) -> Tensor:
+        return self.column_projection(sinusoids(shifts, self.column_projection.weight, self.base))

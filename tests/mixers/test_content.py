@@ -1,0 +1,179 @@
+"""Content attention: the fused path against a loop oracle in outputs and gradients, and the ends of the ablation."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from attnconv.mixers.content import ContentAttention
+from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, LearnedEncoding, QuadraticEncoding
+from attnconv.mixers.patterns import bigbird, random, window
+from attnconv.mixers.relative import LearnedRelativeVectors, SinusoidalRelativeVectors
+from mixers import oracles
+
+WIDTH, HEADS, GRID = 4, 2, (2, 3)
+VARIANTS = {
+    "content": {},
+    "learned": {"relative": LearnedRelativeVectors},
+    "learned_key": {"relative": LearnedRelativeVectors, "content": False},
+    "quadratic": {"encoding": QuadraticEncoding},
+    "generalized": {"encoding": GeneralizedQuadraticEncoding},
+    "learned_and_quadratic": {"relative": LearnedRelativeVectors, "encoding": QuadraticEncoding},
+    "bigbird": {
+        "relative": LearnedRelativeVectors,
+        "pattern": partial(bigbird, kernel_size=1, density=0.4, count=1, border="zero"),
+    },
+    "generalized_window": {"encoding": GeneralizedQuadraticEncoding, "pattern": partial(window, kernel_size=1)},
+    "four_terms": {"relative": SinusoidalRelativeVectors, "key_bias": True, "relative_bias": True},
+}
+
+
+def build(variant, grid=GRID, seed=0, **options):
+    torch.manual_seed(seed)
+    mixer = ContentAttention(WIDTH, HEADS, grid, **VARIANTS[variant], **options).double()
+    with torch.no_grad():
+        for bias in (mixer.key_bias, mixer.relative_bias):
+            if bias is not None:
+                bias.normal_()
+    return mixer
+
+
+def relative_vector(relative, row, column):
+    """r(shift), entry by entry."""
+    if isinstance(relative, LearnedRelativeVectors):
+        halves = (
+            relative.row_embeddings.weight[row + relative.grid[0] - 1],
+            relative.column_embeddings.weight[column + relative.grid[1] - 1],
+        )
+    else:
+        halves = [
+            projection.weight @ torch.tensor(oracles.sinusoids(shift, projection.in_features), dtype=torch.float64)
+            for projection, shift in ((relative.row_projection, row), (relative.column_projection, column))
+        ]
+    return torch.cat(list(halves))
+
+
+def loop_oracle(mixer, x):
+    """One query, one key, one head at a time."""
+    batch, height, width, channels = x.shape
+    pixels = [(row, column) for row in range(height) for column in range(width)]
+    out = torch.zeros_like(x)
+    for image in range(batch):
+        for q in pixels:
+            averages = []
+            for head in range(mixer.heads):
+                own = slice(head * channels, (head + 1) * channels)
+                query = mixer.query(x[image][q])[own]
+                scores = []
+                for k in pixels:
+                    shift, total = (k[0] - q[0], k[1] - q[1]), 0.0
+                    if mixer.key is not None:
+                        bias = 0.0 if mixer.key_bias is None else mixer.key_bias[head]
+                        total += (query + bias) @ mixer.key(x[image][k])[own] / math.sqrt(channels)
+                    if mixer.relative is not None:
+                        bias = 0.0 if mixer.relative_bias is None else mixer.relative_bias[head]
+                        total += (query + bias) @ relative_vector(mixer.relative, *shift) / math.sqrt(channels)
+                    if mixer.encoding is not None:
+                        total += mixer.encoding(torch.tensor(shift))[head]
+                    if mixer.allowed is not None and not mixer.allowed[pixels.index(q), pixels.index(k)]:
+                        total = total - math.inf
+                    scores.append(total)
+                weights = torch.stack(scores).exp()
+                weights = weights / weights.sum()
+                averages.append(sum(w * x[image][k] for w, k in zip(weights, pixels, strict=True)))
+            out[image][q] = mixer.value(torch.cat(averages))
+    return out
+
+
+@pytest.mark.parametrize("impl", ["fused", "dense"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward_equals_the_loop_oracle_with_gradients(variant, impl):
+    mixer = build(variant, impl=impl)
+    x = torch.randn(2, *GRID, WIDTH, dtype=torch.float64)
+    probe = torch.randn_like(x)
+    results = []
+    for function in (mixer, lambda image: loop_oracle(mixer, image)):
+        image = x.clone().requires_grad_()
+        out = function(image)
+        gradients = torch.autograd.grad((out * probe).sum(), [image, *mixer.parameters()])
+        results.append([out, *gradients])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("impl", ["fused", "dense"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bf16_stays_near_float64(variant, impl):
+    mixer = build(variant, (5, 4), impl=impl)
+    x = torch.randn(3, 5, 4, WIDTH, dtype=torch.float64)
+    exact = mixer(x)
+    mixer.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = mixer(x.float())
+    assert rough.dtype == torch.bfloat16
+    assert (rough.double() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_probabilities_are_those_of_the_layer(variant):
+    mixer = build(variant)
+    x = torch.randn(2, *GRID, WIDTH, dtype=torch.float64)
+    probs = mixer.attention_probs(*GRID, x)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(2, HEADS, 6, dtype=torch.float64))
+    averages = torch.einsum("bnqk,bkd->bqnd", probs, x.flatten(1, 2)).reshape(2, *GRID, HEADS * WIDTH)
+    torch.testing.assert_close(mixer.value(averages), mixer(x))
+
+
+def test_content_alone_is_permutation_equivariant_and_positions_are_not():
+    x = torch.randn(1, 4, 4, WIDTH, dtype=torch.float64)
+    order = torch.randperm(16)
+
+    def permuted(maps):
+        return maps.flatten(1, 2)[:, order].unflatten(1, (4, 4))
+
+    alone = build("content", (4, 4))
+    torch.testing.assert_close(alone(permuted(x)), permuted(alone(x)))
+    for variant in ("learned", "learned_key", "quadratic", "four_terms"):
+        mixer = build(variant, (4, 4))
+        assert not torch.allclose(mixer(permuted(x)), permuted(mixer(x)), atol=1e-6), variant
+
+
+def test_no_gradient_passes_where_the_pattern_sees_nothing():
+    mixer = build("learned", (4, 4), pattern=partial(random, density=0.3, seed=2))
+    x = torch.randn(1, 4, 4, WIDTH, dtype=torch.float64, requires_grad=True)
+    for query in (0, 5, 15):
+        (gradient,) = torch.autograd.grad(mixer(x).flatten(1, 2)[0, query].sum(), x)
+        assert torch.equal(gradient.flatten(1, 2)[0].abs().sum(-1) > 0, mixer.allowed[query])
+
+
+def test_dropout_draws_a_mask_per_image():
+    mixer = build("learned", attention_dropout=0.5).train()
+    out = mixer(torch.randn(1, *GRID, WIDTH, dtype=torch.float64).expand(8, -1, -1, -1))
+    assert not torch.allclose(out[0], out[1]) or not torch.allclose(out[0], out[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"content": False}, "no content to attend to"),
+        ({"content": False, "encoding": LearnedEncoding}, "no content to attend to"),
+        ({"relative_bias": True}, "relative_bias needs relative"),
+        ({"content": False, "relative": LearnedRelativeVectors, "key_bias": True}, "key_bias needs content=true"),
+        ({"impl": "flash"}, "auto, fused, dense"),
+        ({"impl": "fused", "normalizer": "relu"}, "no fused kernel for normalizer=relu"),
+    ],
+)
+def test_terms_that_make_no_attention_are_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        ContentAttention(WIDTH, HEADS, GRID, **options)
+
+
+def test_a_map_larger_than_the_tables_is_refused():
+    with pytest.raises(ValueError, match="cover maps up to 2x3"):
+        build("learned")(torch.randn(1, 3, 3, WIDTH, dtype=torch.float64))
+
+
+def test_probabilities_need_images():
+    with pytest.raises(ValueError, match="needs x of 2x3 pixels"):
+        build("content").attention_probs(2, 3)

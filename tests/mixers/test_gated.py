@@ -1,0 +1,47 @@
+"""The gate: closed it is position-only attention, open it is content attention, between it is their mixture."""
+
+import pytest
+import torch
+
+from attnconv.mixers.gated import GatedAttention, square_of_shifts
+
+
+def build(gate, **options):
+    torch.manual_seed(0)
+    return GatedAttention(4, 9, (4, 5), gate=gate, **options).double()
+
+
+X = torch.randn(2, 4, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_closed_gate_is_the_position_only_layer_and_an_open_one_the_content_layer():
+    closed, opened = build(100.0), build(-100.0)
+    torch.testing.assert_close(closed(X), closed.value(closed.position(X)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(opened(X), opened.value(opened.content(X)), rtol=0, atol=1e-12)
+    assert not torch.allclose(closed(X), opened(X))
+
+
+@pytest.mark.parametrize("gate", [-2.0, 0.0, 1.0])
+def test_the_layer_averages_with_its_own_probabilities(gate):
+    mixer = build(gate)
+    probs = mixer.attention_probs(4, 5, X)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(2, 9, 20, dtype=torch.float64))
+    averages = torch.einsum("bnqk,bkd->bqnd", probs, X.flatten(1, 2)).reshape(2, 4, 5, 36)
+    torch.testing.assert_close(mixer(X), mixer.value(averages), rtol=0, atol=1e-12)
+
+
+def test_it_starts_as_a_convolution():
+    mixer = build(1.0)
+    assert mixer.position.encoding.centers.tolist() == [[r, c] for r in (-1, 0, 1) for c in (-1, 0, 1)]
+    assert square_of_shifts(4).tolist() == [[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]]
+
+
+def test_gates_learn():
+    mixer = build(1.0)
+    mixer(X).square().sum().backward()
+    assert (mixer.gates.grad != 0).all()
+
+
+def test_a_number_of_heads_that_is_no_square_is_refused():
+    with pytest.raises(ValueError, match="square number of heads"):
+        GatedAttention(4, 8, (4, 5))

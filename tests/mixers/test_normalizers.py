@@ -1,0 +1,57 @@
+"""Normalisers: rows of non-negative weights that sum to 1, for every attention mixer."""
+
+import pytest
+import torch
+
+from attnconv.mixers.encodings import QuadraticEncoding
+from attnconv.mixers.normalizers import NORMALIZERS, to_probs
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.mixers.window import WindowAttention
+from mixers.test_content import build as build_content
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_weights_are_non_negative_sum_to_one_and_respect_the_mask(normalizer):
+    scores = torch.randn(3, 4, 7, dtype=torch.float64)
+    allowed = torch.rand(4, 7) < 0.6
+    allowed[:, 0] = True
+    probs = to_probs(scores, normalizer, allowed)
+    assert (probs >= 0).all()
+    assert (probs[:, ~allowed] == 0).all()
+    living = probs.sum(-1) > 0
+    torch.testing.assert_close(probs.sum(-1)[living], torch.ones(int(living.sum()), dtype=torch.float64))
+    assert living.float().mean() > 0.9
+
+
+def test_relu_on_gaussian_scores_is_an_epanechnikov_kernel():
+    scores = torch.tensor([-2.0, -0.5, 0.0, -0.5, -2.0])
+    assert to_probs(scores, "relu").tolist() == pytest.approx([0, 0.25, 0.5, 0.25, 0])
+
+
+def test_a_row_that_relu_cuts_off_gives_zero_and_a_finite_gradient():
+    scores = torch.full((1, 5), -3.0, requires_grad=True)
+    probs = to_probs(scores, "relu")
+    probs.sum().backward()
+    assert (probs == 0).all()
+    assert scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("normalizer", ["relu", "sigmoid"])
+def test_every_mixer_averages_with_the_probabilities_it_reports(normalizer):
+    x = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    content = build_content("learned_and_quadratic", normalizer=normalizer)
+    position = PositionalAttention(4, 2, (2, 3), QuadraticEncoding, normalizer=normalizer).double()
+    for mixer in (content, position):
+        probs = mixer.attention_probs(2, 3, x).expand(2, -1, -1, -1)
+        averages = torch.einsum("bnqk,bkd->bqnd", probs, x.flatten(1, 2)).reshape(2, 2, 3, 8)
+        torch.testing.assert_close(mixer(x), mixer.value(averages))
+    windows = WindowAttention(4, 2, (3, 3), kernel_size=3, border="shift", normalizer=normalizer).double()
+    assert windows(torch.randn(2, 3, 3, 4, dtype=torch.float64)).isfinite().all()
+
+
+def test_what_does_not_factorise_is_never_separable():
+    assert PositionalAttention(4, 2, (16, 16), QuadraticEncoding, normalizer="relu").impl == "dense"
+    with pytest.raises(ValueError, match="normalizer=sigmoid does not factorise"):
+        PositionalAttention(4, 2, (4, 4), QuadraticEncoding, normalizer="sigmoid", impl="separable")
+    with pytest.raises(ValueError, match="softmax, relu, sigmoid"):
+        PositionalAttention(4, 2, (4, 4), QuadraticEncoding, normalizer="sparsemax")

@@ -1,0 +1,78 @@
+"""Patterns: who sees whom, counted pixel by pixel."""
+
+import pytest
+import torch
+
+from attnconv.mixers.patterns import bigbird, global_tokens, random, window
+
+
+def seen(mask, grid, query):
+    """The set of pixels that a query sees."""
+    row = mask[query[0] * grid[1] + query[1]]
+    return {divmod(int(key), grid[1]) for key in row.nonzero()}
+
+
+def test_a_window_in_the_interior_is_the_square_around_the_query():
+    expected = {(r, c) for r in (1, 2, 3) for c in (2, 3, 4)}
+    for border in ("shift", "zero"):
+        assert seen(window((6, 7), 3, border), (6, 7), (2, 3)) == expected
+
+
+def test_at_the_border_a_window_is_cut_or_shifted():
+    assert seen(window((6, 7), 3, "zero"), (6, 7), (0, 6)) == {(r, c) for r in (0, 1) for c in (5, 6)}
+    assert seen(window((6, 7), 3, "shift"), (6, 7), (0, 6)) == {(r, c) for r in (0, 1, 2) for c in (4, 5, 6)}
+    assert (window((6, 7), 5, "shift").sum(1) == 25).all()
+
+
+def test_a_window_as_large_as_the_map_sees_everything():
+    assert window((5, 5), 5, "shift").all()
+
+
+@pytest.mark.parametrize("density", [0.01, 0.25, 1.0])
+def test_random_sees_itself_and_its_share(density):
+    mask = random((6, 6), density, seed=3)
+    assert mask.diagonal().all()
+    assert (mask.sum(1) == max(1, round(36 * density))).all()
+
+
+def test_the_random_pattern_depends_on_its_own_seed_alone():
+    torch.manual_seed(5)
+    one = random((6, 6), 0.25, seed=1)
+    torch.manual_seed(6)
+    assert torch.equal(one, random((6, 6), 0.25, seed=1))
+    assert not torch.equal(one, random((6, 6), 0.25, seed=2))
+
+
+def test_random_keys_are_spread_over_the_map():
+    counts = random((12, 12), 0.25, seed=0).sum(0)
+    assert counts.min() > 15
+    assert counts.max() < 60
+
+
+def test_global_pixels_see_all_and_are_seen_by_all():
+    mask = global_tokens((6, 6), 3)
+    assert int(mask.all(1).sum()) == int(mask.all(0).sum()) == 3
+    assert (mask.sum(1)[~mask.all(1)] == 4).all(), "the others see the three and themselves"
+
+
+def test_bigbird_is_the_union_of_its_parts():
+    parts = window((6, 6), 3, "zero"), random((6, 6), 0.1, 7), global_tokens((6, 6), 2)
+    assert torch.equal(bigbird((6, 6), 3, 0.1, 2, seed=7), parts[0] | parts[1] | parts[2])
+
+
+@pytest.mark.parametrize(
+    ("build", "complaint"),
+    [
+        (lambda: window((6, 6), 4), "odd and at least 1, not 4"),
+        (lambda: window((6, 6), 0), "odd and at least 1, not 0"),
+        (lambda: window((6, 6), 7), "larger than the map of 6x6"),
+        (lambda: window((6, 6), 3, "wrap"), "shift, zero"),
+        (lambda: random((6, 6), 0.0), "above 0 and at most 1"),
+        (lambda: random((6, 6), 1.1), "above 0 and at most 1"),
+        (lambda: global_tokens((6, 6), 37), r"in 1\.\.36"),
+        (lambda: global_tokens((6, 6), 0), r"in 1\.\.36"),
+    ],
+)
+def test_patterns_that_fit_no_map_are_refused(build, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build()

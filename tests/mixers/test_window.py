@@ -1,0 +1,157 @@
+"""Window attention against dense masked attention, and what a window promises about reach."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnconv.mixers.content import ContentAttention
+from attnconv.mixers.patterns import window
+from attnconv.mixers.relative import LearnedRelativeVectors
+from attnconv.mixers.window import WindowAttention
+
+
+def build(grid=(5, 6), kernel_size=3, border="shift", width=8, heads=2, seed=0, **options):
+    torch.manual_seed(seed)
+    return WindowAttention(width, heads, grid, kernel_size=kernel_size, border=border, **options).double()
+
+
+def dense_oracle(mixer, x):
+    """Every query against every pixel of a map padded with zeros, one pair at a time."""
+    _, height, width, channels = x.shape
+    own, half = channels // mixer.heads, mixer.kernel_size // 2
+    key, value, query = mixer.key(x), mixer.value(x), mixer.query(x)
+    allowed = window((height, width), mixer.kernel_size, mixer.border) if mixer.border == "shift" else None
+    centre = mixer.relative.grid[0] - 1
+    out = torch.zeros_like(x)
+    for image in range(len(x)):
+        for row in range(height):
+            for column in range(width):
+                for head in range(mixer.heads):
+                    part = slice(head * own, (head + 1) * own)
+                    scores, values = [], []
+                    for r in range(-half, height + half):
+                        for c in range(-half, width + half):
+                            inside = 0 <= r < height and 0 <= c < width
+                            if allowed is not None:
+                                visible = inside and allowed[row * width + column, r * width + c]
+                            else:
+                                visible = abs(r - row) <= half and abs(c - column) <= half
+                            if not visible:
+                                continue
+                            vector = torch.cat(
+                                [
+                                    mixer.relative.row_embeddings.weight[r - row + centre],
+                                    mixer.relative.column_embeddings.weight[c - column + centre],
+                                ]
+                            )
+                            k = key[image, r, c, part] if inside else torch.zeros(own, dtype=x.dtype)
+                            v = value[image, r, c, part] if inside else torch.zeros(own, dtype=x.dtype)
+                            scores.append(query[image, row, column, part] @ (k + vector) / math.sqrt(own))
+                            values.append(v)
+                    weights = torch.stack(scores).softmax(0)
+                    out[image, row, column, part] = weights @ torch.stack(values)
+    return out
+
+
+@pytest.mark.parametrize("border", ["zero", "shift"])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_windows_equal_the_dense_oracle_with_gradients(border, kernel_size):
+    mixer = build(kernel_size=kernel_size, border=border)
+    x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
+    probe, results = torch.randn_like(x), []
+    for function in (mixer, lambda image: dense_oracle(mixer, image)):
+        image = x.clone().requires_grad_()
+        out = function(image)
+        gradients = torch.autograd.grad((out * probe).sum(), [image, *mixer.parameters()])
+        results.append([out, *gradients])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+def test_a_window_as_large_as_the_map_is_full_attention():
+    mixer = build((5, 5), kernel_size=5)
+    x = torch.randn(2, 5, 5, 8, dtype=torch.float64)
+    probs = mixer.attention_probs(5, 5, x)
+    assert (probs > 0).all()
+    values = mixer.value(x).flatten(1, 2).unflatten(-1, (2, 4))
+    averages = torch.einsum("bnqk,bkne->bqne", probs, values).reshape(x.shape)
+    torch.testing.assert_close(mixer(x), averages)
+
+
+def test_rows_sum_to_one_where_no_zeros_are_looked_at():
+    x = torch.randn(1, 5, 6, 8, dtype=torch.float64)
+    assert build().attention_probs(5, 6, x).sum(-1).allclose(torch.ones(1, dtype=torch.float64))
+    sums = build(border="zero").attention_probs(5, 6, x).sum(-1).view(2, 5, 6)
+    torch.testing.assert_close(sums[:, 1:-1, 1:-1], torch.ones(2, 3, 4, dtype=torch.float64))
+    assert (sums[:, 0] < 1).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients_reach_k_by_k_pixels_and_half_a_window_more_per_layer(depth):
+    layers = [build((11, 11), border="zero", seed=seed) for seed in range(depth)]
+    x = torch.randn(1, 11, 11, 8, dtype=torch.float64, requires_grad=True)
+    out = x
+    for layer in layers:
+        out = layer(out)
+    out[0, 5, 5].sum().backward()
+    reached = (x.grad[0].abs().sum(-1) > 0).nonzero()
+    assert reached.min(0).values.tolist() == [5 - depth, 5 - depth]
+    assert reached.max(0).values.tolist() == [5 + depth, 5 + depth]
+    assert len(reached) == (2 * depth + 1) ** 2
+
+
+def test_one_hot_position_scores_are_a_convolution():
+    """Head n looks at one shift only: its channels are a convolution whose kernel has one tap per head."""
+    mixer = build((6, 6), border="zero", width=18, heads=3)
+    targets = [(-1, 0), (0, 1), (1, 1)]
+    with torch.no_grad():
+        for parameter in (mixer.key.weight, mixer.key.bias, mixer.query.weight, mixer.query.bias):
+            parameter.zero_()
+        for table in (mixer.relative.row_embeddings, mixer.relative.column_embeddings):
+            table.weight.copy_(torch.eye(3))
+        for head, (row, column) in enumerate(targets):
+            mixer.query.bias[6 * head + row + 1] = 1000.0
+            mixer.query.bias[6 * head + 3 + column + 1] = 1000.0
+    x = torch.randn(1, 6, 6, 18, dtype=torch.float64)
+    kernel = torch.zeros(18, 18, 3, 3, dtype=torch.float64)
+    for head, (row, column) in enumerate(targets):
+        part = slice(6 * head, 6 * head + 6)
+        kernel[part, :, row + 1, column + 1] = mixer.value.weight[part]
+    values = torch.conv2d(x.permute(0, 3, 1, 2), kernel, mixer.value.bias).permute(0, 2, 3, 1)
+    torch.testing.assert_close(mixer(x)[:, 1:-1, 1:-1], values, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"kernel_size": 4}, "odd and at least 1, not 4"),
+        ({"kernel_size": 9}, "larger than the map of 5x6"),
+        ({"heads": 3}, "width=8 is not divisible by heads=3"),
+        ({"border": "wrap"}, "shift, zero"),
+        ({"normalizer": "softmx"}, "softmax, relu, sigmoid"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build(**options)
+
+
+@given(st.integers(-2, 2), st.integers(-2, 2), st.sampled_from(["window", "masked"]))
+@settings(max_examples=25, deadline=None)
+def test_shift_equivariance_away_from_the_border(rows, columns, kind):
+    """A window moves with its map; full attention does not, because its keys end at the border."""
+    if kind == "window":
+        mixer = build((9, 9), border="zero")
+    else:
+        torch.manual_seed(0)
+        pattern = partial(window, kernel_size=3, border="zero")
+        mixer = ContentAttention(8, 2, (9, 9), relative=LearnedRelativeVectors, pattern=pattern).double()
+    x = torch.randn(1, 9, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moved = mixer(x.roll((rows, columns), dims=(1, 2)))
+    expected = mixer(x).roll((rows, columns), dims=(1, 2))
+    inside = slice(3, 6)
+    torch.testing.assert_close(moved[:, inside, inside], expected[:, inside, inside], rtol=0, atol=1e-12)
