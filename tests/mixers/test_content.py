@@ -25,6 +25,12 @@ VARIANTS = {
         "pattern": partial(bigbird, kernel_size=1, density=0.4, count=1, border="zero"),
     },
     "generalized_window": {"encoding": GeneralizedQuadraticEncoding, "pattern": partial(window, kernel_size=1)},
+    "key_bias_alone": {"content": False, "key_bias": True},
+    "relative_bias_without_query": {
+        "relative": SinusoidalRelativeVectors,
+        "query_relative": False,
+        "relative_bias": True,
+    },
     "four_terms": {"relative": SinusoidalRelativeVectors, "key_bias": True, "relative_bias": True},
 }
 
@@ -64,16 +70,22 @@ def loop_oracle(mixer, x):
             averages = []
             for head in range(mixer.heads):
                 own = slice(head * channels, (head + 1) * channels)
-                query = mixer.query(x[image][q])[own]
                 scores = []
                 for k in pixels:
                     shift, total = (k[0] - q[0], k[1] - q[1]), 0.0
+                    what, where = torch.zeros(channels, dtype=x.dtype), torch.zeros(channels, dtype=x.dtype)
+                    if mixer.asks_what:
+                        what = what + mixer.query(x[image][q])[own]
+                    if mixer.asks_where:
+                        where = where + mixer.query(x[image][q])[own]
+                    if mixer.key_bias is not None:
+                        what = what + mixer.key_bias[head]
+                    if mixer.relative_bias is not None:
+                        where = where + mixer.relative_bias[head]
                     if mixer.key is not None:
-                        bias = 0.0 if mixer.key_bias is None else mixer.key_bias[head]
-                        total += (query + bias) @ mixer.key(x[image][k])[own] / math.sqrt(channels)
+                        total += what @ mixer.key(x[image][k])[own] / math.sqrt(channels)
                     if mixer.relative is not None:
-                        bias = 0.0 if mixer.relative_bias is None else mixer.relative_bias[head]
-                        total += (query + bias) @ relative_vector(mixer.relative, *shift) / math.sqrt(channels)
+                        total += where @ relative_vector(mixer.relative, *shift) / math.sqrt(channels)
                     if mixer.encoding is not None:
                         total += mixer.encoding(torch.tensor(shift))[head]
                     if mixer.allowed is not None and not mixer.allowed[pixels.index(q), pixels.index(k)]:
@@ -156,10 +168,10 @@ def test_dropout_draws_a_mask_per_image():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"content": False}, "no content to attend to"),
-        ({"content": False, "encoding": LearnedEncoding}, "no content to attend to"),
+        ({"content": False}, "no content is seen"),
+        ({"content": False, "encoding": LearnedEncoding}, "no content is seen"),
+        ({"content": False, "relative": LearnedRelativeVectors, "query_relative": False}, "no content is seen"),
         ({"relative_bias": True}, "relative_bias needs relative"),
-        ({"content": False, "relative": LearnedRelativeVectors, "key_bias": True}, "key_bias needs content=true"),
         ({"impl": "flash"}, "auto, fused, dense"),
         ({"impl": "fused", "normalizer": "relu"}, "no fused kernel for normalizer=relu"),
     ],

@@ -4,8 +4,9 @@ The score of key pixel k for query pixel q is, per head (paper, section 1.1, in 
 
     (query_q + u) . key_k / sqrt(D)  +  (query_q + v) . r(k - q) / sqrt(D)  +  e(k - q)
 
-with each part optional: `content` is the first, `relative` (attnconv.mixers.relative) the second, `encoding`
-(attnconv.mixers.encodings) the third, and u, v the `biases`. As in the reference, queries and keys have D channels per
+with r from `relative` (attnconv.mixers.relative) and e from `encoding` (attnconv.mixers.encodings). Each of the four
+terms of the two products has its switch: `content` (query . key), `key_bias` (u . key), `query_relative` (query . r)
+and `relative_bias` (v . r). As in the reference, queries and keys have D channels per
 head, and the values are the pixels themselves: N averages of D channels, projected N*D -> D.
 
 r and every additive encoding are a row term plus a column term for each query. Written as products with one-hot row and
@@ -38,10 +39,12 @@ class ContentAttention(nn.Module):
         heads: N.
         grid: (H, W) of the maps to expect, in pixels.
         attention_dropout: probability of zeroing an attention probability while training, per image.
-        content: compare queries with keys.
-        relative: builds relative vectors to compare queries with, called as `relative(width=, grid=)`; or None.
+        content: the term query . key.
+        relative: builds relative vectors r, called as `relative(width=, grid=)`; or None.
         encoding: builds a position-only score, called as `encoding(heads=, width=, grid=)`; or None.
-        key_bias, relative_bias: learn u, or v, of the formula above.
+        key_bias: the term u . key, with u learned per head.
+        relative_bias: the term v . r, with v learned per head.
+        query_relative: the term query . r, if there is an r.
         pattern: grid -> (Q, K) bool, who may see whom (attnconv.mixers.patterns); or None for everyone.
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
         impl: "fused", one kernel that never writes the probabilities; "dense"; or "auto", for dense on a CPU and for
@@ -65,6 +68,7 @@ class ContentAttention(nn.Module):
         encoding: Callable[..., Encoding] | None = None,
         key_bias: bool = False,
         relative_bias: bool = False,
+        query_relative: bool = True,
         pattern: Callable[[tuple[int, int]], Tensor] | None = None,
         normalizer: str = "softmax",
         impl: str = "auto",
@@ -75,23 +79,23 @@ class ContentAttention(nn.Module):
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
         if impl == "fused" and normalizer != "softmax":
             raise ValueError(f"there is no fused kernel for normalizer={normalizer}; use impl=auto")
-        if not content and relative is None:
-            raise ValueError(
-                "content=false without relative leaves no content to attend to: that is PositionalAttention"
-            )
-        if (key_bias and not content) or (relative_bias and relative is None):
-            raise ValueError("key_bias needs content=true, and relative_bias needs relative")
+        asks_where = relative is not None and query_relative
+        if not (content or key_bias or asks_where):
+            raise ValueError("without content, key_bias and query_relative no content is seen: use PositionalAttention")
+        if relative_bias and relative is None:
+            raise ValueError("relative_bias needs relative vectors")
         self.heads, self.width, self.attention_dropout = heads, width, attention_dropout
         self.normalizer, self.pattern, self.grid, self.impl = normalizer, pattern, grid, impl
-        self.query = nn.Linear(width, heads * width)
-        self.key = nn.Linear(width, heads * width) if content else None
+        self.asks_what, self.asks_where = content, asks_where
+        self.query = nn.Linear(width, heads * width) if content or asks_where else None
+        self.key = nn.Linear(width, heads * width) if content or key_bias else None
         self.relative = relative(width=width, grid=grid) if relative is not None else None
         self.encoding = encoding(heads=heads, width=width, grid=grid) if encoding is not None else None
         # Transformer-XL draws u and v like weights; here they start at 0, so that their terms are learned, not given.
         self.key_bias = nn.Parameter(torch.zeros(heads, width)) if key_bias else None
         self.relative_bias = nn.Parameter(torch.zeros(heads, width)) if relative_bias else None
         self.value: nn.Module = nn.Linear(heads * width, width)
-        allowed = pattern(grid).to(self.query.weight.device) if pattern is not None else None
+        allowed = pattern(grid).to(self.value.weight.device) if pattern is not None else None
         self.register_buffer("allowed", allowed, persistent=False)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
@@ -102,20 +106,20 @@ class ContentAttention(nn.Module):
         """
         if x is None or x.shape[1:3] != (height, width):
             raise ValueError(f"attention to content needs x of {height}x{width} pixels")
-        return to_probs(self.dense_scores(x), self.normalizer, self._allowed(height, width))
+        return to_probs(self.dense_scores(x), self.normalizer, self._allowed(x))
 
     def dense_scores(self, x: Tensor) -> Tensor:
         """The scores as the formula reads, (B, N, Q, K): the oracle of `forward`, and what analysis looks at."""
         _, height, width, _ = x.shape
         shifts = grid_shifts(height, width, x.device)
-        query = self._split(self.query(x)) / math.sqrt(self.width)
-        scores = query.new_zeros(())
-        if self.key is not None:
-            scores = scores + self._biased(query, self.key_bias) @ self._split(self.key(x)).transpose(-1, -2)
-        if self.relative is not None:
+        what, where = self._questions(x)
+        scores = x.new_zeros(())
+        if what is not None and self.key is not None:
+            scores = scores + what @ self._split(self.key(x)).transpose(-1, -2)
+        if where is not None and self.relative is not None:
             rows, columns = (self.relative.row_vectors(shifts[..., 0]), self.relative.column_vectors(shifts[..., 1]))
             vectors = torch.cat([rows, columns], dim=-1)
-            scores = scores + torch.einsum("bnqd,qkd->bnqk", self._biased(query, self.relative_bias), vectors)
+            scores = scores + torch.einsum("bnqd,qkd->bnqk", where, vectors)
         if self.encoding is not None:
             scores = scores + self.encoding(shifts)
         return scores
@@ -126,8 +130,8 @@ class ContentAttention(nn.Module):
         return self.value(averages.transpose(1, 2).reshape(batch, height, width, self.heads * channels))
 
     def _takes_fused_kernel(self, device: torch.device) -> bool:
-        # On a CPU written-out probabilities were faster at every size measured (`scripts/bench_content.py`, LOG.md); on
-        # a GPU, not measured yet, they would fill the memory.
+        # On a CPU written-out probabilities were faster at every size measured (`scripts/bench_attention.py`, LOG.md);
+        # on a GPU, not measured yet, they would fill the memory.
         return self.impl == "fused" or (self.impl == "auto" and self.normalizer == "softmax" and device.type != "cpu")
 
     def _averages_fused(self, x: Tensor) -> Tensor:
@@ -142,8 +146,8 @@ class ContentAttention(nn.Module):
             keys += [one_hot.expand(batch, self.heads, -1, -1) for one_hot in (row, column)]
         pixels = x.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
         # Outside autocast the terms share a type; under it positions come in float32, what is projected in bf16.
-        kind = self.query.weight.dtype if query is None else query.dtype
-        mask = self._allowed(height, width)
+        kind = x.dtype if query is None else query.dtype
+        mask = self._allowed(x)
         if bias is not None:
             mask = bias.to(kind) if mask is None else bias.to(kind).masked_fill(~mask, float("-inf"))
         query, key = (torch.cat([part.to(kind) for part in parts], dim=-1) for parts in (queries, keys))
@@ -156,7 +160,6 @@ class ContentAttention(nn.Module):
 
     def _averages_dense(self, x: Tensor) -> Tensor:
         """The same with all probabilities written out: for small maps, and for normalisers that no kernel has."""
-        _, height, width, _ = x.shape
         query, key, axis_terms, bias = self._terms(x)
         scores = torch.zeros((), device=x.device)
         if query is not None and key is not None:
@@ -166,36 +169,48 @@ class ContentAttention(nn.Module):
             scores = scores + (rows[..., :, None] + columns[..., None, :]).flatten(-2)
         if bias is not None:
             scores = scores + bias
-        probs = to_probs(scores, self.normalizer, self._allowed(height, width))
+        probs = to_probs(scores, self.normalizer, self._allowed(x))
         probs = F.dropout(probs, self.attention_dropout, self.training)
         return torch.einsum("bnqk,bkd->bnqd", probs, x.flatten(1, 2).to(probs.dtype))
 
     def _terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, Tensor | None]:
         """Queries and keys to multiply, row and column terms, and a (N, Q, K) bias; None for what there is not."""
         _, height, width, _ = x.shape
-        query = self._split(self.query(x)) / math.sqrt(self.width)
-        axis_terms = self._axis_terms(query, height, width)
+        what, where = self._questions(x)
         bias = None
         if self.encoding is not None and not isinstance(self.encoding, AdditiveEncoding):
             bias = self.encoding(grid_shifts(height, width, x.device))
-        if self.key is None:
-            return None, None, axis_terms, bias
-        return self._biased(query, self.key_bias), self._split(self.key(x)), axis_terms, bias
+        key = self._split(self.key(x)) if self.key is not None else None
+        return what, key, self._axis_terms(x, where), bias
 
-    def _allowed(self, height: int, width: int) -> Tensor | None:
-        """Who may see whom on a map of this size, (Q, K) bool, or None for everyone."""
-        if self.pattern is None or (height, width) == self.grid:
+    def _questions(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What keys and what relative vectors are multiplied with, (B, N, Q, D) each, or None."""
+        query = self._split(self.query(x)) if self.query is not None else None
+        questions: list[Tensor | None] = []
+        for asks, bias in ((self.asks_what, self.key_bias), (self.asks_where, self.relative_bias)):
+            question = query if asks else None
+            if bias is not None:
+                constant = bias[:, None].expand(len(x), -1, x.shape[1] * x.shape[2], -1)
+                question = constant if question is None else question + constant
+            questions.append(None if question is None else question / math.sqrt(self.width))
+        return questions[0], questions[1]
+
+    def _allowed(self, x: Tensor) -> Tensor | None:
+        """Who may see whom on maps x, (Q, K) bool, or None for everyone."""
+        grid = (x.shape[1], x.shape[2])
+        if self.pattern is None or grid == self.grid:
             return self.allowed
-        return self.pattern((height, width)).to(self.query.weight.device)
+        return self.pattern(grid).to(x.device)
 
-    def _axis_terms(self, query: Tensor, height: int, width: int) -> list[Tensor] | None:
+    def _axis_terms(self, x: Tensor, where: Tensor | None) -> list[Tensor] | None:
         """The score of every key row (B, N, Q, H) and of every key column (B, N, Q, W), or None without positions."""
-        rows, columns = axis_shifts(height, query.device), axis_shifts(width, query.device)
+        batch, height, width, _ = x.shape
+        rows, columns = axis_shifts(height, x.device), axis_shifts(width, x.device)
         terms: list[tuple[Tensor, Tensor]] = []
-        if self.relative is not None:
+        if where is not None and self.relative is not None:
             self.relative.check_map(height, width)
             # (B, N, H, W, D): a query's row decides its row shifts, its column its column shifts.
-            placed = self._biased(query, self.relative_bias).unflatten(2, (height, width))
+            placed = where.unflatten(2, (height, width))
             by_row, by_column = placed.split(self.width // 2, dim=-1)
             row_term = torch.einsum("bnijd,ikd->bnijk", by_row, self.relative.row_vectors(rows))
             column_term = torch.einsum("bnijd,jkd->bnijk", by_column, self.relative.column_vectors(columns))
@@ -204,7 +219,7 @@ class ContentAttention(nn.Module):
             self.encoding.check_map(height, width)
             row_term = self.encoding.row_scores(rows).repeat_interleave(width, dim=1)
             column_term = self.encoding.column_scores(columns).repeat(1, height, 1)
-            shape = len(query), -1, -1, -1
+            shape = batch, -1, -1, -1
             terms.append((row_term.expand(shape), column_term.expand(shape)))
         if not terms:
             return None
@@ -213,7 +228,3 @@ class ContentAttention(nn.Module):
     def _split(self, projected: Tensor) -> Tensor:
         """(B, H, W, N*D) -> (B, N, Q, D)."""
         return projected.flatten(1, 2).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-
-    def _biased(self, query: Tensor, bias: Tensor | None) -> Tensor:
-        """Queries (B, N, Q, D), already divided by sqrt(D), plus a bias per head."""
-        return query if bias is None else query + bias[:, None] / math.sqrt(self.width)

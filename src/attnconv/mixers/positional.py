@@ -26,7 +26,7 @@ from attnconv.mixers.shifts import axis_shifts, grid_shifts
 IMPLEMENTATIONS = ("auto", "dense", "separable")
 
 # From this many pixels on, two small products beat one big one on a CPU: LOG.md has the ratios, and
-# `python scripts/bench_positional.py` measures them. On a GPU it has not been measured yet.
+# `python scripts/bench_attention.py` measures them. On a GPU it has not been measured yet.
 SEPARABLE_FROM_PIXELS = 12 * 12
 
 

@@ -1,0 +1,73 @@
+"""The measurements behind `impl: auto`: two ways to compute the same layer, forward and backward, in one process.
+
+    python scripts/bench_attention.py                  position-only: dense / separable; content: dense / fused
+    python scripts/bench_attention.py --device cuda
+
+Prints, per size, the median over alternating rounds of the ratio of their times, after checking that both give the same
+output: above 1, the second is faster. Its numbers are in LOG.md, and the code that goes by them names them.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from attnconv.mixers.content import ContentAttention
+from attnconv.mixers.encodings import QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.mixers.relative import LearnedRelativeVectors
+from attnconv.study.timing import forward_backward_seconds
+from attnconv.training.precision import choose_device, choose_precision
+
+HEADS = 9
+SIZES = ((128, 8, 64), (32, 12, 64), (32, 16, 64), (8, 16, 400), (8, 32, 64))  # images, side of the map, width
+LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {
+    "position-only, dense / separable": (
+        partial(PositionalAttention, encoding=QuadraticEncoding),
+        ("dense", "separable"),
+    ),
+    "content q.k + q.r, dense / fused": (
+        partial(ContentAttention, relative=LearnedRelativeVectors),
+        ("dense", "fused"),
+    ),
+}
+
+
+def ratios(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, precision: str) -> Iterator[float]:
+    """slow / fast of `rounds` alternating measurements, after one of each that does not count.
+
+    Raises:
+        AssertionError: the two outputs differ by more than float32 rounding.
+    """
+    fast.load_state_dict(slow.state_dict())
+    torch.testing.assert_close(slow(x), fast(x), rtol=1e-3, atol=1e-4)
+    for measured in range(rounds + 1):
+        seconds = [forward_backward_seconds(layer, x, precision) for layer in (slow, fast)]
+        if measured:
+            yield seconds[0] / seconds[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    precision = choose_precision("auto", device)
+    print(f"{device}, {precision}, torch {torch.__version__}; median ratio (min to max)")
+    for name, (layer, impls) in LAYERS.items():
+        print(name)
+        for images, side, width in SIZES:
+            torch.manual_seed(0)
+            slow, fast = (layer(width=width, heads=HEADS, grid=(side, side), impl=impl).to(device) for impl in impls)
+            x = torch.randn(images, side, side, width, device=device, requires_grad=True)
+            measured = list(ratios(slow, fast, x, arguments.rounds, precision))
+            middle, low, high = statistics.median(measured), min(measured), max(measured)
+            print(f"{images:4d} images of {side}x{side}x{width}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
