@@ -96,8 +96,9 @@ class WindowAttention(nn.Module):
 
     def _gather(self, projected: Tensor, index: Tensor, inside: Tensor) -> Tensor:
         """The pixels of every window, (B, Q, S, N, E); those outside the map are 0."""
-        windows = projected.flatten(1, 2)[:, index] * inside[..., None].to(projected.dtype)
-        return windows.unflatten(-1, (self.heads, -1))
+        # index_select, not [:, index], whose backward pass on a CPU takes twenty times as long.
+        windows = projected.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)
+        return (windows * inside[..., None].to(projected.dtype)).unflatten(-1, (self.heads, -1))
 
     def _windows(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Of every window: key pixels (Q, S), which of them are inside the map (Q, S), and shifts (Q, S, 2)."""

@@ -44,6 +44,8 @@ class WandbAdapter:
             reinit="finish_previous",  # a sweep's jobs share a process
             settings=wandb.Settings(silent=True, init_timeout=30),
         )
+        where = self._run.url or f"offline in {Path(self._run.dir).parent}; `wandb sync` uploads it"
+        print(f"W&B: {where}", flush=True)
         # W&B's own step counts calls; ours is the epoch.
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
