@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import attnconv.run as run_module
+from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError, DataError, Diverged, RunFolderError
 from attnconv.run import prepare, run
 from attnconv.tracking import dashboards
@@ -144,6 +145,14 @@ def test_holdout_spares_the_test_split_until_the_end(tiny):
         ("model=resnet18 model.width=0", ConfigError, "must be at least 1, not 0"),
         ("data.mean=[0.5,0.5]", DataError, "need 3 values, one per channel"),
         ("data.std=[0.2,0.2,0]", DataError, "must be above 0 in every channel"),
+        ("model=vit model.patch=0", ConfigError, "patch must be at least 1, not 0"),
+        ("model=vit scale.width=20", ConfigError, "width=20 is not divisible by heads=8"),
+        ("model=local_attention scale.patch=1 model.mixer.kernel_size=4", ConfigError, "odd and at least 1, not 4"),
+        ("model=local_attention scale.patch=1 model.mixer.kernel_size=9", ConfigError, "larger than the map of 8x8"),
+        ("model=local_attention scale.patch=1 scale.width=20", ConfigError, "width=20 is not divisible by heads=8"),
+        ("model=global_attention model.mixer.pattern.count=5", ConfigError, r"in 1\.\.4, the pixels of the map, not 5"),
+        ("model=random_attention model.mixer.pattern.density=0", ConfigError, "above 0 and at most 1, not 0"),
+        ("model.mixer.normalizer=softmix", ConfigError, "softmax, relu, sigmoid, not 'softmix'"),
         ("model.mixer.impl=seperable", ConfigError, "must be one of auto, dense, separable"),
     ],
 )
@@ -172,6 +181,20 @@ def test_one_batch_overfits(tiny, model):
         loss.backward()
         this.optimizer.step()
     assert loss.item() < 0.05
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in CONFIGS.glob("model/*.yaml")))
+def test_every_model_runs_and_records_its_heads(tiny, model):
+    config = tiny(
+        f"model={model}", "epochs=1", "scale.patch=1", "scale.heads=4", "scale.width=16", "recipe.attention_dropout=0.1"
+    )
+    assert run(config)["status"] == "done"
+    if "mixer" in config.model and model != "conv3x3":
+        heads = [json.loads(line) for line in read(config, "heads.jsonl").splitlines()]
+        assert np.shape(heads[1]["mean_shift"]) == (2, config.model["heads"], 2)
+        assert np.isfinite(heads[1]["covariance"]).all()
+        assert ("gates" in heads[1]) == (model == "sa_gated")
+        assert ("centers" in heads[1]) == (model in ("sa_gated", "sa_quadratic_content") or "quadratic" in model)
 
 
 def test_models_without_attention_have_no_heads(tiny):

@@ -25,7 +25,7 @@ from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
 from attnconv.training.schedules import lr_factor
 
-# Test images over which attention to content is averaged for heads.jsonl and heads.png; nothing is chosen by them.
+# Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
 HEAD_IMAGES = 50
 
 
@@ -101,7 +101,7 @@ def run(config: Config) -> dict[str, Any]:
 def _train(this: Run, epochs_done: int, console: Console, dashboard: Dashboard) -> dict[str, Any]:
     """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
     config, folder, images = this.config, this.folder, len(this.data.train)
-    sample, _ = next(this.data.test.batches(HEAD_IMAGES))
+    sample, _ = next(this.data.train.batches(HEAD_IMAGES))
     heads = HeadWatcher(this.model, config.model["name"], sample)
     if epochs_done == 0:
         folder.append("heads.jsonl", heads.record(0))

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from attnconv.mixers.distance import AxisDistanceEncoding, RadialDistanceEncoding, ScoreFunction
 from attnconv.mixers.encodings import (
     Encoding,
     GeneralizedQuadraticEncoding,
@@ -26,6 +27,10 @@ def score(encoding: Encoding, head: int, row: int, column: int) -> float:
         s = encoding.spreads[head].tolist()
         precision = [[sum(s[i][k] * s[j][k] for k in range(2)) for j in range(2)] for i in range(2)]
         return -0.5 * sum(offset[i] * precision[i][j] * offset[j] for i in range(2) for j in range(2))
+    if isinstance(encoding, AxisDistanceEncoding):
+        return distance_score(encoding.row_function, head, row) + distance_score(encoding.column_function, head, column)
+    if isinstance(encoding, RadialDistanceEncoding):
+        return distance_score(encoding.function, head, math.hypot(row, column))
     if isinstance(encoding, LearnedEncoding):
         row_vector = encoding.row_embeddings.weight[row + encoding.grid[0] - 1]
         column_vector = encoding.column_embeddings.weight[column + encoding.grid[1] - 1]
@@ -37,6 +42,16 @@ def score(encoding: Encoding, head: int, row: int, column: int) -> float:
     weights = encoding.row_projection.weight[head], encoding.column_projection.weight[head]
     vectors = row_vector.to(weights[0].dtype), column_vector.to(weights[0].dtype)
     return sum((w * v).sum().item() for w, v in zip(weights, vectors, strict=True))
+
+
+def distance_score(function: ScoreFunction, head: int, distance: float) -> float:
+    """A hidden unit at a time, with the exact GELU x Phi(x)."""
+    compressed = math.copysign(math.log1p(abs(distance)), distance)
+    total = 0.0
+    for unit in range(function.expand.out_features):
+        z = function.expand.weight[unit, 0].item() * compressed + function.expand.bias[unit].item()
+        total += function.contract.weight[head, unit].item() * z * 0.5 * (1 + math.erf(z / math.sqrt(2)))
+    return total
 
 
 def sinusoids(shift: int, width: int, base: float = 10_000.0) -> list[float]:

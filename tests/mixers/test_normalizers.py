@@ -23,6 +23,19 @@ def test_weights_are_non_negative_sum_to_one_and_respect_the_mask(normalizer):
     assert living.float().mean() > 0.9
 
 
+def test_sigmoid_scores_are_divided_by_their_sum():
+    scores = torch.randn(3, 5, dtype=torch.float64)
+    weights = 1 / (1 + (-scores).exp())
+    torch.testing.assert_close(to_probs(scores, "sigmoid"), weights / weights.sum(-1, keepdim=True))
+    assert not torch.allclose(to_probs(scores, "sigmoid"), scores.softmax(-1), atol=1e-3)
+
+
+def test_sigmoid_of_very_low_scores_still_sums_to_one():
+    probs = to_probs(torch.tensor([-40.0, -41.0, -300.0]), "sigmoid")
+    assert probs.sum().item() == pytest.approx(1.0)
+    assert probs[0] > probs[1] > probs[2]
+
+
 def test_relu_on_gaussian_scores_is_an_epanechnikov_kernel():
     scores = torch.tensor([-2.0, -0.5, 0.0, -0.5, -2.0])
     assert to_probs(scores, "relu").tolist() == pytest.approx([0, 0.25, 0.5, 0.25, 0])
@@ -34,6 +47,14 @@ def test_a_row_that_relu_cuts_off_gives_zero_and_a_finite_gradient():
     probs.sum().backward()
     assert (probs == 0).all()
     assert scores.grad.isfinite().all()
+
+
+def test_a_relu_row_fades_out_with_a_bounded_gradient():
+    for weight in (0.2, 0.1, 0.05, 1e-6):
+        scores = torch.tensor([weight - 1, -3.0], requires_grad=True)
+        to_probs(scores, "relu")[0].backward()
+        assert scores.grad.abs().max() <= 10
+    assert to_probs(torch.tensor([0.05 - 1, -3.0]), "relu")[0].item() == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("normalizer", ["relu", "sigmoid"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnconv.mixers.patterns import bigbird, global_tokens, random, window
+from attnconv.mixers.patterns import bigbird, global_tokens, random, spread_pixels, window
 
 
 def seen(mask, grid, query):
@@ -53,6 +53,14 @@ def test_global_pixels_see_all_and_are_seen_by_all():
     mask = global_tokens((6, 6), 3)
     assert int(mask.all(1).sum()) == int(mask.all(0).sum()) == 3
     assert (mask.sum(1)[~mask.all(1)] == 4).all(), "the others see the three and themselves"
+
+
+@pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.parametrize("side", [8, 16])
+def test_global_pixels_are_spread_over_rows_and_columns(side, count):
+    rows, columns = zip(*(divmod(pixel, side) for pixel in spread_pixels((side, side), count)), strict=True)
+    assert min(len(set(rows)), len(set(columns))) >= 3
+    assert len(set(zip(rows, columns, strict=True))) == count
 
 
 def test_bigbird_is_the_union_of_its_parts():

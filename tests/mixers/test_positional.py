@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnconv.mixers.distance import AxisDistanceEncoding, RadialDistanceEncoding
 from attnconv.mixers.encodings import (
     GeneralizedQuadraticEncoding,
     LearnedEncoding,
@@ -15,8 +16,8 @@ from attnconv.mixers.positional import SEPARABLE_FROM_PIXELS, PositionalAttentio
 from attnconv.mixers.shifts import grid_shifts
 from mixers import oracles
 
-ADDITIVE = [QuadraticEncoding, LearnedEncoding, SinusoidalEncoding]
-ENCODINGS = [*ADDITIVE, GeneralizedQuadraticEncoding]
+ADDITIVE = [QuadraticEncoding, LearnedEncoding, SinusoidalEncoding, AxisDistanceEncoding]
+ENCODINGS = [*ADDITIVE, GeneralizedQuadraticEncoding, RadialDistanceEncoding]
 
 
 def build(encoding, grid=(3, 4), width=6, heads=2, seed=0, **options):

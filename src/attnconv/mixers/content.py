@@ -23,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.encodings import AdditiveEncoding, Encoding
+from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors
 from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "fused", "dense")
+
+WIDEST_FLASH = 256  # channels of a head; above that only kernels remain that take values of another width
 
 
 class ContentAttention(nn.Module):
@@ -111,6 +113,7 @@ class ContentAttention(nn.Module):
     def dense_scores(self, x: Tensor) -> Tensor:
         """The scores as the formula reads, (B, N, Q, K): the oracle of `forward`, and what analysis looks at."""
         _, height, width, _ = x.shape
+        self._check_map(height, width)
         shifts = grid_shifts(height, width, x.device)
         what, where = self._questions(x)
         scores = x.new_zeros(())
@@ -121,13 +124,19 @@ class ContentAttention(nn.Module):
             vectors = torch.cat([rows, columns], dim=-1)
             scores = scores + torch.einsum("bnqd,qkd->bnqk", where, vectors)
         if self.encoding is not None:
-            scores = scores + self.encoding(shifts)
+            with exact_positions(x.device):
+                scores = scores + self.encoding(shifts)
         return scores
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         averages = self._averages_fused(x) if self._takes_fused_kernel(x.device) else self._averages_dense(x)
         return self.value(averages.transpose(1, 2).reshape(batch, height, width, self.heads * channels))
+
+    def _check_map(self, height: int, width: int) -> None:
+        for positions in (self.relative, self.encoding):
+            if positions is not None:
+                positions.check_map(height, width)
 
     def _takes_fused_kernel(self, device: torch.device) -> bool:
         # On a CPU written-out probabilities were faster at every size measured (`scripts/bench_attention.py`, LOG.md);
@@ -142,7 +151,7 @@ class ContentAttention(nn.Module):
         if axis_terms is not None:
             row = torch.eye(height, device=x.device).repeat_interleave(width, dim=0)
             column = torch.eye(width, device=x.device).repeat(height, 1)
-            queries += axis_terms
+            queries += [term.expand(batch, -1, -1, -1) for term in axis_terms]
             keys += [one_hot.expand(batch, self.heads, -1, -1) for one_hot in (row, column)]
         pixels = x.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
         # Outside autocast the terms share a type; under it positions come in float32, what is projected in bf16.
@@ -152,9 +161,11 @@ class ContentAttention(nn.Module):
             mask = bias.to(kind) if mask is None else bias.to(kind).masked_fill(~mask, float("-inf"))
         query, key = (torch.cat([part.to(kind) for part in parts], dim=-1) for parts in (queries, keys))
         dropout = self.attention_dropout if self.training else 0.0
-        # Kernels that never write the probabilities want queries, keys and values of one width.
+        values = pixels.to(kind)
         channels = max(key.shape[-1], self.width)
-        query, key, values = (F.pad(part, (0, channels - part.shape[-1])) for part in (query, key, pixels.to(kind)))
+        if channels <= WIDEST_FLASH:
+            # Flash kernels want queries, keys and values of one width.
+            query, key, values = (F.pad(part, (0, channels - part.shape[-1])) for part in (query, key, values))
         averages = F.scaled_dot_product_attention(query, key, values, attn_mask=mask, dropout_p=dropout, scale=1.0)
         return averages[..., : self.width]
 
@@ -176,10 +187,12 @@ class ContentAttention(nn.Module):
     def _terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, Tensor | None]:
         """Queries and keys to multiply, row and column terms, and a (N, Q, K) bias; None for what there is not."""
         _, height, width, _ = x.shape
+        self._check_map(height, width)
         what, where = self._questions(x)
         bias = None
         if self.encoding is not None and not isinstance(self.encoding, AdditiveEncoding):
-            bias = self.encoding(grid_shifts(height, width, x.device))
+            with exact_positions(x.device):
+                bias = self.encoding(grid_shifts(height, width, x.device))
         key = self._split(self.key(x)) if self.key is not None else None
         return what, key, self._axis_terms(x, where), bias
 
@@ -203,12 +216,11 @@ class ContentAttention(nn.Module):
         return self.pattern(grid).to(x.device)
 
     def _axis_terms(self, x: Tensor, where: Tensor | None) -> list[Tensor] | None:
-        """The score of every key row (B, N, Q, H) and of every key column (B, N, Q, W), or None without positions."""
-        batch, height, width, _ = x.shape
+        """The score of every key row (B or 1, N, Q, H) and column (B or 1, N, Q, W), or None without positions."""
+        _, height, width, _ = x.shape
         rows, columns = axis_shifts(height, x.device), axis_shifts(width, x.device)
         terms: list[tuple[Tensor, Tensor]] = []
         if where is not None and self.relative is not None:
-            self.relative.check_map(height, width)
             # (B, N, H, W, D): a query's row decides its row shifts, its column its column shifts.
             placed = where.unflatten(2, (height, width))
             by_row, by_column = placed.split(self.width // 2, dim=-1)
@@ -216,11 +228,10 @@ class ContentAttention(nn.Module):
             column_term = torch.einsum("bnijd,jkd->bnijk", by_column, self.relative.column_vectors(columns))
             terms.append((row_term.flatten(2, 3), column_term.flatten(2, 3)))
         if isinstance(self.encoding, AdditiveEncoding):
-            self.encoding.check_map(height, width)
-            row_term = self.encoding.row_scores(rows).repeat_interleave(width, dim=1)
-            column_term = self.encoding.column_scores(columns).repeat(1, height, 1)
-            shape = batch, -1, -1, -1
-            terms.append((row_term.expand(shape), column_term.expand(shape)))
+            with exact_positions(x.device):
+                row_term = self.encoding.row_scores(rows).repeat_interleave(width, dim=1)
+                column_term = self.encoding.column_scores(columns).repeat(1, height, 1)
+            terms.append((row_term[None], column_term[None]))
         if not terms:
             return None
         return [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]

@@ -10,11 +10,20 @@ Every encoding is built as `Encoding(heads, width, grid)`, the only thing that a
 Axes: N heads; ... any shape of shifts.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.mixers.shifts import sinusoids
+
+
+def exact_positions(device: torch.device) -> AbstractContextManager[None]:
+    """Switch autocast off: position scores are few, and rounding those of 16 and more to bf16 would blur the heads."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device, on which models are only counted
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class Encoding(nn.Module):

@@ -50,11 +50,15 @@ class GatedAttention(nn.Module):
         self.content.value, self.position.value = nn.Identity(), nn.Identity()
         self.value = nn.Linear(heads * width, width)
         self.gates = nn.Parameter(torch.full((heads,), gate))
-        encoding = self.position.encoding
-        assert isinstance(encoding, QuadraticEncoding)
         with torch.no_grad():
-            encoding.centers.copy_(square_of_shifts(heads))
-            encoding.spreads.fill_(math.sqrt(2 * alpha))
+            self.encoding.centers.copy_(square_of_shifts(heads))
+            self.encoding.spreads.fill_(math.sqrt(2 * alpha))
+
+    @property
+    def encoding(self) -> QuadraticEncoding:
+        """Of the position part."""
+        assert isinstance(self.position.encoding, QuadraticEncoding)
+        return self.position.encoding
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
         """Probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D); rows sum to 1."""

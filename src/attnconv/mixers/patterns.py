@@ -72,7 +72,7 @@ def random(grid: tuple[int, int], density: float, seed: int = 0) -> Tensor:
 
 
 def global_tokens(grid: tuple[int, int], count: int) -> Tensor:
-    """`count` pixels, spread evenly, see all and are seen by all; everyone sees itself, (Q, K) bool.
+    """`count` pixels, spread over the map, see all and are seen by all; everyone sees itself, (Q, K) bool.
 
     Raises:
         ValueError: count is below 1 or above the number of pixels.
@@ -80,11 +80,23 @@ def global_tokens(grid: tuple[int, int], count: int) -> Tensor:
     pixels = grid[0] * grid[1]
     if not 1 <= count <= pixels:
         raise ValueError(f"count of global pixels must be in 1..{pixels}, the pixels of the map, not {count}")
-    chosen = ((torch.arange(count, device=CPU) + 0.5) * pixels / count).long()
+    chosen = spread_pixels(grid, count)
     mask = torch.eye(pixels, dtype=torch.bool, device=CPU)
     mask[chosen, :] = True
     mask[:, chosen] = True
     return mask
+
+
+def spread_pixels(grid: tuple[int, int], count: int) -> list[int]:
+    """Row-major indices of `count` pixels far from each other: farthest-point sampling from the centre of the map."""
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    chosen = [grid[0] // 2 * grid[1] + grid[1] // 2]
+    distance = np.full(len(rows), np.inf)
+    while len(chosen) < count:
+        last = chosen[-1]
+        distance = np.minimum(distance, (rows - rows[last]) ** 2 + (columns - columns[last]) ** 2)
+        chosen.append(int(distance.argmax()))
+    return chosen
 
 
 def bigbird(

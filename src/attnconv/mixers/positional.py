@@ -13,13 +13,14 @@ with equal results:
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.encodings import AdditiveEncoding, Encoding
+from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
@@ -68,8 +69,13 @@ class PositionalAttention(nn.Module):
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
         """Probabilities without dropout, (1, N, Q, K): rows sum to 1, the same for every image, so x is ignored."""
         self.encoding.check_map(height, width)
-        shifts = grid_shifts(height, width, self._device())
-        return to_probs(self.encoding(shifts), self.normalizer)[None]
+        with exact_positions(self._device()):
+            if isinstance(self.encoding, AdditiveEncoding):
+                rows, columns = self._axis_scores(height, width)
+                scores = (rows[:, :, None, :, None] + columns[:, None, :, None, :]).flatten(3).flatten(1, 2)
+            else:
+                scores = self.encoding(grid_shifts(height, width, self._device()))
+            return to_probs(scores, self.normalizer)[None]
 
     def shift_probs(self, height: int, width: int) -> Tensor:
         """Attention to all shifts of an H x W map, (N, 2H-1, 2W-1): what a pixel far from any border sees."""
@@ -77,17 +83,22 @@ class PositionalAttention(nn.Module):
         device = self._device()
         rows = torch.arange(1 - height, height, device=device)
         columns = torch.arange(1 - width, width, device=device)
-        scores = self.encoding(torch.cartesian_prod(rows, columns))
-        return to_probs(scores, self.normalizer).unflatten(-1, (len(rows), len(columns)))
+        with exact_positions(device):
+            scores = self.encoding(torch.cartesian_prod(rows, columns))
+            return to_probs(scores, self.normalizer).unflatten(-1, (len(rows), len(columns)))
 
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Row and column factors of softmax probabilities, (N, H, H) and (N, W, W), of an additive encoding."""
-        assert isinstance(self.encoding, AdditiveEncoding)
         self.encoding.check_map(height, width)
-        device = self._device()
-        rows = self.encoding.row_scores(axis_shifts(height, device)).softmax(dim=-1)
-        columns = self.encoding.column_scores(axis_shifts(width, device)).softmax(dim=-1)
-        return rows, columns
+        with exact_positions(self._device()):
+            rows, columns = self._axis_scores(height, width)
+            return rows.softmax(dim=-1), columns.softmax(dim=-1)
+
+    def _axis_scores(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Row and column terms, (N, H, H) and (N, W, W), of an additive encoding."""
+        assert isinstance(self.encoding, AdditiveEncoding)
+        rows, columns = axis_shifts(height, self._device()), axis_shifts(width, self._device())
+        return self.encoding.row_scores(rows), self.encoding.column_scores(columns)
 
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
@@ -100,7 +111,8 @@ class PositionalAttention(nn.Module):
         return self.value(averages)
 
     def _device(self) -> torch.device:
-        return next(self.encoding.parameters()).device
+        # Of whatever the layer holds: an encoding may have no parameters, and a part of a gate has no projection.
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def _dense_probs(self, height: int, width: int) -> Tensor:
         if not isinstance(self.encoding, AdditiveEncoding) or self.normalizer != "softmax":

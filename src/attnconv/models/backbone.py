@@ -63,15 +63,10 @@ class Backbone(nn.Module):
         attention_dropout: float,
     ):
         super().__init__()
-        for name, value in {"patch": patch, "layers": layers, "heads": heads, "width": width, "hidden": hidden}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        for name, share in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {share}")
+        check_sizes(patch=patch, layers=layers, heads=heads, width=width, hidden=hidden)
+        check_dropouts(dropout=dropout, attention_dropout=attention_dropout)
+        check_patch(image_shape, patch)
         channels, height, columns = image_shape
-        if height % patch or columns % patch:
-            raise ValueError(f"images of {height}x{columns} pixels do not divide into patches of {patch}x{patch}")
         self.patch = patch
         self.grid = (height // patch, columns // patch)
         self.stem = nn.Linear(channels * patch * patch, width)
@@ -98,3 +93,24 @@ def space_to_depth(x: Tensor, patch: int) -> Tensor:
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(2, 3).reshape(batch, height // patch, width // patch, patch * patch * channels)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for a size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+
+
+def check_dropouts(**dropouts: float) -> None:
+    """Raise ValueError for a probability outside [0, 1)."""
+    for name, probability in dropouts.items():
+        if not 0 <= probability < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, not {probability}")
+
+
+def check_patch(image_shape: tuple[int, int, int], patch: int) -> None:
+    """Raise ValueError if images (C, height, width) do not divide into patches."""
+    _, height, width = image_shape
+    if height % patch or width % patch:
+        raise ValueError(f"images of {height}x{width} pixels do not divide into patches of {patch}x{patch}")

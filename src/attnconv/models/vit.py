@@ -5,6 +5,8 @@ timm's implementation (pre-norm, Dosovitskiy et al. 2021), at the width and dept
 
 from torch import nn
 
+from attnconv.models.backbone import check_dropouts, check_patch, check_sizes
+
 
 def vit(
     image_shape: tuple[int, int, int],
@@ -20,13 +22,15 @@ def vit(
     """A ViT: images (B, C, height, width) -> logits (B, classes). Arguments are those of `Backbone`.
 
     Raises:
-        ValueError: the width is not divisible by the heads, or the image by the patch.
+        ValueError: a size or dropout out of range, a width that the heads do not divide, or an image that the patch
+            does not.
     """
     from timm.models.vision_transformer import VisionTransformer
 
+    check_sizes(patch=patch, layers=layers, heads=heads, width=width, hidden=hidden)
+    check_dropouts(dropout=dropout, attention_dropout=attention_dropout)
+    check_patch(image_shape, patch)
     channels, height, columns = image_shape
-    if height % patch or columns % patch:
-        raise ValueError(f"images of {height}x{columns} pixels do not divide into patches of {patch}x{patch}")
     if width % heads:
         raise ValueError(f"width={width} is not divisible by heads={heads}, which split it")
     return VisionTransformer(
@@ -37,7 +41,7 @@ def vit(
         embed_dim=width,
         depth=layers,
         num_heads=heads,
-        mlp_ratio=hidden / width,
+        mlp_ratio=(hidden + 0.5) / width,  # timm rounds width x ratio down
         proj_drop_rate=dropout,
         attn_drop_rate=attention_dropout,
     )

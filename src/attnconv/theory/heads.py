@@ -86,15 +86,17 @@ def record_heads(mixers: list[nn.Module], inputs: Sequence[Tensor | None], heigh
     """Plain numbers of every attention layer, for one line of heads.jsonl; inputs as `mixer_inputs` gives them.
 
     Keys: `mean_shift` (L, N, 2) and `covariance` (L, N, 2, 2), measured on an H x W map; where the encoding has them
-    as parameters, `centers` (L, N, 2) in pixels and `spreads` (L, N) or (L, N, 2, 2) in 1/pixels.
+    as parameters, `centers` (L, N, 2) in pixels and `spreads` (L, N) or (L, N, 2, 2) in 1/pixels; where heads are
+    gated, `gates` (L, N) before the sigmoid.
     """
     record: dict[str, Any] = {"mean_shift": [], "covariance": []}
     for mixer, x in zip(mixers, inputs, strict=True):
         means, covariances = head_statistics(central_probs(mixer, height, width, x))
         record["mean_shift"].append(means.tolist())
         record["covariance"].append(covariances.tolist())
-        for name in ("centers", "spreads"):
-            parameter = getattr(getattr(mixer, "encoding", None), name, None)
+        encoding = getattr(mixer, "encoding", None)
+        for owner, name in ((encoding, "centers"), (encoding, "spreads"), (mixer, "gates")):
+            parameter = getattr(owner, name, None)
             if parameter is not None:
                 record.setdefault(name, []).append(parameter.tolist())
     return record
