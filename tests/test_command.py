@@ -1,9 +1,15 @@
 """The command as a person types it: errors in one line and under five seconds, sweeps, Ctrl-C, dashboards."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -128,3 +134,23 @@ def test_the_composed_configuration_can_be_inspected():
     )
     assert "recipe: modern, paper" in helped.stdout
     assert "sa_quadratic_generalized" in helped.stdout
+
+
+def test_a_terminal_sees_a_progress_bar(tmp_path):
+    write_arrays(tmp_path / "arrays")
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "epochs=60"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
+    command = [PYTHON, "train.py", *TINY_SCALE, *fixed]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end has closed
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+    os.close(ours)
+    bars = [line for line in shown.decode().split("\r") if "epoch" in line and "img/s" in line]
+    assert bars, shown.decode()
+    # Time left, speed, loss and accuracy: "[00:01<00:09, 271img/s, train loss 2.400 acc 7.8%".
+    assert re.search(r"<[\d:?]+, .*img/s, train loss [\d.]+ acc [\d.]+%", bars[-1]), bars[-1]
+    assert "test accuracy" in shown.decode().strip().splitlines()[-1]

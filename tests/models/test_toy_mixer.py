@@ -1,27 +1,50 @@
-"""Adding a way for pixels to talk takes one module and one config file, from outside the package too."""
+"""Adding an attention takes one module and one config file, from outside the package too."""
 
+import json
+import os
+import subprocess
+
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+
+MODULE = '''
 import torch
 from torch import nn
 
-from attnconv.config import compose
-from attnconv.models.build import build_model
 
+class RowAttention(nn.Module):
+    """Every pixel sees its own row, evenly."""
 
-class RowMean(nn.Module):
-    """Every pixel becomes the mean of its row."""
-
-    def __init__(self, width, heads, grid, attention_dropout=0.0):
+    def __init__(self, width, heads, grid, attention_dropout=0.0, strength=1.0):
         super().__init__()
+        self.heads, self.strength = heads, strength
+
+    def attention_probs(self, height, width, x=None):
+        same_row = torch.block_diag(*[torch.full((width, width), 1.0 / width)] * height)
+        return same_row.expand(1, self.heads, -1, -1)
 
     def forward(self, x):
-        return x.mean(dim=2, keepdim=True).expand_as(x)
+        return self.strength * x.mean(dim=2, keepdim=True).expand_as(x)
+'''
+CONFIG = """
+defaults: [/backbone@_here_, _self_]
+name: row_attention
+mixer: {_target_: elsewhere.RowAttention, _partial_: true, strength: 0.5}
+"""
 
 
-def test_a_mixer_from_outside_trains_in_the_backbone():
-    node = compose(["scale=mini"]).model | {
-        "name": "row_mean",
-        "mixer": {"_target_": "models.test_toy_mixer.RowMean", "_partial_": True},
-    }
-    model = build_model(node, (3, 32, 32), 10)
-    model(torch.randn(2, 3, 32, 32)).sum().backward()
-    assert model.stem.weight.grad.abs().sum() > 0
+def test_an_attention_from_outside_trains_and_is_watched(tmp_path):
+    (tmp_path / "elsewhere.py").write_text(MODULE)
+    (tmp_path / "configs/model").mkdir(parents=True)
+    (tmp_path / "configs/model/row_attention.yaml").write_text(CONFIG)
+    write_arrays(tmp_path / "arrays")
+    options = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/out", "logger=none", "epochs=1"]
+    finished = subprocess.run(
+        [PYTHON, "train.py", "--config-dir", str(tmp_path / "configs"), "model=row_attention", *TINY_SCALE, *options],
+        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    folder = next((tmp_path / "out").glob("**/result.json")).parent
+    assert json.loads((folder / "result.json").read_text())["model"] == "row_attention"
+    heads = [json.loads(line) for line in (folder / "heads.jsonl").read_text().splitlines()]
+    # On a 2 x 2 map the central pixel is the last: an even look at its row is half a pixel to the left, none up.
+    assert heads[-1]["mean_shift"] == [[[0.0, -0.5]] * 3] * 2
