@@ -7,7 +7,6 @@ Prints, per size, the median over alternating rounds of the ratio of their times
 output: above 1, the second is faster. Its numbers are in LOG.md, and the code that goes by them names them.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,8 +18,7 @@ from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.relative import LearnedRelativeVectors
-from attnconv.study.timing import forward_backward_seconds
-from attnconv.training.precision import choose_device, choose_precision
+from attnconv.study.timing import benchmark_arguments, forward_backward_seconds
 
 HEADS = 9
 SIZES = ((128, 8, 64), (32, 12, 64), (32, 16, 64), (8, 16, 400), (8, 32, 64))  # images, side of the map, width
@@ -51,12 +49,7 @@ def ratios(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, preci
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    precision = choose_precision("auto", device)
+    device, precision, rounds = benchmark_arguments(__doc__)
     print(f"{device}, {precision}, torch {torch.__version__}; median ratio (min to max)")
     for name, (layer, impls) in LAYERS.items():
         print(name)
@@ -64,7 +57,7 @@ def main() -> None:
             torch.manual_seed(0)
             slow, fast = (layer(width=width, heads=HEADS, grid=(side, side), impl=impl).to(device) for impl in impls)
             x = torch.randn(images, side, side, width, device=device, requires_grad=True)
-            measured = list(ratios(slow, fast, x, arguments.rounds, precision))
+            measured = list(ratios(slow, fast, x, rounds, precision))
             middle, low, high = statistics.median(measured), min(measured), max(measured)
             print(f"{images:4d} images of {side}x{side}x{width}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
 

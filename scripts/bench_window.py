@@ -7,15 +7,13 @@ Prints median times and the exponents fitted to them: of K^2 at a fixed map, and
 Linear is 1; attention over the whole map grows with exponent 2 in the number of pixels.
 """
 
-import argparse
 import math
 import statistics
 
 import torch
 
 from attnconv.mixers.window import WindowAttention
-from attnconv.study.timing import forward_backward_seconds
-from attnconv.training.precision import choose_device, choose_precision
+from attnconv.study.timing import benchmark_arguments, forward_backward_seconds
 
 IMAGES, WIDTH, HEADS = 8, 64, 8
 WINDOWS = (3, 5, 7, 9, 11)
@@ -39,20 +37,15 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    precision = choose_precision("auto", device)
+    device, precision, rounds = benchmark_arguments(__doc__)
     print(f"{device}, {precision}, torch {torch.__version__}; {IMAGES} images, width {WIDTH}, {HEADS} heads")
 
-    by_window = [measure(32, kernel_size, arguments.rounds, device, precision) for kernel_size in WINDOWS]
+    by_window = [measure(32, kernel_size, rounds, device, precision) for kernel_size in WINDOWS]
     for kernel_size, seconds in zip(WINDOWS, by_window, strict=True):
         print(f"32x32 pixels, K={kernel_size}: {1e3 * seconds:.1f} ms")
     print(f"exponent of K^2: {exponent([k * k for k in WINDOWS], by_window):.2f}")
 
-    by_side = [measure(side, 5, arguments.rounds, device, precision) for side in SIDES]
+    by_side = [measure(side, 5, rounds, device, precision) for side in SIDES]
     for side, seconds in zip(SIDES, by_side, strict=True):
         print(f"{side}x{side} pixels, K=5: {1e3 * seconds:.1f} ms")
     print(f"exponent of the number of pixels: {exponent([side * side for side in SIDES], by_side):.2f}")

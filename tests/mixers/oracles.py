@@ -84,3 +84,15 @@ def positional_attention(mixer: PositionalAttention, x: Tensor) -> Tensor:
             ]
             out.append(mixer.value.weight @ torch.cat(averages) + mixer.value.bias)
     return torch.stack(out).reshape(batch, height, width, channels)
+
+
+def assert_same_with_gradients(fast, slow, x: Tensor, tolerance: float) -> None:
+    """Two functions, each with the parameters it depends on, agree on x in outputs and in every gradient."""
+    probe, results = torch.randn_like(x), []
+    for function, parameters in (fast, slow):
+        image = x.clone().requires_grad_()
+        out = function(image)
+        gradients = torch.autograd.grad((out * probe).sum(), [image, *parameters])
+        results.append([out, *gradients])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)

@@ -103,15 +103,10 @@ def loop_oracle(mixer, x):
 def test_forward_equals_the_loop_oracle_with_gradients(variant, impl):
     mixer = build(variant, impl=impl)
     x = torch.randn(2, *GRID, WIDTH, dtype=torch.float64)
-    probe = torch.randn_like(x)
-    results = []
-    for function in (mixer, lambda image: loop_oracle(mixer, image)):
-        image = x.clone().requires_grad_()
-        out = function(image)
-        gradients = torch.autograd.grad((out * probe).sum(), [image, *mixer.parameters()])
-        results.append([out, *gradients])
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+    parameters = list(mixer.parameters())
+    oracles.assert_same_with_gradients(
+        (mixer, parameters), (lambda image: loop_oracle(mixer, image), parameters), x, tolerance=1e-10
+    )
 
 
 @pytest.mark.parametrize("impl", ["fused", "dense"])

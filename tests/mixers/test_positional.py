@@ -55,15 +55,9 @@ def test_separable_equals_dense_with_gradients(encoding, height, width, batch, h
     separable = build(encoding, (height, width), heads=heads, seed=seed, impl="separable")
     separable.load_state_dict(dense.state_dict())
     x = torch.randn(batch, height, width, 6, dtype=torch.float64)
-    probe = torch.randn_like(x)
-    results = []
-    for mixer in (dense, separable):
-        image = x.clone().requires_grad_()
-        out = mixer(image)
-        gradients = torch.autograd.grad((out * probe).sum(), [image, *mixer.parameters()])
-        results.append([out, *gradients])
-    for slow, fast in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+    oracles.assert_same_with_gradients(
+        (separable, list(separable.parameters())), (dense, list(dense.parameters())), x, tolerance=1e-12
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

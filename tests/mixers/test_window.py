@@ -12,6 +12,7 @@ from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.patterns import window
 from attnconv.mixers.relative import LearnedRelativeVectors
 from attnconv.mixers.window import WindowAttention
+from mixers import oracles
 
 
 def build(grid=(5, 6), kernel_size=3, border="shift", width=8, heads=2, seed=0, **options):
@@ -62,14 +63,10 @@ def dense_oracle(mixer, x):
 def test_windows_equal_the_dense_oracle_with_gradients(border, kernel_size):
     mixer = build(kernel_size=kernel_size, border=border)
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
-    probe, results = torch.randn_like(x), []
-    for function in (mixer, lambda image: dense_oracle(mixer, image)):
-        image = x.clone().requires_grad_()
-        out = function(image)
-        gradients = torch.autograd.grad((out * probe).sum(), [image, *mixer.parameters()])
-        results.append([out, *gradients])
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+    parameters = list(mixer.parameters())
+    oracles.assert_same_with_gradients(
+        (mixer, parameters), (lambda image: dense_oracle(mixer, image), parameters), x, tolerance=1e-10
+    )
 
 
 def test_a_window_as_large_as_the_map_is_full_attention():

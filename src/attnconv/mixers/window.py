@@ -61,9 +61,10 @@ class WindowAttention(nn.Module):
         self.relative = LearnedRelativeVectors(width // heads, (reach, reach))
 
     def forward(self, x: Tensor) -> Tensor:
-        probs = F.dropout(self._window_probs(x), self.attention_dropout, self.training)
         _, height, width, _ = x.shape
-        values = self._gather(self.value(x), *self._windows(height, width, x.device)[:2])
+        index, inside, shifts = self._windows(height, width, x.device)
+        probs = F.dropout(self._window_probs(x, index, inside, shifts), self.attention_dropout, self.training)
+        values = self._gather(self.value(x), index, inside)
         return torch.einsum("bnqs,bqsne->bqne", probs.to(values.dtype), values).reshape(x.shape)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
@@ -76,15 +77,13 @@ class WindowAttention(nn.Module):
         """
         if x is None or x.shape[1:3] != (height, width):
             raise ValueError(f"attention to content needs x of {height}x{width} pixels")
-        index, inside, _ = self._windows(height, width, x.device)
-        probs = self._window_probs(x) * inside
+        index, inside, shifts = self._windows(height, width, x.device)
+        probs = self._window_probs(x, index, inside, shifts) * inside
         dense = probs.new_zeros(*probs.shape[:3], height * width)
         return dense.scatter_add(-1, index.expand_as(probs), probs)
 
-    def _window_probs(self, x: Tensor) -> Tensor:
-        """(B, N, Q, S)."""
-        _, height, width, _ = x.shape
-        index, inside, shifts = self._windows(height, width, x.device)
+    def _window_probs(self, x: Tensor, index: Tensor, inside: Tensor, shifts: Tensor) -> Tensor:
+        """(B, N, Q, S), of the windows that `_windows` gives."""
         query = self.query(x).flatten(1, 2).unflatten(-1, (self.heads, -1))
         query = query / math.sqrt(query.shape[-1])
         keys = self._gather(self.key(x), index, inside)

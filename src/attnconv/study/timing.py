@@ -1,11 +1,12 @@
-"""Timing of one module's training step, for benchmarks."""
+"""Timing of one module's training step, and how the benchmarks that use it are asked for."""
 
+import argparse
 import time
 
 import torch
 from torch import Tensor, nn
 
-from attnconv.training.precision import autocast
+from attnconv.training.precision import autocast, choose_device, choose_precision
 
 
 def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> float:
@@ -17,3 +18,13 @@ def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> fl
     if x.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def benchmark_arguments(description: str | None) -> tuple[torch.device, str, int]:
+    """Device, precision and rounds from the command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    return device, choose_precision("auto", device), arguments.rounds
