@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from attnconv.mixers.gated import GatedAttention, square_of_shifts
+from mixers import oracles
 
 
 def build(gate, **options):
@@ -33,7 +34,13 @@ def test_the_layer_averages_with_its_own_probabilities(gate):
 def test_it_starts_as_a_convolution():
     mixer = build(1.0)
     assert mixer.position.encoding.centers.tolist() == [[r, c] for r in (-1, 0, 1) for c in (-1, 0, 1)]
+    alphas = mixer.position.encoding.spreads.detach().square() / 2
+    torch.testing.assert_close(alphas, torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-6)
     assert square_of_shifts(4).tolist() == [[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]]
+
+
+def test_bf16_stays_near_float64():
+    oracles.assert_bf16_stays_near(build(0.5), X.clone())
 
 
 def test_gates_learn():

@@ -8,6 +8,7 @@ from attnconv.mixers.patterns import bigbird, global_tokens, random, spread_pixe
 
 def seen(mask, grid, query):
     """The set of pixels that a query sees."""
+    (mask,) = mask
     row = mask[query[0] * grid[1] + query[1]]
     return {divmod(int(key), grid[1]) for key in row.nonzero()}
 
@@ -21,7 +22,7 @@ def test_a_window_in_the_interior_is_the_square_around_the_query():
 def test_at_the_border_a_window_is_cut_or_shifted():
     assert seen(window((6, 7), 3, "zero"), (6, 7), (0, 6)) == {(r, c) for r in (0, 1) for c in (5, 6)}
     assert seen(window((6, 7), 3, "shift"), (6, 7), (0, 6)) == {(r, c) for r in (0, 1, 2) for c in (4, 5, 6)}
-    assert (window((6, 7), 5, "shift").sum(1) == 25).all()
+    assert (window((6, 7), 5, "shift").sum(-1) == 25).all()
 
 
 def test_a_window_as_large_as_the_map_sees_everything():
@@ -30,9 +31,9 @@ def test_a_window_as_large_as_the_map_sees_everything():
 
 @pytest.mark.parametrize("density", [0.01, 0.25, 1.0])
 def test_random_sees_itself_and_its_share(density):
-    mask = random((6, 6), density, seed=3)
-    assert mask.diagonal().all()
-    assert (mask.sum(1) == max(1, round(36 * density))).all()
+    mask = random((6, 6), density, seed=3, heads=2)
+    assert mask.diagonal(dim1=1, dim2=2).all()
+    assert (mask.sum(-1) == max(1, round(36 * density))).all()
 
 
 def test_the_random_pattern_depends_on_its_own_seed_alone():
@@ -43,14 +44,21 @@ def test_the_random_pattern_depends_on_its_own_seed_alone():
     assert not torch.equal(one, random((6, 6), 0.25, seed=2))
 
 
+def test_every_head_has_its_own_random_pixels_however_many_there_are():
+    three = random((6, 6), 0.25, seed=1, heads=3)
+    assert torch.equal(three[:1], random((6, 6), 0.25, seed=1))
+    assert not torch.equal(three[0], three[1])
+    assert not torch.equal(three[1], three[2])
+
+
 def test_random_keys_are_spread_over_the_map():
-    counts = random((12, 12), 0.25, seed=0).sum(0)
+    counts = random((12, 12), 0.25, seed=0)[0].sum(0)
     assert counts.min() > 15
     assert counts.max() < 60
 
 
 def test_global_pixels_see_all_and_are_seen_by_all():
-    mask = global_tokens((6, 6), 3)
+    (mask,) = global_tokens((6, 6), 3)
     assert int(mask.all(1).sum()) == int(mask.all(0).sum()) == 3
     assert (mask.sum(1)[~mask.all(1)] == 4).all(), "the others see the three and themselves"
 
@@ -64,8 +72,8 @@ def test_global_pixels_are_spread_over_rows_and_columns(side, count):
 
 
 def test_bigbird_is_the_union_of_its_parts():
-    parts = window((6, 6), 3, "zero"), random((6, 6), 0.1, 7), global_tokens((6, 6), 2)
-    assert torch.equal(bigbird((6, 6), 3, 0.1, 2, seed=7), parts[0] | parts[1] | parts[2])
+    parts = window((6, 6), 3, "zero"), random((6, 6), 0.1, 7, heads=2), global_tokens((6, 6), 2)
+    assert torch.equal(bigbird((6, 6), 3, 0.1, 2, seed=7, heads=2), parts[0] | parts[1] | parts[2])
 
 
 @pytest.mark.parametrize(

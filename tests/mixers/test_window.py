@@ -1,14 +1,12 @@
 """Window attention against dense masked attention, and what a window promises about reach."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from attnconv.mixers.content import ContentAttention
+from attnconv.mixers.normalizers import NORMALIZERS
 from attnconv.mixers.patterns import window
 from attnconv.mixers.relative import LearnedRelativeVectors
 from attnconv.mixers.window import WindowAttention
@@ -20,12 +18,12 @@ def build(grid=(5, 6), kernel_size=3, border="shift", width=8, heads=2, seed=0, 
     return WindowAttention(width, heads, grid, kernel_size=kernel_size, border=border, **options).double()
 
 
-def dense_oracle(mixer, x):
+def loop_oracle(mixer, x):
     """Every query against every pixel of a map padded with zeros, one pair at a time."""
     _, height, width, channels = x.shape
     own, half = channels // mixer.heads, mixer.kernel_size // 2
     key, value, query = mixer.key(x), mixer.value(x), mixer.query(x)
-    allowed = window((height, width), mixer.kernel_size, mixer.border) if mixer.border == "shift" else None
+    allowed = window((height, width), mixer.kernel_size, mixer.border)[0] if mixer.border == "shift" else None
     centre = mixer.relative.grid[0] - 1
     out = torch.zeros_like(x)
     for image in range(len(x)):
@@ -58,25 +56,65 @@ def dense_oracle(mixer, x):
     return out
 
 
+@pytest.mark.parametrize("impl", ["gathered", "dense"])
 @pytest.mark.parametrize("border", ["zero", "shift"])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_windows_equal_the_dense_oracle_with_gradients(border, kernel_size):
-    mixer = build(kernel_size=kernel_size, border=border)
+def test_windows_equal_the_loop_oracle_with_gradients(border, kernel_size, impl):
+    mixer = build(kernel_size=kernel_size, border=border, impl=impl)
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     parameters = list(mixer.parameters())
     oracles.assert_same_with_gradients(
-        (mixer, parameters), (lambda image: dense_oracle(mixer, image), parameters), x, tolerance=1e-10
+        (mixer, parameters), (lambda image: loop_oracle(mixer, image), parameters), x, tolerance=1e-10
     )
 
 
-def test_a_window_as_large_as_the_map_is_full_attention():
-    mixer = build((5, 5), kernel_size=5)
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("border", ["zero", "shift"])
+def test_both_ways_agree_for_every_normaliser(border, normalizer):
+    gathered, dense = (build(border=border, normalizer=normalizer, impl=impl) for impl in ("gathered", "dense"))
+    x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
+    oracles.assert_same_with_gradients(
+        (gathered, list(gathered.parameters())), (dense, list(dense.parameters())), x, tolerance=1e-10
+    )
+
+
+@pytest.mark.parametrize("impl", ["gathered", "dense"])
+@pytest.mark.parametrize("border", ["zero", "shift"])
+def test_bf16_stays_near_float64(border, impl):
+    mixer = build(border=border, impl=impl)
+    oracles.assert_bf16_stays_near(mixer, torch.randn(3, 5, 6, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("impl", ["gathered", "dense"])
+def test_a_window_as_large_as_the_map_is_full_attention(impl):
+    """Beside ContentAttention, whose heads see all channels: one head of all channels is the same layer."""
+    mixer = build((5, 5), kernel_size=5, heads=1, impl=impl)
+    full = ContentAttention(8, 1, (5, 5), relative=LearnedRelativeVectors).double()
+    full.query, full.key, full.relative = mixer.query, mixer.key, mixer.relative
+    full.value = torch.nn.Identity()
     x = torch.randn(2, 5, 5, 8, dtype=torch.float64)
-    probs = mixer.attention_probs(5, 5, x)
-    assert (probs > 0).all()
-    values = mixer.value(x).flatten(1, 2).unflatten(-1, (2, 4))
-    averages = torch.einsum("bnqk,bkne->bqne", probs, values).reshape(x.shape)
-    torch.testing.assert_close(mixer(x), averages)
+    torch.testing.assert_close(mixer.attention_probs(5, 5, x), full.attention_probs(5, 5, x), rtol=0, atol=1e-12)
+    averages = full(x)
+    torch.testing.assert_close(mixer(x), mixer.value(averages), rtol=0, atol=1e-12)
+
+
+def test_probabilities_are_those_of_the_layer():
+    x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
+    for border in ("zero", "shift"):
+        mixer = build(border=border, impl="gathered")
+        probs, values = mixer.attention_probs(5, 6, x), mixer.value(x).flatten(1, 2).unflatten(-1, (2, 4))
+        averages = torch.einsum("bnqk,bkne->bqne", probs, values).reshape(x.shape)
+        torch.testing.assert_close(mixer(x), averages, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("grid", "way"), [((8, 8), "_averages_dense"), ((24, 24), "_averages_gathered")])
+def test_auto_gathers_on_large_maps_only(grid, way, monkeypatch):
+    mixer, taken = build(grid), []
+    for name in ("_averages_dense", "_averages_gathered"):
+        original = getattr(mixer, name)
+        monkeypatch.setattr(mixer, name, lambda x, name=name, original=original: taken.append(name) or original(x))
+    mixer(torch.randn(1, *grid, 8, dtype=torch.float64))
+    assert taken == [way]
 
 
 def test_rows_sum_to_one_where_no_zeros_are_looked_at():
@@ -130,25 +168,9 @@ def test_one_hot_position_scores_are_a_convolution():
         ({"heads": 3}, "width=8 is not divisible by heads=3"),
         ({"border": "wrap"}, "shift, zero"),
         ({"normalizer": "softmx"}, "softmax, relu, sigmoid"),
+        ({"impl": "fused"}, "auto, dense, gathered"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         build(**options)
-
-
-@given(st.integers(-2, 2), st.integers(-2, 2), st.sampled_from(["window", "masked"]))
-@settings(max_examples=25, deadline=None)
-def test_shift_equivariance_away_from_the_border(rows, columns, kind):
-    """A window moves with its map; full attention does not, because its keys end at the border."""
-    if kind == "window":
-        mixer = build((9, 9), border="zero")
-    else:
-        torch.manual_seed(0)
-        pattern = partial(window, kernel_size=3, border="zero")
-        mixer = ContentAttention(8, 2, (9, 9), relative=LearnedRelativeVectors, pattern=pattern).double()
-    x = torch.randn(1, 9, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    moved = mixer(x.roll((rows, columns), dims=(1, 2)))
-    expected = mixer(x).roll((rows, columns), dims=(1, 2))
-    inside = slice(3, 6)
-    torch.testing.assert_close(moved[:, inside, inside], expected[:, inside, inside], rtol=0, atol=1e-12)

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
-from attnconv.mixers.relative import RelativeVectors
+from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
 from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "fused", "dense")
 
 WIDEST_FLASH = 256  # channels of a head; above that only kernels remain that take values of another width
+ALIGNMENT = 8  # fused kernels take heads whose channels are a multiple of this
 
 
 class ContentAttention(nn.Module):
@@ -47,7 +48,7 @@ class ContentAttention(nn.Module):
         key_bias: the term u . key, with u learned per head.
         relative_bias: the term v . r, with v learned per head.
         query_relative: the term query . r, if there is an r.
-        pattern: grid -> (Q, K) bool, who may see whom (attnconv.mixers.patterns); or None for everyone.
+        pattern: who may see whom, called as `pattern(grid=, heads=)` (attnconv.mixers.patterns); or None for everyone.
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
         impl: "fused", one kernel that never writes the probabilities; "dense"; or "auto", for dense on a CPU and for
             normalisers without such a kernel.
@@ -71,7 +72,7 @@ class ContentAttention(nn.Module):
         key_bias: bool = False,
         relative_bias: bool = False,
         query_relative: bool = True,
-        pattern: Callable[[tuple[int, int]], Tensor] | None = None,
+        pattern: Callable[..., Tensor] | None = None,
         normalizer: str = "softmax",
         impl: str = "auto",
     ):
@@ -97,7 +98,7 @@ class ContentAttention(nn.Module):
         self.key_bias = nn.Parameter(torch.zeros(heads, width)) if key_bias else None
         self.relative_bias = nn.Parameter(torch.zeros(heads, width)) if relative_bias else None
         self.value: nn.Module = nn.Linear(heads * width, width)
-        allowed = pattern(grid).to(self.value.weight.device) if pattern is not None else None
+        allowed = pattern(grid=grid, heads=heads).to(self.value.weight.device) if pattern is not None else None
         self.register_buffer("allowed", allowed, persistent=False)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
@@ -162,11 +163,14 @@ class ContentAttention(nn.Module):
         query, key = (torch.cat([part.to(kind) for part in parts], dim=-1) for parts in (queries, keys))
         dropout = self.attention_dropout if self.training else 0.0
         values = pixels.to(kind)
-        channels = max(key.shape[-1], self.width)
+        channels = math.ceil(max(key.shape[-1], self.width) / ALIGNMENT) * ALIGNMENT
+        query, key = (F.pad(part, (0, channels - part.shape[-1])) for part in (query, key))
         if channels <= WIDEST_FLASH:
             # Flash kernels want queries, keys and values of one width.
-            query, key, values = (F.pad(part, (0, channels - part.shape[-1])) for part in (query, key, values))
-        averages = F.scaled_dot_product_attention(query, key, values, attn_mask=mask, dropout_p=dropout, scale=1.0)
+            values = F.pad(values, (0, channels - self.width))
+        averages = F.scaled_dot_product_attention(
+            query, key, values, attn_mask=None if mask is None else mask[None], dropout_p=dropout, scale=1.0
+        )
         return averages[..., : self.width]
 
     def _averages_dense(self, x: Tensor) -> Tensor:
@@ -176,8 +180,7 @@ class ContentAttention(nn.Module):
         if query is not None and key is not None:
             scores = query @ key.transpose(-1, -2)
         if axis_terms is not None:
-            rows, columns = axis_terms
-            scores = scores + (rows[..., :, None] + columns[..., None, :]).flatten(-2)
+            scores = scores + outer_sum(*axis_terms)
         if bias is not None:
             scores = scores + bias
         probs = to_probs(scores, self.normalizer, self._allowed(x))
@@ -209,11 +212,11 @@ class ContentAttention(nn.Module):
         return questions[0], questions[1]
 
     def _allowed(self, x: Tensor) -> Tensor | None:
-        """Who may see whom on maps x, (Q, K) bool, or None for everyone."""
+        """Who may see whom on maps x, (1 or N, Q, K) bool, or None for everyone."""
         grid = (x.shape[1], x.shape[2])
         if self.pattern is None or grid == self.grid:
             return self.allowed
-        return self.pattern(grid).to(x.device)
+        return self.pattern(grid=grid, heads=self.heads).to(x.device)
 
     def _axis_terms(self, x: Tensor, where: Tensor | None) -> list[Tensor] | None:
         """The score of every key row (B or 1, N, Q, H) and column (B or 1, N, Q, W), or None without positions."""
@@ -221,12 +224,7 @@ class ContentAttention(nn.Module):
         rows, columns = axis_shifts(height, x.device), axis_shifts(width, x.device)
         terms: list[tuple[Tensor, Tensor]] = []
         if where is not None and self.relative is not None:
-            # (B, N, H, W, D): a query's row decides its row shifts, its column its column shifts.
-            placed = where.unflatten(2, (height, width))
-            by_row, by_column = placed.split(self.width // 2, dim=-1)
-            row_term = torch.einsum("bnijd,ikd->bnijk", by_row, self.relative.row_vectors(rows))
-            column_term = torch.einsum("bnijd,jkd->bnijk", by_column, self.relative.column_vectors(columns))
-            terms.append((row_term.flatten(2, 3), column_term.flatten(2, 3)))
+            terms.append(axis_products(self.relative, where, rows, columns))
         if isinstance(self.encoding, AdditiveEncoding):
             with exact_positions(x.device):
                 row_term = self.encoding.row_scores(rows).repeat_interleave(width, dim=1)

@@ -2,9 +2,10 @@
 
 Window, random and global are BigBird's three patterns (Zaheer et al. 2020, arXiv 2007.14062) on a 2-D map; `bigbird` is
 their union. Here they act on single pixels, not on blocks of a sequence. Every pixel sees itself in every pattern, so
-that no row is empty. A pattern is built as `pattern(grid)`.
+that no row is empty. A pattern is built as `pattern(grid=, heads=)`. As in BigBird's own code every head has its random
+pixels; unlike there, they are the same in every layer.
 
-Axes: H W rows and columns, Q K query and key pixels (row-major over H x W).
+Axes: H W rows and columns, N heads, Q K query and key pixels (row-major over H x W).
 """
 
 import numpy as np
@@ -18,8 +19,8 @@ BORDERS = ("shift", "zero")
 CPU = torch.device("cpu")  # where patterns are made; whoever uses one moves it
 
 
-def window(grid: tuple[int, int], kernel_size: int, border: str = "shift") -> Tensor:
-    """The K x K pixels around each query, (Q, K) bool.
+def window(grid: tuple[int, int], kernel_size: int, border: str = "shift", heads: int = 1) -> Tensor:
+    """The K x K pixels around each query, (1, Q, K) bool: the same for all heads.
 
     Args:
         grid: (H, W).
@@ -30,8 +31,12 @@ def window(grid: tuple[int, int], kernel_size: int, border: str = "shift") -> Te
         ValueError: K is even, below 1 or larger than the map, or the border is unknown.
     """
     check_window(grid, kernel_size, border)
-    rows, columns = (axis_window(size, kernel_size, border) for size in grid)
-    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(grid[0] * grid[1], -1)
+    return both_axes(*(axis_window(size, kernel_size, border) for size in grid))[None]
+
+
+def both_axes(rows: Tensor, columns: Tensor) -> Tensor:
+    """What holds in a pixel's row, (H, S), and in its column, (W, T): (H*W, S*T) bool, row-major."""
+    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(len(rows) * len(columns), -1)
 
 
 def check_window(grid: tuple[int, int], kernel_size: int, border: str) -> None:
@@ -44,17 +49,17 @@ def check_window(grid: tuple[int, int], kernel_size: int, border: str) -> None:
         raise ValueError(f"kernel_size={kernel_size} is larger than the map of {grid[0]}x{grid[1]} pixels")
 
 
-def axis_window(size: int, kernel_size: int, border: str) -> Tensor:
+def axis_window(size: int, kernel_size: int, border: str, device: torch.device = CPU) -> Tensor:
     """Which positions of one axis each position sees, (size, size) bool."""
     if border == "zero":
-        return axis_shifts(size, CPU).abs() <= kernel_size // 2
-    positions = torch.arange(size, device=CPU)
+        return axis_shifts(size, device).abs() <= kernel_size // 2
+    positions = torch.arange(size, device=device)
     first = (positions - kernel_size // 2).clamp(0, size - kernel_size)[:, None]
     return (positions >= first) & (positions < first + kernel_size)
 
 
-def random(grid: tuple[int, int], density: float, seed: int = 0) -> Tensor:
-    """Each query sees itself and random others, `density` of the map in all, (Q, K) bool.
+def random(grid: tuple[int, int], density: float, seed: int = 0, heads: int = 1) -> Tensor:
+    """Each query of each head sees itself and random others, `density` of the map in all, (N, Q, K) bool.
 
     Raises:
         ValueError: density is not above 0 and at most 1.
@@ -63,16 +68,15 @@ def random(grid: tuple[int, int], density: float, seed: int = 0) -> Tensor:
         raise ValueError(f"density must be above 0 and at most 1, not {density}")
     pixels = grid[0] * grid[1]
     count = max(1, round(density * pixels))
-    keys = np.random.default_rng(seed).permuted(np.tile(np.arange(pixels), (pixels, 1)), axis=1)
-    # Itself first, then the others in their random order.
-    own = np.arange(pixels)[:, None]
-    ranked = np.take_along_axis(keys, np.argsort(keys != own, axis=1, kind="stable"), axis=1)
-    mask = torch.zeros(pixels, pixels, dtype=torch.bool, device=CPU)
-    return mask.scatter_(1, torch.from_numpy(ranked[:, :count].copy()), True)
+    draws = np.stack([np.random.default_rng([seed, head]).random((pixels, pixels)) for head in range(heads)])
+    draws[:, np.arange(pixels), np.arange(pixels)] = -1  # itself before all others
+    chosen = np.argsort(draws, axis=-1)[..., :count]
+    mask = torch.zeros(heads, pixels, pixels, dtype=torch.bool, device=CPU)
+    return mask.scatter_(-1, torch.from_numpy(chosen.copy()), True)
 
 
-def global_tokens(grid: tuple[int, int], count: int) -> Tensor:
-    """`count` pixels, spread over the map, see all and are seen by all; everyone sees itself, (Q, K) bool.
+def global_tokens(grid: tuple[int, int], count: int, heads: int = 1) -> Tensor:
+    """`count` pixels, spread over the map, see all and are seen by all; everyone sees itself, (1, Q, K) bool.
 
     Raises:
         ValueError: count is below 1 or above the number of pixels.
@@ -84,7 +88,7 @@ def global_tokens(grid: tuple[int, int], count: int) -> Tensor:
     mask = torch.eye(pixels, dtype=torch.bool, device=CPU)
     mask[chosen, :] = True
     mask[:, chosen] = True
-    return mask
+    return mask[None]
 
 
 def spread_pixels(grid: tuple[int, int], count: int) -> list[int]:
@@ -100,7 +104,13 @@ def spread_pixels(grid: tuple[int, int], count: int) -> list[int]:
 
 
 def bigbird(
-    grid: tuple[int, int], kernel_size: int, density: float, count: int, seed: int = 0, border: str = "zero"
+    grid: tuple[int, int],
+    kernel_size: int,
+    density: float,
+    count: int,
+    seed: int = 0,
+    border: str = "zero",
+    heads: int = 1,
 ) -> Tensor:
-    """The union of `window`, `random` and `global_tokens`, (Q, K) bool."""
-    return window(grid, kernel_size, border) | random(grid, density, seed) | global_tokens(grid, count)
+    """The union of `window`, `random` and `global_tokens`, (N, Q, K) bool."""
+    return window(grid, kernel_size, border) | random(grid, density, seed, heads) | global_tokens(grid, count)

@@ -3,9 +3,11 @@
 A relative vector r(shift) is the row shift's vector followed by the column shift's, D/2 each (PAPER: section 2.3), so
 q . r is a row term plus a column term for every query. Every one is built as `Relative(width, grid)`.
 
-Axes: D width; ... any shape of shifts.
+Axes: B batch, H W rows and columns, N heads, D width, Q query pixels; S T row and column shifts asked for;
+... any shape of shifts.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +33,33 @@ class RelativeVectors(nn.Module):
     def column_vectors(self, shifts: Tensor) -> Tensor:
         """Column shifts (...) in pixels -> (..., D/2)."""
         raise NotImplementedError
+
+
+def axis_products(
+    relative: RelativeVectors, queries: Tensor, row_shifts: Tensor, column_shifts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two terms of queries . r: with the row vectors and with the column vectors.
+
+    Args:
+        relative: r, of width D.
+        queries: (B, N, Q, D), row-major over H x W.
+        row_shifts: (H, S), of each row of queries.
+        column_shifts: (W, T), of each column of queries.
+
+    Returns:
+        (B, N, Q, S) and (B, N, Q, T); their outer sum is the score of all S x T shifts.
+    """
+    # (B, N, H, W, D): a query's row decides its row shifts, its column its column shifts.
+    placed = queries.unflatten(2, (len(row_shifts), len(column_shifts)))
+    by_row, by_column = placed.split(relative.width // 2, dim=-1)
+    rows = torch.einsum("bnijd,ikd->bnijk", by_row, relative.row_vectors(row_shifts))
+    columns = torch.einsum("bnijd,jkd->bnijk", by_column, relative.column_vectors(column_shifts))
+    return rows.flatten(2, 3), columns.flatten(2, 3)
+
+
+def outer_sum(rows: Tensor, columns: Tensor) -> Tensor:
+    """(..., S) and (..., T) -> (..., S*T), row-major."""
+    return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
 
 
 class LearnedRelativeVectors(RelativeVectors):

@@ -1,25 +1,45 @@
-"""Stand-alone self-attention in a K x K window (Ramachandran et al. 2019, arXiv 1906.05909), at a cost linear in K^2.
+"""Stand-alone self-attention in a K x K window (Ramachandran et al. 2019, arXiv 1906.05909).
 
 Each head of D/N channels scores the K^2 pixels around its query, q.k + q.r with learned relative vectors, and averages
-their values. Keys and values are gathered per window, so that nothing of size Q x K is ever written.
-
-At the border the window is, by name,
+their values. At the border the window is, by name,
 
     zero    filled up with zeros, as in the paper: a pixel outside has key and value 0 and scores q.r;
     shift   moved inside the map, as in neighbourhood attention (NAT): always K^2 real pixels.
 
-Axes: B batch, H W rows and columns, N heads, D width, E = D/N a head's channels, Q query pixels, S = K^2 in a window.
+There are two ways to compute it, with equal results:
+
+    gathered   keys and values of every window side by side: cost linear in K^2, nothing of size Q x K;
+    dense      every query against every pixel, masked: no gathering, faster where the window covers much of the map.
+
+Axes: B batch, H W rows and columns, N heads, D width, E = D/N a head's channels, Q K query and key pixels, S = K^2 in a
+window (K is the window's side there, as in the paper).
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.mixers.normalizers import check_normalizer, to_probs
-from attnconv.mixers.patterns import check_window
-from attnconv.mixers.relative import LearnedRelativeVectors
+from attnconv.mixers.patterns import axis_window, both_axes, check_window
+from attnconv.mixers.relative import LearnedRelativeVectors, axis_products, outer_sum
+from attnconv.mixers.shifts import axis_shifts
+
+IMPLEMENTATIONS = ("auto", "dense", "gathered")
+
+# Up to this many times as many pixels as the window has, one product with all of them beats gathering the window's:
+# LOG.md has the ratios, and `python scripts/bench_window.py` measures them.
+DENSE_UP_TO_WINDOWS = 8
+
+
+class AxisWindows(NamedTuple):
+    """The window of every position of one axis: its part of all windows of the map."""
+
+    positions: Tensor  # (size, K), in pixels, clamped into the axis
+    inside: Tensor  # (size, K) bool: which were inside before that
+    shifts: Tensor  # (size, K), in pixels, from the position to its window's
 
 
 class WindowAttention(nn.Module):
@@ -33,6 +53,7 @@ class WindowAttention(nn.Module):
         kernel_size: K, odd.
         border: "zero" or "shift".
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
+        impl: "gathered", "dense", or "auto" for the one measured faster.
 
     Raises:
         ValueError: width is not divisible by heads, the window fits no map of this size, or an unknown name.
@@ -47,28 +68,32 @@ class WindowAttention(nn.Module):
         kernel_size: int = 7,
         border: str = "zero",
         normalizer: str = "softmax",
+        impl: str = "auto",
     ):
         super().__init__()
         check_normalizer(normalizer)
         check_window(grid, kernel_size, border)
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
         if width % heads:
             raise ValueError(f"width={width} is not divisible by heads={heads}, which split it")
-        self.heads, self.kernel_size, self.border, self.grid = heads, kernel_size, border, grid
+        self.heads, self.kernel_size, self.border, self.impl = heads, kernel_size, border, impl
         self.attention_dropout, self.normalizer = attention_dropout, normalizer
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         # A shifted window reaches K - 1 pixels to one side, a centred one K // 2.
-        reach = kernel_size if border == "shift" else kernel_size // 2 + 1
-        self.relative = LearnedRelativeVectors(width // heads, (reach, reach))
+        self.reach = kernel_size - 1 if border == "shift" else kernel_size // 2
+        self.relative = LearnedRelativeVectors(width // heads, (self.reach + 1, self.reach + 1))
 
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
-        index, inside, shifts = self._windows(height, width, x.device)
-        probs = F.dropout(self._window_probs(x, index, inside, shifts), self.attention_dropout, self.training)
-        values = self._gather(self.value(x), index, inside)
-        return torch.einsum("bnqs,bqsne->bqne", probs.to(values.dtype), values).reshape(x.shape)
+        check_window((height, width), self.kernel_size, self.border)
+        few = height * width <= DENSE_UP_TO_WINDOWS * self.kernel_size**2
+        dense = self.impl == "dense" or (self.impl == "auto" and few)
+        averages = self._averages_dense(x) if dense else self._averages_gathered(x)
+        return averages.transpose(1, 2).reshape(x.shape)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D), scattered from the windows.
+        """Probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D).
 
         With border="zero" a row near the border sums to less than 1: the rest went to the zeros outside.
 
@@ -77,52 +102,65 @@ class WindowAttention(nn.Module):
         """
         if x is None or x.shape[1:3] != (height, width):
             raise ValueError(f"attention to content needs x of {height}x{width} pixels")
-        index, inside, shifts = self._windows(height, width, x.device)
-        probs = self._window_probs(x, index, inside, shifts) * inside
-        dense = probs.new_zeros(*probs.shape[:3], height * width)
-        return dense.scatter_add(-1, index.expand_as(probs), probs)
+        check_window((height, width), self.kernel_size, self.border)
+        return self._dense_probs(x)
 
-    def _window_probs(self, x: Tensor, index: Tensor, inside: Tensor, shifts: Tensor) -> Tensor:
-        """(B, N, Q, S), of the windows that `_windows` gives."""
-        query = self.query(x).flatten(1, 2).unflatten(-1, (self.heads, -1))
-        query = query / math.sqrt(query.shape[-1])
-        keys = self._gather(self.key(x), index, inside)
-        vectors = torch.cat(
-            [self.relative.row_vectors(shifts[..., 0]), self.relative.column_vectors(shifts[..., 1])], dim=-1
-        )
-        scores = torch.einsum("bqne,bqsne->bnqs", query, keys) + torch.einsum("bqne,qse->bnqs", query, vectors)
-        return to_probs(scores, self.normalizer)
+    def _averages_dense(self, x: Tensor) -> Tensor:
+        """Averaged values (B, N, Q, E), from every query against every pixel."""
+        probs = F.dropout(self._dense_probs(x), self.attention_dropout, self.training)
+        value = self._split(self.value(x))
+        return probs.to(value.dtype) @ value
+
+    def _dense_probs(self, x: Tensor) -> Tensor:
+        """(B, N, Q, K), 0 outside the windows."""
+        _, height, width, _ = x.shape
+        query, key = self._queries(x), self._split(self.key(x))
+        # Shifts beyond the window's reach have no vector; whatever they score is masked.
+        shifts = (axis_shifts(size, x.device).clamp(-self.reach, self.reach) for size in (height, width))
+        scores = query @ key.transpose(-1, -2) + outer_sum(*axis_products(self.relative, query, *shifts))
+        allowed = both_axes(*(axis_window(n, self.kernel_size, self.border, x.device) for n in (height, width)))
+        if self.border == "zero":
+            # Pixels outside have key 0: what they score is q.r, and they take their share of the sum.
+            rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
+            beyond = outer_sum(*axis_products(self.relative, query, rows.shifts, columns.shifts))
+            scores = torch.cat([scores, beyond], dim=-1)
+            allowed = torch.cat([allowed, ~both_axes(rows.inside, columns.inside)], dim=-1)
+        return to_probs(scores, self.normalizer, allowed)[..., : height * width]
+
+    def _averages_gathered(self, x: Tensor) -> Tensor:
+        """The same from keys and values gathered for every window, (B, Q, S, N, E)."""
+        rows, columns = (self._axis_windows(size, x.device) for size in x.shape[1:3])
+        index = rows.positions[:, None, :, None] * x.shape[2] + columns.positions[None, :, None, :]
+        index = index.reshape(-1, self.kernel_size**2)
+        inside = both_axes(rows.inside, columns.inside)
+        query, keys = self._queries(x), self._gather(self.key(x), index, inside)
+        scores = torch.einsum("bnqe,bqsne->bnqs", query, keys)
+        scores = scores + outer_sum(*axis_products(self.relative, query, rows.shifts, columns.shifts))
+        probs = F.dropout(to_probs(scores, self.normalizer), self.attention_dropout, self.training)
+        values = self._gather(self.value(x), index, inside)
+        return torch.einsum("bnqs,bqsne->bnqe", probs.to(values.dtype), values)
 
     def _gather(self, projected: Tensor, index: Tensor, inside: Tensor) -> Tensor:
-        """The pixels of every window, (B, Q, S, N, E); those outside the map are 0."""
+        """The pixels (Q, S) of every window, (B, Q, S, N, E); those outside the map are 0."""
         # index_select, not [:, index], whose backward pass on a CPU takes twenty times as long.
         windows = projected.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)
         return (windows * inside[..., None].to(projected.dtype)).unflatten(-1, (self.heads, -1))
 
-    def _windows(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every window: key pixels (Q, S), which of them are inside the map (Q, S), and shifts (Q, S, 2)."""
-        check_window((height, width), self.kernel_size, self.border)
-        rows, rows_inside = self._axis_windows(height, device)
-        columns, columns_inside = self._axis_windows(width, device)
-        index = rows[:, None, :, None] * width + columns[None, :, None, :]
-        inside = rows_inside[:, None, :, None] & columns_inside[None, :, None, :]
-        row_shifts = self._axis_shifts(height, device)[:, None, :, None].expand(inside.shape)
-        column_shifts = self._axis_shifts(width, device)[None, :, None, :].expand(inside.shape)
-        flat = height * width, self.kernel_size**2
-        shifts = torch.stack([row_shifts, column_shifts], dim=-1).reshape(*flat, 2)
-        return index.reshape(flat), inside.reshape(flat), shifts
-
-    def _axis_shifts(self, size: int, device: torch.device) -> Tensor:
-        """Shifts from each position of an axis to its window, (size, K)."""
-        steps = torch.arange(self.kernel_size, device=device) - self.kernel_size // 2
-        if self.border == "zero":
-            return steps.expand(size, -1)
-        positions = torch.arange(size, device=device)
+    def _axis_windows(self, size: int, device: torch.device) -> AxisWindows:
         half = self.kernel_size // 2
-        first = (positions - half).clamp(0, size - self.kernel_size)
-        return first[:, None] + steps + half - positions[:, None]
+        shifts = (torch.arange(self.kernel_size, device=device) - half).expand(size, -1)
+        places = torch.arange(size, device=device)
+        if self.border == "shift":
+            first = (places - half).clamp(0, size - self.kernel_size)
+            shifts = shifts + (first + half - places)[:, None]
+        positions = places[:, None] + shifts
+        return AxisWindows(positions.clamp(0, size - 1), (positions >= 0) & (positions < size), shifts)
 
-    def _axis_windows(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Positions in each window, clamped into the axis, and which are truly inside, (size, K) each."""
-        positions = torch.arange(size, device=device)[:, None] + self._axis_shifts(size, device)
-        return positions.clamp(0, size - 1), (positions >= 0) & (positions < size)
+    def _queries(self, x: Tensor) -> Tensor:
+        """(B, N, Q, E), divided by sqrt(E)."""
+        query = self._split(self.query(x))
+        return query / math.sqrt(query.shape[-1])
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(B, H, W, D) -> (B, N, Q, E)."""
+        return projected.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
