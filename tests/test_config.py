@@ -20,9 +20,10 @@ def members(group: str) -> list[str]:
 @pytest.mark.parametrize("scale", members("scale"))
 @pytest.mark.parametrize("model", members("model"))
 def test_every_model_builds_at_every_scale_under_every_recipe(model, scale):
+    extra, name = (["model.timm_name=resnet10t"], "timm_resnet10t") if model == "timm" else ([], model)
     for recipe in members("recipe"):
-        config = compose([f"model={model}", f"scale={scale}", f"recipe={recipe}"])
-        assert (config.model["name"], config.scale.name, config.recipe.name) == (model, scale, recipe)
+        config = compose([f"model={model}", f"scale={scale}", f"recipe={recipe}", *extra])
+        assert (config.model["name"], config.scale.name, config.recipe.name) == (name, scale, recipe)
         with torch.device("meta"):
             network = build_model(config.model, (3, 32, 32), 10)
             assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

@@ -6,6 +6,7 @@ model is built (`attnconv.models.build`).
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -93,6 +94,9 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     name: str = knob("default", "the study that the run belongs to: first part of the run folder")
     seed: int = knob(0, "of initialisation, data order, augmentation and dropout", at_least=0)
+    match: str | None = knob(None, "scale the model's width until it costs what match_model does; null: leave it",
+                             choices=("parameters", "flops"))  # fmt: skip
+    match_model: str = knob("sa_quadratic", "with match: the model whose cost is the budget, at the same scale")
     epochs: int = knob(300, "passes over the training images", at_least=1)
     device: str = knob("auto", "auto (cuda if there is one), cpu, cuda, cuda:N, mps")
     precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
@@ -142,6 +146,33 @@ def compose(overrides: list[str] | None = None) -> Config:
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return freeze(hydra_compose("config", overrides or []))
+
+
+def model_node(name: str, like: Config) -> dict[str, Any]:
+    """The `model` node of another model, under the scale and the recipe of `like`.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    register_schema()
+    # Inside a command Hydra is at work already, and knows of folders that --config-dir added.
+    at_work = GlobalHydra.instance().is_initialized()
+    with nullcontext() if at_work else initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            composed = hydra_compose("config", [f"model={name}"])
+        except HydraException as error:
+            valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
+            raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
+    for part in ("scale", "recipe"):
+        composed[part] = OmegaConf.structured(getattr(like, part))
+    node = OmegaConf.to_container(composed.model, resolve=True, throw_on_missing=True)
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
 
 
 def to_plain(config: Config) -> dict[str, Any]:

@@ -88,6 +88,10 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
         return f"{prefix}there is no setting '{key.group(1)}'{nearest(key.group(1), valid_keys)}"
 
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing.group(1)} has no default: say {missing.group(1)}=..."
+
     # Hydra wraps what went wrong with a value in a sentence that does not say it; its cause does.
     if error.__cause__ is not None and text.startswith("Error merging override"):
         text = f"{text}: {error.__cause__}"

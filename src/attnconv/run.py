@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.config import Config
+from attnconv.config import Config, model_node
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import Diverged
 from attnconv.models.build import build_model
+from attnconv.models.match import Match, match_width
 from attnconv.tracking.console import Console
 from attnconv.tracking.dashboards import Dashboard
 from attnconv.tracking.heads import HeadWatcher
@@ -41,6 +42,7 @@ class Run:
     model: nn.Module
     forward: nn.Module  # the same network, compiled if the configuration says so
     optimizer: torch.optim.Optimizer
+    match: Match | None  # how the model's width was scaled, if it was
 
 
 def prepare(config: Config) -> Run:
@@ -53,13 +55,18 @@ def prepare(config: Config) -> Run:
     folder.check()
     device = choose_device(config.device)
     data = load_dataset(config.data, device)
+    match = None
+    if config.match is not None:
+        reference = model_node(config.match_model, like=config)
+        match = match_width(config.model, reference, config.match, data.image_shape, data.classes)
     torch.manual_seed(config.seed)
     # Built on the CPU, so that equal seeds give equal weights on every device.
-    model = build_model(config.model, data.image_shape, data.classes)
+    model = build_model(match.node if match else config.model, data.image_shape, data.classes)
     model.to(device).to(memory_format=torch.channels_last)
     forward: Any = torch.compile(model) if config.compile else model
     optimizer = build_optimizer(model, config.recipe)
-    return Run(config, folder, device, choose_precision(config.precision, device), data, model, forward, optimizer)
+    precision = choose_precision(config.precision, device)
+    return Run(config, folder, device, precision, data, model, forward, optimizer, match)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -209,15 +216,32 @@ def describe(this: Run) -> dict[str, Any]:
         "data_origin": this.data.origin,
         "data_hash": this.data.source_sha256,
         "subset_hash": this.data.subset_sha256,
+        **_matched(this),
     }
 
 
+def _matched(this: Run) -> dict[str, Any]:
+    """What `match` made of the model; nothing without it."""
+    match = this.match
+    if match is None:
+        return {}
+    widths = {key: match.node[key] for key in ("width", "hidden") if key in match.node}
+    budget = {"budget": match.budget, "model": this.config.match_model, "target": match.target}
+    return {"match": {**budget, "achieved": match.achieved, "difference": match.difference, **widths}}
+
+
 def _opening_lines(identity: dict[str, Any], folder: RunFolder, epochs_done: int) -> str:
+    matched = ""
+    if "match" in identity:
+        matched = (
+            "\nmatched to the {target:,} {budget} of {model}: {achieved:,} ({difference:+.2%}), "
+            "at width {width:g}".format_map(identity["match"])
+        )
     resuming = f", resuming after epoch {epochs_done}" if epochs_done else ""
     return (
         "{model}: {parameters:,} parameters, recipe={recipe}, scale={scale}, {train_images:,} training images "
         "from {data_origin}\n{epochs} epochs in {precision} on {device}".format_map(identity)
-        + f"{resuming}, into {folder.path}"
+        + f"{resuming}, into {folder.path}{matched}"
     )
 
 

@@ -98,10 +98,10 @@ def assert_same_with_gradients(fast, slow, x: Tensor, tolerance: float) -> None:
         torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
 
-def assert_bf16_stays_near(mixer, x: Tensor) -> None:
+def assert_bf16_stays_near(mixer, x: Tensor, kind: torch.dtype = torch.bfloat16) -> None:
     """A float64 layer, then in bf16 autocast: outputs within 5%, gradients within 10% of the largest entry.
 
-    bf16 has 8 bits of precision.
+    bf16 has 8 bits of precision. `kind` is the type that it gives: float32 for what ends in a sum with its input.
     """
     x = x.requires_grad_()
     exact = mixer(x)
@@ -110,7 +110,7 @@ def assert_bf16_stays_near(mixer, x: Tensor) -> None:
     x = x.detach().float().requires_grad_()
     with torch.autocast(x.device.type, dtype=torch.bfloat16):
         rough = mixer(x)
-    assert rough.dtype == torch.bfloat16
+    assert rough.dtype == kind
     (gradient,) = torch.autograd.grad(rough.double().square().sum(), x)
     assert (rough.double() - exact).abs().max() < 0.05 * exact.abs().max()
     assert (gradient.double() - exact_gradient).abs().max() < 0.1 * exact_gradient.abs().max()

@@ -142,7 +142,8 @@ class ContentAttention(nn.Module):
     def _takes_fused_kernel(self, device: torch.device) -> bool:
         # On a CPU written-out probabilities were faster at every size measured (`scripts/bench_attention.py`, LOG.md);
         # on a GPU, not measured yet, they would fill the memory.
-        return self.impl == "fused" or (self.impl == "auto" and self.normalizer == "softmax" and device.type != "cpu")
+        there = device.type not in ("cpu", "meta")
+        return self.impl == "fused" or (self.impl == "auto" and self.normalizer == "softmax" and there)
 
     def _averages_fused(self, x: Tensor) -> Tensor:
         """Averaged pixels (B, N, Q, D) by one fused kernel, row and column terms as further channels."""

@@ -30,3 +30,11 @@ def sinusoids(shifts: Tensor, like: Tensor, base: float) -> Tensor:
     exponents = torch.arange(0, features, 2, dtype=like.dtype, device=shifts.device) / features
     angles = shifts[..., None] * base**-exponents
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def check_map(x: Tensor, grid: tuple[int, int]) -> None:
+    """Raise ValueError for maps (B, H, W, D) of another size than `grid`, for which there are no weights."""
+    if x.shape[1:3] != grid:
+        raise ValueError(
+            f"its weights fit maps of {grid[0]}x{grid[1]} pixels only, this one is {x.shape[1]}x{x.shape[2]}"
+        )

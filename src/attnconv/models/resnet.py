@@ -1,8 +1,9 @@
 """ResNet for 32 x 32 images, the reference's convolutional baseline (PAPER: section 2.5).
 
 The CIFAR variant of He et al. (2016): a 3 x 3 stem without pooling, four stages of basic blocks at strides 1, 2, 2, 2.
-ResNet-18 is (2, 2, 2, 2) blocks at width 64: 11,173,962 parameters. Initialisation is PyTorch's default, as in the
-reference, not torchvision's.
+ResNet-18 is (2, 2, 2, 2) blocks at width 64: 11,173,962 parameters; ResNet-10 has one block per stage. Initialisation
+is PyTorch's default, as in the reference, not torchvision's. Two kinds of attention may join the convolutions:
+non-local blocks, over space, and squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507), over channels.
 
 Axes: B batch, C image channels, H W rows and columns.
 """
@@ -11,17 +12,26 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from attnconv.mixers.nonlocal_block import NonLocalBlock
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch norm and a shortcut, (B, in, H, W) -> (B, out, H / stride, W / stride)."""
+    """Two 3 x 3 convolutions with batch norm and a shortcut, (B, in, H, W) -> (B, out, H / stride, W / stride).
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
+    With `squeeze_reduction`, the channels of the sum's first part are weighted by squeeze-and-excitation.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, squeeze_reduction: int | None = None):
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels_out)
+        self.squeeze: nn.Module = nn.Identity()
+        if squeeze_reduction is not None:
+            self.squeeze = SqueezeExcitation(channels_out, max(1, channels_out // squeeze_reduction))
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(
@@ -30,7 +40,14 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return F.relu(self.squeeze(self.norm2(self.conv2(y))) + self.shortcut(x))
+
+
+class NonLocalStage(NonLocalBlock):
+    """A non-local block among convolutions, (B, C, H, W) -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ResNet(nn.Module):
@@ -40,23 +57,40 @@ class ResNet(nn.Module):
         image_shape: (C, height, width) of the images, in pixels.
         classes: number of classes.
         blocks: basic blocks in each stage.
-        width: channels of the first stage; each later stage doubles them.
+        width: channels of the first stage; each later stage doubles them. Need not be whole: every stage rounds.
+        nonlocal_after: stages, from 1, that a non-local block follows.
+        squeeze_reduction: channels over those inside squeeze-and-excitation, in every block; None for none.
 
     Raises:
-        ValueError: a width or a number of blocks below 1.
+        ValueError: a width, a number of blocks or a reduction below 1, or a stage that there is not.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int, blocks: Sequence[int], width: int):
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        blocks: Sequence[int],
+        width: float,
+        nonlocal_after: Sequence[int] = (),
+        squeeze_reduction: int | None = None,
+    ):
         super().__init__()
+        if squeeze_reduction is not None and squeeze_reduction < 1:
+            raise ValueError(f"squeeze_reduction must be at least 1, not {squeeze_reduction}")
+        if not set(nonlocal_after) <= set(range(1, len(blocks) + 1)):
+            raise ValueError(f"nonlocal_after={list(nonlocal_after)} names a stage outside 1..{len(blocks)}")
         if width < 1 or not blocks or min(blocks) < 1:
             raise ValueError(f"width and every number of blocks must be at least 1, not {width} and {list(blocks)}")
-        self.stem = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(width)
-        stages, channels = [], width
+        channels = round(width)
+        self.stem = nn.Conv2d(image_shape[0], channels, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(channels)
+        stages: list[nn.Module] = []
         for index, count in enumerate(blocks):
-            out, stride = width * 2**index, 1 if index == 0 else 2
-            stages.append(BasicBlock(channels, out, stride))
-            stages.extend(BasicBlock(out, out, 1) for _ in range(count - 1))
+            out, stride = round(width * 2**index), 1 if index == 0 else 2
+            stages.append(BasicBlock(channels, out, stride, squeeze_reduction))
+            stages.extend(BasicBlock(out, out, 1, squeeze_reduction) for _ in range(count - 1))
+            if index + 1 in nonlocal_after:
+                stages.append(NonLocalStage(out))
             channels = out
         self.blocks = nn.Sequential(*stages)
         self.head = nn.Linear(channels, classes)

@@ -1,0 +1,65 @@
+"""Involution (Li et al. 2021, arXiv 2103.06255): convolution turned inside out.
+
+A convolution's kernel is shared over places and differs per channel; here the kernel of a place is made from the pixel
+itself and shared by the channels of a group:
+
+    kernel at p = W1 ReLU(BN(W0 x_p)), of K x K weights for each of G groups;
+    y_p,c = sum over shifts s of kernel[p, group of c, s] x_(p+s),c, zeros outside the map.
+
+Axes: B batch, H W rows and columns, D width, G groups of C = D/G channels, Q pixels, S = K^2.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.mixers.patterns import check_window
+
+
+class Involution(nn.Module):
+    """Kernels made from the pixel itself, (B, H, W, D) -> (B, H, W, D). `heads` has no meaning here.
+
+    Args:
+        width, heads, grid: as every mixer.
+        kernel_size: K, odd.
+        group_width: channels that share a kernel.
+        reduction: D over the channels inside the kernel-making network.
+        attention_dropout: ignored.
+
+    Raises:
+        ValueError: width is not divisible by group_width or below reduction, or the kernel fits no map of this size.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: tuple[int, int],
+        kernel_size: int = 7,
+        group_width: int = 16,
+        reduction: int = 4,
+        attention_dropout: float = 0.0,
+    ):
+        super().__init__()
+        check_window(grid, kernel_size, "zero")
+        if width % group_width:
+            raise ValueError(f"width={width} is not divisible by group_width={group_width}")
+        if not 1 <= reduction <= width:
+            raise ValueError(f"reduction must be in 1..width={width}, not {reduction}")
+        self.kernel_size, self.groups = kernel_size, width // group_width
+        self.reduce = nn.Linear(width, width // reduction)
+        self.norm = nn.BatchNorm1d(width // reduction)
+        self.expand = nn.Linear(width // reduction, self.groups * kernel_size**2)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of every pixel and group of maps x (B, H, W, D): (B, Q, G, S)."""
+        reduced = F.relu(self.norm(self.reduce(x).flatten(0, 2)))
+        return self.expand(reduced).view(len(x), x.shape[1] * x.shape[2], self.groups, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = self.kernels(x)
+        patches = F.unfold(x.permute(0, 3, 1, 2).to(kernels.dtype), self.kernel_size, padding=self.kernel_size // 2)
+        # (B, D*S, Q) -> (B, G, C, S, Q)
+        patches = patches.unflatten(1, (self.groups, -1, self.kernel_size**2))
+        out = torch.einsum("bgcsq,bqgs->bqgc", patches, kernels)
+        return out.reshape(x.shape)

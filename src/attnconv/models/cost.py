@@ -1,0 +1,101 @@
+"""What a model costs before a step is trained: weights, floating-point operations, memory of activations.
+
+FLOPs are per image, forward, two per multiply-add, and counted in two ways:
+
+    paper   linear and convolutional layers only, as in the published 6.2B, 15B and 1.1B (PAPER: section 1.6);
+    full    every matrix product, convolution and FFT, attention's own included. Elementwise work is left out.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnconv.models.build import build_model
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+
+
+def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The model of a `model` node with shapes but no memory for its weights, ready for the counts below.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    with torch.device("meta"):
+        return build_model(node, image_shape, classes).eval()
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of trained numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_paper(model: nn.Module, inputs: Tensor) -> int:
+    """FLOPs of linear and convolutional layers on inputs (B, ...), per image."""
+    total = 0
+
+    def count(module: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Linear):
+            total += 2 * module.in_features * out.numel()
+        elif isinstance(module, CONVOLUTIONS):
+            per_output = module.in_channels // module.groups * math.prod(module.kernel_size)
+            total += 2 * per_output * out.numel()
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total // len(inputs)
+
+
+def flops_full(model: nn.Module, inputs: Tensor) -> int:
+    """FLOPs of every matrix product, convolution and FFT on inputs (B, ...), per image."""
+    fft = torch.ops.aten
+    counter = FlopCounterMode(
+        display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops, fft._fft_c2c: _fft_flops}
+    )
+    with torch.no_grad(), counter:
+        model(inputs)
+    return counter.get_total_flops() // len(inputs)
+
+
+def _fft_flops(input_shape: Any, dim: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """2.5 n log2 n per transform of n real numbers, the usual count of a split-radix FFT (5 for complex ones)."""
+    shape = max(tuple(input_shape), tuple(out_shape), key=math.prod)
+    length = math.prod(shape[axis] for axis in dim)
+    return int(2.5 * math.prod(shape) * math.log2(max(2, length)))
+
+
+def activation_bytes(model: nn.Module, image_shape: tuple[int, ...], device: torch.device | str = "meta") -> int:
+    """Bytes that one more image of a training batch keeps for the backward pass, in float32.
+
+    The difference between batches of 3 and 2, so that what is computed once per step (probabilities of position-only
+    attention) and the weights do not count.
+    """
+    model.train()  # evaluation would leave out what dropout and batch norm keep
+    small, large = (_saved_bytes(model, torch.zeros(count, *image_shape, device=device)) for count in (2, 3))
+    return large - small
+
+
+def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
+    own = {id(parameter) for parameter in model.parameters()}
+    # Kept alive until the end: a storage that was freed could lend its identity to the next one.
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model(inputs.requires_grad_())
+    del out
+    return sum(storage.nbytes() for storage in kept.values())

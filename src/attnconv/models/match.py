@@ -1,0 +1,115 @@
+"""Fair by construction: a model's width, scaled until its weights or its FLOPs are another's.
+
+A network around a mixer has two widths, of its positions and of its feed-forward network. Both are scaled together, and
+what is left by rounding is taken up by the second. A convolutional network has one, which need not be whole: each of
+its stages rounds for itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attnconv.errors import ConfigError
+from attnconv.models.cost import build_unfilled, flops_full, parameters
+
+BUDGETS = ("parameters", "flops")
+TOLERANCE = 0.02
+WIDEST = 8  # times the configured width
+NEIGHBOURS = 64  # a mixer may need a width that is even, or divisible by its heads
+
+Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A scaled model node, and what it costs beside what it was to cost."""
+
+    node: Node
+    budget: str
+    target: int
+    achieved: int
+
+    @property
+    def difference(self) -> float:
+        """(achieved - target) / target."""
+        return self.achieved / self.target - 1
+
+
+def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int, int, int], classes: int) -> Match:
+    """`node` with its width scaled so that it costs what `reference` does, within 2%.
+
+    Args:
+        node, reference: two `model` nodes, resolved.
+        budget: "parameters", or "flops" (all of them, per image).
+        image_shape: (C, H, W) in pixels.
+        classes: number of classes.
+
+    Raises:
+        ConfigError: the model has no width, or no width comes within 2%.
+    """
+    if "width" not in node:
+        raise ConfigError(f"model={node['name']} has no width that match={budget} could scale")
+
+    def cost(candidate: Node) -> int:
+        model = build_unfilled(candidate, image_shape, classes)
+        if budget == "parameters":
+            return parameters(model)
+        return flops_full(model, torch.zeros(1, *image_shape, device="meta"))
+
+    target = cost(reference)
+    scaled = _match_two_widths(node, target, cost) if "hidden" in node else _match_one_width(node, target, cost)
+    result = Match(scaled, budget, target, cost(scaled))
+    if abs(result.difference) > TOLERANCE:
+        raise ConfigError(
+            f"no width of model={node['name']} comes within {TOLERANCE:.0%} of the {target:,} {budget} of "
+            f"model={reference['name']}: the nearest, model.width={scaled['width']}, has {result.achieved:,}"
+        )
+    return result
+
+
+def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
+    def at(sixteenths: int) -> Node:
+        return {**node, "width": sixteenths / 16}
+
+    return at(_nearest(16, round(16 * WIDEST * node["width"]), lambda width: cost(at(width)), target))
+
+
+def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
+    def at(width: int) -> Node:
+        return {**node, "width": width, "hidden": max(1, round(node["hidden"] * width / node["width"]))}
+
+    def cost_near(width: int) -> int:
+        return cost(at(_buildable(width, at, cost)))
+
+    width = _nearest(1, WIDEST * node["width"], cost_near, target)
+    base = at(_buildable(width, at, cost))
+    hidden = _nearest(1, 4 * base["hidden"], lambda hidden: cost({**base, "hidden": hidden}), target)
+    return {**base, "hidden": hidden}
+
+
+def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int]) -> int:
+    """The width, or the next larger one, that the model accepts."""
+    refusal = None
+    for candidate in range(width, width + NEIGHBOURS):
+        try:
+            cost(at(candidate))
+        except ConfigError as error:
+            refusal = error
+        else:
+            return candidate
+    assert refusal is not None
+    raise refusal
+
+
+def _nearest(low: int, high: int, cost: Callable[[int], int], target: int) -> int:
+    """The whole number in low..high whose cost, which never falls, is nearest to the target: bisection."""
+    first = low
+    while low < high:
+        middle = (low + high) // 2
+        if cost(middle) < target:
+            low = middle + 1
+        else:
+            high = middle
+    return min({low, max(first, low - 1)}, key=lambda number: abs(cost(number) - target))

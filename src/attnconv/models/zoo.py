@@ -1,0 +1,40 @@
+"""Any model of timm, by name, on the data set's images."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv.errors import nearest
+
+
+def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) -> nn.Module:
+    """timm's model of that name, untrained: images (B, C, height, width) -> logits (B, classes).
+
+    Models that are built for one image size are built for this one.
+
+    Raises:
+        ValueError: timm has no such model (the nearest is named), or it cannot take images of this size.
+    """
+    import timm
+
+    if not timm.is_model(timm_name):
+        raise ValueError(f"timm has no model {timm_name!r}{nearest(timm_name, timm.list_models())}")
+    channels, height, width = image_shape
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": channels}
+    try:
+        try:
+            model = timm.create_model(timm_name, **arguments, img_size=(height, width))
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            model = timm.create_model(timm_name, **arguments)
+        with torch.no_grad():
+            shape = model.eval()(torch.zeros(1, *image_shape)).shape
+    # A model may refuse a size in any of its layers, with whatever error that layer has.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"timm's {timm_name} cannot take images of {height}x{width} pixels ({reason})") from error
+    if shape != (1, classes):
+        raise ValueError(f"timm's {timm_name} gives {tuple(shape)} for one image, not logits of {classes} classes")
+    return model.train()
