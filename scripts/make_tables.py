@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from attnconv.study.tables import fill, paper_table, read_paper, read_results, runs_table
+from attnconv.study.tables import fill, models_table, paper_table, read_csv, read_results, runs_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -12,7 +12,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def regenerate(readme: str, results: Path) -> str:
     """README's text with its tables made from `results`."""
     runs = read_results(results / "runs")
-    return fill(readme, {"paper": paper_table(read_paper(results / "paper.csv"), runs), "runs": runs_table(runs)})
+    tables = {
+        "paper": paper_table(read_csv(results / "paper.csv"), runs),
+        "runs": runs_table(runs),
+        "models": models_table(read_csv(results / "models.csv"), "paper"),
+    }
+    return fill(readme, tables)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def knob(default: Any, meaning: str, **limits: Any) -> Any:
 @dataclass
 class DataConfig:
     name: str = knob(MISSING, "the data set's name: its file in configs/data/")
-    source: str = knob(MISSING, "where images come from", choices=("cifar10", "arrays", "digits"))
+    source: str = knob(MISSING, "where images come from", choices=("cifar10", "arrays", "digits", "pairs"))
     root: str = knob("", "folder of the arrays or of the original archive")
     fraction: float = knob(1.0, "share of the training images used, per class; subsets are nested", above=0, at_most=1)
     subset_seed: int = knob(0, "which images a fraction holds; apart from the initialisation's seed", at_least=0)
@@ -39,6 +39,12 @@ class DataConfig:
     std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
     crop_padding: int = knob(0, "random crops after padding each side by so many black pixels", at_least=0)
     flip: bool = knob(False, "random horizontal flips")
+    task: str = knob("agreement", "of pairs: what the class is", choices=("agreement", "texture"))
+    distance: int = knob(8, "of pairs: between the two marks, in pixels; a multiple of 4", at_least=4, at_most=28)
+    clutter: int = knob(6, "of pairs: marks that mean nothing", at_least=0)
+    train_images: int = knob(10_000, "of pairs: training images made", at_least=2)
+    test_images: int = knob(2_000, "of pairs: test images made", at_least=2)
+    images_seed: int = knob(0, "of pairs: which images are made", at_least=0)
 
 
 @dataclass

@@ -16,25 +16,27 @@ from attnconv.data.sources import load_source
 from attnconv.errors import DataError
 from conftest import REPOSITORY, write_arrays
 
+CPU = torch.device("cpu")
+
 
 def config(root, **options):
     return DataConfig(name="x", source=options.pop("source", "cifar10"), root=str(root), **options)
 
 
 def test_arrays_are_read_and_hashed(arrays):
-    source = load_source(config(arrays))
+    source = load_source(config(arrays), CPU)
     assert source.train.images.shape == (40, 8, 8, 3)
     assert (source.classes, source.origin) == (4, f"arrays in {arrays}")
     labels = np.load(arrays / "train_labels.npy")
     labels[:4] = labels[:4][::-1]
     np.save(arrays / "train_labels.npy", labels)
-    assert load_source(config(arrays)).sha256 != source.sha256
+    assert load_source(config(arrays), CPU).sha256 != source.sha256
 
 
 def test_equal_content_has_an_equal_hash_whatever_the_integer_type(arrays):
-    before = load_source(config(arrays)).sha256
+    before = load_source(config(arrays), CPU).sha256
     np.save(arrays / "train_labels.npy", np.load(arrays / "train_labels.npy").astype(np.uint8))
-    assert load_source(config(arrays)).sha256 == before
+    assert load_source(config(arrays), CPU).sha256 == before
 
 
 @pytest.mark.parametrize(
@@ -54,34 +56,34 @@ def test_equal_content_has_an_equal_hash_whatever_the_integer_type(arrays):
 def test_arrays_of_the_wrong_form_are_refused(arrays, name, change, complaint):
     np.save(arrays / f"{name}.npy", change(np.load(arrays / f"{name}.npy")))
     with pytest.raises(DataError, match=complaint):
-        load_source(config(arrays))
+        load_source(config(arrays), CPU)
 
 
 def test_a_missing_array_is_named(arrays):
     (arrays / "test_labels.npy").unlink()
     with pytest.raises(DataError, match=r"lacks test_labels\.npy"):
-        load_source(config(arrays))
+        load_source(config(arrays), CPU)
 
 
 def test_a_truncated_array_is_named(arrays):
     path = arrays / "train_images.npy"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"train_images\.npy is not a readable"):
-        load_source(config(arrays))
+        load_source(config(arrays), CPU)
 
 
 def test_without_data_and_network_three_ways_out_are_named(tmp_path, monkeypatch):
     # The address that no resolver knows stands for a machine without a network.
     monkeypatch.setattr(CIFAR10, "url", "http://cifar.invalid/cifar-10-python.tar.gz")
     with pytest.raises(DataError, match=r"Three ways out: \(1\) .*\(2\) .*\(3\) set data\.root"):
-        load_source(config(tmp_path / "nowhere"))
+        load_source(config(tmp_path / "nowhere"), CPU)
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_damaged_archive_is_refused(tmp_path):
     (tmp_path / CIFAR10.filename).write_bytes(b"half a download")
     with pytest.raises(DataError, match=r"is damaged: its md5 is not c58f30108f718f92721af3b95e74349a"):
-        load_source(config(tmp_path))
+        load_source(config(tmp_path), CPU)
 
 
 def test_the_original_archive_is_read(tmp_path, monkeypatch):
@@ -106,7 +108,7 @@ def test_the_original_archive_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(files["test_batch"])]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(files["batches.meta"])})
 
-    source = load_source(config(tmp_path))
+    source = load_source(config(tmp_path), CPU)
     assert source.train.images.shape == (50, 32, 32, 3)
     # The archive stores rows of red, then green, then blue.
     first = batches["data_batch_1"][0].reshape(3, 32, 32).transpose(1, 2, 0)
@@ -114,7 +116,7 @@ def test_the_original_archive_is_read(tmp_path, monkeypatch):
 
 
 def test_digits_are_uint8_and_split_disjointly():
-    source = load_source(config("", source="digits"))
+    source = load_source(config("", source="digits"), CPU)
     assert source.train.images.shape[1:] == (8, 8, 1)
     assert len(source.train.labels) + len(source.test.labels) == 1797
     assert (source.classes, source.train.images.max()) == (10, 255)
@@ -134,7 +136,7 @@ def test_real_cifar10_is_all_there():
     root = REPOSITORY / "data" / "cifar10"
     if not (root / "train_images.npy").exists():
         pytest.skip("no CIFAR-10 arrays in data/cifar10")
-    source = load_source(config(root))
+    source = load_source(config(root), CPU)
     assert source.train.images.shape == (50_000, 32, 32, 3)
     assert np.bincount(source.train.labels).tolist() == [5000] * 10
     mean = source.train.images.reshape(-1, 3).mean(0) / 255

@@ -67,7 +67,7 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     Raises:
         DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalisation`.
     """
-    source = load_source(config)
+    source = load_source(config, device)
     labels = source.train.labels
     remaining, held = split_holdout(labels, config.holdout)
     used = nested_fraction(labels, remaining, config.fraction, config.subset_seed)

@@ -1,4 +1,4 @@
-"""Where images come from: arrays on disk, the CIFAR-10 archive, a download of it, or scikit-learn's digits.
+"""Where images come from: arrays on disk, the CIFAR-10 archive, a download of it, digits, or made-up pairs of marks.
 
 Every source ends as the same four arrays with a content hash, so that nothing after it knows the difference.
 """
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from attnconv.config import DataConfig
+from attnconv.data.pairs import make_pairs
 from attnconv.errors import DataError
 
 ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
@@ -38,13 +40,17 @@ class Source:
     sha256: str
 
 
-def load_source(config: DataConfig) -> Source:
-    """Read the data set that `config` names.
+def load_source(config: DataConfig, device: torch.device) -> Source:
+    """Read the data set that `config` names, or make it on the device.
 
     Raises:
         DataError: it is missing, damaged, or of the wrong shape, type or label range.
     """
     root = Path(config.root).expanduser()
+    if config.source == "pairs":
+        images = config.train_images, config.test_images
+        pairs = make_pairs(config.task, config.distance, config.clutter, *images, config.images_seed, device)
+        return _checked(pairs, f"pairs of marks {config.distance} pixels apart, class: {config.task}")
     if config.source == "digits":
         return _checked(_digits(), "scikit-learn digits")
     if config.source == "arrays" or any(os.path.exists(root / f"{name}.npy") for name in ARRAYS):

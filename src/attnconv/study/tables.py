@@ -19,8 +19,8 @@ def read_results(runs: Path) -> list[dict[str, Any]]:
     return results
 
 
-def read_paper(path: Path) -> list[dict[str, str]]:
-    """The published numbers, a row per model."""
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """A table of results/, a dictionary per row."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -71,6 +71,54 @@ def runs_table(results: list[dict[str, Any]]) -> str:
         for result in sorted(results, key=lambda result: (result["data"], result["scale"], -result["test_acc"]))
     ]
     return markdown(header, rows)
+
+
+def models_table(rows: list[dict[str, str]], scale: str) -> str:
+    """Costs and sight of every model at one scale, cheapest first, from results/models.csv."""
+    header = [
+        "model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image",
+        "exponent in pixels, theory", "measured", "sees after 1 / 3 / 6 layers, pixels", "in effect",
+        "shift error", "shuffle error", "kernels see content",
+    ]  # fmt: skip
+    lines = []
+    for row in sorted((row for row in rows if row["scale"] == scale), key=lambda row: int(row["flops_full"])):
+        theory, effective = ([fields[0], fields[min(2, len(fields) - 1)], fields[-1]] for fields in
+                             (row["field_theory"].split(), row["field_effective"].split()))  # fmt: skip
+        lines.append(
+            [
+                f"`{row['model']}`",
+                f"{int(row['parameters']):,}",
+                f"{int(row['flops_paper']) / 1e9:.3f}",
+                f"{int(row['flops_full']) / 1e9:.3f}",
+                f"{int(row['activation_bytes']) / 1e6:.1f}",
+                f"{float(row['growth_theory']):g}",
+                f"{float(row['growth_measured']):.2f}",
+                " / ".join(theory),
+                " / ".join(f"{float(side):.0f}" for side in effective),
+                row["shift_error"],
+                row["permutation_error"],
+                row["sees_content"],
+            ]
+        )
+    return markdown(header, lines)
+
+
+def long_range_table(rows: list[dict[str, str]]) -> str:
+    """Accuracy per model, layers and distance, from results/long_range.csv; beyond the theoretical wall in italics."""
+    distances = sorted({int(row["distance"]) for row in rows})
+    cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
+    for row in rows:
+        cells.setdefault((row["model"], int(row["layers"])), {})[int(row["distance"])] = row
+    lines = []
+    for (model, layers), by_distance in sorted(cells.items()):
+        line = [f"`{model}`", str(layers), next(iter(by_distance.values()))["wall"]]
+        for distance in distances:
+            cell = by_distance.get(distance)
+            accuracy = "" if cell is None else f"{float(cell['test_acc']):.1%}"
+            beyond = cell is not None and distance > int(cell["wall"])
+            line.append(f"*{accuracy}*" if beyond else accuracy)
+        lines.append(line)
+    return markdown(["model", "layers", "wall, pixels", *(f"{distance} pixels" for distance in distances)], lines)
 
 
 def fill(text: str, tables: dict[str, str]) -> str:

@@ -1,0 +1,75 @@
+"""One table from the runs of experiment=long_range: results/long_range.csv and results/long_range.md.
+
+    python train.py experiment=long_range
+    python scripts/long_range.py outputs
+
+Test accuracy per model, layers and distance, beside the wall that theory puts up: the largest distance at which some
+pixel of the last layer's map sees both marks.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from attnconv.study.tables import long_range_table, read_csv
+from attnconv.theory.reach import widest_pair
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def read_cell(folder: Path) -> dict[str, Any]:
+    """One run as a row."""
+    result = json.loads((folder / "result.json").read_text())
+    loaded = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(loaded, dict)
+    config: dict[Any, Any] = loaded
+    wall = config["scale"]["patch"] * widest_pair(
+        OmegaConf.to_object(config["model"]), config["scale"]["layers"], (3, 32, 32)
+    )
+    return {
+        "model": result["model"],
+        "layers": config["scale"]["layers"],
+        "distance": config["data"]["distance"],
+        "wall": wall,
+        "seed": result["seed"],
+        "train_images": result["train_images"],
+        "epochs": result["epochs"],
+        "test_acc": result["test_acc"],
+        "commit": result["commit"],
+        "dirty": result["dirty"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("outputs", type=Path)
+    parser.add_argument("--into", type=Path, default=REPOSITORY / "results")
+    arguments = parser.parse_args()
+    results = sorted(arguments.outputs.glob("long_range_*/**/result.json"))
+    folders = [path.parent for path in results if json.loads(path.read_text())["status"] == "done"]
+    if not folders:
+        raise SystemExit(f"no finished run of experiment=long_range below {arguments.outputs}")
+    if len(folders) < len(results):
+        print(f"{len(results) - len(folders)} unfinished runs are left out")
+    rows = [read_cell(folder) for folder in folders]
+    rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
+    path = arguments.into / "long_range.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    text = (
+        "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py outputs` from the runs "
+        f"of `python train.py experiment=long_range`: scale=mini, {rows[0]['train_images']:,} training images, "
+        f"{rows[0]['epochs']} epochs, one seed. Test accuracy; chance is 50%. *Italic*: beyond the wall, where no "
+        "pixel sees both marks.\n\n"
+    )
+    (arguments.into / "long_range.md").write_text(text + long_range_table(read_csv(path)))
+
+
+if __name__ == "__main__":
+    main()

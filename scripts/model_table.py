@@ -1,0 +1,53 @@
+"""What every model costs and sees, known before training: writes results/models.csv and results/models.md.
+
+    python scripts/model_table.py              ten minutes on two CPU cores, most of them for the measured exponents
+    python scripts/model_table.py --only sa_quadratic conv3x3 --into /tmp
+
+Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that one image
+of a training batch keeps; the exponent of time in the number of pixels, in theory and measured on this machine;
+receptive field after 1 to 6 layers in pixels, in theory and in effect; what a layer makes of shifted and of shuffled
+maps (0: the same, 1: something else); whether its kernels depend on the content. `attnconv.study.models` says how.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+
+from attnconv.study.models import cost_row, growth, sight_row, study_models
+from attnconv.study.tables import models_table, read_csv
+from attnconv.tracking.provenance import describe_device
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCALES = ("paper", "mini")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=study_models(), default=study_models(), metavar="MODEL")
+    parser.add_argument("--into", type=Path, default=REPOSITORY / "results")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.only:
+        sight = sight_row(name) | {"growth_measured": f"{growth(name):.2f}"}
+        rows += [{"model": name, "scale": scale, **cost_row(name, scale), **sight} for scale in SCALES]
+        print(name, flush=True)
+    path = arguments.into / "models.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    hardware = f"{describe_device(torch.device('cpu'))}, torch {torch.__version__}, float32"
+    text = [
+        "# What every model costs and sees\n\nMade by `python scripts/model_table.py`: untrained models, ",
+        f"32 x 32 images. Measured exponents: {hardware}.\nWhat a model sees is told of six layers at width 64 ",
+        "on 16 x 16 positions, or of a convolutional network at width 16, whatever the scale.\n",
+    ]
+    for scale in SCALES:
+        text.append(f"\n## scale={scale}\n\n{models_table(read_csv(path), scale)}")
+    (arguments.into / "models.md").write_text("".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Images that separate mixers by their reach: a class is a local texture, or a relation over a distance.
+
+Every image holds the same things, and `task` only chooses which of them is the class:
+
+    texture     a block of 8 x 8 pixels with horizontal (0) or vertical (1) stripes;
+    agreement   of all marks of 2 x 2 pixels, red or blue, two lie exactly `distance` pixels apart along a row or a
+                column: they have different colours (0) or the same (1).
+
+The other marks, `clutter` of them, have random colours and lie nowhere at that distance from any mark. Marks lie on a
+grid of cells of 4 x 4 pixels, so that at patches of 4 one position holds a whole mark. No single mark tells the class,
+and with clutter neither does how many are red: some pixel must see two marks, and how far apart they are.
+
+Draws come from counters (seed, split); rendering is integer arithmetic, so that every device gives the same images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnconv.errors import DataError
+
+SIDE, CELL, MARK, BLOCK = 32, 4, 2, 8  # pixels
+CELLS = SIDE // CELL
+TASKS = ("agreement", "texture")
+COLOURS = ((220, 40, 40), (40, 40, 220))  # red, blue
+NEIGHBOURS = 5  # cells that one mark closes to the next: its own, and four at the distance
+STRIPES = 40  # grey levels around the background
+STREAM = 5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one split's images show, an entry per image; places are (row, column) in pixels."""
+
+    background: np.ndarray  # (n,) grey level
+    block: np.ndarray  # (n, 2) place of the texture
+    vertical: np.ndarray  # (n,) 0 or 1
+    marks: np.ndarray  # (n, 2 + clutter, 2) places, the pair first
+    colours: np.ndarray  # (n, 2 + clutter, 3)
+    agree: np.ndarray  # (n,) 0 or 1
+
+
+def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -> Scene:
+    """Draw `count` images from the counter (seed, split).
+
+    Raises:
+        DataError: marks at that distance, or so many of them, do not fit the image.
+    """
+    if distance % CELL or not CELL <= distance <= SIDE - CELL:
+        raise DataError(f"data.distance must be a multiple of {CELL} in {CELL}..{SIDE - CELL} pixels, not {distance}")
+    most = CELLS * CELLS // NEIGHBOURS - 2
+    if clutter > most:
+        raise DataError(f"data.clutter={clutter} marks do not fit beside the pair; at most {most} always do")
+    draw = np.random.default_rng([STREAM, seed, split])
+    cells = _add_clutter(draw, _draw_pairs(draw, count, distance // CELL), clutter, distance // CELL)
+    # All marks of an image share their offset within the cells, so that distances are whole cells.
+    offsets = draw.integers(0, CELL - MARK + 1, size=(count, 1, 2))
+    agree = draw.permutation(np.arange(count) % 2)
+    kinds = draw.integers(0, 2, size=(count, 2 + clutter))
+    kinds[:, 1] = np.where(agree == 1, kinds[:, 0], 1 - kinds[:, 0])
+    return Scene(
+        background=draw.integers(90, 161, count),
+        block=draw.integers(0, (SIDE - BLOCK) // CELL + 1, size=(count, 2)) * CELL,
+        vertical=draw.permutation(np.arange(count) % 2),
+        marks=cells * CELL + offsets,
+        colours=np.array(COLOURS)[kinds],
+        agree=agree,
+    )
+
+
+def _add_clutter(draw: np.random.Generator, cells: np.ndarray, clutter: int, distance: int) -> np.ndarray:
+    """More cells (count, 2 + clutter, 2), each at random where no earlier one lies, nor lies `distance` cells away."""
+    rows, columns = np.divmod(np.arange(CELLS * CELLS), CELLS)
+    apart = np.abs(rows[:, None] - rows), np.abs(columns[:, None] - columns)
+    closes = (np.minimum(*apart) == 0) & np.isin(np.maximum(*apart), (0, distance))
+    for _ in range(clutter):
+        taken = cells[..., 0] * CELLS + cells[..., 1]
+        closed = closes[taken].any(axis=1)
+        free = np.where(closed, -1.0, draw.random((len(cells), CELLS * CELLS)))
+        added = np.stack(np.divmod(free.argmax(axis=1), CELLS), axis=-1)
+        cells = np.concatenate([cells, added[:, None]], axis=1)
+    return cells
+
+
+def _draw_pairs(draw: np.random.Generator, count: int, distance: int) -> np.ndarray:
+    """Cells of pairs `distance` cells apart along a row or a column, in random order: (count, 2, 2)."""
+    along, across = draw.integers(0, CELLS - distance, count), draw.integers(0, CELLS, count)
+    first = np.stack([across, along], axis=-1)
+    second = np.stack([across, along + distance], axis=-1)
+    pairs = np.stack([first, second], axis=1)
+    upright, swapped = draw.integers(0, 2, count) == 1, draw.integers(0, 2, count) == 1
+    pairs[upright] = pairs[upright][..., ::-1]
+    pairs[swapped] = pairs[swapped][:, ::-1]
+    return pairs
+
+
+def render(scene: Scene, device: torch.device) -> Tensor:
+    """The images, (n, 32, 32, 3) uint8 on the device."""
+    count = len(scene.background)
+    images = torch.from_numpy(scene.background).to(device).view(-1, 1, 1, 1).expand(count, SIDE, SIDE, 3).clone()
+    image = torch.arange(count, device=device).view(-1, 1, 1)
+
+    def square(places: np.ndarray, side: int) -> tuple[Tensor, Tensor]:
+        rows, columns = torch.from_numpy(places).to(device).unbind(-1)
+        steps = torch.arange(side, device=device)
+        return rows.view(-1, 1, 1) + steps.view(1, -1, 1), columns.view(-1, 1, 1) + steps.view(1, 1, -1)
+
+    rows, columns = square(scene.block, BLOCK)
+    vertical = torch.from_numpy(scene.vertical).to(device).view(-1, 1, 1) == 1
+    dark = torch.where(vertical, columns, rows) // 2 % 2  # stripes two pixels wide
+    images[image, rows, columns] += (STRIPES * (1 - 2 * dark))[..., None]
+    # The pair last, over whatever lies there.
+    for mark in reversed(range(scene.marks.shape[1])):
+        rows, columns = square(scene.marks[:, mark], MARK)
+        images[image, rows, columns] = torch.from_numpy(scene.colours[:, mark]).to(device).view(-1, 1, 1, 3)
+    return images.to(torch.uint8)
+
+
+def make_pairs(
+    task: str, distance: int, clutter: int, train_images: int, test_images: int, seed: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    """{train,test}_{images,labels} of the task, as every source gives them.
+
+    Raises:
+        DataError: see `draw_scene`.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for split, (name, count) in enumerate((("train", train_images), ("test", test_images))):
+        scene = draw_scene(count, distance, clutter, seed, split)
+        arrays[f"{name}_images"] = render(scene, device).cpu().numpy()
+        arrays[f"{name}_labels"] = scene.agree if task == "agreement" else scene.vertical
+    return arrays
