@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -24,12 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def read_cell(folder: Path) -> dict[str, Any]:
     """One run as a row."""
     result = json.loads((folder / "result.json").read_text())
-    loaded = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(loaded, dict)
-    config: dict[Any, Any] = loaded
-    wall = config["scale"]["patch"] * widest_pair(
-        OmegaConf.to_object(config["model"]), config["scale"]["layers"], (3, 32, 32)
-    )
+    config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    wall = config["scale"]["patch"] * widest_pair(config["model"], config["scale"]["layers"], (3, 32, 32))
     return {
         "model": result["model"],
         "layers": config["scale"]["layers"],

@@ -93,7 +93,7 @@ def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):
             break
     rest = process.stderr.read()
     assert process.wait() == 130
-    assert "interrupted; the same command resumes" in rest
+    assert "stopped by SIGINT; the same command goes on from here" in rest
     assert "Traceback" not in rest
     (result,) = (json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json"))
     assert result["status"] == "interrupted"

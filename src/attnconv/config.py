@@ -110,6 +110,10 @@ class Config:
     compile: bool = knob(False, "torch.compile the model")
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")
+    checkpoint_minutes: float = knob(
+        10.0, "at most so long between checkpoints; there is one after every epoch", above=0
+    )
+    checkpoint_steps: int | None = knob(None, "a checkpoint every so many steps of an epoch; null: none", at_least=1)
 
 
 def register_schema() -> None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from attnconv.training.interrupts import Stopped
+
 
 class UserError(Exception):
     """Something the user asked for that cannot be done; the message says what, why, and the way out."""
@@ -21,7 +23,11 @@ class DataError(UserError):
 
 
 class Diverged(UserError):
-    """Training whose loss is no longer a finite number."""
+    """Training whose loss or gradient is no longer a finite number."""
+
+
+class OutOfMemory(UserError):
+    """A configuration that needs more memory than there is."""
 
 
 class RunFolderError(UserError):
@@ -57,8 +63,11 @@ def one_line_errors(valid_keys: Iterable[str]) -> Iterator[None]:
 
     try:
         yield
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes after the last finished epoch", file=sys.stderr)
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except UserError as error:
         sys.exit(_complaint(str(error)))

@@ -1,9 +1,14 @@
-"""One run, from a frozen configuration to a finished run folder."""
+"""One run, from a frozen configuration to a finished run folder, in as many sittings as it takes.
 
+A sitting is one process at work on the run. It goes on where the last checkpoint stands, and whatever ends it, the next
+one continues to the same bytes.
+"""
+
+import errno
 import math
+import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +17,7 @@ from torch import nn
 from attnconv.config import Config, model_node
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import DataSet, load_dataset
-from attnconv.errors import Diverged
+from attnconv.errors import Diverged, OutOfMemory, RunFolderError
 from attnconv.models.build import build_model
 from attnconv.models.match import Match, match_width
 from attnconv.tracking.console import Console
@@ -20,14 +25,18 @@ from attnconv.tracking.dashboards import Dashboard
 from attnconv.tracking.heads import HeadWatcher
 from attnconv.tracking.provenance import commit, describe_device, peak_memory, versions
 from attnconv.tracking.run_folder import RunFolder
-from attnconv.training.checkpoint import load_checkpoint, save_checkpoint
-from attnconv.training.loop import Score, evaluate, train_epoch
+from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, newest, save_checkpoint
+from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
+from attnconv.training.interrupts import Interrupts, Stopped
+from attnconv.training.loop import FiniteGuard, NotFinite, Score, Tally, evaluate, train_epoch
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
 from attnconv.training.schedules import lr_factor
 
 # Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
 HEAD_IMAGES = 50
+
+CHECKPOINT = 1  # a request between processes; larger ones are signals to stop by
 
 
 @dataclass
@@ -37,10 +46,11 @@ class Run:
     config: Config
     folder: RunFolder
     device: torch.device
+    processes: Processes
     precision: str
     data: DataSet
     model: nn.Module
-    forward: nn.Module  # the same network, compiled if the configuration says so
+    forward: nn.Module  # the same network, compiled or distributed if it is to be
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
 
@@ -52,9 +62,11 @@ def prepare(config: Config) -> Run:
         UserError: run folder, device, data or model are not as the configuration needs them.
     """
     folder = RunFolder(config)
-    folder.check()
-    device = choose_device(config.device)
+    processes, device = join_processes(choose_device(config.device))
+    if processes.writes:
+        folder.check()
     data = load_dataset(config.data, device)
+    check_batches(processes, len(data.train), config.recipe.batch_size)
     match = None
     if config.match is not None:
         reference = model_node(config.match_model, like=config)
@@ -63,82 +75,253 @@ def prepare(config: Config) -> Run:
     # Built on the CPU, so that equal seeds give equal weights on every device.
     model = build_model(match.node if match else config.model, data.image_shape, data.classes)
     model.to(device).to(memory_format=torch.channels_last)
-    forward: Any = torch.compile(model) if config.compile else model
     optimizer = build_optimizer(model, config.recipe)
+    forward: Any = distribute(model, processes, device)
+    if config.compile:
+        forward = torch.compile(forward)
     precision = choose_precision(config.precision, device)
-    return Run(config, folder, device, precision, data, model, forward, optimizer, match)
+    return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train what `config` describes into its run folder, resuming an unfinished run; returns result.json's content.
 
     Raises:
-        UserError: see `prepare`; Diverged after result.json says so.
-        KeyboardInterrupt: after result.json says so.
+        UserError: see `prepare`; Diverged, OutOfMemory and RunFolderError (a full disk) after result.json says so.
+        Stopped: a signal asked for it, and there is a checkpoint; result.json says so.
     """
     this = prepare(config)
-    this.folder.create()
-    epochs_done = 0
-    if this.folder.checkpoint.exists():
-        epochs_done = load_checkpoint(this.folder.checkpoint, this.model, this.optimizer, this.device)
-    this.folder.forget_after(epochs_done)
-
-    identity = describe(this)
-    print(_opening_lines(identity, this.folder, epochs_done), flush=True)
-    console = Console(config.epochs, epochs_done, len(this.data.train))
-    dashboard = Dashboard(config, this.folder.path)
-    outcome: dict[str, Any] = {"status": "failed"}
     try:
-        outcome = {"status": "done", **_train(this, epochs_done, console, dashboard)}
-    except KeyboardInterrupt:
-        outcome = {"status": "interrupted"}
-        raise
-    except Exception as error:
-        outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-        raise
+        if this.processes.writes:
+            this.folder.open()
+            this.folder.check()  # another process may have finished it meanwhile
+        this.processes.wait()
+        return _run_in_folder(this)
     finally:
-        console.close()
-        result = outcome | identity
-        this.folder.write_result(result)
-        dashboard.finish(failed=outcome["status"] != "done")
-    print(_closing_line(result, this.folder), flush=True)
+        this.folder.close()
+        this.processes.leave()
+
+
+def _run_in_folder(this: Run) -> dict[str, Any]:
+    identity = describe(this)
+    outcome: dict[str, Any] = {"status": "failed"}
+    with Interrupts() as interrupts:
+        sitting = Sitting(this, interrupts)
+        sitting.say(_opening_lines(identity, this.folder, sitting.position))
+        try:
+            outcome = {"status": "done", **sitting.train()}
+        except (KeyboardInterrupt, Stopped):
+            outcome = {"status": "interrupted"}
+            raise
+        except Exception as error:
+            explained = sitting.explain(error)
+            outcome = {"status": "failed", "reason": f"{type(explained).__name__}: {explained}"}
+            if explained is error:
+                raise
+            raise explained from error
+        finally:
+            sitting.close(outcome | identity)
+    result = outcome | identity
+    if this.processes.writes:
+        sitting.say(_closing_line(result, this.folder))
     return result
 
 
-def _train(this: Run, epochs_done: int, console: Console, dashboard: Dashboard) -> dict[str, Any]:
-    """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
-    config, folder, images = this.config, this.folder, len(this.data.train)
-    sample, _ = next(this.data.train.batches(HEAD_IMAGES))
-    heads = HeadWatcher(this.model, config.model["name"], sample)
-    if epochs_done == 0:
-        folder.append("heads.jsonl", heads.record(0))
-    for epoch in range(epochs_done + 1, config.epochs + 1):
-        train, lr, train_seconds = _train_one(this, epoch, console)
-        started = time.perf_counter()
-        scores = _evaluate(this, last=epoch == config.epochs)
-        eval_seconds = time.perf_counter() - started
-        _require_finite(epoch, {"train": train, **scores}, config)
+class Sitting:
+    """One process at work on a run: where it stands, and what is to be done after every step and every epoch."""
 
-        metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
-        for split, score in scores.items():
-            metrics |= {f"{split}/loss": score.loss, f"{split}/acc": score.accuracy}
-        folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
-        folder.append("timing.jsonl", {"epoch": epoch, "train_seconds": train_seconds, "eval_seconds": eval_seconds})
-        folder.append("heads.jsonl", heads.record(epoch))
-        save_checkpoint(folder.checkpoint, this.model, this.optimizer, epoch)
+    def __init__(self, this: Run, interrupts: Interrupts):
+        self.this, self.interrupts, self.config, self.folder = this, interrupts, this.config, this.folder
+        self.images, self.writes = len(this.data.train), this.processes.writes
+        self.steps_per_epoch = math.ceil(self.images / self.config.recipe.batch_size)
+        self.guard = FiniteGuard(this.device)
+        self.tally = Tally.on(this.device)
+        self.doing = "training"
+        self.saved = time.perf_counter()
 
-        console.epoch(epoch, train, scores, images / train_seconds)
-        dashboard.log(epoch, metrics | {"images_per_second": images / train_seconds})
-        if epoch % config.logger.pictures_every == 0 and epoch < config.epochs:
-            _show_heads(heads, epoch, folder, dashboard)
-    _show_heads(heads, config.epochs, folder, dashboard)
-    return _outcome(folder, images) | {"peak_memory_bytes": peak_memory(this.device)}
+        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device)
+        self.position = found or Position()
+        sample, _ = next(this.data.train.batches(HEAD_IMAGES))
+        self.heads = HeadWatcher(this.model, self.config.model["name"], sample)
+        if self.writes:
+            self.folder.forget_after(None if found is None else found.epochs_done)
+            if found is None:
+                self.folder.append("heads.jsonl", self.heads.record(0))
+        self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes)
+        self.dashboard = Dashboard(self.config, self.folder.path, self._history(), shown=self.writes)
+
+    def say(self, text: str) -> None:
+        """Print, once for all processes."""
+        if self.writes:
+            print(text, flush=True)
+
+    def train(self) -> dict[str, Any]:
+        """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
+        for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
+            train, lr = self._train_one(epoch)
+            train_seconds = self.position.seconds
+            self.doing, started = "evaluation", time.perf_counter()
+            scores = self._evaluate(last=epoch == self.config.epochs)
+            eval_seconds, self.doing = time.perf_counter() - started, "training"
+            _require_finite(epoch, scores, self.config)
+            metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
+            for split, score in scores.items():
+                metrics |= {f"{split}/loss": score.loss, f"{split}/acc": score.accuracy}
+            self.console.epoch(epoch, train, scores, self.images / train_seconds)
+            if self.writes:
+                self._record(epoch, metrics, {"train_seconds": train_seconds, "eval_seconds": eval_seconds})
+            self.position = Position(epochs_done=epoch)
+            self._save()
+        if not self.writes:
+            return {}
+        self._show_heads(self.config.epochs)
+        export_weights(self.folder.weights, self.this.model)
+        return _outcome(self.folder, self.images) | {"peak_memory_bytes": peak_memory(self.this.device)}
+
+    def explain(self, error: Exception) -> Exception:
+        """The error in the user's terms, where it has some; else the error itself."""
+        if isinstance(error, NotFinite):
+            epoch, batch = divmod(error.step, self.steps_per_epoch)
+            good = newest(self.folder.checkpoints)
+            return Diverged(
+                f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of "
+                f"{self.steps_per_epoch}) is not finite; lower recipe.lr={self.config.recipe.lr:g}. "
+                f"The last good checkpoint: {good or 'none'}"
+            )
+        if is_out_of_memory(error):
+            setting = "recipe.batch_size" if self.doing == "training" else "eval_batch_size"
+            value = self.config.recipe.batch_size if self.doing == "training" else self.config.eval_batch_size
+            return OutOfMemory(f"out of memory in {self.doing}; lower {setting}={value}, or the scale")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            return RunFolderError(
+                f"{self.folder.path} cannot be written: {error.strerror}; "
+                "once it can, the same command goes on from the last checkpoint"
+            )
+        return error
+
+    def close(self, result: dict[str, Any]) -> None:
+        """Write result.json and let go of terminal and dashboard, whatever the outcome."""
+        self.console.close()
+        if self.writes:
+            try:
+                self.folder.write_result(result)
+            except OSError as error:
+                print(f"warning: result.json cannot be written: {error.strerror}", file=sys.stderr)
+        self.dashboard.finish(failed=result["status"] != "done")
+
+    def _train_one(self, epoch: int) -> tuple[Score, float]:
+        """Train what is left of epoch `epoch` (from 1): its score and its first learning rate."""
+        config, position, this = self.config, self.position, self.this
+        steps_before = (epoch - 1) * self.steps_per_epoch
+        factor = lr_factor(config.recipe, config.epochs, self.images)
+        # Process 0 goes on with the sums of all; the others start theirs anew.
+        carried = (position.loss, position.correct, position.images) if self.writes else ()
+        self.tally = Tally.on(this.device, *carried)
+        self.started, self.seconds_before = time.perf_counter(), position.seconds
+        train_epoch(
+            this.forward,
+            this.optimizer,
+            this.data.train,
+            plan_epoch(self.images, config.seed, epoch - 1, config.data.crop_padding, config.data.flip, this.device),
+            steps_before=steps_before,
+            steps_done=position.steps_in_epoch,
+            tally=self.tally,
+            guard=self.guard,
+            seed=config.seed,
+            batch_size=config.recipe.batch_size,
+            label_smoothing=config.recipe.label_smoothing,
+            factor=factor,
+            precision=this.precision,
+            processes=this.processes,
+            on_step=self._after_step,
+        )
+        self._note_position(self.steps_per_epoch)
+        done = self.position
+        return Score(done.loss / done.images, done.correct / done.images), config.recipe.lr * factor(steps_before)
+
+    def _evaluate(self, last: bool) -> dict[str, Score]:
+        """With a holdout every epoch is scored on it and test is touched once, at the end; without one, on test."""
+        this, validation, test = self.this, self.this.data.validation, self.this.data.test
+        splits = {"val": validation, "test": test if last or validation is None else None}
+        return {
+            name: evaluate(
+                this.forward, split, self.config.eval_batch_size, this.precision, this.processes, self._stop_if_asked
+            )
+            for name, split in splits.items()
+            if split is not None
+        }
+
+    def _after_step(self, steps_in_epoch: int) -> None:
+        self.console.step(self.position.epochs_done + 1, self.tally, self.this.processes.count)
+        every = self.config.checkpoint_steps
+        late = time.perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
+        due = late or (every is not None and steps_in_epoch % every == 0)
+        request = self.this.processes.agree(self.interrupts.signum or (CHECKPOINT if due else 0))
+        if request:
+            self._note_position(steps_in_epoch)
+            self._save()
+        if request > CHECKPOINT:
+            raise Stopped(request)
+
+    def _stop_if_asked(self) -> None:
+        """Between batches of an evaluation, which starts again in the next sitting."""
+        request = self.this.processes.agree(self.interrupts.signum or 0)
+        if request:
+            self._save()
+            raise Stopped(request)
+
+    def _note_position(self, steps_in_epoch: int) -> None:
+        total = self.tally.total(self.this.processes)
+        self.position = Position(
+            epochs_done=self.position.epochs_done,
+            steps_in_epoch=steps_in_epoch,
+            loss=total.loss.item(),
+            correct=total.correct.item(),
+            images=total.images,
+            seconds=self.seconds_before + time.perf_counter() - self.started,
+        )
+
+    def _save(self) -> None:
+        self.guard.check()  # weights that are not finite are no place to go on from
+        step = self.position.epochs_done * self.steps_per_epoch + self.position.steps_in_epoch
+        if self.writes:
+            save_checkpoint(self.folder.checkpoints, self.this.model, self.this.optimizer, self.position, step)
+        self.saved = time.perf_counter()
+
+    def _record(self, epoch: int, metrics: dict[str, float], timing: dict[str, float]) -> None:
+        self.folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
+        self.folder.append("timing.jsonl", {"epoch": epoch, **timing})
+        self.folder.append("heads.jsonl", self.heads.record(epoch))
+        if epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
+            self._show_heads(epoch)
+        self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
+
+    def _history(self) -> list[tuple[int, dict[str, float]]]:
+        """What earlier sittings recorded, for a dashboard that must not miss it."""
+        timings = {record["epoch"]: record["train_seconds"] for record in self.folder.read_lines("timing.jsonl")}
+        history = []
+        for record in self.folder.read_lines("metrics.jsonl"):
+            epoch = record.pop("epoch")
+            history.append((epoch, record | {"images_per_second": self.images / timings[epoch]}))
+        return history
+
+    def _show_heads(self, epoch: int) -> None:
+        figure = self.heads.figure(epoch)
+        if figure is not None:
+            figure.savefig(self.folder.heads_picture, dpi=110)
+            self.dashboard.picture(epoch, figure)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
     for split, score in scores.items():
         if not math.isfinite(score.loss):
-            raise Diverged(f"the {split} loss of epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr}")
+            raise Diverged(f"the {split} loss of epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr:g}")
 
 
 def _outcome(folder: RunFolder, images: int) -> dict[str, Any]:
@@ -150,46 +333,6 @@ def _outcome(folder: RunFolder, images: int) -> dict[str, Any]:
         "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
         "images_per_second": images * len(timings) / train_seconds,
     }
-
-
-def _train_one(this: Run, epoch: int, console: Console) -> tuple[Score, float, float]:
-    """Train epoch `epoch` (from 1): its score, its first learning rate, its seconds."""
-    config, images = this.config, len(this.data.train)
-    first_step = (epoch - 1) * math.ceil(images / config.recipe.batch_size)
-    factor = lr_factor(config.recipe, config.epochs, images)
-    started = time.perf_counter()
-    score = train_epoch(
-        this.forward,
-        this.optimizer,
-        this.data.train,
-        plan_epoch(images, config.seed, epoch - 1, config.data.crop_padding, config.data.flip, this.device),
-        first_step=first_step,
-        seed=config.seed,
-        batch_size=config.recipe.batch_size,
-        label_smoothing=config.recipe.label_smoothing,
-        factor=factor,
-        precision=this.precision,
-        on_step=partial(console.step, epoch),
-    )
-    return score, config.recipe.lr * factor(first_step), time.perf_counter() - started
-
-
-def _evaluate(this: Run, last: bool) -> dict[str, Score]:
-    """With a holdout every epoch is scored on it and test is touched once, at the end; without one, on test."""
-    validation, test = this.data.validation, this.data.test
-    splits = {"val": validation, "test": test if last or validation is None else None}
-    return {
-        name: evaluate(this.forward, split, this.config.eval_batch_size, this.precision)
-        for name, split in splits.items()
-        if split is not None
-    }
-
-
-def _show_heads(heads: HeadWatcher, epoch: int, folder: RunFolder, dashboard: Dashboard) -> None:
-    figure = heads.figure(epoch)
-    if figure is not None:
-        figure.savefig(folder.heads_picture, dpi=110)
-        dashboard.picture(epoch, figure)
 
 
 def describe(this: Run) -> dict[str, Any]:
@@ -210,6 +353,7 @@ def describe(this: Run) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in this.model.parameters()),
         "precision": this.precision,
         "device": describe_device(this.device),
+        "processes": this.processes.count,
         "commit": head,
         "dirty": dirty,
         "versions": versions(),
@@ -230,14 +374,18 @@ def _matched(this: Run) -> dict[str, Any]:
     return {"match": {**budget, "achieved": match.achieved, "difference": match.difference, **widths}}
 
 
-def _opening_lines(identity: dict[str, Any], folder: RunFolder, epochs_done: int) -> str:
+def _opening_lines(identity: dict[str, Any], folder: RunFolder, position: Position) -> str:
     matched = ""
     if "match" in identity:
         matched = (
             "\nmatched to the {target:,} {budget} of {model}: {achieved:,} ({difference:+.2%}), "
             "at width {width:g}".format_map(identity["match"])
         )
-    resuming = f", resuming after epoch {epochs_done}" if epochs_done else ""
+    resuming = ""
+    if position != Position():
+        resuming = f", resuming after epoch {position.epochs_done}"
+        if position.steps_in_epoch:
+            resuming += f" and {position.steps_in_epoch} steps"
     return (
         "{model}: {parameters:,} parameters, recipe={recipe}, scale={scale}, {train_images:,} training images "
         "from {data_origin}\n{epochs} epochs in {precision} on {device}".format_map(identity)

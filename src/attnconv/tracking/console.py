@@ -5,6 +5,7 @@ import time
 
 from tqdm import tqdm
 
+from attnconv.training.checkpoint import Position
 from attnconv.training.loop import Score, Tally
 
 REFRESH_SECONDS = 0.5  # reading a tally waits for the device, so it is read this seldom
@@ -15,27 +16,29 @@ class Console:
 
     Args:
         epochs: length of the run.
-        epochs_done: where it resumes.
+        position: where it resumes.
         images: training images per epoch.
+        shown: False for all but one of several processes.
     """
 
-    def __init__(self, epochs: int, epochs_done: int, images: int):
+    def __init__(self, epochs: int, position: Position, images: int, shown: bool = True):
         self._epochs = epochs
         self._images = images
-        self._interactive = sys.stderr.isatty()
+        self._shown = shown
+        self._interactive = shown and sys.stderr.isatty()
         self._last_refresh = 0.0
         self._evaluated = ""
         self._bar = tqdm(
             total=epochs * images,
-            initial=epochs_done * images,
+            initial=position.epochs_done * images + position.images,
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
             disable=not self._interactive,
         )
 
-    def step(self, epoch: int, tally: Tally) -> None:
-        """After every step; epochs count from 1."""
+    def step(self, epoch: int, tally: Tally, processes: int = 1) -> None:
+        """After every step; epochs count from 1. Of several processes it tells what this one has seen."""
         if not self._interactive:
             return
         now = time.monotonic()
@@ -46,12 +49,12 @@ class Console:
             self._bar.set_postfix_str(
                 f"train loss {score.loss:.3f} acc {score.accuracy:.1%}{self._evaluated}", refresh=False
             )
-        self._bar.update((epoch - 1) * self._images + tally.images - self._bar.n)
+        self._bar.update((epoch - 1) * self._images + processes * tally.images - self._bar.n)
 
     def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
         """After every epoch and its evaluation."""
         self._evaluated = "".join(f" | {split} acc {score.accuracy:.1%}" for split, score in evaluated.items())
-        if not self._interactive:
+        if self._shown and not self._interactive:
             print(
                 f"epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
                 f"{self._evaluated}  {images_per_second:.0f} img/s",

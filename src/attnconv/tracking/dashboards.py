@@ -2,10 +2,15 @@
 
 A dashboard that is absent or fails costs a warning, never a run: every call of one goes through `Dashboard`, which
 says once what went wrong and stays silent from then on.
+
+A run may take many sittings, and any of them may be killed between the run folder and the dashboard. So every sitting
+tells W&B again what the run folder has recorded, under the epoch as W&B's own step, and W&B keeps one of each.
 """
 
 import os
+import shutil
 import sys
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,16 +30,31 @@ class Adapter(Protocol):
     def finish(self, failed: bool) -> None: ...
 
 
-class WandbAdapter:
-    """Weights & Biases: online when logged in, else offline, without asking. WANDB_MODE beats both."""
+History = list[tuple[int, dict[str, float]]]  # epochs and their metrics
 
-    def __init__(self, config: Config, folder: Path):
+
+class WandbAdapter:
+    """Weights & Biases: online when logged in, else offline, without asking. WANDB_MODE beats both.
+
+    All sittings of a run are one W&B run, whose name is kept in the run folder. Online, W&B drops steps that it has
+    seen. Offline there is nobody to do so: this sitting's files, which hold it all, replace those of earlier ones.
+    """
+
+    def __init__(self, config: Config, folder: Path, history: History):
         import wandb
 
         self._wandb = wandb
+        identity = folder / ".wandb-id"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex[:8])
+        name = identity.read_text()
+        for earlier in (folder / "wandb").glob(f"offline-run-*-{name}"):
+            shutil.rmtree(earlier)
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self._run = wandb.init(
             project=config.logger.project,
+            id=name,
+            resume="allow",
             name=_run_name(config, folder),
             group=config.model["name"],
             tags=[config.recipe.name, config.scale.name, config.name],
@@ -46,15 +66,19 @@ class WandbAdapter:
         )
         where = self._run.url or f"offline in {Path(self._run.dir).parent}; `wandb sync` uploads it"
         print(f"W&B: {where}", flush=True)
-        # W&B's own step counts calls; ours is the epoch.
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
+        seen = self._run.step  # of earlier sittings, online; 0 for a new run
+        for epoch, metrics in history:
+            if epoch >= seen:
+                self.log(epoch, metrics)
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
-        self._run.log({"epoch": epoch, **metrics})
+        # Not W&B's count of calls: the epoch, so that none is counted twice.
+        self._run.log({"epoch": epoch, **metrics}, step=epoch)
 
     def picture(self, epoch: int, figure: Figure) -> None:
-        self._run.log({"epoch": epoch, "heads": self._wandb.Image(_pixels(figure))})
+        self._run.log({"heads": self._wandb.Image(_pixels(figure))}, step=epoch)
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
@@ -63,12 +87,14 @@ class WandbAdapter:
 class TrackioAdapter:
     """Trackio: a local dashboard; `trackio show` opens it in a browser."""
 
-    def __init__(self, config: Config, folder: Path):
+    def __init__(self, config: Config, folder: Path, history: History):
         import trackio
 
         self._trackio = trackio
-        # Trackio has neither tags nor groups: the name and the configuration carry both.
-        trackio.init(project=config.logger.project, name=_run_name(config, folder), config=to_plain(config))
+        # Trackio has neither tags nor groups: the name and the configuration carry both. It goes on with a run of the
+        # same name, whose history it keeps.
+        name = _run_name(config, folder)
+        trackio.init(project=config.logger.project, name=name, config=to_plain(config), resume="allow")
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         self._trackio.log(metrics, step=epoch)
@@ -101,11 +127,11 @@ ADAPTERS = {"wandb": WandbAdapter, "trackio": TrackioAdapter}
 class Dashboard:
     """One dashboard, or none, that cannot stop a run."""
 
-    def __init__(self, config: Config, folder: Path):
+    def __init__(self, config: Config, folder: Path, history: History, shown: bool = True):
         self._name = config.logger.name
         self._adapter: Adapter | None = None
-        if self._name in ADAPTERS:
-            self._guard(lambda: setattr(self, "_adapter", ADAPTERS[self._name](config, folder)))
+        if shown and self._name in ADAPTERS:
+            self._guard(lambda: setattr(self, "_adapter", ADAPTERS[self._name](config, folder, history)))
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Numbers of one epoch."""

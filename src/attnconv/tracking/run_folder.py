@@ -7,21 +7,26 @@ outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     heads.jsonl      a line per epoch, the start included: where the heads look (attention models)
     heads.png        the last of them, drawn
     result.json      the outcome; `status` is done, failed or interrupted
-    checkpoints/     last.pt
+    weights.safetensors   the trained weights, once it is done
+    checkpoints/     the last two (attnconv.training.checkpoint)
+    .lock, .owner    held by the process at work here, and who that is
 """
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import RunFolderError
+from attnconv.training.checkpoint import write_whole
 
 # Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
-FREE_TO_CHANGE = ("logger", "output", "device", "compile", "eval_batch_size")
+FREE_TO_CHANGE = ("logger", "output", "device", "compile", "eval_batch_size", "checkpoint_steps", "checkpoint_minutes")
 
 
 def run_folder_path(config: Config) -> Path:
@@ -42,8 +47,11 @@ class RunFolder:
     def __init__(self, config: Config):
         self.config = config
         self.path = run_folder_path(config)
-        self.checkpoint = self.path / "checkpoints" / "last.pt"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "weights.safetensors"
         self.heads_picture = self.path / "heads.png"
+        # The operating system lets go of it when its owner dies, however it dies.
+        self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def check(self) -> None:
         """Raise RunFolderError if the run must not or cannot go there, without writing anything.
@@ -67,38 +75,61 @@ class RunFolder:
                 "choose another name=, or delete the folder"
             )
 
-    def create(self) -> None:
-        """Make the folder and write config.yaml."""
+    def open(self) -> None:
+        """Make the folder, take it for this process alone, and write config.yaml.
+
+        Raises:
+            RunFolderError: it cannot be written, or another process is at work in it.
+        """
         try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(OmegaConf.create(to_plain(self.config)), self.path / "config.yaml")
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(self.config)).encode())
+        except Timeout as error:
+            owner = self.path / ".owner"
+            who = owner.read_text().strip() if owner.exists() else "another process"
+            raise RunFolderError(f"{who} is at work in {self.path}; wait for it, or choose another name=") from error
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=") from error
 
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock.is_locked:
+            (self.path / ".owner").unlink(missing_ok=True)
+            self._lock.release()
+
     def append(self, file: str, record: dict[str, Any] | None) -> None:
-        """Add one line to a .jsonl file; nothing for no record."""
+        """Add one line to a .jsonl file, down to the disk; nothing for no record."""
         if record is None:
             return
         with (self.path / file).open("a") as lines:
             lines.write(_line(record))
+            lines.flush()
+            os.fsync(lines.fileno())
 
     def read_lines(self, file: str) -> list[dict[str, Any]]:
-        """All records of a .jsonl file; none if it is not there."""
+        """All whole records of a .jsonl file; none if it is not there. A last line without its end was torn."""
         path = self.path / file
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not path.exists():
+            return []
+        lines = path.read_text().split("\n")[:-1]
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
 
-    def forget_after(self, epochs_done: int) -> None:
-        """Drop the lines of epochs that a resumed run will train again; all of them if none was finished."""
+    def forget_after(self, epochs_done: int | None) -> None:
+        """Drop the lines of epochs that will be trained again, and torn ones; every line for None."""
         for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
-            kept = [record for record in self.read_lines(file) if 0 < epochs_done >= record["epoch"]]
             if (self.path / file).exists():
-                (self.path / file).write_text("".join(_line(record) for record in kept))
+                kept = [] if epochs_done is None else self.read_lines(file)
+                text = "".join(_line(record) for record in kept if record["epoch"] <= (epochs_done or 0))
+                write_whole(self.path / file, text.encode())
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
-        unfinished = self.path / "result.json.partial"
-        unfinished.write_text(json.dumps(result, indent=2) + "\n")
-        unfinished.replace(self.path / "result.json")
+        write_whole(self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
     def _read_json(self, file: str) -> dict[str, Any] | None:
         path = self.path / file

@@ -1,27 +1,151 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints: written whole or not at all, found again by their hash, read without executing anything.
 
+A checkpoint is one file, `step00001234-<hash>.pt`: its name holds the first 16 hex digits of the SHA-256 of its bytes,
+so that a torn or altered file is known as such, and the rename that publishes it publishes its hash too. The last two
+are kept; when the newest is damaged, the one before continues the run to the same bytes.
+
+What it holds is all that a continuation depends on. Data order, augmentation, dropout and the learning rate are
+functions of counters and need no state of their own.
+"""
+
+import hashlib
+import io
 import os
+import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from attnconv.errors import RunFolderError
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs_done: int) -> None:
-    """Write the state after `epochs_done` epochs. Data order, augmentation and dropout need none: they are counters."""
-    state = {"epochs_done": epochs_done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    unfinished = path.with_suffix(".partial")
+FORMAT = 1
+KEPT = 2
+NAME = re.compile(r"step(\d{8,})-([0-9a-f]{16})\.pt")
+UNFINISHED = ".partial"
+
+
+@dataclass
+class Position:
+    """Where a run stands.
+
+    The sums (loss, correct, images) and `seconds` are those of the epoch that has begun; between two epochs all are 0.
+    """
+
+    epochs_done: int = 0
+    steps_in_epoch: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, step: int
+) -> None:
+    """Write the state after `step` steps in all, then forget all but this checkpoint and the one before.
+
+    Raises:
+        OSError: it cannot be written; the older ones are untouched.
+    """
+    buffer = io.BytesIO()
+    state = {"format": FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state | {"position": vars(position)}, buffer)
+    content = buffer.getvalue()
+    path = folder / f"step{step:08d}-{_digest(content)}.pt"
+    write_whole(path, content)
+    # Later ones than this were damaged, and passed over: training has come here again.
+    earlier = [old for old in _newest_first(folder) if old.name < path.name][: KEPT - 1]
+    for other in _newest_first(folder):
+        if other != path and other not in earlier:
+            other.unlink()
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> Position | None:
+    """Restore model and optimiser from the newest sound checkpoint; None if there are no checkpoints.
+
+    Damaged ones are named on stderr and passed over.
+
+    Raises:
+        RunFolderError: all are damaged, or the newest sound one is of a newer format or of another model.
+    """
+    candidates = _newest_first(folder)
+    for path in candidates:
+        content = path.read_bytes()
+        if not is_sound(path, content):
+            print(
+                f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr
+            )
+            continue
+        return _restore(path, content, model, optimizer, device)
+    if candidates:
+        raise RunFolderError(
+            f"no checkpoint in {folder} is sound: {', '.join(path.name for path in candidates)} are damaged; "
+            "delete that folder to start the run again"
+        )
+    return None
+
+
+def _restore(
+    path: Path, content: bytes, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> Position:
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    if state["format"] > FORMAT:
+        raise RunFolderError(
+            f"{path} was written by a newer version (format {state['format']}, this one reads {FORMAT})"
+        )
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunFolderError(f"{path} is a checkpoint of another model ({reason})") from error
+    return Position(**state["position"])
+
+
+def export_weights(path: Path, model: nn.Module) -> None:
+    """The trained weights as safetensors, which need neither pickle nor this package to be read."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(path, save(tensors))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that after any crash it is there with all of its content, or as it was before."""
+    unfinished = path.with_name(path.name + UNFINISHED)
     with unfinished.open("wb") as file:
-        torch.save(state, file)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+    # The rename itself is in the folder, which has to reach the disk as well.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """Restore model and optimiser in place; returns the number of epochs done."""
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epochs_done"]
+def newest(folder: Path) -> Path | None:
+    """The last checkpoint written, sound or not; None if there is none."""
+    return next(iter(_newest_first(folder)), None)
+
+
+def is_sound(path: Path, content: bytes) -> bool:
+    """Whether a checkpoint's content is what its name says."""
+    return path.stem.endswith(f"-{_digest(content)}")
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("step*.pt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from attnconv.data.augmentation import EpochPlan
 from attnconv.data.dataset import Split, TrainSplit
+from attnconv.training.distributed import Processes
 from attnconv.training.precision import autocast
 
 DROPOUT_STREAM = 4
+NEVER = 2**62  # a step that no run reaches
+CHECK_EVERY = 50  # steps between looks at whether all is finite, where a look makes the device wait
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,68 @@ class Tally:
     images: int = 0
 
     @classmethod
-    def on(cls, device: torch.device) -> "Tally":
-        return cls(torch.zeros((), device=device), torch.zeros((), device=device))
+    def on(cls, device: torch.device, loss: float = 0.0, correct: float = 0.0, images: int = 0) -> "Tally":
+        return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add the mean loss over some images, and what was predicted of them."""
         self.loss += loss.detach() * len(labels)
         self.correct += (logits.detach().argmax(dim=1) == labels).sum()
         self.images += len(labels)
 
+    def total(self, processes: Processes) -> "Tally":
+        """The sum over processes. Waits for the device."""
+        sums = torch.stack([self.loss, self.correct, torch.tensor(float(self.images), device=self.loss.device)])
+        loss, correct, images = processes.sum_(sums.double() if processes.count > 1 else sums)
+        return Tally(loss, correct, int(images))
+
     def score(self) -> Score:
         """Waits for the device."""
         return Score(self.loss.item() / self.images, self.correct.item() / self.images)
+
+
+class NotFinite(Exception):
+    """A loss or a gradient that is no finite number.
+
+    Args:
+        step: the first such step of the run, from 0.
+        what: "loss" or "gradient".
+    """
+
+    def __init__(self, step: int, what: str):
+        super().__init__(f"the {what} of step {step} is not finite")
+        self.step, self.what = step, what
+
+
+class FiniteGuard:
+    """Notices the first loss or gradient that is not finite, without making a GPU wait at every step."""
+
+    def __init__(self, device: torch.device):
+        self._first_loss = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self._first_gradient = self._first_loss.clone()
+        self._every = 1 if device.type == "cpu" else CHECK_EVERY
+
+    def watch(self, step: int, loss: Tensor, model: nn.Module) -> None:
+        """Note this step's loss and gradients.
+
+        Raises:
+            NotFinite: at the latest CHECK_EVERY steps after the first of them.
+        """
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        for first, value in ((self._first_loss, loss.detach()), (self._first_gradient, norm)):
+            bad = torch.where(value.isfinite(), NEVER, step)
+            torch.minimum(first, bad, out=first)
+        if step % self._every == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Raises:
+        NotFinite: one was noticed. Waits for the device.
+        """
+        loss, gradient = int(self._first_loss), int(self._first_gradient)
+        if min(loss, gradient) < NEVER:
+            raise NotFinite(min(loss, gradient), "loss" if loss <= gradient else "gradient")
 
 
 def train_epoch(
@@ -51,57 +105,80 @@ def train_epoch(
     split: TrainSplit,
     plan: EpochPlan,
     *,
-    first_step: int,
+    steps_before: int,
+    steps_done: int,
+    tally: Tally,
+    guard: FiniteGuard,
     seed: int,
     batch_size: int,
     label_smoothing: float,
     factor: Callable[[int], float],
     precision: str,
-    on_step: Callable[[Tally], None],
-) -> Score:
-    """Train on every image once, in the plan's order.
+    processes: Processes,
+    on_step: Callable[[int], None],
+) -> None:
+    """Train on every image once, in the plan's order, adding to `tally` each under the weights of its own step.
 
     Args:
-        first_step: steps taken before this epoch; the learning rate and dropout are functions of the step.
+        steps_before: steps taken before this epoch; the learning rate and dropout are functions of the step.
+        steps_done: steps of this epoch that an earlier sitting took, whose images `tally` holds already.
         factor: step -> what every group's `initial_lr` is multiplied by.
-        on_step: called after each step with the epoch's tally so far.
+        processes: among which each batch is divided.
+        on_step: called after each step with the number of steps of this epoch taken.
 
-    Returns:
-        The epoch's score on the augmented images, each under the weights of its own step.
+    Raises:
+        NotFinite: see FiniteGuard.
     """
-    model.train()
     device = split.labels.device
-    tally = Tally.on(device)
-    for index, start in enumerate(range(0, len(split), batch_size)):
-        step = first_step + index
+    starts = range(0, len(split), batch_size)
+    for index in range(steps_done, len(starts)):
+        model.train()
+        step, start = steps_before + index, starts[index]
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor(step)
         # Dropout draws from torch's generator; setting it by the step makes the draw a function of (seed, step).
-        torch.manual_seed(_dropout_seed(seed, step))
+        torch.manual_seed(_dropout_seed(seed, step, processes.rank))
         images, labels = split.augmented(plan, start, start + batch_size)
+        whole = len(labels)
+        images, labels = images[processes.share(whole)], labels[processes.share(whole)]
         with autocast(precision, device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # DistributedDataParallel averages over processes, whose shares may differ by an image.
+        (loss * (processes.count * len(labels) / whole)).backward()
         optimizer.step()
+        guard.watch(step, loss, model)
         tally.add(loss, logits, labels)
-        on_step(tally)
-    return tally.score()
+        on_step(index + 1)
+    guard.check()
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, split: Split, batch_size: int, precision: str) -> Score:
-    """Score a split, without augmentation or dropout."""
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    batch_size: int,
+    precision: str,
+    processes: Processes,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Score:
+    """Score a split, without augmentation or dropout; `on_batch` is called after every batch."""
     model.eval()
     device = split.labels.device
     tally = Tally.on(device)
     for images, labels in split.batches(batch_size):
-        with autocast(precision, device):
-            logits = model(images).float()
-        tally.add(F.cross_entropy(logits, labels), logits, labels)
-    return tally.score()
+        share = processes.share(len(labels))
+        images, labels = images[share], labels[share]
+        if len(labels):
+            with autocast(precision, device):
+                logits = model(images).float()
+            tally.add(F.cross_entropy(logits, labels), logits, labels)
+        on_batch()
+    return tally.total(processes).score()
 
 
-def _dropout_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([DROPOUT_STREAM, seed, step]).generate_state(1, np.uint64)[0] >> 1)
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    # Process 0 draws what a single process would; the others, whose images differ, draw their own.
+    counter = [DROPOUT_STREAM, seed, step] + ([rank] if rank else [])
+    return int(np.random.SeedSequence(counter).generate_state(1, np.uint64)[0] >> 1)

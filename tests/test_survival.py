@@ -1,0 +1,266 @@
+"""A run that survives anything: kills, torn files, full disks, signals, two at once, several processes."""
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import attnconv.run as run_module
+import torture
+from attnconv.data.dataset import TrainSplit
+from attnconv.errors import Diverged, OutOfMemory, RunFolderError
+from attnconv.models.build import build_model
+from attnconv.run import run
+from attnconv.tracking.run_folder import RunFolder, run_folder_path
+from attnconv.training.checkpoint import Position, load_checkpoint, newest, save_checkpoint
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from test_command import ENVIRONMENT
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("overrides", [["epochs=6"], ["model=resnet18", "recipe=paper", "epochs=4"]], ids=" ".join)
+def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):
+    torture.torture(tmp_path, 5, 1, *overrides)
+
+
+def interrupted(monkeypatch, config, step):
+    """Run `config` until KeyboardInterrupt after so many steps."""
+    steps = itertools.count(1)
+    real = run_module.Sitting._after_step
+
+    def after_step(self, steps_in_epoch):
+        real(self, steps_in_epoch)
+        if next(steps) == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Sitting, "_after_step", after_step)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+
+
+def test_every_checkpoint_damaged_is_an_error_that_names_them(tiny, monkeypatch):
+    config = tiny("checkpoint_steps=1")
+    interrupted(monkeypatch, config, step=3)
+    folder = run_folder_path(config) / "checkpoints"
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 2
+    for name in names:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(RunFolderError, match=f"no checkpoint in .* is sound: {names[1]}, {names[0]} are damaged"):
+        run(config)
+
+
+def test_checkpoints_of_a_newer_version_and_of_another_model_are_refused(tiny, tmp_path, monkeypatch):
+    small, large = (build_model(tiny(f"scale.width={width}").model, (3, 8, 8), 4) for width in (8, 16))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (small, large)]
+    save_checkpoint(tmp_path, small, optimizers[0], Position(1), 3)
+    assert load_checkpoint(tmp_path, small, optimizers[0], CPU) == Position(1)
+    with pytest.raises(RunFolderError, match="is a checkpoint of another model"):
+        load_checkpoint(tmp_path, large, optimizers[1], CPU)
+    monkeypatch.setattr("attnconv.training.checkpoint.FORMAT", 0)
+    with pytest.raises(RunFolderError, match="written by a newer version"):
+        load_checkpoint(tmp_path, small, optimizers[0], CPU)
+
+
+def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_path):
+    folder, model = tmp_path / "checkpoints", build_model(tiny().model, (3, 8, 8), 4)
+    folder.mkdir()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in (1, 2, 3, 9, 4):
+        save_checkpoint(folder, model, optimizer, Position(steps_in_epoch=step), step)
+    assert sorted(path.name[4:12] for path in folder.iterdir()) == ["00000003", "00000004"]
+    state = torch.load(newest(folder), weights_only=True)
+    assert state["position"]["steps_in_epoch"] == 4
+
+
+@pytest.mark.parametrize("call", [2, 6, 11, 15])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tiny, monkeypatch, call):
+    calm, hurt = tiny("name=calm", "checkpoint_steps=2"), tiny("name=hurt", "checkpoint_steps=2")
+    run(calm)
+    calls, real = itertools.count(1), os.fsync
+
+    def full(descriptor):
+        if next(calls) >= call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunFolderError, match=r"cannot be written: No space left on device; (once|set)"):
+            run(hurt)
+    run(hurt)
+    torture.assert_same(calm, hurt)
+
+
+def test_a_gradient_that_is_not_finite_names_step_batch_and_checkpoint(tiny, monkeypatch):
+    config = tiny("checkpoint_steps=2")
+    calls, real = itertools.count(1), TrainSplit.augmented
+
+    def augmented(self, plan, start, stop):
+        images, labels = real(self, plan, start, stop)
+        return (images * np.nan if next(calls) == 5 else images), labels
+
+    monkeypatch.setattr(TrainSplit, "augmented", augmented)
+    with pytest.raises(Diverged, match=r"the loss of step 5 \(epoch 2, batch 2 of 3\) is not finite") as raised:
+        run(config)
+    good = newest(run_folder_path(config) / "checkpoints")
+    assert str(good) in str(raised.value)
+    assert "step00000003" in good.name, "after epoch 1: nothing is saved once weights are lost"
+    result = json.loads((run_folder_path(config) / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["reason"].startswith("Diverged: the loss of step 5")
+
+
+@pytest.mark.parametrize(
+    ("part", "setting"), [("train_epoch", "recipe.batch_size=16"), ("evaluate", "eval_batch_size=250")]
+)
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_names_the_setting_to_change(tiny, monkeypatch, part, setting, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(run_module, part, fail)
+    with pytest.raises(OutOfMemory, match=f"lower {setting}"):
+        run(tiny())
+
+
+def test_a_folder_at_work_is_refused_and_its_owner_named(tiny):
+    config = tiny()
+    owner = RunFolder(config)
+    owner.open()
+    with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on \S+ is at work in"):
+        run(config)
+    owner.close()
+    assert run(config)["status"] == "done"
+    assert not (run_folder_path(config) / ".owner").exists()
+
+
+def start(tmp_path, *overrides):
+    """train.py in the background, on tiny arrays."""
+    if not (tmp_path / "arrays").exists():
+        write_arrays(tmp_path / "arrays")
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
+    command = [PYTHON, "train.py", *TINY_SCALE, *fixed, *overrides]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until_epoch(process, epoch):
+    for line in process.stderr:
+        if line.startswith(f"epoch {epoch}/"):
+            return
+
+
+def test_sigterm_checkpoints_at_once_exits_with_143_and_goes_on_from_there(tmp_path):
+    process = start(tmp_path, "epochs=300")
+    until_epoch(process, 2)
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait() == 143
+    assert "stopped by SIGTERM; the same command goes on from here" in rest
+    assert "Traceback" not in rest
+    (result,) = (tmp_path / "outputs").glob("**/result.json")
+    assert json.loads(result.read_text())["status"] == "interrupted"
+    state = torch.load(newest(result.parent / "checkpoints"), weights_only=True)
+    steps = 3 * state["position"]["epochs_done"] + state["position"]["steps_in_epoch"]
+    recorded = 3 * len((result.parent / "metrics.jsonl").read_text().splitlines())
+    assert recorded <= steps <= recorded + 3, "what was trained is in the checkpoint"
+    again = start(tmp_path, "epochs=300")
+    again.stdout.readline()
+    opening = again.stdout.readline()
+    again.kill()
+    again.communicate()
+    assert f"resuming after epoch {state['position']['epochs_done']}" in opening
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    process = start(tmp_path, "epochs=5000", "data.crop_padding=0", "checkpoint_steps=1")
+    until_epoch(process, 1)
+    process.send_signal(signal.SIGSTOP)  # so that both arrive before the loop looks
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = tiny("logger=wandb", "epochs=4", "logger.pictures_every=1")
+    real = run_module.Dashboard.log
+    for killed_at in (2, 3):
+
+        def log(self, epoch, metrics, killed_at=killed_at):
+            if epoch == killed_at:
+                raise KeyboardInterrupt  # recorded in the run folder, not yet in the dashboard
+            real(self, epoch, metrics)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module.Dashboard, "log", log)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+    run(config)
+    folders = list((run_folder_path(config) / "wandb").glob("offline-run-*"))
+    assert len(folders) == 1, "the sittings are one run"
+    history = read_wandb(folders[0])
+    metrics = [json.loads(line) for line in (run_folder_path(config) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert [row["test/acc"] for row in history] == [record["test/acc"] for record in metrics]
+
+
+def read_wandb(folder):
+    """History rows of an offline run, as W&B's own reader finds them in its log."""
+    command = [PYTHON, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [record["history"]["item"] for record in map(json.loads, lines) if record["type"] == "history"]
+
+
+def torchrun(tmp_path, processes, *overrides):
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
+    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["train.py", *TINY_SCALE, *fixed, "precision=fp32", *overrides]
+    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content"])
+def test_two_processes_train_what_one_does(tmp_path, tiny, model):
+    write_arrays(tmp_path / "arrays", train=41)  # the last batch of 9 is not divisible by 2
+    overrides = [f"model={model}", "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
+    finished = torchrun(tmp_path, 2, *overrides, "name=two")
+    assert finished.returncode == 0, finished.stderr
+    one, two = tiny(*overrides, "precision=fp32"), tiny(*overrides, "name=two")
+    shutil.rmtree(run_folder_path(one), ignore_errors=True)
+    run(one)
+    losses = [
+        [json.loads(line) for line in (run_folder_path(config) / "metrics.jsonl").read_text().splitlines()]
+        for config in (one, two)
+    ]
+    for alone, together in zip(*losses, strict=True):
+        for key in alone:
+            assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-6), key
+    weights = [load_file(run_folder_path(config) / "weights.safetensors") for config in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3)
+    assert json.loads((run_folder_path(two) / "result.json").read_text())["processes"] == 2
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
+    write_arrays(tmp_path / "arrays", train=33)
+    finished = torchrun(tmp_path, 2, "recipe.batch_size=16")
+    assert finished.returncode != 0
+    assert "torchrun started 2 processes, but a batch has only 1 images (33 images in batches of 16)" in finished.stderr
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,146 @@
+"""Kill a run again and again at random moments, start it again each time, and ask for the bytes of an undisturbed one.
+
+    python tests/torture.py --kills 50
+
+Also flips bits in its newest checkpoint, cuts it short, and tears its metrics, between some of the kills. A child
+process is forked for every sitting, so that imports are paid once and most kills fall into training, evaluation or a
+write.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from attnconv.config import compose
+from attnconv.run import run
+from attnconv.tracking.run_folder import run_folder_path
+from attnconv.training.checkpoint import is_sound, newest
+from conftest import TINY_SCALE, write_arrays
+
+OVERRIDES = (
+    *TINY_SCALE, "data=arrays", "logger=none", "device=cpu", "epochs=12", "recipe.batch_size=4", "checkpoint_steps=1",
+    "recipe.dropout=0.1", "recipe.attention_dropout=0.1", "recipe.momentum=0.9",
+)  # fmt: skip
+CLOCK = ("seconds", "images_per_second", "peak_memory_bytes", "name")  # what may differ in result.json
+FAULTS = ("none", "none", "flipped bit", "truncated", "torn line")
+
+
+def configuration(root: Path, name: str, *overrides: str) -> Any:
+    if not (root / "arrays").exists():
+        write_arrays(root / "arrays")
+    return compose([*OVERRIDES, f"data.root={root}/arrays", f"output={root}/outputs", f"name={name}", *overrides])
+
+
+def sit(config: Any, log: Path) -> int:
+    """Start a sitting in a child process; returns its process number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with log.open("a", buffering=1) as sys.stdout:
+            sys.stderr = sys.stdout
+            run(config)
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=log.open("a"))
+    finally:
+        os._exit(status)
+
+
+def injure(folder: Path, fault: str, draw: random.Random) -> str:
+    """Damage what a crash or a failing disk could have damaged."""
+    checkpoint, metrics = newest(folder / "checkpoints"), folder / "metrics.jsonl"
+    others = len(list((folder / "checkpoints").glob("*.pt"))) if checkpoint else 0
+    if fault == "torn line" and metrics.exists():
+        with metrics.open("a") as file:
+            file.write('{"epoch": 99, "train/lo')
+        return fault
+    sound = checkpoint is not None and is_sound(checkpoint, checkpoint.read_bytes())
+    if not sound or others < 2 or fault not in ("flipped bit", "truncated"):
+        return "none"
+    content = bytearray(checkpoint.read_bytes())
+    if fault == "flipped bit":
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    else:
+        del content[draw.randrange(len(content)) :]
+    checkpoint.write_bytes(content)
+    return fault
+
+
+def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int]:
+    """Kill a run `kills` times and compare what it gives in the end with an undisturbed one.
+
+    Returns:
+        How often it was killed in which state, and which faults it met.
+
+    Raises:
+        AssertionError: something differs.
+    """
+    draw, met = random.Random(seed), {}
+    calm, hurt = (configuration(root, name, *overrides) for name in ("calm", "hurt"))
+    started = time.monotonic()
+    assert os.waitpid(sit(calm, root / "calm.log"), 0)[1] == 0, (root / "calm.log").read_text()
+    whole = time.monotonic() - started
+    for _ in range(kills):
+        child = sit(hurt, root / "hurt.log")
+        time.sleep(draw.uniform(0.0, 0.7 * whole))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if is_done(hurt):
+            assert_same(calm, hurt)
+            shutil.rmtree(run_folder_path(hurt))
+            met["had ended"] = met.get("had ended", 0) + 1
+            continue
+        fault = injure(run_folder_path(hurt), draw.choice(FAULTS), draw)
+        met[fault] = met.get(fault, 0) + 1
+    status = os.waitpid(sit(hurt, root / "hurt.log"), 0)[1]
+    log = (root / "hurt.log").read_text()
+    assert status == 0, log
+    assert_same(calm, hurt)
+    assert "Traceback" not in log, log
+    damaged = met.get("flipped bit", 0) + met.get("truncated", 0)
+    assert log.count("is damaged (its hash") >= damaged, "a damaged checkpoint went unnoticed"
+    return met
+
+
+def is_done(config: Any) -> bool:
+    result = run_folder_path(config) / "result.json"
+    return result.exists() and json.loads(result.read_text())["status"] == "done"
+
+
+def assert_same(calm: Any, hurt: Any) -> None:
+    """Weights, metrics and heads to the byte; result.json but for times and the name."""
+    folders = [run_folder_path(config) for config in (calm, hurt)]
+    for file in ("metrics.jsonl", "heads.jsonl", "weights.safetensors"):
+        one, other = ((folder / file).read_bytes() if (folder / file).exists() else None for folder in folders)
+        assert one == other, file
+    assert (folders[0] / "metrics.jsonl").stat().st_size > 0
+    one, other = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    for key in CLOCK:
+        del one[key], other[key]
+    assert one == other
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for recipe in ("modern", "paper"):
+        with tempfile.TemporaryDirectory() as root:
+            met = torture(Path(root), arguments.kills, arguments.seed, f"recipe={recipe}")
+        print(f"recipe={recipe}: the same bytes after {met}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
