@@ -1,6 +1,6 @@
 """The measurements behind `impl: auto`: two ways to compute the same layer, forward and backward, in one process.
 
-    python scripts/bench_attention.py                  position-only: dense / separable; content: dense / fused
+    python scripts/bench_attention.py       position-only: dense / separable; content: dense / fused; windows: gathered / dense
     python scripts/bench_attention.py --device cuda
 
 Prints, per size, the median over alternating rounds of the ratio of their times, after checking that both give the same
@@ -18,19 +18,21 @@ from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.relative import LearnedRelativeVectors
+from attnconv.mixers.window import WindowAttention
 from attnconv.study.timing import benchmark_arguments, forward_backward_seconds
 
-HEADS = 9
 SIZES = ((128, 8, 64), (32, 12, 64), (32, 16, 64), (8, 16, 400), (8, 32, 64))  # images, side of the map, width
 LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {
     "position-only, dense / separable": (
-        partial(PositionalAttention, encoding=QuadraticEncoding),
+        partial(PositionalAttention, heads=9, encoding=QuadraticEncoding),
         ("dense", "separable"),
     ),
     "content q.k + q.r, dense / fused": (
-        partial(ContentAttention, relative=LearnedRelativeVectors),
+        partial(ContentAttention, heads=9, relative=LearnedRelativeVectors),
         ("dense", "fused"),
     ),
+    "windows of 7 x 7, gathered / dense": (partial(WindowAttention, heads=8, kernel_size=7), ("gathered", "dense")),
+    "windows of 3 x 3, gathered / dense": (partial(WindowAttention, heads=8, kernel_size=3), ("gathered", "dense")),
 }
 
 
@@ -55,7 +57,7 @@ def main() -> None:
         print(name)
         for images, side, width in SIZES:
             torch.manual_seed(0)
-            slow, fast = (layer(width=width, heads=HEADS, grid=(side, side), impl=impl).to(device) for impl in impls)
+            slow, fast = (layer(width=width, grid=(side, side), impl=impl).to(device) for impl in impls)
             x = torch.randn(images, side, side, width, device=device, requires_grad=True)
             measured = list(ratios(slow, fast, x, rounds, precision))
             middle, low, high = statistics.median(measured), min(measured), max(measured)

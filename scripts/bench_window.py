@@ -23,7 +23,9 @@ SIDES = (16, 24, 32, 48)
 def measure(side: int, kernel_size: int, rounds: int, device: torch.device, precision: str) -> float:
     """Median seconds of one layer."""
     torch.manual_seed(0)
-    mixer = WindowAttention(WIDTH, HEADS, (side, side), kernel_size=kernel_size, border="shift").to(device)
+    mixer = WindowAttention(WIDTH, HEADS, (side, side), kernel_size=kernel_size, border="shift", impl="gathered").to(
+        device
+    )
     x = torch.randn(IMAGES, side, side, WIDTH, device=device, requires_grad=True)
     forward_backward_seconds(mixer, x, precision)
     return statistics.median(forward_backward_seconds(mixer, x, precision) for _ in range(rounds))

@@ -114,6 +114,12 @@ def test_it_equals_its_loop_oracle_with_gradients(name, oracle):
     )
 
 
+@pytest.mark.parametrize("way", ["_apply_dense", "_apply_gathered"])
+def test_both_ways_of_involution_equal_its_loop_oracle(way):
+    mixer = build("involution").eval()
+    torch.testing.assert_close(getattr(mixer, way)(X).reshape(X.shape), involution_oracle(mixer, X), rtol=0, atol=1e-12)
+
+
 def test_circular_is_pytorch_s_circular_convolution():
     grid = (5, 5)
     mixer, reference = (

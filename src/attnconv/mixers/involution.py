@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.patterns import check_window
+from attnconv.mixers.patterns import both_axes, check_window
+from attnconv.mixers.shifts import axis_shifts
+from attnconv.mixers.window import DENSE_UP_TO_WINDOWS
 
 
 class Involution(nn.Module):
@@ -57,9 +59,27 @@ class Involution(nn.Module):
         return self.expand(reduced).view(len(x), x.shape[1] * x.shape[2], self.groups, -1)
 
     def forward(self, x: Tensor) -> Tensor:
+        pixels = x.shape[1] * x.shape[2]
+        few = pixels <= DENSE_UP_TO_WINDOWS * self.kernel_size**2
+        return (self._apply_dense(x) if few else self._apply_gathered(x)).reshape(x.shape)
+
+    def _apply_dense(self, x: Tensor) -> Tensor:
+        """Every pixel against every pixel, (B, Q, G, C): faster where a kernel covers much of the map."""
+        _, height, width, _ = x.shape
+        kernels = F.pad(self.kernels(x).transpose(1, 2), (0, 1))  # (B, G, Q, S + 1): a last weight of 0
+        rows, columns = axis_shifts(height, x.device), axis_shifts(width, x.device)
+        half = self.kernel_size // 2
+        inside = both_axes(rows.abs() <= half, columns.abs() <= half)
+        place = (rows[:, None, :, None] + half) * self.kernel_size + columns[None, :, None, :] + half
+        index = torch.where(inside, place.reshape(inside.shape), self.kernel_size**2)
+        weights = kernels.gather(-1, index.expand(*kernels.shape[:2], -1, -1))
+        pixels = x.to(weights.dtype).flatten(1, 2).unflatten(-1, (self.groups, -1)).transpose(1, 2)
+        return (weights @ pixels).transpose(1, 2)
+
+    def _apply_gathered(self, x: Tensor) -> Tensor:
+        """The same from each pixel's neighbourhood side by side: cost linear in the number of pixels."""
         kernels = self.kernels(x)
         patches = F.unfold(x.permute(0, 3, 1, 2).to(kernels.dtype), self.kernel_size, padding=self.kernel_size // 2)
         # (B, D*S, Q) -> (B, G, C, S, Q)
         patches = patches.unflatten(1, (self.groups, -1, self.kernel_size**2))
-        out = torch.einsum("bgcsq,bqgs->bqgc", patches, kernels)
-        return out.reshape(x.shape)
+        return torch.einsum("bgcsq,bqgs->bqgc", patches, kernels)
