@@ -1,6 +1,7 @@
 """The measurements behind `impl: auto`: two ways to compute the same layer, forward and backward, in one process.
 
-    python scripts/bench_attention.py       position-only: dense / separable; content: dense / fused; windows: gathered / dense
+    python scripts/bench_attention.py       position-only: dense / separable; content: dense / fused;
+                                            windows: gathered / dense
     python scripts/bench_attention.py --device cuda
 
 Prints, per size, the median over alternating rounds of the ratio of their times, after checking that both give the same

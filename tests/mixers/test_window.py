@@ -78,6 +78,13 @@ def test_both_ways_agree_for_every_normaliser(border, normalizer):
     )
 
 
+def test_few_images_at_a_time_give_the_same(monkeypatch):
+    mixer, x = build(impl="gathered"), torch.randn(3, 5, 6, 8, dtype=torch.float64)
+    together = mixer(x)
+    monkeypatch.setattr("attnconv.mixers.window.CACHE_BYTES", 1)
+    torch.testing.assert_close(mixer(x), together, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("impl", ["gathered", "dense"])
 @pytest.mark.parametrize("border", ["zero", "shift"])
 def test_bf16_stays_near_float64(border, impl):

@@ -33,6 +33,8 @@ IMPLEMENTATIONS = ("auto", "dense", "gathered")
 # LOG.md has the ratios, and `python scripts/bench_window.py` measures them.
 DENSE_UP_TO_WINDOWS = 8
 
+CACHE_BYTES = 8 * 2**20  # of gathered keys, in float32
+
 
 class AxisWindows(NamedTuple):
     """The window of every position of one axis: its part of all windows of the map."""
@@ -89,7 +91,7 @@ class WindowAttention(nn.Module):
         check_window((height, width), self.kernel_size, self.border)
         few = height * width <= DENSE_UP_TO_WINDOWS * self.kernel_size**2
         dense = self.impl == "dense" or (self.impl == "auto" and few)
-        averages = self._averages_dense(x) if dense else self._averages_gathered(x)
+        averages = self._averages_dense(x) if dense else self._averages_in_parts(x)
         return averages.transpose(1, 2).reshape(x.shape)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
@@ -126,6 +128,12 @@ class WindowAttention(nn.Module):
             scores = torch.cat([scores, beyond], dim=-1)
             allowed = torch.cat([allowed, ~both_axes(rows.inside, columns.inside)], dim=-1)
         return to_probs(scores, self.normalizer, allowed)[..., : height * width]
+
+    def _averages_in_parts(self, x: Tensor) -> Tensor:
+        """The same from gathered windows; on a CPU of so few images at a time that their windows stay in its cache."""
+        windows = 4 * x[0].numel() * self.kernel_size**2
+        images = max(1, CACHE_BYTES // windows) if x.device.type == "cpu" else len(x)
+        return torch.cat([self._averages_gathered(part) for part in x.split(images)])
 
     def _averages_gathered(self, x: Tensor) -> Tensor:
         """The same from keys and values gathered for every window, (B, Q, S, N, E)."""
