@@ -33,9 +33,7 @@ def measure(side: int, kernel_size: int, rounds: int, device: torch.device, prec
 
 def exponent(sizes: list[float], seconds: list[float]) -> float:
     """Slope of log(seconds) over log(size), in least squares."""
-    logs = [(math.log(size), math.log(second)) for size, second in zip(sizes, seconds, strict=True)]
-    mean_x, mean_y = (statistics.fmean(column) for column in zip(*logs, strict=True))
-    return sum((x - mean_x) * (y - mean_y) for x, y in logs) / sum((x - mean_x) ** 2 for x, _ in logs)
+    return statistics.linear_regression([math.log(x) for x in sizes], [math.log(x) for x in seconds]).slope
 
 
 def main() -> None:

@@ -15,9 +15,11 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from attnconv.data.pairs import accuracy_of_counting
 from attnconv.study.tables import long_range_table, read_csv
 from attnconv.theory.reach import widest_pair
 
+CLUTTER = 6  # of configs/data/pairs.yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -25,6 +27,8 @@ def read_cell(folder: Path) -> dict[str, Any]:
     """One run as a row."""
     result = json.loads((folder / "result.json").read_text())
     config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    if config["data"]["clutter"] != CLUTTER:
+        raise SystemExit(f"{folder}: this table is of data.clutter={CLUTTER}")
     wall = config["scale"]["patch"] * widest_pair(config["model"], config["scale"]["layers"], (3, 32, 32))
     return {
         "model": result["model"],
@@ -52,6 +56,8 @@ def main() -> None:
     if len(folders) < len(results):
         print(f"{len(results) - len(folders)} unfinished runs are left out")
     rows = [read_cell(folder) for folder in folders]
+    if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
+        raise SystemExit("a cell has several runs, and this table has room for one: keep one seed per folder")
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     path = arguments.into / "long_range.csv"
     with path.open("w", newline="") as file:
@@ -61,10 +67,12 @@ def main() -> None:
     text = (
         "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py outputs` from the runs "
         f"of `python train.py experiment=long_range`: scale=mini, {rows[0]['train_images']:,} training images, "
-        f"{rows[0]['epochs']} epochs, one seed. Test accuracy; chance is 50%. *Italic*: beyond the wall, where no "
-        "pixel sees both marks.\n\n"
+        f"{rows[0]['epochs']} epochs, one seed. Test accuracy. *Italic*: beyond the wall, where not every pair of "
+        "marks is seen by some pixel. The first row is what counting reaches: the better of two rules that add marks "
+        "up by colour and place, and never look at two together (`attnconv.data.pairs.accuracy_of_counting`).\n\n"
     )
-    (arguments.into / "long_range.md").write_text(text + long_range_table(read_csv(path)))
+    counting = {distance: accuracy_of_counting(distance, CLUTTER) for distance in {row["distance"] for row in rows}}
+    (arguments.into / "long_range.md").write_text(text + long_range_table(read_csv(path), counting))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=study_models(), default=study_models(), metavar="MODEL")
     parser.add_argument("--into", type=Path, default=REPOSITORY / "results")
     arguments = parser.parse_args()
+    if arguments.only != study_models() and arguments.into == REPOSITORY / "results":
+        parser.error("--only would leave the other models out of results/: say --into FOLDER")
     rows = []
     for name in arguments.only:
         sight = sight_row(name) | {"growth_measured": f"{growth(name):.2f}"}
@@ -40,9 +42,12 @@ def main() -> None:
         writer.writerows(rows)
     hardware = f"{describe_device(torch.device('cpu'))}, torch {torch.__version__}, float32"
     text = [
-        "# What every model costs and sees\n\nMade by `python scripts/model_table.py`: untrained models, ",
-        f"32 x 32 images. Measured exponents: {hardware}.\nWhat a model sees is told of six layers at width 64 ",
-        "on 16 x 16 positions, or of a convolutional network at width 16, whatever the scale.\n",
+        "# What every model costs and sees\n\n",
+        "Made by `python scripts/model_table.py`: untrained models, 32 x 32 images.\n",
+        f"Measured exponents and activations: {hardware}.\nWhat a model sees is told of six layers at width 64 ",
+        "(fully_connected: 16) on 16 x 16 positions, or of a convolutional\nnetwork at width 16, whatever the scale. ",
+        "At paper scale recipe=paper has dropout on probabilities, which rules out the\nseparable product; exponents ",
+        "are those of the faster way without it.\n",
     ]
     for scale in SCALES:
         text.append(f"\n## scale={scale}\n\n{models_table(read_csv(path), scale)}")

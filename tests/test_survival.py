@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_p
     assert state["position"]["steps_in_epoch"] == 4
 
 
-@pytest.mark.parametrize("call", [2, 6, 11, 15])
+@pytest.mark.parametrize("call", [2, 3, 6, 11, 15, 19, 20])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tiny, monkeypatch, call):
     calm, hurt = tiny("name=calm", "checkpoint_steps=2"), tiny("name=hurt", "checkpoint_steps=2")
     run(calm)
@@ -98,6 +99,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tiny, mo
         patch.setattr(os, "fsync", full)
         with pytest.raises(RunFolderError, match=r"cannot be written: No space left on device; (once|set)"):
             run(hurt)
+    assert not list(run_folder_path(hurt).glob("**/*.partial")), "half a file would keep the disk full"
     run(hurt)
     torture.assert_same(calm, hurt)
 
@@ -158,43 +160,61 @@ def start(tmp_path, *overrides):
     )
 
 
-def until_epoch(process, epoch):
-    for line in process.stderr:
-        if line.startswith(f"epoch {epoch}/"):
-            return
+LONG = ("epochs=2", "recipe.batch_size=1")  # an epoch of 3,000 steps
 
 
-def test_sigterm_checkpoints_at_once_exits_with_143_and_goes_on_from_there(tmp_path):
-    process = start(tmp_path, "epochs=300")
-    until_epoch(process, 2)
-    process.send_signal(signal.SIGTERM)
-    rest = process.stderr.read()
-    assert process.wait() == 143
-    assert "stopped by SIGTERM; the same command goes on from here" in rest
-    assert "Traceback" not in rest
+def begun(tmp_path, *overrides):
+    """A run in the middle of its first epoch."""
+    write_arrays(tmp_path / "arrays", train=3000)
+    process = start(tmp_path, *LONG, *overrides)
+    process.stdout.readline(), process.stdout.readline()
+    time.sleep(0.5)
+    return process
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tmp_path, signum, code):
+    process = begun(tmp_path)
+    process.send_signal(signum)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert errors.splitlines()[-1] == f"stopped by {signum.name}; the same command goes on from here"
     (result,) = (tmp_path / "outputs").glob("**/result.json")
     assert json.loads(result.read_text())["status"] == "interrupted"
-    state = torch.load(newest(result.parent / "checkpoints"), weights_only=True)
-    steps = 3 * state["position"]["epochs_done"] + state["position"]["steps_in_epoch"]
-    recorded = 3 * len((result.parent / "metrics.jsonl").read_text().splitlines())
-    assert recorded <= steps <= recorded + 3, "what was trained is in the checkpoint"
-    again = start(tmp_path, "epochs=300")
+    position = torch.load(newest(result.parent / "checkpoints"), weights_only=True)["position"]
+    assert position["epochs_done"] == 0
+    assert position["steps_in_epoch"] == position["images"] > 0, "no step is lost"
+    again = start(tmp_path, *LONG)
     again.stdout.readline()
     opening = again.stdout.readline()
     again.kill()
     again.communicate()
-    assert f"resuming after epoch {state['position']['epochs_done']}" in opening
+    assert f"resuming after epoch 0 and {position['steps_in_epoch']} steps" in opening
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
-    process = start(tmp_path, "epochs=5000", "data.crop_padding=0", "checkpoint_steps=1")
-    until_epoch(process, 1)
+    process = begun(tmp_path)
     process.send_signal(signal.SIGSTOP)  # so that both arrive before the loop looks
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
-    process.communicate()
+    _, errors = process.communicate()
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert "stopped by" not in errors
+    assert not list((tmp_path / "outputs").glob("**/result.json"))
+    assert not list((tmp_path / "outputs").glob("**/*.pt"))
+
+
+def test_a_folder_of_an_older_version_is_refused_and_a_younger_setting_is_no_difference(tiny, monkeypatch):
+    config = tiny()
+    interrupted(monkeypatch, config, step=2)
+    path = run_folder_path(config) / "config.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "clutter" not in line))
+    assert run(config)["status"] == "done"
+    (run_folder_path(config) / "result.json").unlink()
+    (run_folder_path(config) / "checkpoints/last.pt").touch()
+    with pytest.raises(RunFolderError, match="of an older version"):
+        run(config)
 
 
 def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
@@ -256,6 +276,12 @@ def test_two_processes_train_what_one_does(tmp_path, tiny, model):
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3)
     assert json.loads((run_folder_path(two) / "result.json").read_text())["processes"] == 2
+
+
+def test_torchrun_is_for_one_run(tmp_path):
+    finished = torchrun(tmp_path, 2, "seed=0,1", "-m")
+    assert finished.returncode != 0
+    assert "torchrun trains one run at a time; start a sweep (-m) without it" in finished.stderr
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):

@@ -30,6 +30,7 @@ OVERRIDES = (
     *TINY_SCALE, "data=arrays", "logger=none", "device=cpu", "epochs=12", "recipe.batch_size=4", "checkpoint_steps=1",
     "recipe.dropout=0.1", "recipe.attention_dropout=0.1", "recipe.momentum=0.9",
 )  # fmt: skip
+LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
 CLOCK = ("seconds", "images_per_second", "peak_memory_bytes", "name")  # what may differ in result.json
 FAULTS = ("none", "none", "flipped bit", "truncated", "torn line")
 
@@ -59,15 +60,15 @@ def sit(config: Any, log: Path) -> int:
 
 def injure(folder: Path, fault: str, draw: random.Random) -> str:
     """Damage what a crash or a failing disk could have damaged."""
-    checkpoint, metrics = newest(folder / "checkpoints"), folder / "metrics.jsonl"
-    others = len(list((folder / "checkpoints").glob("*.pt"))) if checkpoint else 0
-    if fault == "torn line" and metrics.exists():
-        with metrics.open("a") as file:
+    checkpoint, lines = newest(folder / "checkpoints"), folder / draw.choice(LINES)
+    checkpoints = list((folder / "checkpoints").glob("*.pt"))
+    if fault == "torn line" and lines.exists():
+        with lines.open("a") as file:
             file.write('{"epoch": 99, "train/lo')
         return fault
-    sound = checkpoint is not None and is_sound(checkpoint, checkpoint.read_bytes())
-    if not sound or others < 2 or fault not in ("flipped bit", "truncated"):
+    if len(checkpoints) < 2 or not all(map(is_sound, checkpoints)) or fault not in ("flipped bit", "truncated"):
         return "none"
+    assert checkpoint is not None
     content = bytearray(checkpoint.read_bytes())
     if fault == "flipped bit":
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
@@ -109,7 +110,9 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
     assert_same(calm, hurt)
     assert "Traceback" not in log, log
     damaged = met.get("flipped bit", 0) + met.get("truncated", 0)
-    assert log.count("is damaged (its hash") >= damaged, "a damaged checkpoint went unnoticed"
+    noticed = {line for line in log.splitlines() if "is damaged (its hash" in line}
+    assert len(noticed) == damaged, "a damaged checkpoint went unnoticed, or a sound one was refused"
+    assert len(list((run_folder_path(hurt) / "checkpoints").iterdir())) <= 2, "something was left behind"
     return met
 
 

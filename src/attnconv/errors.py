@@ -64,7 +64,8 @@ def one_line_errors(valid_keys: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        print(f"stopped by {stopped}; the same command goes on from here", file=sys.stderr)
+        rest = "the run was done" if stopped.done else "the same command goes on from here"
+        print(f"stopped by {stopped}; {rest}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -94,19 +94,25 @@ def run(config: Config) -> dict[str, Any]:
     try:
         if this.processes.writes:
             this.folder.open()
-            this.folder.check()  # another process may have finished it meanwhile
         this.processes.wait()
-        return _run_in_folder(this)
+        result = _run_in_folder(this)
     finally:
         this.folder.close()
-        this.processes.leave()
+    this.processes.leave()
+    return result
 
 
 def _run_in_folder(this: Run) -> dict[str, Any]:
     identity = describe(this)
     outcome: dict[str, Any] = {"status": "failed"}
-    with Interrupts() as interrupts:
-        sitting = Sitting(this, interrupts)
+    with Interrupts(several=this.processes.count > 1) as interrupts:
+        try:
+            sitting = Sitting(this, interrupts)
+        except Exception as error:
+            explained = explain(error, this, "training")
+            if explained is error:
+                raise
+            raise explained from error
         sitting.say(_opening_lines(identity, this.folder, sitting.position))
         try:
             outcome = {"status": "done", **sitting.train()}
@@ -114,16 +120,19 @@ def _run_in_folder(this: Run) -> dict[str, Any]:
             outcome = {"status": "interrupted"}
             raise
         except Exception as error:
-            explained = sitting.explain(error)
+            explained = explain(error, this, sitting.doing)
             outcome = {"status": "failed", "reason": f"{type(explained).__name__}: {explained}"}
             if explained is error:
                 raise
             raise explained from error
         finally:
             sitting.close(outcome | identity)
-    result = outcome | identity
-    if this.processes.writes:
-        sitting.say(_closing_line(result, this.folder))
+        result = outcome | identity
+        if this.processes.writes:
+            sitting.say(_closing_line(result, this.folder))
+        if interrupts.signum is not None:
+            # It came too late for this run, which is done, but not for a sweep's next one.
+            raise Stopped(interrupts.signum, done=True)
     return result
 
 
@@ -148,7 +157,8 @@ class Sitting:
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes)
-        self.dashboard = Dashboard(self.config, self.folder.path, self._history(), shown=self.writes)
+        history = self._history() if self.writes else []
+        self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
 
     def say(self, text: str) -> None:
         """Print, once for all processes."""
@@ -178,27 +188,6 @@ class Sitting:
         export_weights(self.folder.weights, self.this.model)
         return _outcome(self.folder, self.images) | {"peak_memory_bytes": peak_memory(self.this.device)}
 
-    def explain(self, error: Exception) -> Exception:
-        """The error in the user's terms, where it has some; else the error itself."""
-        if isinstance(error, NotFinite):
-            epoch, batch = divmod(error.step, self.steps_per_epoch)
-            good = newest(self.folder.checkpoints)
-            return Diverged(
-                f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of "
-                f"{self.steps_per_epoch}) is not finite; lower recipe.lr={self.config.recipe.lr:g}. "
-                f"The last good checkpoint: {good or 'none'}"
-            )
-        if is_out_of_memory(error):
-            setting = "recipe.batch_size" if self.doing == "training" else "eval_batch_size"
-            value = self.config.recipe.batch_size if self.doing == "training" else self.config.eval_batch_size
-            return OutOfMemory(f"out of memory in {self.doing}; lower {setting}={value}, or the scale")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            return RunFolderError(
-                f"{self.folder.path} cannot be written: {error.strerror}; "
-                "once it can, the same command goes on from the last checkpoint"
-            )
-        return error
-
     def close(self, result: dict[str, Any]) -> None:
         """Write result.json and let go of terminal and dashboard, whatever the outcome."""
         self.console.close()
@@ -206,6 +195,8 @@ class Sitting:
             try:
                 self.folder.write_result(result)
             except OSError as error:
+                if result["status"] == "done":  # a run without a result is none
+                    raise explain(error, self.this, self.doing) from error
                 print(f"warning: result.json cannot be written: {error.strerror}", file=sys.stderr)
         self.dashboard.finish(failed=result["status"] != "done")
 
@@ -261,6 +252,7 @@ class Sitting:
             self._note_position(steps_in_epoch)
             self._save()
         if request > CHECKPOINT:
+            self.this.processes.wait()  # for process 0 to have saved: torchrun ends all once the first has left
             raise Stopped(request)
 
     def _stop_if_asked(self) -> None:
@@ -268,6 +260,7 @@ class Sitting:
         request = self.this.processes.agree(self.interrupts.signum or 0)
         if request:
             self._save()
+            self.this.processes.wait()
             raise Stopped(request)
 
     def _note_position(self, steps_in_epoch: int) -> None:
@@ -312,6 +305,29 @@ class Sitting:
             self.dashboard.picture(epoch, figure)
 
 
+def explain(error: Exception, this: Run, doing: str) -> Exception:
+    """An error met while `doing` (training or evaluation) in the user's terms, where it has some; else itself."""
+    config, folder = this.config, this.folder
+    if isinstance(error, NotFinite):
+        steps = math.ceil(len(this.data.train) / config.recipe.batch_size)
+        epoch, batch = divmod(error.step, steps)
+        return Diverged(
+            f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "
+            f"finite; lower recipe.lr={config.recipe.lr:g} under another name=. "
+            f"The last good checkpoint: {newest(folder.checkpoints) or 'none'}"
+        )
+    if is_out_of_memory(error):
+        setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
+        value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
+        return OutOfMemory(f"out of memory in {doing}; lower {setting}={value}, or the scale")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return RunFolderError(
+            f"{folder.path} cannot be written: {error.strerror}; "
+            "once it can, the same command goes on from the last checkpoint"
+        )
+    return error
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the machine, had no memory left."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -321,7 +337,9 @@ def is_out_of_memory(error: Exception) -> bool:
 def _require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
     for split, score in scores.items():
         if not math.isfinite(score.loss):
-            raise Diverged(f"the {split} loss of epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr:g}")
+            raise Diverged(
+                f"the {split} loss after epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr:g}"
+            )
 
 
 def _outcome(folder: RunFolder, images: int) -> dict[str, Any]:

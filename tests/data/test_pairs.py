@@ -1,6 +1,7 @@
 """Pairs of marks: what is drawn is what the label says, balanced, exact in distance, and no shortcut remains."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from attnconv.config import compose
 from attnconv.data.dataset import load_dataset
-from attnconv.data.pairs import CELL, COLOURS, SIDE, draw_scene, make_pairs, render
+from attnconv.data.pairs import CELL, COLOURS, SIDE, accuracy_of_counting, draw_scene, make_pairs, render
 from attnconv.errors import DataError
 
 CPU = torch.device("cpu")
@@ -59,12 +60,18 @@ def test_labels_are_balanced_and_the_tasks_independent():
     assert abs(np.corrcoef(scene.agree, scene.vertical)[0, 1]) < 0.1
 
 
-def test_the_numbers_of_red_and_blue_marks_hardly_tell_the_class():
-    """What a network that mixes nothing could learn: whether there are at least so many red marks."""
-    scene = draw_scene(20_000, 12, 6, 0, split=0)
-    red = (scene.colours == np.array(COLOURS[0])).all(-1).sum(1)
-    guesses = [((red >= threshold) == scene.agree).mean() for threshold in range(1, 9)]
-    assert max(abs(np.array(guesses) - 0.5)) < 0.04
+def test_what_counting_can_tell_is_known():
+    """With 6 random marks the number of red ones is Binomial(6) plus 0 or 2, or plus 1: by hand, 57.0% two-sided."""
+    binomial = np.array([math.comb(6, k) for k in range(7)]) / 64
+    agree, differ = np.zeros(9), np.zeros(9)
+    agree[:7] += binomial / 2
+    agree[2:] += binomial / 2
+    differ[1:8] += binomial
+    by_hand = np.maximum(agree, differ).sum() / 2
+    assert by_hand == pytest.approx(0.570, abs=0.001)
+    assert accuracy_of_counting(8, 6) == pytest.approx(by_hand, abs=0.01)
+    assert accuracy_of_counting(28, 6) > 0.7, "marks of such a pair lie at the border, and places tell more"
+    assert accuracy_of_counting(8, 0) == 1.0, "two marks alone: equal ones add up, different ones cancel"
 
 
 def test_equal_seeds_give_equal_images_and_splits_differ():

@@ -11,7 +11,7 @@ class Convolution(nn.Module):
     contract and have no meaning here.
 
     Raises:
-        ValueError: kernel_size is even or below 1.
+        ValueError: kernel_size is even, below 1, or reaches further than any two pixels of the map are apart.
     """
 
     def __init__(
@@ -20,6 +20,8 @@ class Convolution(nn.Module):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 1, not {kernel_size}")
+        if kernel_size > 2 * max(grid) - 1:
+            raise ValueError(f"kernel_size={kernel_size} is larger than the map of {grid[0]}x{grid[1]} pixels can use")
         self.convolution = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from attnconv.mixers.shifts import axis_shifts
 IMPLEMENTATIONS = ("auto", "dense", "gathered")
 
 # Up to this many times as many pixels as the window has, one product with all of them beats gathering the window's:
-# LOG.md has the ratios, and `python scripts/bench_window.py` measures them.
+# LOG.md has the ratios, and `python scripts/bench_attention.py` measures them.
 DENSE_UP_TO_WINDOWS = 8
 
 CACHE_BYTES = 8 * 2**20  # of gathered keys, in float32
@@ -79,6 +79,10 @@ class WindowAttention(nn.Module):
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
         if width % heads:
             raise ValueError(f"width={width} is not divisible by heads={heads}, which split it")
+        if width // heads % 2:
+            raise ValueError(
+                f"width={width} over heads={heads} is odd: half of a head's channels are for rows, half for columns"
+            )
         self.heads, self.kernel_size, self.border, self.impl = heads, kernel_size, border, impl
         self.attention_dropout, self.normalizer = attention_dropout, normalizer
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))

@@ -3,7 +3,10 @@
 FLOPs are per image, forward, two per multiply-add, and counted in two ways:
 
     paper   linear and convolutional layers only, as in the published 6.2B, 15B and 1.1B (PAPER: section 1.6);
-    full    every matrix product, convolution and FFT, attention's own included. Elementwise work is left out.
+    full    every matrix product, convolution and FFT that is computed, attention's own included, also what a mask then
+            throws away. Elementwise work is left out.
+
+Weights that no linear or convolutional module holds (locally_connected, depthwise_global) count in full only.
 """
 
 import math
@@ -58,28 +61,29 @@ def flops_paper(model: nn.Module, inputs: Tensor) -> int:
 def flops_full(model: nn.Module, inputs: Tensor) -> int:
     """FLOPs of every matrix product, convolution and FFT on inputs (B, ...), per image."""
     fft = torch.ops.aten
-    counter = FlopCounterMode(
-        display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops, fft._fft_c2c: _fft_flops}
-    )
+    counter = FlopCounterMode(display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops})
     with torch.no_grad(), counter:
         model(inputs)
     return counter.get_total_flops() // len(inputs)
 
 
 def _fft_flops(input_shape: Any, dim: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """2.5 n log2 n per transform of n real numbers, the usual count of a split-radix FFT (5 for complex ones)."""
+    """2.5 n log2 n per transform of n real numbers, the usual count of an FFT."""
     shape = max(tuple(input_shape), tuple(out_shape), key=math.prod)
     length = math.prod(shape[axis] for axis in dim)
     return int(2.5 * math.prod(shape) * math.log2(max(2, length)))
 
 
-def activation_bytes(model: nn.Module, image_shape: tuple[int, ...], device: torch.device | str = "meta") -> int:
-    """Bytes that one more image of a training batch keeps for the backward pass, in float32.
+def activation_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Bytes that one more image of a training batch keeps for the backward pass, in float32, where the model is.
+
+    A model without memory ("meta") keeps what its definitions say; fused kernels of a real device may keep less.
 
     The difference between batches of 3 and 2, so that what is computed once per step (probabilities of position-only
     attention) and the weights do not count.
     """
     model.train()  # evaluation would leave out what dropout and batch norm keep
+    device = next(model.parameters()).device
     small, large = (_saved_bytes(model, torch.zeros(count, *image_shape, device=device)) for count in (2, 3))
     return large - small
 

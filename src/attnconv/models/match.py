@@ -16,7 +16,7 @@ from attnconv.models.cost import build_unfilled, flops_full, parameters
 
 BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
-WIDEST = 8  # times the configured width
+WIDEST = 2**16
 NEIGHBOURS = 64  # a mixer may need a width that is even, or divisible by its heads
 
 Node = dict[str, Any]
@@ -52,7 +52,18 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
     if "width" not in node:
         raise ConfigError(f"model={node['name']} has no width that match={budget} could scale")
 
+    costs: dict[tuple[Any, Any], int] = {}
+
     def cost(candidate: Node) -> int:
+        widths = candidate["width"], candidate.get("hidden")
+        if candidate is reference or widths not in costs:
+            counted = count(candidate)
+            if candidate is reference:
+                return counted
+            costs[widths] = counted
+        return costs[widths]
+
+    def count(candidate: Node) -> int:
         model = build_unfilled(candidate, image_shape, classes)
         if budget == "parameters":
             return parameters(model)
@@ -73,7 +84,7 @@ def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> No
     def at(sixteenths: int) -> Node:
         return {**node, "width": sixteenths / 16}
 
-    return at(_nearest(16, round(16 * WIDEST * node["width"]), lambda width: cost(at(width)), target))
+    return at(_nearest(16, lambda width: cost(at(width)), target))
 
 
 def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
@@ -83,9 +94,8 @@ def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> N
     def cost_near(width: int) -> int:
         return cost(at(_buildable(width, at, cost)))
 
-    width = _nearest(1, WIDEST * node["width"], cost_near, target)
-    base = at(_buildable(width, at, cost))
-    hidden = _nearest(1, 4 * base["hidden"], lambda hidden: cost({**base, "hidden": hidden}), target)
+    base = at(_buildable(_nearest(1, cost_near, target), at, cost))
+    hidden = _nearest(1, lambda hidden: cost({**base, "hidden": hidden}), target)
     return {**base, "hidden": hidden}
 
 
@@ -103,9 +113,11 @@ def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int
     raise refusal
 
 
-def _nearest(low: int, high: int, cost: Callable[[int], int], target: int) -> int:
-    """The whole number in low..high whose cost, which never falls, is nearest to the target: bisection."""
-    first = low
+def _nearest(low: int, cost: Callable[[int], int], target: int) -> int:
+    """The whole number from `low` on whose cost, which never falls, is nearest to the target: doubling, bisection."""
+    first, high = low, low
+    while cost(high) < target and high < WIDEST:
+        high *= 2
     while low < high:
         middle = (low + high) // 2
         if cost(middle) < target:

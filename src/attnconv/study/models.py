@@ -1,8 +1,9 @@
 """What every model of the study costs and sees, before a step is trained: the rows of results/models.csv.
 
 Costs are those of the model at its scale, on 32 x 32 images of ten classes. What it sees is a property of its layers
-and is measured on untrained ones: six layers at width 64 on 16 x 16 positions of 2 x 2 pixels, or the first six blocks
-(VGG: convolutions) of a convolutional network at width 16, on random inputs.
+and is measured on untrained ones: six layers at width 64 (fully_connected: 16) on 16 x 16 positions of 2 x 2 pixels,
+with the paper's initial centers, or the first six blocks (VGG: convolutions) of a convolutional network at width 16, on
+random inputs.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from attnconv.config import CONFIGS, compose
 from attnconv.errors import ConfigError
+from attnconv.mixers.nonlocal_block import NonLocalBlock
 from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
 from attnconv.models.cost import activation_bytes, build_unfilled, flops_full, flops_paper, parameters
@@ -89,15 +91,24 @@ def study_models() -> list[str]:
 
 
 def cost_row(name: str, scale: str) -> dict[str, Any]:
-    """Parameters, FLOPs per image in both countings, and bytes of activations per image."""
-    model = build_unfilled(compose([f"model={name}", f"scale={scale}"]).model, IMAGE_SHAPE, CLASSES)
+    """Parameters, FLOPs per image in both countings, and bytes of activations per image as a CPU computes it.
+
+    With the scale's own recipe: at paper scale dropout acts on probabilities, so that none is applied separably.
+    """
+    node = compose([f"model={name}", f"scale={scale}"]).model
+    model = build_unfilled(node, IMAGE_SHAPE, CLASSES)
     image = torch.zeros(1, *IMAGE_SHAPE, device="meta")
     return {
         "parameters": parameters(model),
         "flops_paper": flops_paper(model, image),
         "flops_full": flops_full(model, image),
-        "activation_bytes": activation_bytes(model, IMAGE_SHAPE),
+        "activation_bytes": activation_bytes(_filled(node, model), IMAGE_SHAPE),
     }
+
+
+def _filled(node: dict[str, Any], model: nn.Module) -> nn.Module:
+    """The model with memory for its weights, if that is not too much: kernels keep less than their definitions do."""
+    return model if 4 * parameters(model) > LARGEST_WEIGHTS else build_model(node, IMAGE_SHAPE, CLASSES)
 
 
 def sight_row(name: str) -> dict[str, Any]:
@@ -138,7 +149,8 @@ class _Stack:
 def _stack(name: str) -> _Stack:
     # A fully connected layer at width 64 would have 268 million weights.
     width = 16 if name == "fully_connected" else 64
-    scale = ["scale=mini", f"scale.width={width}", f"scale.patch={PATCH}", "scale.cnn_width=16"]
+    sizes = [f"scale.width={width}", f"scale.patch={PATCH}", "scale.cnn_width=16", "scale.center_std=2.0"]
+    scale = ["scale=mini", *sizes]
     model: Any = build_model(compose([f"model={name}", *scale]).model, IMAGE_SHAPE, CLASSES).eval()
     if isinstance(model, ResNet | Vgg):
         return _convolution_stack(model)
@@ -164,8 +176,13 @@ def _vit_stack(model: Any, maps: Tensor) -> _Stack:
         tokens = torch.cat([model.cls_token.expand(len(maps), -1, -1), (maps + positions).flatten(1, 2)], dim=1)
         return model.blocks[:depth](tokens)[:, 1:].unflatten(1, (SIDE, SIDE))
 
+    def mix(maps: Tensor) -> Tensor:
+        # Its positions enter before the first layer: without the class token, the residual and the feed-forward part.
+        block = model.blocks[0]
+        return block.attn(block.norm1((maps + positions).flatten(1, 2))).view(maps.shape)
+
     everything = [float(IMAGE_SHAPE[1])] * DEPTH
-    return _Stack(apply, maps, PATCH, [1] * DEPTH, everything, lambda maps: apply(maps, 1), maps)
+    return _Stack(apply, maps, PATCH, [1] * DEPTH, everything, mix, maps)
 
 
 def _convolution_stack(model: ResNet | Vgg) -> _Stack:
@@ -180,10 +197,18 @@ def _convolution_stack(model: ResNet | Vgg) -> _Stack:
         return nn.Sequential(stem, *layers)(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     jumps = [IMAGE_SHAPE[1] // convolve(images[:1], blocks[: depth + 1]).shape[1] for depth in range(len(fields))]
-    return _Stack(
-        lambda maps, depth: convolve(maps, blocks[:depth]),
-        images, 1, jumps, fields, lambda maps: convolve(maps, first), images,
-    )  # fmt: skip
+    attention = next((module for module in model.modules() if isinstance(module, NonLocalBlock)), None)
+    if attention is None:
+        layer, maps = (lambda maps: convolve(maps, first)), images
+    else:
+        layer, maps = awake(attention), torch.randn(INPUTS, SIDE, SIDE, attention.out.out_features)
+    return _Stack(lambda maps, depth: convolve(maps, blocks[:depth]), images, 1, jumps, fields, layer, maps)
+
+
+def awake(block: NonLocalBlock) -> Callable[[Tensor], Tensor]:
+    """What a non-local block adds to its input once it is no longer the identity, on channels-last maps."""
+    nn.init.ones_(block.norm.weight)
+    return lambda maps: NonLocalBlock.forward(block, maps) - maps
 
 
 def _convolutions(model: ResNet | Vgg) -> tuple[nn.Module, list[nn.Module]]:
@@ -206,14 +231,14 @@ def _convolutions(model: ResNet | Vgg) -> tuple[nn.Module, list[nn.Module]]:
 
 
 def growth(name: str, rounds: int = 5) -> float:
-    """Measured exponent of the forward pass's time in the number of pixels, 8^2 to 64^2 positions, in least squares.
+    """Measured exponent of the forward pass's time in the number of pixels, between the two largest sizes.
 
-    Of one mixing layer at width 64, two images; of a whole convolutional network on images of twice those sides. Sizes
-    whose weights need more than 2 GiB, or that the model cannot take, are left out.
+    Those are 32^2 and 64^2 positions, or the largest that 2 GiB hold the weights of; smaller ones measure overhead. Of
+    one mixing layer at width 64, two images; of a whole convolutional network on images of twice those sides.
     """
-    points = []
-    for side in GROWTH_SIDES:
-        timed = _growth_model(name, side)
+    points: list[tuple[float, float]] = []
+    for side in reversed(GROWTH_SIDES):
+        timed = _growth_model(name, side) if len(points) < 2 else None
         if timed is None:
             continue
         function, inputs = timed
@@ -240,6 +265,10 @@ def _growth_model(name: str, side: int) -> tuple[Callable[[Tensor], Tensor], Ten
         return None
     torch.manual_seed(0)
     model: Any = build_model(node, shape, CLASSES).eval()
+    if name == "nonlocal_resnet18":
+        return awake(NonLocalBlock(64).eval()), torch.randn(2, side, side, 64)
+    if name == "vit":
+        return model.blocks[0].attn, torch.randn(2, side * side, node["width"])
     if isinstance(model, Backbone):
         mixer: Any = model.layers[0].mixer
         return mixer, torch.randn(2, side, side, node["width"])

@@ -77,7 +77,7 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
     """Costs and sight of every model at one scale, cheapest first, from results/models.csv."""
     header = [
         "model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image",
-        "exponent in pixels, theory", "measured", "sees after 1 / 3 / 6 layers, pixels", "in effect",
+        "exponent in pixels, theory", "measured", "sees after 1 / 3 / all layers, pixels", "in effect",
         "shift error", "shuffle error", "kernels see content",
     ]  # fmt: skip
     lines = []
@@ -103,13 +103,16 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
     return markdown(header, lines)
 
 
-def long_range_table(rows: list[dict[str, str]]) -> str:
-    """Accuracy per model, layers and distance, from results/long_range.csv; beyond the theoretical wall in italics."""
+def long_range_table(rows: list[dict[str, str]], counting: dict[int, float]) -> str:
+    """Accuracy per model, layers and distance, from results/long_range.csv; beyond the theoretical wall in italics.
+
+    `counting` is what can be had at each distance without seeing two marks together.
+    """
     distances = sorted({int(row["distance"]) for row in rows})
     cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
     for row in rows:
         cells.setdefault((row["model"], int(row["layers"])), {})[int(row["distance"])] = row
-    lines = []
+    lines = [["no two marks together", "", "", *(f"{counting[distance]:.1%}" for distance in distances)]]
     for (model, layers), by_distance in sorted(cells.items()):
         line = [f"`{model}`", str(layers), next(iter(by_distance.values()))["wall"]]
         for distance in distances:

@@ -20,7 +20,7 @@ from attnconv.mixers.convolution import Convolution
 from attnconv.mixers.involution import Involution
 from attnconv.mixers.locally_connected import LocallyConnected
 from attnconv.mixers.nonlocal_block import NonLocalBlock
-from attnconv.mixers.patterns import window
+from attnconv.mixers.patterns import axis_window, both_axes, window
 from attnconv.mixers.window import WindowAttention
 from attnconv.models.build import build_model
 
@@ -30,7 +30,7 @@ EFFECTIVE_SHARE = 0.9545  # two standard deviations of a Gaussian
 def support(mixer: nn.Module, grid: tuple[int, int]) -> Tensor:
     """Which input pixels each output pixel of a mixer can see, by its definition: (Q, K) bool."""
     if isinstance(mixer, Convolution):
-        return window(grid, mixer.convolution.kernel_size[0], "zero")[0]
+        return both_axes(*(axis_window(size, mixer.convolution.kernel_size[0], "zero") for size in grid))
     if isinstance(mixer, Involution | LocallyConnected):
         return window(grid, mixer.kernel_size, "zero")[0]
     if isinstance(mixer, WindowAttention):
@@ -72,7 +72,7 @@ def widest_pair(node: dict[str, Any], depth: int, image_shape: tuple[int, int, i
 
 
 def influence(function: Callable[[Tensor], Tensor], maps: Tensor, place: tuple[int, int]) -> Tensor:
-    """How much each input pixel moves one output pixel: root mean square of gradients, (rows, columns) of the input.
+    """How much each input pixel moves one output pixel: the norm of all gradients, (rows, columns) of the input.
 
     Args:
         function: from maps (B, H, W, D) to maps (B, H', W', D').

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from matplotlib.figure import Figure
 
 from attnconv.config import Config, to_plain
+from attnconv.training.checkpoint import write_whole
 
 
 class Adapter(Protocol):
@@ -46,7 +47,7 @@ class WandbAdapter:
         self._wandb = wandb
         identity = folder / ".wandb-id"
         if not identity.exists():
-            identity.write_text(uuid.uuid4().hex[:8])
+            write_whole(identity, uuid.uuid4().hex[:8].encode())
         name = identity.read_text()
         for earlier in (folder / "wandb").glob(f"offline-run-*-{name}"):
             shutil.rmtree(earlier)

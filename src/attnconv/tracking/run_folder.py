@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import RunFolderError
-from attnconv.training.checkpoint import write_whole
+from attnconv.training.checkpoint import forget_unfinished, write_whole
 
 # Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
 FREE_TO_CHANGE = ("logger", "output", "device", "compile", "eval_batch_size", "checkpoint_steps", "checkpoint_minutes")
@@ -68,6 +68,10 @@ class RunFolder:
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"
             )
+        if (self.checkpoints / "last.pt").exists():
+            raise RunFolderError(
+                f"{self.path} holds a run of an older version, which cannot go on; choose another name=, or delete it"
+            )
         different = self._differences()
         if different:
             raise RunFolderError(
@@ -79,16 +83,21 @@ class RunFolder:
         """Make the folder, take it for this process alone, and write config.yaml.
 
         Raises:
-            RunFolderError: it cannot be written, or another process is at work in it.
+            RunFolderError: it cannot be written, another process is at work in it, or see `check`.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
+            self.check()  # another process may have begun or finished it since the last look
+            forget_unfinished(self.path)
+            forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
             write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(self.config)).encode())
         except Timeout as error:
-            owner = self.path / ".owner"
-            who = owner.read_text().strip() if owner.exists() else "another process"
+            try:
+                who = (self.path / ".owner").read_text().strip()
+            except FileNotFoundError:
+                who = "another process"
             raise RunFolderError(f"{who} is at work in {self.path}; wait for it, or choose another name=") from error
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=") from error
@@ -139,12 +148,17 @@ class RunFolder:
             raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
 
     def _differences(self) -> list[str]:
-        """Settings in which config.yaml, if there is one, and this run differ, as "key: old -> new"."""
+        """Settings in which config.yaml, if there is one, and this run differ, as "key: old -> new".
+
+        A setting of the schema that is younger than the file had its default, whatever it was called then.
+        """
         path = self.path / "config.yaml"
         if not path.exists():
             return []
         old = flatten(OmegaConf.to_container(OmegaConf.load(path)))
         new = flatten(to_plain(self.config))
+        defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
+        old = {key: defaults[key] for key in new.keys() & defaults.keys()} | old
         return [
             f"{key}: {old.get(key)} -> {new.get(key)}"
             for key in sorted(old.keys() | new.keys())

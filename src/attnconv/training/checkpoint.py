@@ -57,10 +57,12 @@ def save_checkpoint(
     content = buffer.getvalue()
     path = folder / f"step{step:08d}-{_digest(content)}.pt"
     write_whole(path, content)
-    # Later ones than this were damaged, and passed over: training has come here again.
-    earlier = [old for old in _newest_first(folder) if old.name < path.name][: KEPT - 1]
+    kept = [path]
     for other in _newest_first(folder):
-        if other != path and other not in earlier:
+        # Later ones than this were damaged, or there would have been no coming here again.
+        if len(kept) < KEPT and other.name < path.name and is_sound(other):
+            kept.append(other)
+        elif other not in kept:
             other.unlink()
 
 
@@ -76,13 +78,9 @@ def load_checkpoint(
     """
     candidates = _newest_first(folder)
     for path in candidates:
-        content = path.read_bytes()
-        if not is_sound(path, content):
-            print(
-                f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr
-            )
-            continue
-        return _restore(path, content, model, optimizer, device)
+        if is_sound(path):
+            return _restore(path, model, optimizer, device)
+        print(f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr)
     if candidates:
         raise RunFolderError(
             f"no checkpoint in {folder} is sound: {', '.join(path.name for path in candidates)} are damaged; "
@@ -91,10 +89,8 @@ def load_checkpoint(
     return None
 
 
-def _restore(
-    path: Path, content: bytes, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> Position:
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Position:
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if state["format"] > FORMAT:
         raise RunFolderError(
             f"{path} was written by a newer version (format {state['format']}, this one reads {FORMAT})"
@@ -119,11 +115,15 @@ def export_weights(path: Path, model: nn.Module) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that after any crash it is there with all of its content, or as it was before."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)  # a full disk has no room for half a file
+        raise
     # The rename itself is in the folder, which has to reach the disk as well.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -133,13 +133,22 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last checkpoint written, sound or not; None if there is none."""
-    return next(iter(_newest_first(folder)), None)
+    """The newest sound checkpoint; None if there is none."""
+    return next(filter(is_sound, _newest_first(folder)), None)
 
 
-def is_sound(path: Path, content: bytes) -> bool:
-    """Whether a checkpoint's content is what its name says."""
-    return path.stem.endswith(f"-{_digest(content)}")
+def is_sound(path: Path) -> bool:
+    """Whether a checkpoint can be read, and its content is what its name says."""
+    try:
+        return path.stem.endswith(f"-{_digest(path.read_bytes())}")
+    except OSError:  # a failing disk
+        return False
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Remove what was being written when an earlier process died; only for the process that has the folder."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

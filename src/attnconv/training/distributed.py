@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from torch import Tensor, nn
 
 from attnconv.errors import ConfigError
@@ -53,22 +55,27 @@ class Processes:
             dist.barrier()
 
     def leave(self) -> None:
-        """Leave the group; the next run of a sweep joins its own."""
+        """Leave the group. Only after success: where one process failed, the others would wait for it here."""
         if self.count > 1:
             dist.destroy_process_group()
 
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
-    """Join the processes that torchrun started, each on its own GPU; without torchrun there is one."""
+    """Join the processes that torchrun started, each on its own GPU; without torchrun there is one.
+
+    Raises:
+        ConfigError: they were started for a sweep, whose runs could not be told apart by a process that fails alone.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Processes(), device
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("torchrun trains one run at a time; start a sweep (-m) without it")
     rank = int(os.environ["RANK"])
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Processes(rank, count), device
 
 
@@ -93,6 +100,9 @@ def distribute(model: nn.Module, processes: Processes, device: torch.device) -> 
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         if device.type != "cuda":
             raise ConfigError("batch norm cannot share its statistics between processes on CPUs; start one process")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        from timm.layers import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)  # timm's knows its layers that join batch norm and activation
     on: Any = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=on)
+    # Buffers are equal everywhere by construction; to broadcast them would make an evaluation wait for idle processes.
+    return nn.parallel.DistributedDataParallel(model, device_ids=on, broadcast_buffers=False)

@@ -12,9 +12,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stopped(BaseException):
     """A signal asked the run to stop, and it has; no Exception, so that nothing on the way takes it for a failure."""
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int, done: bool = False):
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+        self.signum, self.done = signum, done
 
     @property
     def exit_code(self) -> int:
@@ -26,9 +26,14 @@ class Interrupts:
     """While entered, signals only raise a flag, which the training loop looks at between steps.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        several: whether this is one process of several. torchrun and the cluster's scheduler then both signal each of
+            them, so that a second signal is no second request; torchrun kills what does not end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool = False) -> None:
+        self._several = several
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -42,6 +47,6 @@ class Interrupts:
             signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
+        if self.signum is not None and not self._several:
             os._exit(128 + signum)  # at once: no checkpoint, no result, no waiting for a device
-        self.signum = signum
+        self.signum = self.signum or signum
