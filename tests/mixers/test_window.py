@@ -78,11 +78,16 @@ def test_both_ways_agree_for_every_normaliser(border, normalizer):
     )
 
 
-def test_few_images_at_a_time_give_the_same(monkeypatch):
-    mixer, x = build(impl="gathered"), torch.randn(3, 5, 6, 8, dtype=torch.float64)
-    together = mixer(x)
-    monkeypatch.setattr("attnconv.mixers.window.CACHE_BYTES", 1)
-    torch.testing.assert_close(mixer(x), together, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("border", ["zero", "shift"])
+@pytest.mark.parametrize("cache", [1, 2 * 4 * 6 * 8 * 9])
+def test_a_few_rows_at_a_time_equal_the_loop_oracle_with_gradients(monkeypatch, border, cache):
+    """One row of one image, then two: the last part of five rows is smaller."""
+    monkeypatch.setattr("attnconv.mixers.window.CACHE_BYTES", cache)
+    mixer = build(border=border, impl="gathered")
+    x, parameters = torch.randn(2, 5, 6, 8, dtype=torch.float64), list(mixer.parameters())
+    oracles.assert_same_with_gradients(
+        (mixer, parameters), (lambda image: loop_oracle(mixer, image), parameters), x, tolerance=1e-10
+    )
 
 
 @pytest.mark.parametrize("impl", ["gathered", "dense"])
@@ -174,6 +179,7 @@ def test_one_hot_position_scores_are_a_convolution():
         ({"kernel_size": 9}, "larger than the map of 5x6"),
         ({"heads": 3}, "width=8 is not divisible by heads=3"),
         ({"border": "wrap"}, "shift, zero"),
+        ({"width": 6}, "width=6 over heads=2 is odd"),
         ({"normalizer": "softmx"}, "softmax, relu, sigmoid"),
         ({"impl": "fused"}, "auto, dense, gathered"),
     ],

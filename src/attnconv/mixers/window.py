@@ -135,22 +135,32 @@ class WindowAttention(nn.Module):
 
     def _averages_in_parts(self, x: Tensor) -> Tensor:
         """The same from gathered windows; on a CPU of so few images at a time that their windows stay in its cache."""
-        windows = 4 * x[0].numel() * self.kernel_size**2
-        images = max(1, CACHE_BYTES // windows) if x.device.type == "cpu" else len(x)
+        images = self._share(len(x), x[0].numel(), x.device)
         return torch.cat([self._averages_gathered(part) for part in x.split(images)])
 
+    def _share(self, count: int, numbers: int, device: torch.device) -> int:
+        """How many of `count` things of so many numbers each may have their windows gathered at once, at least 1."""
+        if device.type != "cpu":
+            return count
+        return min(count, max(1, CACHE_BYTES // (4 * numbers * self.kernel_size**2)))
+
     def _averages_gathered(self, x: Tensor) -> Tensor:
-        """The same from keys and values gathered for every window, (B, Q, S, N, E)."""
-        rows, columns = (self._axis_windows(size, x.device) for size in x.shape[1:3])
-        index = rows.positions[:, None, :, None] * x.shape[2] + columns.positions[None, :, None, :]
-        index = index.reshape(-1, self.kernel_size**2)
-        inside = both_axes(rows.inside, columns.inside)
-        query, keys = self._queries(x), self._gather(self.key(x), index, inside)
-        scores = torch.einsum("bnqe,bqsne->bnqs", query, keys)
-        scores = scores + outer_sum(*axis_products(self.relative, query, rows.shifts, columns.shifts))
-        probs = F.dropout(to_probs(scores, self.normalizer), self.attention_dropout, self.training)
-        values = self._gather(self.value(x), index, inside)
-        return torch.einsum("bnqs,bqsne->bnqe", probs.to(values.dtype), values)
+        """The same from keys and values gathered for the windows of some rows at a time, (B, Q, S, N, E)."""
+        _, height, width, _ = x.shape
+        rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
+        query, key, value = self._queries(x).unflatten(2, (height, width)), self.key(x), self.value(x)
+        averages = []
+        step = self._share(height, len(x) * x[0, 0].numel(), x.device)
+        for part in (slice(start, start + step) for start in range(0, height, step)):
+            index = rows.positions[part, None, :, None] * width + columns.positions[None, :, None, :]
+            index, inside = index.reshape(-1, self.kernel_size**2), both_axes(rows.inside[part], columns.inside)
+            asked, keys = query[:, :, part].flatten(2, 3), self._gather(key, index, inside)
+            scores = torch.einsum("bnqe,bqsne->bnqs", asked, keys)
+            scores = scores + outer_sum(*axis_products(self.relative, asked, rows.shifts[part], columns.shifts))
+            probs = F.dropout(to_probs(scores, self.normalizer), self.attention_dropout, self.training)
+            values = self._gather(value, index, inside)
+            averages.append(torch.einsum("bnqs,bqsne->bnqe", probs.to(values.dtype), values))
+        return torch.cat(averages, dim=2)
 
     def _gather(self, projected: Tensor, index: Tensor, inside: Tensor) -> Tensor:
         """The pixels (Q, S) of every window, (B, Q, S, N, E); those outside the map are 0."""
