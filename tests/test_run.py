@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-import attnconv.run as run_module
+import attnconv.sitting as sitting_module
 from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError, DataError, Diverged, RunFolderError
 from attnconv.run import prepare, run
@@ -96,7 +96,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
     # Before any checkpoint, between the metrics of an epoch and its checkpoint, and after the last checkpoint.
     for name, call in (("evaluate", 1), ("save_checkpoint", 2), ("export_weights", 1)):
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, name, interrupted_at(call, getattr(run_module, name)))
+            patch.setattr(sitting_module, name, interrupted_at(call, getattr(sitting_module, name)))
             with pytest.raises(KeyboardInterrupt):
                 run(disturbed)
         assert json.loads(read(disturbed, "result.json"))["status"] == "interrupted"
@@ -108,7 +108,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
 
 
 def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monkeypatch):
-    monkeypatch.setattr(run_module, "evaluate", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(sitting_module, "evaluate", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tiny())
     assert json.loads(read(tiny(), "result.json"))["reason"] == "ZeroDivisionError: division by zero"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import attnconv.run as run_module
+import attnconv.sitting as sitting_module
 import torture
 from attnconv.data.dataset import TrainSplit
 from attnconv.errors import Diverged, OutOfMemory, RunFolderError
@@ -36,7 +36,7 @@ def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):
 def interrupted(monkeypatch, config, step):
     """Run `config` until KeyboardInterrupt after so many steps."""
     steps = itertools.count(1)
-    real = run_module.Sitting._after_step
+    real = sitting_module.Sitting._after_step
 
     def after_step(self, steps_in_epoch):
         real(self, steps_in_epoch)
@@ -44,7 +44,7 @@ def interrupted(monkeypatch, config, step):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.Sitting, "_after_step", after_step)
+        patch.setattr(sitting_module.Sitting, "_after_step", after_step)
         with pytest.raises(KeyboardInterrupt):
             run(config)
 
@@ -133,7 +133,7 @@ def test_out_of_memory_names_the_setting_to_change(tiny, monkeypatch, part, sett
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(run_module, part, fail)
+    monkeypatch.setattr(sitting_module, part, fail)
     with pytest.raises(OutOfMemory, match=f"lower {setting}"):
         run(tiny())
 
@@ -221,7 +221,7 @@ def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = tiny("logger=wandb", "epochs=4", "logger.pictures_every=1")
-    real = run_module.Dashboard.log
+    real = sitting_module.Dashboard.log
     for killed_at in (2, 3):
 
         def log(self, epoch, metrics, killed_at=killed_at):
@@ -230,7 +230,7 @@ def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
             real(self, epoch, metrics)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_module.Dashboard, "log", log)
+            patch.setattr(sitting_module.Dashboard, "log", log)
             with pytest.raises(KeyboardInterrupt):
                 run(config)
     run(config)

@@ -3,11 +3,10 @@
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-
-from attnconv.training.interrupts import Stopped
 
 
 class UserError(Exception):
@@ -32,6 +31,19 @@ class OutOfMemory(UserError):
 
 class RunFolderError(UserError):
     """A run folder that cannot be written, or must not be."""
+
+
+class Stopped(BaseException):
+    """A signal asked the run to stop, and it has; no Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, signum: int, done: bool = False):
+        super().__init__(signal.Signals(signum).name)
+        self.signum, self.done = signum, done
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal, as a shell reports it: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + self.signum
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -9,19 +9,6 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(BaseException):
-    """A signal asked the run to stop, and it has; no Exception, so that nothing on the way takes it for a failure."""
-
-    def __init__(self, signum: int, done: bool = False):
-        super().__init__(signal.Signals(signum).name)
-        self.signum, self.done = signum, done
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal, as a shell reports it: 143 for SIGTERM, 130 for Ctrl-C."""
-        return 128 + self.signum
-
-
 class Interrupts:
     """While entered, signals only raise a flag, which the training loop looks at between steps.
 
