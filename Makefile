@@ -21,8 +21,9 @@ quickstart: setup  ## train on handwritten digits: under 2 minutes of training, 
 test: setup-dev  ## the whole CPU test suite, under 5 minutes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
 
-torture: setup-dev  ## kill a run 50 times per recipe, damage its files, and compare with an undisturbed one
+torture: setup-dev  ## kill a run 50 times per recipe, damage its files, fill its disk, signal it
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) tests/torture.py --kills 50
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py
 
 check: lint types test  ## lint, types and tests
 

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from attnconv.config import freeze, register_schema, valid_keys
+from attnconv.config import freeze, in_sweep, register_schema, valid_keys
 from attnconv.errors import one_line_errors
 
 register_schema()
@@ -12,9 +12,9 @@ register_schema()
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(composed: DictConfig) -> None:
     config = freeze(composed)
-    from attnconv.run import run  # imports torch: only once the configuration is known to be good
+    from attnconv.run import run, run_in_sweep  # imports torch: only once the configuration is known to be good
 
-    run(config)
+    run_in_sweep(config) if in_sweep() else run(config)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,20 @@ def test_a_sweep_gives_every_cell_its_own_folder(tmp_path):
     assert {result["train_images"] for result in results} == {20, 40}
 
 
+def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(tmp_path):
+    assert train(tmp_path, "-m", "seed=0").returncode == 0
+    again = train(tmp_path, "-m", "seed=0,1")
+    assert again.returncode == 0, again.stderr
+    skipped = [line for line in again.stdout.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 1
+    assert "seed0 is finished already" in skipped[0]
+    assert len(list((tmp_path / "outputs").glob("**/result.json"))) == 2
+    partly = train(tmp_path, "-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
+    assert partly.returncode == 2
+    assert "do not divide into patches of 3x3" in partly.stderr
+    assert len(list((tmp_path / "outputs").glob("patch4/**/result.json"))) == 1, "the others are run"
+
+
 def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):
     write_arrays(tmp_path / "arrays")
     fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "epochs=400"]

@@ -84,20 +84,30 @@ def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_p
     assert state["position"]["steps_in_epoch"] == 4
 
 
-@pytest.mark.parametrize("call", [2, 3, 6, 11, 15, 19, 20])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tiny, monkeypatch, call):
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        (2, errno.ENOSPC),
+        (3, errno.ENOSPC),
+        (6, errno.ENOSPC),
+        (11, errno.EROFS),
+        (15, errno.ENOSPC),
+        (20, errno.ENOSPC),
+    ],
+)
+def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_afterwards(tiny, monkeypatch, call, code):
     calm, hurt = tiny("name=calm", "checkpoint_steps=2"), tiny("name=hurt", "checkpoint_steps=2")
     run(calm)
     calls, real = itertools.count(1), os.fsync
 
     def full(descriptor):
         if next(calls) >= call:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(code, os.strerror(code))
         real(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(RunFolderError, match=r"cannot be written: No space left on device; (once|set)"):
+        with pytest.raises(RunFolderError, match=rf"cannot be written: {os.strerror(code)}; (once|set)"):
             run(hurt)
     assert not list(run_folder_path(hurt).glob("**/*.partial")), "half a file would keep the disk full"
     run(hurt)

@@ -148,6 +148,14 @@ def _refuse_additions(node: DictConfig, schema: type, prefix: str = "") -> None:
             _refuse_additions(node[key], part, f"{prefix}{key}.")
 
 
+def in_sweep() -> bool:
+    """Whether this process works through the runs of a sweep: `python train.py -m ...`."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def compose(overrides: list[str] | None = None) -> Config:
     """The configuration that `python train.py OVERRIDES` runs, for notebooks and tests."""
     from hydra import compose as hydra_compose

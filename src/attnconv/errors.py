@@ -46,6 +46,10 @@ class Stopped(BaseException):
         return 128 + self.signum
 
 
+class AlreadyDone(RunFolderError):
+    """A run whose folder holds its result: an error for one run, nothing to do for a sweep."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A suffix such as "; did you mean 'epochs'?", or the valid names if none is near."""
     names = sorted(set(valid))

@@ -4,16 +4,17 @@ A sitting is one process at work on the run. It goes on where the last checkpoin
 one continues to the same bytes.
 """
 
+import sys
 from typing import Any
 
 import torch
 
 from attnconv.config import Config, model_node
 from attnconv.data.dataset import load_dataset
-from attnconv.errors import Stopped
+from attnconv.errors import AlreadyDone, OutOfMemory, Stopped, UserError
 from attnconv.models.build import build_model
 from attnconv.models.match import match_width
-from attnconv.sitting import Run, Sitting, explain
+from attnconv.sitting import Run, Sitting, explain, is_out_of_memory
 from attnconv.tracking.provenance import commit, describe_device, versions
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.training.checkpoint import Position
@@ -58,7 +59,12 @@ def run(config: Config) -> dict[str, Any]:
         UserError: see `prepare`; Diverged, OutOfMemory and RunFolderError (a full disk) after result.json says so.
         Stopped: a signal asked for it, and there is a checkpoint; result.json says so.
     """
-    this = prepare(config)
+    try:
+        this = prepare(config)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory("out of memory before training; lower the scale, or data.fraction") from error
+        raise
     try:
         if this.processes.writes:
             this.folder.open()
@@ -68,6 +74,21 @@ def run(config: Config) -> dict[str, Any]:
         this.folder.close()
     this.processes.leave()
     return result
+
+
+def run_in_sweep(config: Config) -> None:
+    """One cell of a sweep: nothing if it is done, and a complaint at once if it fails, not only after the others.
+
+    Raises:
+        UserError, Stopped: see `run`.
+    """
+    try:
+        run(config)
+    except AlreadyDone as done:
+        print(f"skipped: {done}".partition(";")[0], flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise
 
 
 def _run_in_folder(this: Run) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from attnconv.config import Config, flatten, to_plain
-from attnconv.errors import RunFolderError
+from attnconv.errors import AlreadyDone, RunFolderError
 from attnconv.training.checkpoint import forget_unfinished, write_whole
 
 # Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
@@ -64,7 +64,7 @@ class RunFolder:
             raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
         result = self._read_json("result.json")
         if result and result["status"] == "done":
-            raise RunFolderError(
+            raise AlreadyDone(
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"
             )

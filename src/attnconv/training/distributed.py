@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from torch import Tensor, nn
 
+from attnconv.config import in_sweep
 from attnconv.errors import ConfigError
 
 
@@ -69,7 +68,7 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Processes(), device
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if in_sweep():
         raise ConfigError("torchrun trains one run at a time; start a sweep (-m) without it")
     rank = int(os.environ["RANK"])
     if device.type == "cuda":
