@@ -58,16 +58,16 @@ def sit(config: Any, log: Path) -> int:
         os._exit(status)
 
 
-def injure(folder: Path, fault: str, draw: random.Random) -> str:
-    """Damage what a crash or a failing disk could have damaged."""
+def injure(folder: Path, fault: str, draw: random.Random) -> tuple[str, str | None]:
+    """Damage what a crash or a failing disk could have damaged: the fault, and the checkpoint that has it."""
     checkpoint, lines = newest(folder / "checkpoints"), folder / draw.choice(LINES)
     checkpoints = list((folder / "checkpoints").glob("*.pt"))
     if fault == "torn line" and lines.exists():
         with lines.open("a") as file:
             file.write('{"epoch": 99, "train/lo')
-        return fault
+        return fault, None
     if len(checkpoints) < 2 or not all(map(is_sound, checkpoints)) or fault not in ("flipped bit", "truncated"):
-        return "none"
+        return "none", None
     assert checkpoint is not None
     content = bytearray(checkpoint.read_bytes())
     if fault == "flipped bit":
@@ -75,7 +75,7 @@ def injure(folder: Path, fault: str, draw: random.Random) -> str:
     else:
         del content[draw.randrange(len(content)) :]
     checkpoint.write_bytes(content)
-    return fault
+    return fault, checkpoint.name
 
 
 def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int]:
@@ -87,7 +87,7 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
     Raises:
         AssertionError: something differs.
     """
-    draw, met = random.Random(seed), {}
+    draw, met, injured = random.Random(seed), {}, set()
     calm, hurt = (configuration(root, name, *overrides) for name in ("calm", "hurt"))
     started = time.monotonic()
     assert os.waitpid(sit(calm, root / "calm.log"), 0)[1] == 0, (root / "calm.log").read_text()
@@ -102,16 +102,17 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
             shutil.rmtree(run_folder_path(hurt))
             met["had ended"] = met.get("had ended", 0) + 1
             continue
-        fault = injure(run_folder_path(hurt), draw.choice(FAULTS), draw)
+        fault, checkpoint = injure(run_folder_path(hurt), draw.choice(FAULTS), draw)
+        injured |= {checkpoint} - {None}
         met[fault] = met.get(fault, 0) + 1
     status = os.waitpid(sit(hurt, root / "hurt.log"), 0)[1]
     log = (root / "hurt.log").read_text()
     assert status == 0, log
     assert_same(calm, hurt)
     assert "Traceback" not in log, log
-    damaged = met.get("flipped bit", 0) + met.get("truncated", 0)
-    noticed = {line for line in log.splitlines() if "is damaged (its hash" in line}
-    assert len(noticed) == damaged, "a damaged checkpoint went unnoticed, or a sound one was refused"
+    # Names, because between epochs a checkpoint written again has the name that it had before.
+    noticed = {Path(line.split()[1]).name for line in log.splitlines() if "is damaged (its hash" in line}
+    assert noticed == injured, "a damaged checkpoint went unnoticed, or a sound one was refused"
     assert len(list((run_folder_path(hurt) / "checkpoints").iterdir())) <= 2, "something was left behind"
     return met
 
