@@ -23,7 +23,7 @@ test: setup-dev  ## the whole CPU test suite, under 5 minutes
 
 torture: setup-dev  ## kill a run 50 times per recipe, damage its files, fill its disk, signal it
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) tests/torture.py --kills 50
-	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py tests/test_processes.py
 
 check: lint types test  ## lint, types and tests
 

@@ -56,11 +56,8 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
 
     def cost(candidate: Node) -> int:
         widths = candidate["width"], candidate.get("hidden")
-        if candidate is reference or widths not in costs:
-            counted = count(candidate)
-            if candidate is reference:
-                return counted
-            costs[widths] = counted
+        if widths not in costs:
+            costs[widths] = count(candidate)
         return costs[widths]
 
     def count(candidate: Node) -> int:
@@ -69,7 +66,7 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
             return parameters(model)
         return flops_full(model, torch.zeros(1, *image_shape, device="meta"))
 
-    target = cost(reference)
+    target = count(reference)
     scaled = _match_two_widths(node, target, cost) if "hidden" in node else _match_one_width(node, target, cost)
     result = Match(scaled, budget, target, cost(scaled))
     if abs(result.difference) > TOLERANCE:
