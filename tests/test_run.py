@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import attnconv.sitting as sitting_module
 from attnconv.config import CONFIGS
-from attnconv.errors import ConfigError, DataError, Diverged, RunFolderError
+from attnconv.errors import AlreadyDone, ConfigError, DataError, Diverged, RunFolderError
 from attnconv.run import prepare, run
 from attnconv.tracking import dashboards
 from attnconv.tracking.run_folder import run_folder_path
@@ -67,6 +67,34 @@ def test_the_run_folder_holds_what_it_should(tiny):
         assert np.shape(heads[0][key]) == shape
     assert heads[0]["centers"] != heads[2]["centers"], "centers are trained"
     assert (folder / "heads.png").stat().st_size > 10_000
+
+
+def test_equal_steps_whatever_the_fraction_and_equal_epochs_without(tiny):
+    """40 images in batches of 16: 3 steps an epoch; a fifth of them: 1, or again 3."""
+    steps = {}
+    for fraction, equal in ((1, "epochs"), (1, "steps"), (0.2, "epochs"), (0.2, "steps")):
+        config = tiny(f"data.fraction={fraction}", f"data.equal={equal}", f"name={equal}")
+        result = run(config)
+        rates = [json.loads(line)["train/lr"] for line in read(config, "metrics.jsonl").splitlines()]
+        steps[fraction, equal] = result["steps"], result["train_images"], rates
+    assert steps[1, "epochs"] == steps[1, "steps"]
+    assert steps[1, "epochs"][:2] == (6, 40)
+    assert steps[0.2, "epochs"][:2] == (2, 8)
+    assert steps[0.2, "steps"] == (6, 8, steps[1, "epochs"][2]), "and the same learning rates"
+
+
+def test_an_epoch_may_go_without_an_evaluation_but_not_the_last(tiny):
+    config = tiny("epochs=5", "eval_every=2")
+    run(config)
+    lines = [json.loads(line) for line in read(config, "metrics.jsonl").splitlines()]
+    assert [record["epoch"] for record in lines if "test/acc" in record] == [2, 4, 5]
+
+
+def test_a_finished_run_of_another_configuration_is_not_called_done(tiny):
+    run(tiny())
+    with pytest.raises(RunFolderError, match=r"finished run of another configuration \(epochs: 2 -> 3\)") as error:
+        run(tiny("epochs=3"))
+    assert not isinstance(error.value, AlreadyDone), "a sweep would take it for one of its cells"
 
 
 def test_a_finished_folder_is_never_overwritten(tiny):

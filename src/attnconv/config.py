@@ -33,6 +33,9 @@ class DataConfig:
     source: str = knob(MISSING, "where images come from", choices=("cifar10", "arrays", "digits", "pairs"))
     root: str = knob("", "folder of the arrays or of the original archive")
     fraction: float = knob(1.0, "share of the training images used, per class; subsets are nested", above=0, at_most=1)
+    equal: str = knob("epochs", "what is equal at every fraction: epochs (one is a pass over the images used) or steps "
+                      "(an epoch shows as many images as fraction=1 has, in several passes)",
+                      choices=("epochs", "steps"))  # fmt: skip
     subset_seed: int = knob(0, "which images a fraction holds; apart from the initialisation's seed", at_least=0)
     holdout: float = knob(0.0, "share of the training images kept for validation, per class", at_least=0, below=1)
     mean: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
@@ -108,6 +111,7 @@ class Config:
     precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
                           choices=("auto", "fp32", "bf16"))  # fmt: skip
     compile: bool = knob(False, "torch.compile the model")
+    eval_every: int = knob(1, "epochs between evaluations; the last epoch always has one", at_least=1)
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")
     checkpoint_minutes: float = knob(

@@ -4,6 +4,7 @@ A sitting is one process at work on the run. It goes on where the last checkpoin
 one continues to the same bytes.
 """
 
+import math
 import sys
 from typing import Any
 
@@ -13,10 +14,11 @@ from attnconv.config import Config, model_node
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import AlreadyDone, OutOfMemory, Stopped, UserError
 from attnconv.models.build import build_model
+from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
 from attnconv.models.match import match_width
 from attnconv.sitting import Run, Sitting, explain, is_out_of_memory
 from attnconv.tracking.provenance import commit, describe_device, versions
-from attnconv.tracking.run_folder import RunFolder
+from attnconv.tracking.run_folder import FORMAT, RunFolder
 from attnconv.training.checkpoint import Position
 from attnconv.training.distributed import check_batches, distribute, join_processes
 from attnconv.training.interrupts import Interrupts
@@ -35,7 +37,7 @@ def prepare(config: Config) -> Run:
     if processes.writes:
         folder.check()
     data = load_dataset(config.data, device)
-    check_batches(processes, len(data.train), config.recipe.batch_size)
+    check_batches(processes, data.epoch_images, config.recipe.batch_size)
     match = None
     if config.match is not None:
         reference = model_node(config.match_model, like=config)
@@ -129,6 +131,7 @@ def describe(this: Run) -> dict[str, Any]:
     """What result.json says of a run whatever its outcome."""
     config, (head, dirty) = this.config, commit()
     return {
+        "format": FORMAT,
         "name": config.name,
         "model": config.model["name"],
         "recipe": config.recipe.name,
@@ -136,11 +139,13 @@ def describe(this: Run) -> dict[str, Any]:
         "data": config.data.name,
         "seed": config.seed,
         "fraction": config.data.fraction,
+        "equal": config.data.equal,
         "subset_seed": config.data.subset_seed,
         "holdout": config.data.holdout,
         "epochs": config.epochs,
         "train_images": len(this.data.train),
-        "parameters": sum(parameter.numel() for parameter in this.model.parameters()),
+        "steps": config.epochs * math.ceil(this.data.epoch_images / config.recipe.batch_size),
+        **_costs(this),
         "precision": this.precision,
         "device": describe_device(this.device),
         "processes": this.processes.count,
@@ -151,6 +156,18 @@ def describe(this: Run) -> dict[str, Any]:
         "data_hash": this.data.source_sha256,
         "subset_hash": this.data.subset_sha256,
         **_matched(this),
+    }
+
+
+def _costs(this: Run) -> dict[str, int]:
+    """Parameters, and FLOPs per image in both countings (attnconv.models.cost)."""
+    node = this.match.node if this.match else this.config.model
+    model = build_unfilled(node, this.data.image_shape, this.data.classes)
+    image = torch.zeros(1, *this.data.image_shape, device="meta")
+    return {
+        "parameters": parameters(model),
+        "flops_paper": flops_paper(model, image),
+        "flops_full": flops_full(model, image),
     }
 
 

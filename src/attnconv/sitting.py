@@ -53,7 +53,7 @@ class Sitting:
 
     def __init__(self, this: Run, interrupts: Interrupts):
         self.this, self.interrupts, self.config, self.folder = this, interrupts, this.config, this.folder
-        self.images, self.writes = len(this.data.train), this.processes.writes
+        self.images, self.writes = this.data.epoch_images, this.processes.writes
         self.steps_per_epoch = math.ceil(self.images / self.config.recipe.batch_size)
         self.guard = FiniteGuard(this.device)
         self.tally = Tally.on(this.device)
@@ -83,7 +83,8 @@ class Sitting:
             train, lr = self._train_one(epoch)
             train_seconds = self.position.seconds
             self.doing, started = "evaluation", time.perf_counter()
-            scores = self._evaluate(last=epoch == self.config.epochs)
+            last = epoch == self.config.epochs
+            scores = self._evaluate(last) if last or epoch % self.config.eval_every == 0 else {}
             eval_seconds, self.doing = time.perf_counter() - started, "training"
             _require_finite(epoch, scores, self.config)
             metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
@@ -116,7 +117,8 @@ class Sitting:
         """Train what is left of epoch `epoch` (from 1): its score and its first learning rate."""
         config, position, this = self.config, self.position, self.this
         steps_before = (epoch - 1) * self.steps_per_epoch
-        factor = lr_factor(config.recipe, config.epochs, self.images)
+        data, factor = config.data, lr_factor(config.recipe, config.epochs, self.images)
+        images = len(this.data.train)
         # Process 0 goes on with the sums of all; the others start theirs anew.
         carried = (position.loss, position.correct, position.images) if self.writes else ()
         self.tally = Tally.on(this.device, *carried)
@@ -125,7 +127,7 @@ class Sitting:
             this.forward,
             this.optimizer,
             this.data.train,
-            plan_epoch(self.images, config.seed, epoch - 1, config.data.crop_padding, config.data.flip, this.device),
+            plan_epoch(images, config.seed, epoch - 1, data.crop_padding, data.flip, this.device, shown=self.images),
             steps_before=steps_before,
             steps_done=position.steps_in_epoch,
             tally=self.tally,
@@ -221,7 +223,7 @@ def explain(error: Exception, this: Run, doing: str) -> Exception:
     """An error met while `doing` (training or evaluation) in the user's terms, where it has some; else itself."""
     config, folder = this.config, this.folder
     if isinstance(error, NotFinite):
-        steps = math.ceil(len(this.data.train) / config.recipe.batch_size)
+        steps = math.ceil(this.data.epoch_images / config.recipe.batch_size)
         epoch, batch = divmod(error.step, steps)
         return Diverged(
             f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "

@@ -32,6 +32,15 @@ def test_an_epoch_shows_every_image_once_and_draws_every_offset():
     assert 900 < int(plan.flips.sum()) < 1100
 
 
+def test_a_longer_epoch_is_whole_passes_and_the_beginning_of_one_more():
+    plan = plan_epoch(20, 0, 0, 4, True, CPU, shown=50)
+    first, second, rest = plan.order[:20].tolist(), plan.order[20:40].tolist(), plan.order[40:].tolist()
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert len(set(rest)) == 10
+    assert len(plan.tops) == len(plan.lefts) == len(plan.flips) == 50
+
+
 def test_draws_depend_on_seed_and_epoch_and_on_nothing_else():
     first = plan_epoch(50, 0, 1, 4, True, CPU)
     torch.manual_seed(123)

@@ -20,18 +20,28 @@ EPOCH_STREAM = 3
 class EpochPlan:
     """Everything random about an epoch's data, in the order in which images are seen, on the device."""
 
-    order: Tensor  # (n,) int64: indices into the training images
+    order: Tensor  # (n,) int64: indices into the training images, each once per pass
     tops: Tensor  # (n,) int64: first row of the crop, in the padded image
     lefts: Tensor  # (n,) int64: first column of the crop
     flips: Tensor  # (n,) bool: mirrored left to right
 
 
-def plan_epoch(count: int, seed: int, epoch: int, crop_padding: int, flip: bool, device: torch.device) -> EpochPlan:
-    """Draw an epoch of `count` images from the counter (seed, epoch)."""
+def plan_epoch(
+    images: int, seed: int, epoch: int, crop_padding: int, flip: bool, device: torch.device, shown: int | None = None
+) -> EpochPlan:
+    """Draw an epoch from the counter (seed, epoch).
+
+    Args:
+        images: training images there are.
+        shown: length of the epoch: one pass over the images unless told otherwise; else so many whole passes, each in
+            an order of its own, and the beginning of one more.
+    """
     draw = np.random.default_rng([EPOCH_STREAM, seed, epoch])
-    order = draw.permutation(count)
-    offsets = draw.integers(0, 2 * crop_padding + 1, size=(2, count))
-    flips = draw.random(count) < (0.5 if flip else 0.0)
+    shown = images if shown is None else shown
+    passes = -(-shown // images)
+    order = np.concatenate([draw.permutation(images) for _ in range(passes)])[:shown]
+    offsets = draw.integers(0, 2 * crop_padding + 1, size=(2, shown))
+    flips = draw.random(shown) < (0.5 if flip else 0.0)
     on_device = [torch.from_numpy(array).to(device) for array in (order, *offsets, flips)]
     return EpochPlan(*on_device)
 

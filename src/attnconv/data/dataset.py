@@ -52,6 +52,7 @@ class DataSet:
     """Train, test and (with data.holdout) validation splits, and what a run folder records of them."""
 
     train: TrainSplit
+    epoch_images: int  # images shown in an epoch, some of them several times with data.equal=steps
     validation: Split | None
     test: Split
     classes: int
@@ -81,6 +82,7 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     _, height, width, channels = source.train.images.shape
     return DataSet(
         train=TrainSplit(train.images, train.labels, mean, std, pad(train.images, config.crop_padding)),
+        epoch_images=len(used) if config.equal == "epochs" else len(remaining),
         validation=on_device(source.train.images[held], labels[held]) if len(held) else None,
         test=on_device(source.test.images, source.test.labels),
         classes=source.classes,

@@ -25,6 +25,9 @@ from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import AlreadyDone, RunFolderError
 from attnconv.training.checkpoint import forget_unfinished, write_whole
 
+# Of result.json; 2 added FLOPs, steps and data.equal. Without the key it is 1.
+FORMAT = 2
+
 # Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
 FREE_TO_CHANGE = ("logger", "output", "device", "compile", "eval_batch_size", "checkpoint_steps", "checkpoint_minutes")
 
@@ -62,8 +65,14 @@ class RunFolder:
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
-        result = self._read_json("result.json")
-        if result and result["status"] == "done":
+        result, different = self._read_json("result.json"), self._differences()
+        done = result is not None and result["status"] == "done"
+        if different:
+            raise RunFolderError(
+                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of another configuration "
+                f"({'; '.join(different)}); choose another name=, or delete the folder"
+            )
+        if result is not None and done:
             raise AlreadyDone(
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"
@@ -71,12 +80,6 @@ class RunFolder:
         if (self.checkpoints / "last.pt").exists():
             raise RunFolderError(
                 f"{self.path} holds a run of an older version, which cannot go on; choose another name=, or delete it"
-            )
-        different = self._differences()
-        if different:
-            raise RunFolderError(
-                f"{self.path} holds an unfinished run of another configuration ({'; '.join(different)}); "
-                "choose another name=, or delete the folder"
             )
 
     def open(self) -> None:

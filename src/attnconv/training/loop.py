@@ -117,7 +117,7 @@ def train_epoch(
     processes: Processes,
     on_step: Callable[[int], None],
 ) -> None:
-    """Train on every image once, in the plan's order, adding to `tally` each under the weights of its own step.
+    """Train on the images of a plan, in its order, adding to `tally` each under the weights of its own step.
 
     Args:
         steps_before: steps taken before this epoch; the learning rate and dropout are functions of the step.
@@ -130,7 +130,7 @@ def train_epoch(
         NotFinite: see FiniteGuard.
     """
     device = split.labels.device
-    starts = range(0, len(split), batch_size)
+    starts = range(0, len(plan.order), batch_size)
     for index in range(steps_done, len(starts)):
         model.train()
         step, start = steps_before + index, starts[index]
