@@ -1,35 +1,40 @@
-"""Write README's tables anew from results/: `python scripts/make_tables.py` (`--check` only compares)."""
+"""Write README's tables and results/data_size.md anew from results/: `python scripts/make_tables.py`.
+
+`--check` only compares. The tables of runs are those of results/runs.csv (scripts/collect.py).
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from attnconv.study.tables import fill, models_table, paper_table, read_csv, read_results, runs_table
+from attnconv.study.collect import read_runs
+from attnconv.study.data_size import data_size_page
+from attnconv.study.tables import fill, models_table, paper_table, read_csv, runs_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def regenerate(readme: str, results: Path) -> str:
-    """README's text with its tables made from `results`."""
-    runs = read_results(results / "runs")
+def regenerate(readme: str, results: Path) -> dict[str, str]:
+    """The text of every generated file, by its place in the repository."""
+    runs = read_runs(results / "runs.csv")
     tables = {
         "paper": paper_table(read_csv(results / "paper.csv"), runs),
         "runs": runs_table(runs),
         "models": models_table(read_csv(results / "models.csv"), "paper"),
     }
-    return fill(readme, tables)
+    return {"README.md": fill(readme, tables), "results/data_size.md": data_size_page(runs)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if README is not what results/ says")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if they are not what results/ says")
     arguments = parser.parse_args()
-    path = REPOSITORY / "README.md"
-    before = path.read_text()
-    after = regenerate(before, REPOSITORY / "results")
-    if arguments.check:
-        sys.exit("README.md is stale: python scripts/make_tables.py" if before != after else 0)
-    path.write_text(after)
+    for name, text in regenerate((REPOSITORY / "README.md").read_text(), REPOSITORY / "results").items():
+        path = REPOSITORY / name
+        if not arguments.check:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            sys.exit(f"{name} is stale: python scripts/make_tables.py")
 
 
 if __name__ == "__main__":

@@ -86,14 +86,57 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
     assert train(tmp_path, "-m", "seed=0").returncode == 0
     again = train(tmp_path, "-m", "seed=0,1")
     assert again.returncode == 0, again.stderr
-    skipped = [line for line in again.stdout.splitlines() if line.startswith("skipped: ")]
-    assert len(skipped) == 1
-    assert "seed0 is finished already" in skipped[0]
-    assert len(list((tmp_path / "outputs").glob("**/result.json"))) == 2
+    skipped, done, counts = again.stdout.splitlines()[-3:]
+    assert re.fullmatch(r"  skipped     \S+/seed0: done before, test accuracy \d+\.\d\d%", skipped)
+    assert re.fullmatch(r"  done        \S+/seed1: test accuracy \d+\.\d\d%", done)
+    assert counts == "sweep of 2 cells: 1 skipped, 1 done"
+
     partly = train(tmp_path, "-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
-    assert partly.returncode == 2
-    assert "do not divide into patches of 3x3" in partly.stderr
+    assert partly.returncode == 1
+    assert partly.stderr.count("error: model=sa_quadratic: images of 8x8 pixels do not divide into patches of 3x3") == 1
+    assert "Traceback" not in partly.stderr
     assert len(list((tmp_path / "outputs").glob("patch4/**/result.json"))) == 1, "the others are run"
+    assert partly.stdout.splitlines()[-1] == "sweep of 2 cells: 1 done, 1 failed"
+
+    shown = subprocess.run(
+        [PYTHON, "scripts/status.py", tmp_path / "outputs"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.splitlines()[-1] == "4 runs: 3 done, 1 failed"
+    assert re.search(r"^failed +patch3/\S+ +model=sa_quadratic: images of 8x8", shown, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["experiment=glob(nothing_is_called_so*)"], "the sweep is empty"),
+        (["seed=range(3,3)"], "the sweep is empty"),
+        (["epohcs=1,2"], "there is no setting 'epohcs'; did you mean 'epochs'?"),
+        (["seed=0,-1"], "seed must be at least 0, not -1"),
+        (["data.subset_seed=0,1"], "they differ in data.subset_seed"),
+        (["seed=0,0"], "it is the same run twice"),
+        (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher=nope does not exist"),
+    ],
+)
+def test_a_sweep_that_cannot_end_well_is_refused_before_anything_is_run(tmp_path, overrides, complaint):
+    finished = train(tmp_path, "-m", *overrides)
+    assert finished.returncode == 2
+    (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert complaint in error
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.delitem(ENVIRONMENT, "OMP_NUM_THREADS")
+    at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    finished = train(tmp_path, "-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
+    assert finished.returncode == 1
+    assert finished.stdout.splitlines()[-1] == "sweep of 4 cells: 2 done, 2 failed"
+    assert "f_1.0/sa_quadratic/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "lines say whose they are"
+    results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert [result["device"].rpartition(", ")[2] for result in results] == [f"{threads} threads"] * 2
 
 
 def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):

@@ -114,6 +114,8 @@ class Config:
     eval_every: int = knob(1, "epochs between evaluations; the last epoch always has one", at_least=1)
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")
+    collected: str | None = knob(None, "in a sweep: a folder that scripts/collect.py wrote; its runs are not run again")
+    retry_failed: bool = knob(False, "in a sweep: whether cells that failed before are run again")
     checkpoint_minutes: float = knob(
         10.0, "at most so long between checkpoints; there is one after every epoch", above=0
     )

@@ -36,9 +36,12 @@ class RunFolderError(UserError):
 class Stopped(BaseException):
     """A signal asked the run to stop, and it has; no Exception, so that nothing on the way takes it for a failure."""
 
-    def __init__(self, signum: int, done: bool = False):
-        super().__init__(signal.Signals(signum).name)
-        self.signum, self.done = signum, done
+    def __init__(self, signum: int, done: bool = False, reason: str | None = None):
+        super().__init__(signum, done, reason)  # so that it can be pickled
+        self.signum, self.done, self.reason = signum, done, reason
+
+    def __str__(self) -> str:
+        return signal.Signals(self.signum).name + (f" ({self.reason})" if self.reason else "")
 
     @property
     def exit_code(self) -> int:
@@ -48,6 +51,20 @@ class Stopped(BaseException):
 
 class AlreadyDone(RunFolderError):
     """A run whose folder holds its result: an error for one run, nothing to do for a sweep."""
+
+
+class AtWork(RunFolderError):
+    """A run in whose folder another process is at work: an error for one run, for a sweep a cell that is seen to."""
+
+
+class CellFailed(UserError):
+    """A run of a sweep that failed, for a reason that has been told already."""
+
+
+class SweepIncomplete(UserError):
+    """A sweep that is over, and of whose cells some are not done."""
+
+    exit_code = 1
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -86,6 +103,9 @@ def one_line_errors(valid_keys: Iterable[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except SweepIncomplete as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except UserError as error:
         sys.exit(_complaint(str(error)))
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
@@ -108,7 +128,9 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if option:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        return f"{prefix}{option.group(1)}={option.group(2)} does not exist{nearest(option.group(2), options)}"
+        plugin = "" if option.group(1) != "hydra/launcher" else " (others are plugins: pip install -r requirements.txt)"
+        suggestion = nearest(option.group(2), options)
+        return f"{prefix}{option.group(1)}={option.group(2)} does not exist{suggestion}{plugin}"
 
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):

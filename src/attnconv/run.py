@@ -6,13 +6,14 @@ one continues to the same bytes.
 
 import math
 import sys
+import traceback
 from typing import Any
 
 import torch
 
 from attnconv.config import Config, model_node
 from attnconv.data.dataset import load_dataset
-from attnconv.errors import AlreadyDone, OutOfMemory, Stopped, UserError
+from attnconv.errors import AlreadyDone, AtWork, CellFailed, OutOfMemory, Stopped, UserError
 from attnconv.models.build import build_model
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
 from attnconv.models.match import match_width
@@ -24,6 +25,7 @@ from attnconv.training.distributed import check_batches, distribute, join_proces
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
+from attnconv.training.share import take_threads
 
 
 def prepare(config: Config) -> Run:
@@ -33,6 +35,7 @@ def prepare(config: Config) -> Run:
         UserError: run folder, device, data or model are not as the configuration needs them.
     """
     folder = RunFolder(config)
+    take_threads()
     processes, device = join_processes(choose_device(config.device))
     if processes.writes:
         folder.check()
@@ -79,18 +82,26 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def run_in_sweep(config: Config) -> None:
-    """One cell of a sweep: nothing if it is done, and a complaint at once if it fails, not only after the others.
+    """One cell of a sweep: nothing to do if it is done or seen to, and a complaint at once if it fails.
 
     Raises:
-        UserError, Stopped: see `run`.
+        CellFailed: it failed; the reason has been printed.
+        Stopped: see `run`.
     """
+    failure = None
     try:
         run(config)
-    except AlreadyDone as done:
-        print(f"skipped: {done}".partition(";")[0], flush=True)
+    except (AlreadyDone, AtWork) as seen_to:  # by another process, since the sweep began
+        print(f"skipped: {seen_to}".partition(";")[0], flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise
+        failure = str(error)
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+    if failure is not None:
+        # Not the error itself: its traceback would hold model and data in memory while the other cells run.
+        raise CellFailed(failure)
 
 
 def _run_in_folder(this: Run) -> dict[str, Any]:
@@ -107,8 +118,10 @@ def _run_in_folder(this: Run) -> dict[str, Any]:
         sitting.say(_opening_lines(identity, this.folder, sitting.position))
         try:
             outcome = {"status": "done", **sitting.train()}
-        except (KeyboardInterrupt, Stopped):
+        except (KeyboardInterrupt, Stopped, SystemExit) as stop:
             outcome = {"status": "interrupted"}
+            if isinstance(stop, Stopped) and stop.reason:
+                outcome["reason"] = stop.reason
             raise
         except Exception as error:
             explained = explain(error, this, sitting.doing)
@@ -121,7 +134,7 @@ def _run_in_folder(this: Run) -> dict[str, Any]:
         result = outcome | identity
         if this.processes.writes:
             sitting.say(_closing_line(result, this.folder))
-        if interrupts.signum is not None:
+        if interrupts.signum is not None and not interrupts.has_owner:
             # It came too late for this run, which is done, but not for a sweep's next one.
             raise Stopped(interrupts.signum, done=True)
     return result

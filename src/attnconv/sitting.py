@@ -13,18 +13,19 @@ from torch import nn
 from attnconv.config import Config
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import DataSet
-from attnconv.errors import Diverged, OutOfMemory, RunFolderError, Stopped
+from attnconv.errors import Diverged, OutOfMemory, RunFolderError
 from attnconv.models.match import Match
 from attnconv.tracking.console import Console
 from attnconv.tracking.dashboards import Dashboard
 from attnconv.tracking.heads import HeadWatcher
 from attnconv.tracking.provenance import peak_memory
-from attnconv.tracking.run_folder import RunFolder
+from attnconv.tracking.run_folder import RunFolder, run_name
 from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, newest, save_checkpoint
 from attnconv.training.distributed import Processes
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import FiniteGuard, NotFinite, Score, Tally, evaluate, train_epoch
 from attnconv.training.schedules import lr_factor
+from attnconv.training.share import runs_at_once
 
 # Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
 HEAD_IMAGES = 50
@@ -68,7 +69,9 @@ class Sitting:
             self.folder.forget_after(None if found is None else found.epochs_done)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
-        self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes)
+        # Of several runs in one terminal each line says whose it is, and none draws a bar over another's.
+        label = run_name(self.config) if runs_at_once() > 1 else None
+        self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
         history = self._history() if self.writes else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
 
@@ -167,7 +170,7 @@ class Sitting:
             self._save()
         if request > CHECKPOINT:
             self.this.processes.wait()  # for process 0 to have saved: torchrun ends all once the first has left
-            raise Stopped(request)
+            self.interrupts.end(request)
 
     def _stop_if_asked(self) -> None:
         """Between batches of an evaluation, which starts again in the next sitting."""
@@ -175,7 +178,7 @@ class Sitting:
         if request:
             self._save()
             self.this.processes.wait()
-            raise Stopped(request)
+            self.interrupts.end(request)
 
     def _note_position(self, steps_in_epoch: int) -> None:
         total = self.tally.total(self.this.processes)

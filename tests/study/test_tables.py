@@ -1,9 +1,8 @@
 """README's numbers are results/'s numbers, and a mini number never fills a paper row."""
 
-import json
 import subprocess
 
-from attnconv.study.tables import fill, paper_table, read_results, runs_table
+from attnconv.study.tables import fill, paper_table, runs_table
 from conftest import PYTHON, REPOSITORY
 
 PAPER = [
@@ -16,7 +15,7 @@ RUN = {
     "name": "default", "status": "done", "model": "sa_quadratic", "recipe": "paper", "scale": "paper",
     "data": "cifar10", "epochs": 300, "test_acc": 0.9371, "seed": 0, "parameters": 12_086_844, "seconds": 600.0,
     "train_images": 50_000,
-    "device": "GPU", "precision": "fp32", "folder": "x",
+    "device": "GPU", "precision": "fp32", "run": "x",
 }  # fmt: skip
 
 
@@ -44,11 +43,8 @@ def test_a_row_names_scale_recipe_and_hardware():
         assert part in row
 
 
-def test_unfinished_runs_are_left_out(tmp_path):
-    for name, status in (("a", "done"), ("b", "interrupted")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps(RUN | {"status": status}))
-    assert [result["folder"] for result in read_results(tmp_path)] == ["a"]
+def test_a_variant_under_a_name_of_its_own_is_no_row():
+    assert len(runs_table([RUN, RUN | {"name": "many_heads"}]).splitlines()) == 3
 
 
 def test_fill_replaces_what_is_between_the_markers_and_nothing_else():

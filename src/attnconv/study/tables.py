@@ -1,22 +1,11 @@
 """Tables as pure functions of results: what README shows between its markers."""
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
-
-
-def read_results(runs: Path) -> list[dict[str, Any]]:
-    """Every result.json below `runs` that is done, with `folder`, its place relative to `runs`."""
-    results = []
-    for path in sorted(runs.glob("**/result.json")):
-        result = json.loads(path.read_text())
-        if result["status"] == "done":
-            results.append({**result, "folder": path.parent.relative_to(runs).as_posix()})
-    return results
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -54,11 +43,11 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
 
 
 def runs_table(results: list[dict[str, Any]]) -> str:
-    """One row per committed run, with what it takes to believe it."""
+    """One row per run of the study without a name, with what it takes to believe it; `results` are of runs.csv."""
     header = ["model", "scale, recipe", "data", "seed", "parameters", "epochs", "test accuracy", "minutes", "hardware"]
     rows = [
         [
-            f"[`{result['model']}`](results/runs/{result['folder']})",
+            f"[`{result['model']}`](results/runs/{result['run']})",
             f"{result['scale']}, {result['recipe']}",
             f"{result['data']}, {result['train_images']:,} images",
             str(result["seed"]),
@@ -69,6 +58,7 @@ def runs_table(results: list[dict[str, Any]]) -> str:
             f"{result['device']}, {result['precision']}",
         ]
         for result in sorted(results, key=lambda result: (result["data"], result["scale"], -result["test_acc"]))
+        if result["name"] == "default"
     ]
     return markdown(header, rows)
 

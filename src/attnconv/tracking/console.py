@@ -19,13 +19,15 @@ class Console:
         position: where it resumes.
         images: training images per epoch.
         shown: False for all but one of several processes.
+        label: begins every line of a run that shares its terminal with others; there is no bar then.
     """
 
-    def __init__(self, epochs: int, position: Position, images: int, shown: bool = True):
+    def __init__(self, epochs: int, position: Position, images: int, shown: bool = True, label: str | None = None):
         self._epochs = epochs
         self._images = images
         self._shown = shown
-        self._interactive = shown and sys.stderr.isatty()
+        self._label = f"{label}: " if label else ""
+        self._interactive = shown and label is None and sys.stderr.isatty()
         self._last_refresh = 0.0
         self._evaluated = ""
         self._bar = tqdm(
@@ -56,7 +58,7 @@ class Console:
         self._evaluated = "".join(f" | {split} acc {score.accuracy:.1%}" for split, score in evaluated.items())
         if self._shown and not self._interactive:
             print(
-                f"epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
+                f"{self._label}epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
                 f"{self._evaluated}  {images_per_second:.0f} img/s",
                 file=sys.stderr,
                 flush=True,

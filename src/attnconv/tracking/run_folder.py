@@ -19,29 +19,31 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from attnconv.config import Config, flatten, to_plain
-from attnconv.errors import AlreadyDone, RunFolderError
+from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.training.checkpoint import forget_unfinished, write_whole
 
 # Of result.json; 2 added FLOPs, steps and data.equal. Without the key it is 1.
 FORMAT = 2
 
 # Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
-FREE_TO_CHANGE = ("logger", "output", "device", "compile", "eval_batch_size", "checkpoint_steps", "checkpoint_minutes")
+FREE_TO_CHANGE = (
+    "logger", "output", "collected", "retry_failed",
+    "device", "compile", "eval_batch_size", "checkpoint_steps", "checkpoint_minutes",
+)  # fmt: skip
 
 
 def run_folder_path(config: Config) -> Path:
     """The folder that a configuration owns, relative to the working directory."""
-    return Path(
-        config.output,
-        config.name,
-        config.model["name"],
-        f"{config.scale.name}-{config.recipe.name}",
-        f"frac{config.data.fraction:g}",
-        f"seed{config.seed}",
-    )
+    return Path(config.output, run_name(config))
+
+
+def run_name(config: Config) -> str:
+    """What a run is called: its folder below config.output."""
+    cell = f"{config.scale.name}-{config.recipe.name}/frac{config.data.fraction:g}/seed{config.seed}"
+    return f"{config.name}/{config.model['name']}/{cell}"
 
 
 class RunFolder:
@@ -53,8 +55,9 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
         self.heads_picture = self.path / "heads.png"
-        # The operating system lets go of it when its owner dies, however it dies.
-        self._lock = FileLock(self.path / ".lock", timeout=0)
+        # The operating system lets go of it when its owner dies, however it dies. Who only looks whether it is held
+        # (attnconv.tracking.states) holds it for a moment, hence the second.
+        self._lock = FileLock(self.path / ".lock", timeout=1)
 
     def check(self) -> None:
         """Raise RunFolderError if the run must not or cannot go there, without writing anything.
@@ -65,7 +68,7 @@ class RunFolder:
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
-        result, different = self._read_json("result.json"), self._differences()
+        result, different = self._read_json("result.json"), differences(self.path, self.config)
         done = result is not None and result["status"] == "done"
         if different:
             raise RunFolderError(
@@ -86,7 +89,8 @@ class RunFolder:
         """Make the folder, take it for this process alone, and write config.yaml.
 
         Raises:
-            RunFolderError: it cannot be written, another process is at work in it, or see `check`.
+            AtWork: another process is at work in it.
+            RunFolderError: it cannot be written, or see `check`.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ class RunFolder:
                 who = (self.path / ".owner").read_text().strip()
             except FileNotFoundError:
                 who = "another process"
-            raise RunFolderError(f"{who} is at work in {self.path}; wait for it, or choose another name=") from error
+            raise AtWork(f"{who} is at work in {self.path}; wait for it, or choose another name=") from error
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=") from error
 
@@ -150,23 +154,28 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
 
-    def _differences(self) -> list[str]:
-        """Settings in which config.yaml, if there is one, and this run differ, as "key: old -> new".
 
-        A setting of the schema that is younger than the file had its default, whatever it was called then.
-        """
-        path = self.path / "config.yaml"
-        if not path.exists():
-            return []
-        old = flatten(OmegaConf.to_container(OmegaConf.load(path)))
-        new = flatten(to_plain(self.config))
-        defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
-        old = {key: defaults[key] for key in new.keys() & defaults.keys()} | old
-        return [
-            f"{key}: {old.get(key)} -> {new.get(key)}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
-        ]
+def differences(folder: Path, config: Config) -> list[str]:
+    """Settings in which the config.yaml of a folder, if there is one, and a run differ, as "key: old -> new".
+
+    A setting of the schema that is younger than the file had its default, whatever it was called then.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return []
+    old = with_defaults(flatten(OmegaConf.to_container(OmegaConf.load(path))))
+    new = flatten(to_plain(config))
+    return [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+    ]
+
+
+def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:
+    """A flattened config.yaml with what the schema has gained since."""
+    defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
+    return {key: value for key, value in defaults.items() if value != MISSING} | flat
 
 
 def _line(record: dict[str, Any]) -> str:

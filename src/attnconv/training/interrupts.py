@@ -1,12 +1,21 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop at its next step, the second stops it at once."""
+"""Ctrl-C and SIGTERM: the first asks the run to stop at its next step, the second stops it at once.
+
+A cluster's engine (submitit) has handlers of its own: on SIGUSR2, before the time limit, it puts the job back into the
+queue and exits; SIGTERM it lets pass, because the scheduler's SIGKILL follows. A signal that has such an owner is
+handed to it, once the run is saved.
+"""
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from attnconv.errors import Stopped
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+OWNED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # taken only from an owner: without one they are not ours
 
 
 class Interrupts:
@@ -26,14 +35,41 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._receive) for signum in SIGNALS}
+            ours = [*SIGNALS, *(signum for signum in OWNED_SIGNALS if _owner(signal.getsignal(signum)))]
+            self._before = {signum: signal.signal(signum, self._receive) for signum in ours}
         return self
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    @property
+    def has_owner(self) -> bool:
+        """Whether the signal received is someone else's to decide about."""
+        return self.signum is not None and _owner(self._before[self.signum]) is not None
+
+    def end(self, signum: int) -> None:
+        """End the run, which is saved, because of a signal; or go on, if its owner only took note of it.
+
+        Raises:
+            Stopped: the signal has no owner, or its owner gives the run up.
+            SystemExit: its owner has seen to it that the run is started again.
+        """
+        owner = _owner(self._before.get(signum))
+        if owner is None:
+            raise Stopped(signum)
+        self.signum = None
+        try:
+            owner(signum, None)
+        except Exception as error:
+            raise Stopped(signum, reason=str(error)) from error
+
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and not self._several:
+        if self.signum is not None and not self._several and not self.has_owner:
             os._exit(128 + signum)  # at once: no checkpoint, no result, no waiting for a device
         self.signum = self.signum or signum
+
+
+def _owner(handler: Any) -> Callable[[int, Any], Any] | None:
+    """A handler that is neither the system's nor Python's own."""
+    return handler if callable(handler) and handler is not signal.default_int_handler else None

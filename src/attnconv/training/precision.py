@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from attnconv.errors import ConfigError, nearest
+from attnconv.training.share import take_gpu
 
 
 def choose_device(name: str) -> torch.device:
@@ -14,7 +15,7 @@ def choose_device(name: str) -> torch.device:
         ConfigError: the name is no device, or this machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return take_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

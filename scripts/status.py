@@ -1,0 +1,45 @@
+"""How the runs below a folder stand, at any time: `python scripts/status.py outputs/`.
+
+A line per run, those of every sweep that was started there included, whether anybody has begun them or not:
+
+    done, running (and who), interrupted (it stopped itself), unfinished (it was killed), failed (and why),
+    damaged (and how), waiting (nobody has begun)
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from attnconv.tracking.states import STATUSES, State, survey
+
+
+def line(name: str, state: State, width: int) -> str:
+    """One run in words."""
+    accuracy = state.result.get("test_acc")
+    cells = [
+        f"{state.status:<11}",
+        f"{name:<{width}}",
+        f"{state.epoch:>4}/{state.epochs:<4}" if state.epochs else " " * 9,
+        f"{accuracy:>7.2%}" if state.status == "done" and accuracy is not None else " " * 7,
+        state.detail,
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"))
+    outputs = parser.parse_args().outputs
+    states = {folder.relative_to(outputs).as_posix(): state for folder, state in survey(outputs).items()}
+    if not states:
+        raise SystemExit(f"error: no run and no sweep below {outputs}")
+    width = max(len(name) for name in states)
+    print(f"{'':<11}  {'run':<{width}}     epochs  test acc")
+    for name, state in states.items():
+        print(line(name, state, width))
+    counts = Counter(state.status for state in states.values())
+    print(f"{len(states)} runs: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]))
+
+
+if __name__ == "__main__":
+    main()

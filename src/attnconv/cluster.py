@@ -1,0 +1,57 @@
+"""Jobs on a cluster, through Hydra's submitit launcher, to the end of every one of them."""
+
+from pathlib import Path
+from typing import Any
+
+from attnconv.errors import ConfigError, UserError
+
+
+class EndedByCluster(UserError):
+    """A job that ended without saying how: cancelled, out of memory, or on a node that failed."""
+
+
+def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -> list[Any]:
+    """Submit a job per list of overrides and wait for all of them.
+
+    Args:
+        launcher: hydra-submitit-launcher's, set up.
+        folder: where submitit keeps the jobs of this launch, and of no other.
+
+    Returns:
+        For each job Hydra's JobReturn, or the error for which there is none.
+
+    Raises:
+        ConfigError: the cluster takes no such job (a partition that does not exist), or there is none.
+    """
+    from submitit import SlurmJob
+    from submitit.core.utils import UncompletedJobError
+
+    try:
+        return list(launcher.launch(overrides, initial_job_idx=0))
+    except UncompletedJobError as error:
+        # The launcher leaves at the first job that the cluster ended, while others may still be at work.
+        ids = sorted((path.parent.name for path in folder.glob("*/*_submitted.pkl")), key=_array_index)
+        if not ids:
+            raise ConfigError(f"the cluster refuses the sweep: {_reason(error)}") from error
+        return [_result(SlurmJob(folder / "%j", job_id)) for job_id in ids]
+    except RuntimeError as error:  # no srun on this machine
+        raise ConfigError(f"the sweep cannot be submitted: {error}") from error
+
+
+def _result(job: Any) -> Any:
+    from submitit.core.utils import UncompletedJobError
+
+    try:
+        return job.results()[0]
+    except UncompletedJobError:
+        return EndedByCluster(f"job {job.job_id} ended as {job.state}; its log: {job.paths.stderr}")
+
+
+def _array_index(job_id: str) -> int:
+    return int(job_id.partition("_")[2] or 0)
+
+
+def _reason(error: Exception) -> str:
+    """What sbatch complained of."""
+    complaints = [line for line in str(error).splitlines() if "error:" in line]
+    return complaints[0].partition("error:")[2].strip() if complaints else str(error)

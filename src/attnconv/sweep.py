@@ -1,0 +1,202 @@
+"""A sweep as a set of cells: the same command does what is missing, and the end says what became of each.
+
+Hydra composes the cells, and its launchers run them: one after the other, several at once (joblib), on a cluster
+(submitit). Which cell is done is read from the run folders, before and after; no record of the sweep is needed.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnconv.config import Config, flatten, to_plain
+from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
+from attnconv.tracking.run_folder import differences, run_folder_path, run_name
+from attnconv.tracking.states import CELLS_FILE, collected_folder, look
+from attnconv.training.checkpoint import write_whole
+
+# Runs cells, given their overrides; for each, why it failed, or None.
+Launch = Callable[[list[list[str]]], Sequence[str | None]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    overrides: list[str]
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        return run_folder_path(self.config)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: done, skipped, failed, interrupted, unfinished, running, damaged or waiting; and why."""
+
+    cell: Cell
+    status: str
+    detail: str
+
+    @property
+    def complete(self) -> bool:
+        return self.status in ("done", "skipped")
+
+
+def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
+    """Run the cells that are not done, and print what became of all of them, whatever ends the sweep.
+
+    Args:
+        cells: composed and checked one by one.
+        launch: runs some of them.
+        record: folder of this start of the sweep; cells.json goes there, for scripts/status.py.
+
+    Raises:
+        ConfigError: there are no cells, or two of them have one folder; RunFolderError: a folder holds another run.
+            Nothing has been run then.
+        SweepIncomplete: the sweep is over, and some cells are not done.
+        UserError: what `launch` raises, which has run nothing then.
+    """
+    check_cells(cells)
+    before = [_seen_to(cell) for cell in cells]
+    missing = [cell for cell, outcome in zip(cells, before, strict=True) if outcome is None]
+    _record(record, cells)
+    reasons: Sequence[str | None] = [None] * len(missing)
+    try:
+        if missing:
+            reasons = launch([cell.overrides for cell in missing])
+    except UserError:
+        raise  # the launcher took none of them
+    except Exception as error:  # of a process pool, one of whose processes was killed
+        print(f"error: the launcher gave up: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        outcomes = _conclude(cells, before, reasons, record)
+    except BaseException:
+        _conclude(cells, before, reasons, record)
+        raise
+    else:
+        outcomes = _conclude(cells, before, reasons, record)
+    incomplete = [outcome for outcome in outcomes if not outcome.complete]
+    if incomplete:
+        raise SweepIncomplete(_advice(incomplete, len(cells)))
+
+
+def _conclude(
+    cells: list[Cell], before: list[Outcome | None], reasons: Sequence[str | None], record: Path
+) -> list[Outcome]:
+    """Look what became of every cell, note it and print it."""
+    left = iter(reasons)
+    outcomes = [outcome or _outcome(cell, next(left)) for cell, outcome in zip(cells, before, strict=True)]
+    _record(record, cells, outcomes)
+    print(summary(outcomes), flush=True)
+    return outcomes
+
+
+def check_cells(cells: list[Cell]) -> None:
+    """Refuse a sweep that cannot end well, before anything is run.
+
+    Raises:
+        ConfigError, RunFolderError: see `run_cells`.
+    """
+    if not cells:
+        raise ConfigError("the sweep is empty: some setting is swept over no values (does the glob match anything?)")
+    by_folder: dict[Path, Cell] = {}
+    for cell in cells:
+        other = by_folder.setdefault(cell.folder, cell)
+        if other is not cell:
+            raise ConfigError(f"two cells have the folder {cell.folder}: {_difference(other, cell)}")
+        different = differences(cell.folder, cell.config)
+        if different:
+            raise RunFolderError(
+                f"{cell.folder} holds a run of another configuration ({'; '.join(different)}); "
+                "choose another name=, or delete the folder"
+            )
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """A line per cell, those that need attention last, and the counts."""
+    order = ("skipped", "done", "waiting", "running", "interrupted", "unfinished", "damaged", "failed")
+    lines = [
+        f"  {outcome.status:<11} {outcome.cell.folder}{': ' if outcome.detail else ''}{outcome.detail}"
+        for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome.status))
+    ]
+    counts = Counter(outcome.status for outcome in outcomes)
+    counted = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+    return "\n".join([*lines, f"sweep of {len(outcomes)} cells: {counted}"])
+
+
+def _seen_to(cell: Cell) -> Outcome | None:
+    """What there is to say of a cell that is not to be run; None for the others."""
+    collected = _collected(cell)
+    if collected:
+        return Outcome(cell, "skipped", f"done before, {_accuracy(look(collected).result)}, in {collected}")
+    state = look(cell.folder)
+    if state.status == "done":
+        return Outcome(cell, "skipped", f"done before, {_accuracy(state.result)}")
+    if state.status == "running":
+        return Outcome(cell, "running", f"{state.detail} is at work in it")
+    if state.status == "failed" and not cell.config.retry_failed:
+        return Outcome(cell, "failed", f"before, and not tried again: {state.detail}")
+    if state.status == "damaged":
+        return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it afresh")
+    return None
+
+
+def _collected(cell: Cell) -> Path | None:
+    """The folder among collected results that holds this very run, if there is one."""
+    if cell.config.collected is None:
+        return None
+    folder = collected_folder(Path(cell.config.collected), run_name(cell.config))
+    done = look(folder).status == "done" and not differences(folder, cell.config)
+    return folder if done else None
+
+
+def _outcome(cell: Cell, reason: str | None) -> Outcome:
+    """What became of a cell that was to be run; `reason` is why it failed, if that is known."""
+    state = look(cell.folder)
+    if state.status == "done":
+        return Outcome(cell, "done", _accuracy(state.result))
+    if reason is not None and state.status not in ("interrupted", "running"):
+        return Outcome(cell, "failed", reason)
+    progress = f"after {state.epoch} of {state.epochs} epochs" if state.epochs else ""
+    return Outcome(cell, state.status, "; ".join(part for part in (progress, state.detail or reason) if part))
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    return f"test accuracy {result['test_acc']:.2%}"
+
+
+def _advice(incomplete: list[Outcome], total: int) -> str:
+    statuses = {outcome.status for outcome in incomplete}
+    advice = []
+    if statuses - {"failed", "damaged"}:
+        advice.append("the same command goes on with what is missing")
+    if "failed" in statuses:
+        advice.append("retry_failed=true tries again what failed")
+    if not advice:
+        advice.append("see above")
+    return f"error: {len(incomplete)} of {total} cells are not done; {', '.join(advice)}"
+
+
+def _difference(one: Cell, other: Cell) -> str:
+    first, second = flatten(to_plain(one.config)), flatten(to_plain(other.config))
+    keys = [key for key in first if first[key] != second.get(key)]
+    if not keys:
+        return "it is the same run twice"
+    example = keys[0]
+    return f"they differ in {', '.join(keys)}, which the folder does not show; say name='NAME_${{{example}}}'"
+
+
+def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -> None:
+    """Note which cells there are, with their folders relative to the outputs, and why some failed."""
+    failed = {outcome.cell.folder: outcome.detail for outcome in outcomes if outcome.status == "failed"}
+    noted = []
+    for cell in cells:
+        folder = run_name(cell.config)
+        reason = {"reason": failed[cell.folder]} if cell.folder in failed else {}
+        noted.append({"folder": folder, "overrides": cell.overrides, **reason})
+    record.mkdir(parents=True, exist_ok=True)
+    write_whole(record / CELLS_FILE, (json.dumps(noted, indent=1) + "\n").encode())

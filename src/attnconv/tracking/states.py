@@ -1,0 +1,177 @@
+"""How a run stands, read from its folder alone and at any time, while it is being written too."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from attnconv.tracking.run_folder import FORMAT
+
+CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
+STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "waiting")
+
+
+class Damaged(Exception):
+    """A run folder that does not hold what a run writes; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run stands.
+
+    Attributes:
+        status: done; running; interrupted (it stopped itself); unfinished (it was killed); failed; damaged; waiting
+            (nobody has begun).
+        detail: why, or who.
+        epoch, epochs: epochs recorded, and to be trained.
+        result: of result.json; empty without one.
+    """
+
+    status: str
+    detail: str
+    epoch: int
+    epochs: int
+    result: dict[str, Any]
+
+
+def look(folder: Path) -> State:
+    """The state of the run in `folder`; what is wrong with a damaged one is in `detail`."""
+    try:
+        return _look(folder)
+    except Damaged as damage:
+        return State("damaged", str(damage), 0, 0, {})
+
+
+def collected_folder(results: Path, run: str) -> Path:
+    """Where results/ keeps the run of that name (attnconv.study.collect)."""
+    return results / "runs" / run
+
+
+def find_folders(outputs: Path) -> list[Path]:
+    """The run folders that there are below `outputs`, in order of their names."""
+    return sorted(path for path in outputs.glob("**/frac*/seed*") if path.is_dir())
+
+
+def survey(outputs: Path) -> dict[Path, State]:
+    """The state of every run below `outputs`, those included that a sweep noted there and nobody has begun."""
+    states = {folder: look(folder) for folder in find_folders(outputs)}
+    reasons: dict[Path, str | None] = {}
+    for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):  # what a later start of a sweep says holds
+        reasons |= {outputs / cell["folder"]: cell.get("reason") for cell in json.loads(file.read_text())}
+    for folder, reason in reasons.items():
+        if states.setdefault(folder, State("waiting", "", 0, 0, {})).status == "waiting" and reason:
+            states[folder] = State("failed", reason, 0, 0, {})  # before it had a folder
+    return dict(sorted(states.items()))
+
+
+def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """config.yaml, result.json and the lines of metrics.jsonl of a finished run, checked against each other.
+
+    Raises:
+        Damaged: one is missing or unreadable, or they contradict each other.
+    """
+    config, result = read_config(folder), read_result(folder)
+    if result is None or result["status"] != "done":
+        raise Damaged("the run is not done")
+    metrics = _read_metrics(folder)
+    if [record.get("epoch") for record in metrics] != list(range(1, config["epochs"] + 1)):
+        raise Damaged(f"metrics.jsonl has {len(metrics)} of {config['epochs']} epochs")
+    if metrics[-1].get("test/acc") != result.get("test_acc"):
+        raise Damaged(
+            f"result.json says test accuracy {result.get('test_acc')}, metrics.jsonl {metrics[-1].get('test/acc')}"
+        )
+    return config, result, metrics
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.yaml holds.
+
+    Raises:
+        Damaged: it is missing, or no configuration of a run.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except FileNotFoundError as error:
+        raise Damaged("no config.yaml") from error
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise Damaged(f"config.yaml: {_first_line(error)}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("epochs"), int):
+        raise Damaged("config.yaml is no configuration of a run")
+    return {str(key): value for key, value in config.items()}
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What result.json holds; None without one.
+
+    Raises:
+        Damaged: it is no result, or a newer version wrote it.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise Damaged(f"result.json: {_first_line(error)}") from error
+    if not isinstance(result, dict) or "status" not in result:
+        raise Damaged("result.json holds no result")
+    if result.get("format", 1) > FORMAT:
+        raise Damaged(
+            f"result.json has format {result['format']}, of a newer version; this one knows {FORMAT}: update it"
+        )
+    return result
+
+
+def _look(folder: Path) -> State:
+    owner = _who_is_at_work(folder)
+    if not (folder / "config.yaml").exists() and not (folder / "result.json").exists():
+        # A run that has just begun has its folder, and no configuration in it yet.
+        return State("running" if owner else "waiting", owner or "", 0, 0, {})
+    config, result = read_config(folder), read_result(folder)
+    epochs = config["epochs"]
+    if owner:
+        return State("running", owner, _epochs_recorded(folder), epochs, result or {})
+    if result is None:
+        return State("unfinished", "killed before it ended", _epochs_recorded(folder), epochs, {})
+    if result["status"] == "done":
+        read_finished(folder)
+    return State(result["status"], result.get("reason", ""), _epochs_recorded(folder), epochs, result)
+
+
+def _who_is_at_work(folder: Path) -> str | None:
+    """The process that holds the folder's lock, in words; None if nobody does."""
+    lock = folder / ".lock"
+    if not lock.exists():
+        return None
+    try:
+        with FileLock(lock, timeout=0):
+            return None
+    except Timeout:
+        try:
+            return (folder / ".owner").read_text().strip()
+        except FileNotFoundError:
+            return "a process that has just begun"
+    except OSError:  # a folder that one may read and not write, as a copy in an archive
+        return None
+
+
+def _read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl; a last one without its end is being written, or was torn."""
+    try:
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        raise Damaged(f"metrics.jsonl: {_first_line(error)}") from error
+
+
+def _epochs_recorded(folder: Path) -> int:
+    return len(_read_metrics(folder))
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

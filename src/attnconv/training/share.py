@@ -1,0 +1,36 @@
+"""What one run takes of a machine on which others run beside it."""
+
+import os
+
+import torch
+
+
+def runs_at_once() -> int:
+    """How many runs of this sweep share the machine: n_jobs of hydra/launcher=joblib, else 1."""
+    from hydra.core.hydra_config import HydraConfig
+
+    jobs = HydraConfig.get().launcher.get("n_jobs") if HydraConfig.initialized() else None
+    if jobs is None:
+        return 1
+    import joblib
+
+    return jobs if jobs > 0 else max(1, joblib.cpu_count() + 1 + jobs)
+
+
+def take_threads() -> None:
+    """Use the CPU threads that are this run's: what OMP_NUM_THREADS says, else what the cluster's scheduler gave it.
+
+    Joblib sets OMP_NUM_THREADS in its processes so that together they have as many threads as there are cores. Slurm
+    may leave a job on all cores of a node, whatever it asked for.
+    """
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    if given and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(int(given))
+
+
+def take_gpu() -> torch.device:
+    """The GPU for device=auto: the first, or with several runs at once each in its turn; several may share one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    turn = HydraConfig.get().job.num if runs_at_once() > 1 else 0
+    return torch.device("cuda", turn % torch.cuda.device_count()) if turn else torch.device("cuda")

@@ -1,0 +1,74 @@
+"""Hydra's own grid sweeper, with attnconv.sweep between it and the launcher; Hydra wants plugins in this package."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from attnconv.config import freeze
+from attnconv.errors import UserError
+
+REQUEUES = 100  # times that a run which meets its time limit goes back into the cluster's queue
+
+
+@dataclass
+class CellSweeperConf:
+    _target_: str = "hydra_plugins.attnconv_sweeper.CellSweeper"
+    params: dict[str, str] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="cells", node=CellSweeperConf, provider="attnconv")
+
+
+class CellSweeper(BasicSweeper):
+    """Every combination of the swept values is a cell; those that are done are not run again."""
+
+    def __init__(self, params: dict[str, str]):
+        super().__init__(max_batch_size=None, params=params)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        launcher = config.hydra.launcher
+        # Never putting a run back into the queue is submitit's default, and not what a run that resumes wants.
+        if launcher.get("max_num_timeout") == 0:
+            launcher.max_num_timeout = REQUEUES
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from attnconv.sweep import Cell, run_cells  # imports torch
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        (grid,) = self.split_arguments(parser.parse_overrides(self._parse_config() + arguments), None)
+        cells = []
+        for overrides in grid:
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            with open_dict(composed):
+                del composed["hydra"]
+            cells.append(Cell(overrides, freeze(composed)))
+        run_cells(cells, self._launch, record=Path(self.config.hydra.sweep.dir))
+
+    def _launch(self, overrides: list[list[str]]) -> list[str | None]:
+        assert self.launcher is not None
+        assert self.config is not None
+        folder = self.config.hydra.launcher.get("submitit_folder")
+        if folder is None:
+            return [_reason(job) for job in self.launcher.launch(overrides, initial_job_idx=0)]
+        from attnconv.cluster import launch_on_cluster
+
+        return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, Path(folder).parent)]
+
+
+def _reason(job: JobReturn | Exception) -> str | None:
+    """Why a job failed; None if it did not."""
+    if isinstance(job, JobReturn):
+        if job.status is JobStatus.COMPLETED:
+            return None
+        job = job._return_value
+    return str(job) if isinstance(job, UserError) else f"{type(job).__name__}: {job}".splitlines()[0]
