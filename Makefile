@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test torture check lint types format clean
+.PHONY: help setup setup-dev quickstart test test-slurm torture check lint types format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ quickstart: setup  ## train on handwritten digits: under 2 minutes of training, 
 
 test: setup-dev  ## the whole CPU test suite, under 5 minutes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
+
+test-slurm: setup-dev  ## sweeps on a Slurm cluster of one node, made on this machine: root and apt-get
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slurm tests/slurm
 
 torture: setup-dev  ## kill a run 50 times per recipe, damage its files, fill its disk, signal it
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) tests/torture.py --kills 50

@@ -139,6 +139,16 @@ def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(tmp_pat
     assert [result["device"].rpartition(", ")[2] for result in results] == [f"{threads} threads"] * 2
 
 
+def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setitem(ENVIRONMENT, "PATH", "/nowhere")
+    finished = train(tmp_path, "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    assert finished.returncode == 2
+    (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith('error: the sweep cannot be submitted: Could not detect "srun"')
+    assert "Traceback" not in finished.stderr
+
+
 def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):
     write_arrays(tmp_path / "arrays")
     fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "epochs=400"]

@@ -46,6 +46,9 @@ def test_command(clone, command):
     words = shlex.split(command)
     if "train.py" in words and not set(words) & set(INSPECTING):
         command += " epochs=1"
+    if "outputs" in command:  # what looks at runs needs one
+        (run,) = (line for line in COMMANDS if "name=study" in line and "launcher" not in line)
+        test_command(clone, run)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{clone}/src"}
     environment["PATH"] = f"{clone}/.venv/bin:{environment['PATH']}"
     finished = subprocess.run(

@@ -251,6 +251,16 @@ def test_an_owner_that_gives_the_run_up_ends_it_as_interrupted(tiny, monkeypatch
     assert result["reason"] == "timed out too many times"
 
 
+def test_a_run_whose_pool_is_gone_stops(tiny, monkeypatch):
+    monkeypatch.setattr("attnconv.run.runs_at_once", lambda: 2)
+    parents = iter([7, 7, 7])  # when the run begins, and after two steps
+    monkeypatch.setattr("os.getppid", lambda: next(parents, 1))
+    with pytest.raises(Stopped, match="SIGTERM"):
+        run(tiny())
+    result = json.loads((RunFolder(tiny()).path / "result.json").read_text())
+    assert result["status"] == "interrupted"
+
+
 def test_a_job_of_a_cluster_uses_the_cores_that_it_was_given(monkeypatch):
     given = []
     monkeypatch.setattr(share.torch, "set_num_threads", given.append)

@@ -1,9 +1,13 @@
 """Jobs on a cluster, through Hydra's submitit launcher, to the end of every one of them."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 from attnconv.errors import ConfigError, UserError
+
+POLL_SECONDS = 20  # between questions to the cluster's accounting, one for all jobs
+CONFIRM_SECONDS = 15
 
 
 class EndedByCluster(UserError):
@@ -25,7 +29,10 @@ def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -
     """
     from submitit import SlurmJob
     from submitit.core.utils import UncompletedJobError
+    from submitit.slurm.slurm import SlurmInfoWatcher
 
+    # Left alone, it asks ever more seldom, at last every ten minutes: so late would it notice a cancelled job.
+    SlurmJob.watcher = SlurmInfoWatcher(delay_s=POLL_SECONDS)
     try:
         return list(launcher.launch(overrides, initial_job_idx=0))
     except UncompletedJobError as error:
@@ -41,10 +48,15 @@ def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -
 def _result(job: Any) -> Any:
     from submitit.core.utils import UncompletedJobError
 
-    try:
-        return job.results()[0]
-    except UncompletedJobError:
-        return EndedByCluster(f"job {job.job_id} ended as {job.state}; its log: {job.paths.stderr}")
+    while True:
+        try:
+            return job.results()[0]
+        except UncompletedJobError:
+            # Between two lives of a job that was put back into the queue, accounting may say that it failed.
+            time.sleep(CONFIRM_SECONDS)
+            job.watcher.clear()
+            if job.done(force_check=True):
+                return EndedByCluster(f"job {job.job_id} ended as {job.state}; its log: {job.paths.stderr}")
 
 
 def _array_index(job_id: str) -> int:

@@ -5,6 +5,7 @@ one continues to the same bytes.
 """
 
 import math
+import os
 import sys
 import traceback
 from typing import Any
@@ -25,7 +26,7 @@ from attnconv.training.distributed import check_batches, distribute, join_proces
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
-from attnconv.training.share import take_threads
+from attnconv.training.share import runs_at_once, take_threads
 
 
 def prepare(config: Config) -> Run:
@@ -107,7 +108,8 @@ def run_in_sweep(config: Config) -> None:
 def _run_in_folder(this: Run) -> dict[str, Any]:
     identity = describe(this)
     outcome: dict[str, Any] = {"status": "failed"}
-    with Interrupts(several=this.processes.count > 1) as interrupts:
+    pool = os.getppid() if runs_at_once() > 1 else None
+    with Interrupts(several=this.processes.count > 1, parent=pool) as interrupts:
         try:
             sitting = Sitting(this, interrupts)
         except Exception as error:

@@ -159,10 +159,10 @@ def _outcome(cell: Cell, reason: str | None) -> Outcome:
     state = look(cell.folder)
     if state.status == "done":
         return Outcome(cell, "done", _accuracy(state.result))
-    if reason is not None and state.status not in ("interrupted", "running"):
+    if reason is not None and state.status in ("waiting", "failed"):
         return Outcome(cell, "failed", reason)
     progress = f"after {state.epoch} of {state.epochs} epochs" if state.epochs else ""
-    return Outcome(cell, state.status, "; ".join(part for part in (progress, state.detail or reason) if part))
+    return Outcome(cell, state.status, "; ".join(part for part in (progress, reason or state.detail) if part))
 
 
 def _accuracy(result: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def test_runs_of_several_machines_add_up_and_another_run_of_a_name_replaces_one_
     tabulate(results)
     assert len(rows(results)) == 2
     assert "recipe.lr" not in rows(results)[0]
-    assert len(gather(one, results, replace=True).added) == 1
+    assert len(gather(one / "default", results, replace=True).added) == 1, "a run has its name wherever it lies"
     tabulate(results)
     assert rows(results)[0]["recipe.lr"] == "0.1"
 

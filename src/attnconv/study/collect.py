@@ -16,8 +16,8 @@ import pandas
 
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError
-from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, with_defaults
-from attnconv.tracking.states import Damaged, collected_folder, find_folders, look, read_finished
+from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, name_of, with_defaults
+from attnconv.tracking.states import Damaged, collected_folder, find_folders, look, read_config, read_finished
 from attnconv.training.checkpoint import write_whole
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
@@ -42,7 +42,7 @@ NAMED = {
 
 @dataclass
 class Gathered:
-    """What became of every run folder, by its name below the outputs; details for those with a problem."""
+    """What became of every run folder: finished ones by the run's name, others by their place; and what is wrong."""
 
     added: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Gathered:
 
 
 def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = False) -> Gathered:
-    """Copy what is to be kept of every finished run below `outputs` into results/runs/.
+    """Copy what is to be kept of every finished run below `outputs` into results/runs/, under its name.
 
     Args:
         replace: take the run of `outputs` where results/ has another one of its name.
@@ -60,14 +60,14 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
     """
     gathered = Gathered()
     for folder in find_folders(outputs):
-        name = folder.relative_to(outputs).as_posix()
-        state = look(folder)
+        place, state = folder.relative_to(outputs).as_posix(), look(folder)
         if state.status == "damaged":
-            gathered.damaged[name] = state.detail
+            gathered.damaged[place] = state.detail
             continue
         if state.status != "done":
-            gathered.unfinished[name] = f"{state.status} {state.detail}".strip()
+            gathered.unfinished[place] = f"{state.status} {state.detail}".strip()
             continue
+        name = name_of(read_config(folder))
         kept = collected_folder(results, name)
         content = {file: (folder / file).read_bytes() for file in KEPT}
         content |= {file: (folder / file).read_bytes() for file in HEADS if heads and (folder / file).exists()}

@@ -42,8 +42,13 @@ def run_folder_path(config: Config) -> Path:
 
 def run_name(config: Config) -> str:
     """What a run is called: its folder below config.output."""
-    cell = f"{config.scale.name}-{config.recipe.name}/frac{config.data.fraction:g}/seed{config.seed}"
-    return f"{config.name}/{config.model['name']}/{cell}"
+    return name_of(to_plain(config))
+
+
+def name_of(plain: dict[str, Any]) -> str:
+    """The name of the run that a config.yaml describes."""
+    cell = "{scale[name]}-{recipe[name]}/frac{data[fraction]:g}/seed{seed}".format_map(plain)
+    return "{name}/{model[name]}/{cell}".format_map({**plain, "cell": cell})
 
 
 class RunFolder:

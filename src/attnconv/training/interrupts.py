@@ -26,11 +26,13 @@ class Interrupts:
     Args:
         several: whether this is one process of several. torchrun and the cluster's scheduler then both signal each of
             them, so that a second signal is no second request; torchrun kills what does not end.
+        parent: the process that this one works for: if it is gone, that counts as SIGTERM. A sweep that is killed would
+            else leave the processes of its pool at work, with nobody to stop them.
     """
 
-    def __init__(self, several: bool = False) -> None:
-        self._several = several
-        self.signum: int | None = None
+    def __init__(self, several: bool = False, parent: int | None = None) -> None:
+        self._several, self._parent = several, parent
+        self._signum: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -44,9 +46,16 @@ class Interrupts:
             signal.signal(signum, handler)
 
     @property
+    def signum(self) -> int | None:
+        """The signal that asks the run to stop, if one does."""
+        if self._signum is None and self._parent is not None and os.getppid() != self._parent:
+            return signal.SIGTERM
+        return self._signum
+
+    @property
     def has_owner(self) -> bool:
         """Whether the signal received is someone else's to decide about."""
-        return self.signum is not None and _owner(self._before[self.signum]) is not None
+        return self._signum is not None and _owner(self._before[self._signum]) is not None
 
     def end(self, signum: int) -> None:
         """End the run, which is saved, because of a signal; or go on, if its owner only took note of it.
@@ -58,16 +67,16 @@ class Interrupts:
         owner = _owner(self._before.get(signum))
         if owner is None:
             raise Stopped(signum)
-        self.signum = None
+        self._signum = None
         try:
             owner(signum, None)
         except Exception as error:
             raise Stopped(signum, reason=str(error)) from error
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and not self._several and not self.has_owner:
+        if self._signum is not None and not self._several and not self.has_owner:
             os._exit(128 + signum)  # at once: no checkpoint, no result, no waiting for a device
-        self.signum = self.signum or signum
+        self._signum = self._signum or signum
 
 
 def _owner(handler: Any) -> Callable[[int, Any], Any] | None:
