@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from attnconv.config import Config, model_node
+from attnconv.config import Config
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import AlreadyDone, AtWork, CellFailed, OutOfMemory, Stopped, UserError
 from attnconv.models.build import build_model
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
-from attnconv.models.match import match_width
+from attnconv.models.match import resolve_node
 from attnconv.sitting import Run, Sitting, explain, is_out_of_memory
 from attnconv.tracking.provenance import commit, describe_device, versions
 from attnconv.tracking.run_folder import FORMAT, RunFolder
@@ -42,13 +42,10 @@ def prepare(config: Config) -> Run:
         folder.check()
     data = load_dataset(config.data, device)
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
-    match = None
-    if config.match is not None:
-        reference = model_node(config.match_model, like=config)
-        match = match_width(config.model, reference, config.match, data.image_shape, data.classes)
+    node, match = resolve_node(config, data.image_shape, data.classes)
     torch.manual_seed(config.seed)
     # Built on the CPU, so that equal seeds give equal weights on every device.
-    model = build_model(match.node if match else config.model, data.image_shape, data.classes)
+    model = build_model(node, data.image_shape, data.classes)
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.recipe)
     forward: Any = distribute(model, processes, device)

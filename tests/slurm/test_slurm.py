@@ -153,7 +153,7 @@ def test_a_job_that_is_preempted_saves_itself_and_goes_on(tmp_path, tiny, cluste
     slurm(cluster, "sbatch", "--partition=urgent", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 1")
     code, cells, _, err = finish(process, 600)
     assert (code, cells["slow_c"][0]) == (0, "done"), err
-    (job,) = (path.name for path in tmp_path.glob("outputs/.sweeps/*/.submitit/*"))
+    (job,) = (path.parent.name for path in tmp_path.glob("outputs/.sweeps/*/.submitit/*/*_submitted.pkl"))
     states = slurm(cluster, "sacct", "--duplicates", "--noheader", "--parsable2", "--format=State", "-j", job)
     assert "PREEMPTED" in states
     assert_as_if_undisturbed(tmp_path, tiny, "slow_c")

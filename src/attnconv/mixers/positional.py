@@ -151,14 +151,14 @@ def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
 
 
 def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
-    """The same for factored probabilities: rows (N, H, H), columns (N, W, W), x (B, H, W, D) -> (B, H, W, N*D).
+    """The same for factored probabilities: rows (N, H', H), columns (N, W', W), x (B, H, W, D) -> (B, H', W', N*D).
 
     Pixels before images, so that each axis is one large matrix product instead of one small product per image.
     """
     batch, height, width, channels = x.shape
-    heads = rows.shape[0]
+    heads, out_height, _ = rows.shape
     pixels_first = x.permute(1, 2, 0, 3).reshape(height, width * batch * channels)
-    over_rows = rows.reshape(heads * height, height) @ pixels_first
-    over_both = columns[:, None] @ over_rows.view(heads, height, width, batch * channels)
-    averages = over_both.view(heads, height, width, batch, channels).permute(3, 1, 2, 0, 4)
-    return averages.reshape(batch, height, width, heads * channels)
+    over_rows = rows.reshape(heads * out_height, height) @ pixels_first
+    over_both = columns[:, None] @ over_rows.view(heads, out_height, width, batch * channels)
+    averages = over_both.unflatten(-1, (batch, channels)).permute(3, 1, 2, 0, 4)
+    return averages.flatten(3)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from attnconv.config import Config, model_node
 from attnconv.errors import ConfigError
 from attnconv.models.cost import build_unfilled, flops_full, parameters
 
@@ -35,6 +36,19 @@ class Match:
     def difference(self) -> float:
         """(achieved - target) / target."""
         return self.achieved / self.target - 1
+
+
+def resolve_node(config: Config, image_shape: tuple[int, int, int], classes: int) -> tuple[Node, Match | None]:
+    """The `model` node that a run builds, and how `match` scaled it, if it did.
+
+    Raises:
+        ConfigError: see `match_width`; match_model does not exist.
+    """
+    if config.match is None:
+        return config.model, None
+    reference = model_node(config.match_model, like=config)
+    match = match_width(config.model, reference, config.match, image_shape, classes)
+    return match.node, match
 
 
 def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int, int, int], classes: int) -> Match:

@@ -47,6 +47,27 @@ def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
+def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tuple[Tensor, Tensor]]:
+    """What goes into each attention mixer and what comes out, (B, H, W, D) each, on the CPU.
+
+    Args:
+        images: (B, C, height, width), shown to the model without dropout, `batch` at a time.
+    """
+    mixers = attention_mixers(model)
+    traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
+    hooks = [
+        mixer.register_forward_hook(lambda _, inputs, out, seen=seen: seen.append((inputs[0].cpu(), out.cpu())))
+        for mixer, seen in zip(mixers, traffic, strict=True)
+    ]
+    model.eval()
+    for chunk in images.split(batch):
+        model(chunk)
+    for hook in hooks:
+        hook.remove()
+    return [(torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])) for seen in traffic]
+
+
+@torch.no_grad()
 def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
     """Attention of the central pixel, the mean over maps x (B, H, W, D): (N, H, W), float32 on the CPU.
 

@@ -24,7 +24,9 @@ def commit() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    # Without its optional locks: a run that is killed while git looks would leave the repository locked.
+    command = ["git", "--no-optional-locks", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
 
 
 def describe_device(device: torch.device) -> str:

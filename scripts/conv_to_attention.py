@@ -1,0 +1,99 @@
+"""Every convolution of a trained CNN becomes attention; what changes? Nothing, says the theorem; here is the proof.
+
+    python scripts/conv_to_attention.py --checkpoint RUN                        a finished run of this study
+    python scripts/conv_to_attention.py --model mobilenetv2_100 --checkpoint FILE    weights alone (.safetensors, .pt)
+    python scripts/conv_to_attention.py --model resnet18 scale=mini             untrained; settings as for train.py
+
+A model's name is one of configs/model/ or one of timm's. Prints layers and heads, the largest difference between the
+logits of both networks on the test images, predictions changed (0 expected), accuracies, parameters, FLOPs and times.
+What cannot be converted is named, and nothing is done. Exit code 1 if a prediction changed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from attnconv.config import CONFIGS, compose
+from attnconv.data.dataset import Split, load_dataset
+from attnconv.errors import ConfigError, UserError, one_line_errors
+from attnconv.study.theorem import exchange
+from attnconv.theory.conversion import ALPHA
+from attnconv.tracking.provenance import commit, describe_device
+from attnconv.tracking.run_folder import run_name
+from attnconv.trained import build_untrained, load_trained
+
+LABELS = {
+    "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
+    "largest_difference": "largest difference of logits", "largest_logit": "largest logit",
+    "predictions_changed": "predictions changed",
+}  # fmt: skip
+
+
+def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
+    """The network to convert, in evaluation mode, its name, and the images to compare on."""
+    checkpoint, device = arguments.checkpoint, torch.device(arguments.device)
+    if checkpoint is not None and checkpoint.is_dir():
+        trained = load_trained(checkpoint, arguments.data, arguments.device)
+        return run_name(trained.config), trained.model, trained.data.test
+    if arguments.model is None:
+        raise ConfigError("which network? --checkpoint RUN, or --model NAME")
+    ours = (CONFIGS / f"model/{arguments.model}.yaml").exists()
+    chosen = [f"model={arguments.model}"] if ours else ["model=timm", f"model.timm_name={arguments.model}"]
+    root = [f"data.root={arguments.data}"] if arguments.data else []
+    config = compose([*chosen, *root, *arguments.overrides])
+    data = load_dataset(config.data, device)
+    model = build_untrained(config, data)
+    name = f"{arguments.model}, untrained"
+    if checkpoint is not None:
+        name = f"{arguments.model}, {checkpoint.name}"
+        safe = checkpoint.suffix == ".safetensors"
+        model.load_state_dict(load_file(checkpoint) if safe else torch.load(checkpoint, weights_only=True))
+    return name, model.to(device).eval(), data.test
+
+
+def report(name: str, row: dict[str, Any]) -> str:
+    """The comparison in words, a line per fact."""
+    lines = [name, *(f"  {label:<30} {row[key]:,.6g}" for key, label in LABELS.items())]
+    for quantity, form in (("acc", "{:.2%}"), ("parameters", "{:,}"), ("flops", "{:,}"), ("seconds", "{:.1f}")):
+        before, after = (row[f"{kind}_{quantity}"] for kind in ("convolution", "attention"))
+        ratio = "" if quantity == "acc" else f"  ({after / before:.2f} x)"
+        label = {"acc": "accuracy", "flops": "FLOPs per image"}.get(quantity, quantity)
+        lines.append(f"  {label:<30} {form.format(before)} -> {form.format(after)}{ratio}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--checkpoint", type=Path, help="a run folder, or a file of weights")
+    parser.add_argument("--data", help="folder of the data, if not where the run found it")
+    parser.add_argument("--images", type=int, help="compare on so many test images only")
+    parser.add_argument("--alpha", type=float, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
+    arguments = parser.parse_args()
+    with one_line_errors([]):
+        if arguments.checkpoint is not None and not arguments.checkpoint.exists():
+            raise UserError(f"{arguments.checkpoint} does not exist")
+        name, model, split = network(arguments)
+        if arguments.images is not None:
+            split = Split(split.images[: arguments.images], split.labels[: arguments.images], split.mean, split.std)
+        row = exchange(model, split, arguments.alpha, arguments.batch)
+    print(report(name, row))
+    if arguments.json is not None:
+        head, dirty = commit()
+        about = {"network": name, "device": describe_device(split.images.device), "commit": head, "dirty": dirty}
+        arguments.json.write_text(json.dumps(about | row, indent=1) + "\n")
+    sys.exit(1 if row["predictions_changed"] else 0)
+
+
+if __name__ == "__main__":
+    main()
