@@ -36,6 +36,9 @@ def main() -> None:
     problems = 0
     for outputs in arguments.outputs:
         gathered = gather(outputs, arguments.into, arguments.replace, arguments.heads)
+        found = gathered.added + gathered.known + [*gathered.other, *gathered.unfinished, *gathered.damaged]
+        if not found:
+            sys.exit(f"error: no run folder below {outputs}")
         print(f"{outputs}: {len(gathered.added)} runs added, {len(gathered.known)} known before")
         for title, runs in (
             ("not finished", gathered.unfinished),

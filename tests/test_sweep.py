@@ -1,5 +1,6 @@
 """A sweep: what is done stays, what is missing is run, and the end says what became of every cell."""
 
+import fcntl
 import json
 import signal
 
@@ -181,9 +182,51 @@ def test_states_are_read_from_folders(sweep, tiny, tmp_path):
     assert look(waiting).status == "waiting"
 
 
+def test_a_retry_that_is_killed_is_not_the_failure_before_it(tiny):
+    folder = RunFolder(tiny())
+    folder.open()
+    folder.write_result({"status": "failed", "reason": "OutOfMemory"})
+    folder.close()
+    assert look(folder.path).status == "failed"
+    again = RunFolder(tiny())
+    again.open()
+    again.close()  # as the operating system does for a process that is killed
+    assert look(folder.path).status == "unfinished"
+
+
+def test_a_sitting_that_cannot_begin_says_why(tiny, monkeypatch):
+    config = tiny()
+
+    def damaged(*arguments):
+        raise RunFolderError("no checkpoint is sound\nand more")
+
+    monkeypatch.setattr("attnconv.sitting.load_checkpoint", damaged)
+    with pytest.raises(RunFolderError):
+        run(config)
+    state = look(RunFolder(config).path)
+    assert (state.status, state.detail) == ("failed", "RunFolderError: no checkpoint is sound")
+
+
+def test_two_may_look_at_once(tiny):
+    folder = RunFolder(tiny())
+    folder.open()
+    folder.close()
+    with (folder.path / ".lock").open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        assert look(folder.path).status == "unfinished"
+
+
+def test_links_are_followed(sweep, tmp_path):
+    sweep(0)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/link").symlink_to(tmp_path / "outputs/default")
+    assert [state.status for state in survey(tmp_path / "elsewhere").values()] == ["done"]
+
+
 @pytest.mark.parametrize(
     ("file", "content", "detail"),
     [
+        ("timing.jsonl", None, "timing.jsonl has 0 of 1 epochs"),
         ("result.json", "{", "result.json: JSONDecodeError"),
         ("result.json", "[]", "result.json holds no result"),
         ("config.yaml", "a: [", "config.yaml: "),
@@ -199,6 +242,9 @@ def test_damage_is_said(sweep, tiny, file, content, detail):
     state = look(folder)
     assert state.status == "damaged"
     assert detail in state.detail
+    with pytest.raises(SweepIncomplete, match="1 of 2 cells are not done; see above"):
+        sweep(0, 1)
+    assert sweep.ran == [1]
 
 
 def test_a_signal_with_an_owner_is_handed_to_it(monkeypatch):
@@ -252,8 +298,9 @@ def test_an_owner_that_gives_the_run_up_ends_it_as_interrupted(tiny, monkeypatch
 
 
 def test_a_run_whose_pool_is_gone_stops(tiny, monkeypatch):
-    monkeypatch.setattr("attnconv.run.runs_at_once", lambda: 2)
-    parents = iter([7, 7, 7])  # when the run begins, and after two steps
+    monkeypatch.setattr(share, "runs_at_once", lambda: 2)
+    monkeypatch.setenv(share.POOL, "7")
+    parents = iter([7, 7])  # after two steps
     monkeypatch.setattr("os.getppid", lambda: next(parents, 1))
     with pytest.raises(Stopped, match="SIGTERM"):
         run(tiny())

@@ -42,6 +42,8 @@ def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -
             raise ConfigError(f"the cluster refuses the sweep: {_reason(error)}") from error
         return [_result(SlurmJob(folder / "%j", job_id)) for job_id in ids]
     except RuntimeError as error:  # no srun on this machine
+        if any(folder.glob("*/*_submitted.pkl")):
+            raise
         raise ConfigError(f"the sweep cannot be submitted: {error}") from error
 
 

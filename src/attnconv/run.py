@@ -5,7 +5,6 @@ one continues to the same bytes.
 """
 
 import math
-import os
 import sys
 import traceback
 from typing import Any
@@ -26,7 +25,7 @@ from attnconv.training.distributed import check_batches, distribute, join_proces
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
-from attnconv.training.share import runs_at_once, take_threads
+from attnconv.training.share import pool, take_threads
 
 
 def prepare(config: Config) -> Run:
@@ -95,7 +94,7 @@ def run_in_sweep(config: Config) -> None:
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr, flush=True)
     except Exception as error:
-        failure = f"{type(error).__name__}: {error}"
+        failure = _in_one_line(error)
         traceback.print_exc()
     if failure is not None:
         # Not the error itself: its traceback would hold model and data in memory while the other cells run.
@@ -105,12 +104,12 @@ def run_in_sweep(config: Config) -> None:
 def _run_in_folder(this: Run) -> dict[str, Any]:
     identity = describe(this)
     outcome: dict[str, Any] = {"status": "failed"}
-    pool = os.getppid() if runs_at_once() > 1 else None
-    with Interrupts(several=this.processes.count > 1, parent=pool) as interrupts:
+    with Interrupts(several=this.processes.count > 1, parent=pool()) as interrupts:
         try:
             sitting = Sitting(this, interrupts)
         except Exception as error:
             explained = explain(error, this, "training")
+            _write_failure(this, explained, identity)
             if explained is error:
                 raise
             raise explained from error
@@ -124,7 +123,7 @@ def _run_in_folder(this: Run) -> dict[str, Any]:
             raise
         except Exception as error:
             explained = explain(error, this, sitting.doing)
-            outcome = {"status": "failed", "reason": f"{type(explained).__name__}: {explained}"}
+            outcome = {"status": "failed", "reason": _in_one_line(explained)}
             if explained is error:
                 raise
             raise explained from error
@@ -137,6 +136,19 @@ def _run_in_folder(this: Run) -> dict[str, Any]:
             # It came too late for this run, which is done, but not for a sweep's next one.
             raise Stopped(interrupts.signum, done=True)
     return result
+
+
+def _write_failure(this: Run, error: Exception, identity: dict[str, Any]) -> None:
+    """Let result.json say why a sitting could not even begin."""
+    try:
+        if this.processes.writes:
+            this.folder.write_result({"status": "failed", "reason": _in_one_line(error)} | identity)
+    except OSError as full:
+        print(f"warning: result.json cannot be written: {full.strerror}", file=sys.stderr)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def describe(this: Run) -> dict[str, Any]:

@@ -90,8 +90,11 @@ def _conclude(
     """Look what became of every cell, note it and print it."""
     left = iter(reasons)
     outcomes = [outcome or _outcome(cell, next(left)) for cell, outcome in zip(cells, before, strict=True)]
-    _record(record, cells, outcomes)
     print(summary(outcomes), flush=True)
+    try:
+        _record(record, cells, outcomes)
+    except OSError as error:
+        print(f"warning: {record} cannot be written: {error.strerror}", file=sys.stderr)
     return outcomes
 
 
@@ -108,6 +111,10 @@ def check_cells(cells: list[Cell]) -> None:
         other = by_folder.setdefault(cell.folder, cell)
         if other is not cell:
             raise ConfigError(f"two cells have the folder {cell.folder}: {_difference(other, cell)}")
+        if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
+            raise ConfigError(f"collected={cell.config.collected} is no folder")
+        if look(cell.folder).status == "damaged":
+            continue  # which the summary will say; the others can be run
         different = differences(cell.folder, cell.config)
         if different:
             raise RunFolderError(
@@ -195,6 +202,8 @@ def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -
     failed = {outcome.cell.folder: outcome.detail for outcome in outcomes if outcome.status == "failed"}
     noted = []
     for cell in cells:
+        if _collected(cell):
+            continue  # nothing of it will ever be here
         folder = run_name(cell.config)
         reason = {"reason": failed[cell.folder]} if cell.folder in failed else {}
         noted.append({"folder": folder, "overrides": cell.overrides, **reason})

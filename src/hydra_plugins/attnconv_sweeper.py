@@ -1,5 +1,6 @@
 """Hydra's own grid sweeper, with attnconv.sweep between it and the launcher; Hydra wants plugins in this package."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class CellSweeper(BasicSweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         launcher = config.hydra.launcher
         # Never putting a run back into the queue is submitit's default, and not what a run that resumes wants.
-        if launcher.get("max_num_timeout") == 0:
+        asked_for = any("max_num_timeout" in override for override in config.hydra.overrides.hydra)
+        if launcher.get("max_num_timeout") == 0 and not asked_for:
             launcher.max_num_timeout = REQUEUES
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
@@ -57,6 +59,9 @@ class CellSweeper(BasicSweeper):
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:
         assert self.launcher is not None
         assert self.config is not None
+        from attnconv.training.share import POOL
+
+        os.environ[POOL] = str(os.getpid())
         folder = self.config.hydra.launcher.get("submitit_folder")
         if folder is None:
             return [_reason(job) for job in self.launcher.launch(overrides, initial_job_idx=0)]

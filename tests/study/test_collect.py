@@ -176,6 +176,8 @@ def test_a_sweep_takes_collected_runs_for_done_if_they_are_the_same(tiny, tmp_pa
 
     start()
     assert launched == [["seed=1"]]
+    noted = json.loads((tmp_path / "record/cells.json").read_text())
+    assert [cell["overrides"] for cell in noted] == [["seed=1"]], "status.py has only this one to wait for"
     assert "seed0: done before, test accuracy" in capsys.readouterr().out
     start("recipe.lr=0.1")
     assert launched == [["seed=1"], ["seed=0"], ["seed=1"]]

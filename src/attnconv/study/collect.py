@@ -78,6 +78,8 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
         else:
             kept.mkdir(parents=True, exist_ok=True)
+            for file in HEADS:  # of the run that is replaced
+                (kept / file).unlink(missing_ok=True)
             for file, data in content.items():
                 write_whole(kept / file, data)
             gathered.added.append(name)
@@ -100,6 +102,7 @@ def tabulate(results: Path) -> dict[str, str]:
             continue
         rows.append(_Row(name, config, result, metrics))
         curves.append((name, metrics, _read_lines(folder / "timing.jsonl")))
+    results.mkdir(parents=True, exist_ok=True)
     rows.sort(key=_Row.place)
     order = {row.run: index for index, row in enumerate(rows)}
     curves.sort(key=lambda curve: order[curve[0]])

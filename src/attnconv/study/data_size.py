@@ -98,7 +98,7 @@ def _paired(ours: dict[int, float], theirs: dict[int, float]) -> str:
     percent, of_theirs = ({seed: 100 * value for seed, value in side.items()} for side in (ours, theirs))
     paired = paired_difference(percent, of_theirs)
     if paired.t is None or len(paired.seeds) < FEWEST:
-        return f"{paired.mean:+.1f}"
+        return f"{paired.mean:+.1f} (n={len(paired.seeds)})"
     text = f"{paired.mean:+.1f} ± {paired.t.high - paired.mean:.1f}"
     return text if paired.t.low <= 0 <= paired.t.high else f"**{text}**"
 

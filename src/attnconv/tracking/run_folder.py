@@ -20,6 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
@@ -101,6 +103,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.check()  # another process may have begun or finished it since the last look
+            (self.path / "result.json").unlink(missing_ok=True)  # it tells of an earlier sitting, not of this one
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -164,11 +167,21 @@ def differences(folder: Path, config: Config) -> list[str]:
     """Settings in which the config.yaml of a folder, if there is one, and a run differ, as "key: old -> new".
 
     A setting of the schema that is younger than the file had its default, whatever it was called then.
+
+    Raises:
+        RunFolderError: config.yaml is damaged.
     """
     path = folder / "config.yaml"
     if not path.exists():
         return []
-    old = with_defaults(flatten(OmegaConf.to_container(OmegaConf.load(path))))
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunFolderError(f"{path} is damaged ({reason}); delete the folder to start afresh") from error
+    if not isinstance(plain, dict) or not plain:
+        raise RunFolderError(f"{path} is damaged (it is empty); delete the folder to start afresh")
+    old = with_defaults(flatten(plain))
     new = flatten(to_plain(config))
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"

@@ -1,11 +1,12 @@
 """How a run stands, read from its folder alone and at any time, while it is being written too."""
 
+import fcntl
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -54,7 +55,9 @@ def collected_folder(results: Path, run: str) -> Path:
 
 def find_folders(outputs: Path) -> list[Path]:
     """The run folders that there are below `outputs`, in order of their names."""
-    return sorted(path for path in outputs.glob("**/frac*/seed*") if path.is_dir())
+    # Not Path.glob, which does not follow links: a study may lie on another disk.
+    found = glob.glob("**/frac*/seed*", root_dir=outputs, recursive=True)
+    return sorted(outputs / place for place in found if (outputs / place).is_dir())
 
 
 def survey(outputs: Path) -> dict[Path, State]:
@@ -78,9 +81,10 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     config, result = read_config(folder), read_result(folder)
     if result is None or result["status"] != "done":
         raise Damaged("the run is not done")
-    metrics = _read_metrics(folder)
-    if [record.get("epoch") for record in metrics] != list(range(1, config["epochs"] + 1)):
-        raise Damaged(f"metrics.jsonl has {len(metrics)} of {config['epochs']} epochs")
+    metrics = _read_lines(folder / "metrics.jsonl")
+    for file, lines in (("metrics.jsonl", metrics), ("timing.jsonl", _read_lines(folder / "timing.jsonl"))):
+        if [record.get("epoch") for record in lines] != list(range(1, config["epochs"] + 1)):
+            raise Damaged(f"{file} has {len(lines)} of {config['epochs']} epochs")
     if metrics[-1].get("test/acc") != result.get("test_acc"):
         raise Damaged(
             f"result.json says test accuracy {result.get('test_acc')}, metrics.jsonl {metrics[-1].get('test/acc')}"
@@ -147,30 +151,32 @@ def _who_is_at_work(folder: Path) -> str | None:
     lock = folder / ".lock"
     if not lock.exists():
         return None
-    try:
-        with FileLock(lock, timeout=0):
-            return None
-    except Timeout:
+    with lock.open() as file:
         try:
-            return (folder / ".owner").read_text().strip()
-        except FileNotFoundError:
-            return "a process that has just begun"
-    except OSError:  # a folder that one may read and not write, as a copy in an archive
-        return None
-
-
-def _read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; a last one without its end is being written, or was torn."""
+            # The run's own lock is exclusive; a shared one stands in no other looker's way, and needs no permission
+            # to write.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            pass
     try:
-        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
+        return (folder / ".owner").read_text().strip()
+    except FileNotFoundError:
+        return "a process that has just begun"
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl file; a last one without its end is being written, or was torn."""
+    try:
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     except FileNotFoundError:
         return []
     except (ValueError, OSError) as error:
-        raise Damaged(f"metrics.jsonl: {_first_line(error)}") from error
+        raise Damaged(f"{path.name}: {_first_line(error)}") from error
 
 
 def _epochs_recorded(folder: Path) -> int:
-    return len(_read_metrics(folder))
+    return len(_read_lines(folder / "metrics.jsonl"))
 
 
 def _first_line(error: Exception) -> str:

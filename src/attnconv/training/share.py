@@ -4,6 +4,8 @@ import os
 
 import torch
 
+POOL = "ATTNCONV_POOL"  # set by a sweep for the processes that it starts
+
 
 def runs_at_once() -> int:
     """How many runs of this sweep share the machine: n_jobs of hydra/launcher=joblib, else 1."""
@@ -15,6 +17,12 @@ def runs_at_once() -> int:
     import joblib
 
     return jobs if jobs > 0 else max(1, joblib.cpu_count() + 1 + jobs)
+
+
+def pool() -> int | None:
+    """The process whose pool of processes this run is one of, if it is."""
+    told = os.environ.get(POOL)
+    return int(told) if told and runs_at_once() > 1 else None
 
 
 def take_threads() -> None:
