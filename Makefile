@@ -18,7 +18,7 @@ quickstart: setup  ## train on handwritten digits: under 2 minutes of training, 
 	rm -rf outputs/quickstart
 	$(RUN) train.py experiment=quickstart
 
-test: setup-dev  ## the whole CPU test suite, under 5 minutes
+test: setup-dev  ## the whole CPU test suite: minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
 
 test-slurm: setup-dev  ## sweeps on a Slurm cluster of one node, made on this machine: root and apt-get
