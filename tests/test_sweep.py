@@ -11,8 +11,6 @@ from attnconv.run import run, run_in_sweep
 from attnconv.sweep import Cell, run_cells
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.tracking.states import look, survey
-from attnconv.training import share
-from attnconv.training.interrupts import Interrupts
 
 
 @pytest.fixture
@@ -245,88 +243,3 @@ def test_damage_is_said(sweep, tiny, file, content, detail):
     with pytest.raises(SweepIncomplete, match="1 of 2 cells are not done; see above"):
         sweep(0, 1)
     assert sweep.ran == [1]
-
-
-def test_a_signal_with_an_owner_is_handed_to_it(monkeypatch):
-    """As under submitit, whose handlers are there before the run's."""
-    seen = []
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR2)}
-
-    def requeue(signum, frame):
-        raise SystemExit(-1)
-
-    try:
-        signal.signal(signal.SIGTERM, lambda signum, frame: seen.append(signum))
-        signal.signal(signal.SIGUSR2, requeue)
-        with Interrupts() as interrupts:
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)  # the second is no request to end at once
-            assert interrupts.signum == signal.SIGTERM
-            assert seen == []
-            interrupts.end(signal.SIGTERM)
-            assert seen == [signal.SIGTERM]
-            assert interrupts.signum is None, "the run goes on"
-            signal.raise_signal(signal.SIGUSR2)
-            with pytest.raises(SystemExit):
-                interrupts.end(signal.SIGUSR2)
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def test_an_owner_that_gives_the_run_up_ends_it_as_interrupted(tiny, monkeypatch):
-    def give_up(signum, frame):
-        raise RuntimeError("timed out too many times")
-
-    before = signal.signal(signal.SIGUSR2, give_up)
-    try:
-        real = Interrupts.__enter__
-
-        def enter(self):
-            real(self)
-            signal.raise_signal(signal.SIGUSR2)
-            return self
-
-        monkeypatch.setattr(Interrupts, "__enter__", enter)
-        with pytest.raises(Stopped, match="timed out too many times"):
-            run(tiny())
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-    result = json.loads((RunFolder(tiny()).path / "result.json").read_text())
-    assert result["status"] == "interrupted"
-    assert result["reason"] == "timed out too many times"
-
-
-def test_a_run_whose_pool_is_gone_stops(tiny, monkeypatch):
-    monkeypatch.setattr(share, "runs_at_once", lambda: 2)
-    monkeypatch.setenv(share.POOL, "7")
-    parents = iter([7, 7])  # after two steps
-    monkeypatch.setattr("os.getppid", lambda: next(parents, 1))
-    with pytest.raises(Stopped, match="SIGTERM"):
-        run(tiny())
-    result = json.loads((RunFolder(tiny()).path / "result.json").read_text())
-    assert result["status"] == "interrupted"
-
-
-def test_a_job_of_a_cluster_uses_the_cores_that_it_was_given(monkeypatch):
-    given = []
-    monkeypatch.setattr(share.torch, "set_num_threads", given.append)
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    share.take_threads()
-    assert given == []
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    share.take_threads()
-    assert given == [3]
-
-
-@pytest.mark.parametrize(("at_once", "job", "gpu"), [(1, 5, None), (4, 0, None), (4, 1, 1), (4, 3, 1), (4, 4, 0)])
-def test_runs_at_once_share_out_the_gpus(monkeypatch, at_once, job, gpu):
-    class Hydra:
-        class job:
-            num = job
-
-    monkeypatch.setattr(share, "runs_at_once", lambda: at_once)
-    monkeypatch.setattr(share.torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: Hydra)
-    assert share.take_gpu().index == gpu

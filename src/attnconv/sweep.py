@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ class Cell:
     @property
     def folder(self) -> Path:
         return run_folder_path(self.config)
+
+    @cached_property
+    def collected(self) -> Path | None:
+        """The folder among collected results that holds this very run, if there is one."""
+        if self.config.collected is None:
+            return None
+        folder = collected_folder(Path(self.config.collected), run_name(self.config))
+        done = look(folder).status == "done" and not differences(folder, self.config)
+        return folder if done else None
 
 
 @dataclass(frozen=True)
@@ -137,9 +147,8 @@ def summary(outcomes: list[Outcome]) -> str:
 
 def _seen_to(cell: Cell) -> Outcome | None:
     """What there is to say of a cell that is not to be run; None for the others."""
-    collected = _collected(cell)
-    if collected:
-        return Outcome(cell, "skipped", f"done before, {_accuracy(look(collected).result)}, in {collected}")
+    if cell.collected:
+        return Outcome(cell, "skipped", f"done before, {_accuracy(look(cell.collected).result)}, in {cell.collected}")
     state = look(cell.folder)
     if state.status == "done":
         return Outcome(cell, "skipped", f"done before, {_accuracy(state.result)}")
@@ -150,15 +159,6 @@ def _seen_to(cell: Cell) -> Outcome | None:
     if state.status == "damaged":
         return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it afresh")
     return None
-
-
-def _collected(cell: Cell) -> Path | None:
-    """The folder among collected results that holds this very run, if there is one."""
-    if cell.config.collected is None:
-        return None
-    folder = collected_folder(Path(cell.config.collected), run_name(cell.config))
-    done = look(folder).status == "done" and not differences(folder, cell.config)
-    return folder if done else None
 
 
 def _outcome(cell: Cell, reason: str | None) -> Outcome:
@@ -202,7 +202,7 @@ def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -
     failed = {outcome.cell.folder: outcome.detail for outcome in outcomes if outcome.status == "failed"}
     noted = []
     for cell in cells:
-        if _collected(cell):
+        if cell.collected:
             continue  # nothing of it will ever be here
         folder = run_name(cell.config)
         reason = {"reason": failed[cell.folder]} if cell.folder in failed else {}

@@ -17,7 +17,15 @@ import pandas
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError
 from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, name_of, with_defaults
-from attnconv.tracking.states import Damaged, collected_folder, find_folders, look, read_config, read_finished
+from attnconv.tracking.states import (
+    Damaged,
+    collected_folder,
+    find_folders,
+    look,
+    read_config,
+    read_finished,
+    read_lines,
+)
 from attnconv.training.checkpoint import write_whole
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
@@ -101,7 +109,7 @@ def tabulate(results: Path) -> dict[str, str]:
             damaged[name] = str(damage)
             continue
         rows.append(_Row(name, config, result, metrics))
-        curves.append((name, metrics, _read_lines(folder / "timing.jsonl")))
+        curves.append((name, metrics, read_lines(folder / "timing.jsonl")))
     results.mkdir(parents=True, exist_ok=True)
     rows.sort(key=_Row.place)
     order = {row.run: index for index, row in enumerate(rows)}
@@ -220,10 +228,6 @@ def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list
     table = pandas.DataFrame.from_records(records, columns=columns)
     table = table.astype(dict.fromkeys(columns, "float64") | {"run": "string", "epoch": "int32"})
     table.to_parquet(path, index=False)
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _in_short(result: bytes) -> str:

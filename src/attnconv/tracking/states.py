@@ -81,8 +81,8 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     config, result = read_config(folder), read_result(folder)
     if result is None or result["status"] != "done":
         raise Damaged("the run is not done")
-    metrics = _read_lines(folder / "metrics.jsonl")
-    for file, lines in (("metrics.jsonl", metrics), ("timing.jsonl", _read_lines(folder / "timing.jsonl"))):
+    metrics = read_lines(folder / "metrics.jsonl")
+    for file, lines in (("metrics.jsonl", metrics), ("timing.jsonl", read_lines(folder / "timing.jsonl"))):
         if [record.get("epoch") for record in lines] != list(range(1, config["epochs"] + 1)):
             raise Damaged(f"{file} has {len(lines)} of {config['epochs']} epochs")
     if metrics[-1].get("test/acc") != result.get("test_acc"):
@@ -165,7 +165,7 @@ def _who_is_at_work(folder: Path) -> str | None:
         return "a process that has just begun"
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a .jsonl file; a last one without its end is being written, or was torn."""
     try:
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
@@ -176,7 +176,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _epochs_recorded(folder: Path) -> int:
-    return len(_read_lines(folder / "metrics.jsonl"))
+    return len(read_lines(folder / "metrics.jsonl"))
 
 
 def _first_line(error: Exception) -> str:
