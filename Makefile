@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-slurm torture check lint types format clean
+.PHONY: help setup setup-dev quickstart test test-slurm torture notebooks check lint types format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-slurm: setup-dev  ## sweeps on a Slurm cluster of one node, made on this ma
 torture: setup-dev  ## kill a run 50 times per recipe, damage its files, fill its disk, signal it
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) tests/torture.py --kills 50
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py tests/test_processes.py
+
+notebooks: setup-dev  ## run the notebooks anew and keep what they show
+	$(VENV)/bin/jupyter execute --inplace --kernel_name=python3 notebooks/*.ipynb
 
 check: lint types test  ## lint, types and tests
 

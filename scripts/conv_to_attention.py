@@ -1,6 +1,6 @@
 """Every convolution of a trained CNN becomes attention; what changes? Nothing, says the theorem; here is the proof.
 
-    python scripts/conv_to_attention.py --checkpoint RUN                        a finished run of this study
+    python scripts/conv_to_attention.py --checkpoint RUN                a finished run; written to RUN/conversion.json
     python scripts/conv_to_attention.py --model mobilenetv2_100 --checkpoint FILE    weights alone (.safetensors, .pt)
     python scripts/conv_to_attention.py --model resnet18 scale=mini             untrained; settings as for train.py
 
@@ -10,7 +10,6 @@ What cannot be converted is named, and nothing is done. Exit code 1 if a predict
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from torch import nn
 from attnconv.config import CONFIGS, compose
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.errors import ConfigError, UserError, one_line_errors
-from attnconv.study.theorem import exchange
+from attnconv.study.theorem import compact, exchange
 from attnconv.theory.conversion import ALPHA
 from attnconv.tracking.provenance import commit, describe_device
 from attnconv.tracking.run_folder import run_name
 from attnconv.trained import build_untrained, load_trained
+from attnconv.training.checkpoint import write_whole
 
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--json", type=Path, help="write the numbers there; of a run, if not beside it")
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
     arguments = parser.parse_args()
     with one_line_errors([]):
@@ -88,10 +88,13 @@ def main() -> None:
             split = Split(split.images[: arguments.images], split.labels[: arguments.images], split.mean, split.std)
         row = exchange(model, split, arguments.alpha, arguments.batch)
     print(report(name, row))
-    if arguments.json is not None:
+    of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
+    target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run else None)
+    if target is not None:
         head, dirty = commit()
         about = {"network": name, "device": describe_device(split.images.device), "commit": head, "dirty": dirty}
-        arguments.json.write_text(json.dumps(about | row, indent=1) + "\n")
+        write_whole(target, compact(about | row).encode())
+        print(f"  written to {target}")
     sys.exit(1 if row["predictions_changed"] else 0)
 
 

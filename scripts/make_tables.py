@@ -1,4 +1,4 @@
-"""Write README's tables and results/data_size.md anew from results/: `python scripts/make_tables.py`.
+"""Write what is made from results/ anew: README's tables, data_size.md, theorem.md. `python scripts/make_tables.py`
 
 `--check` only compares. The tables of runs are those of results/runs.csv (scripts/collect.py).
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from attnconv.study.collect import read_runs
 from attnconv.study.data_size import data_size_page
 from attnconv.study.tables import fill, models_table, paper_table, read_csv, runs_table
+from attnconv.study.theorem_page import theorem_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -22,7 +23,11 @@ def regenerate(readme: str, results: Path) -> dict[str, str]:
         "runs": runs_table(runs),
         "models": models_table(read_csv(results / "models.csv"), "paper"),
     }
-    return {"README.md": fill(readme, tables), "results/data_size.md": data_size_page(runs)}
+    return {
+        "README.md": fill(readme, tables),
+        "results/data_size.md": data_size_page(runs),
+        "results/theorem.md": theorem_page(results, runs),
+    }
 
 
 def main() -> None:

@@ -7,13 +7,12 @@ those that the run began with, so that learning is told from architecture. Print
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from attnconv.errors import UserError
 from attnconv.study.tables import markdown
-from attnconv.study.theorem import probe
+from attnconv.study.theorem import compact, probe
 from attnconv.tracking.provenance import commit
 from attnconv.tracking.run_folder import run_name
 from attnconv.trained import load_trained
@@ -39,7 +38,7 @@ def main() -> None:
         head, dirty = commit()
         about = {"run": run_name(trained.config), "images": arguments.images, "fit_images": arguments.fit_images}
         about |= {"patch": trained.config.scale.patch, "commit": head, "dirty": dirty}
-        write_whole(folder / "probe.json", (json.dumps(about | found, indent=1) + "\n").encode())
+        write_whole(folder / "probe.json", compact(about | found).encode())
         print(f"{about['run']}: {folder}/probe.json")
         columns = [name for name in found["layers"][0] if name not in ("weights", "layer")]
         rows = []

@@ -7,8 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from attnconv.config import compose
+from attnconv.data.dataset import load_dataset
 from attnconv.mixers.shifts import grid_shifts
+from attnconv.theory.heads import mixer_traffic
 from attnconv.theory.likeness import convolution_shares, head_numbers, lemma_residual, radius, variance_shares
+from attnconv.trained import build_untrained
 
 H, W = 6, 5
 PIXELS = H * W
@@ -145,3 +149,19 @@ def test_what_has_nothing_to_do_with_the_input_is_not_explained():
     assert convolution_shares(x, y, (3,))[0] < 0
     with pytest.raises(ValueError, match="two images"):
         convolution_shares(x[:1], y[:1])
+
+
+def test_channels_that_depend_on_each_other_do_not_spoil_the_fit():
+    """As behind a layer norm: least squares by singular values is the oracle; in float32 the fit would be nonsense."""
+    config = compose(["data=digits", "scale=mini", "scale.patch=1", "scale.layers=2", "scale.width=16"])
+    data = load_dataset(config.data, torch.device("cpu"))
+    images, _ = next(data.test.batches(300))
+    x, y = mixer_traffic(build_untrained(config, data), images)[1]
+    features = nn.functional.unfold(x.double().permute(0, 3, 1, 2), 3, padding=1).transpose(1, 2)
+    features = nn.functional.pad(features, (0, 1), value=1.0)
+    weight = torch.linalg.lstsq(features[:150].flatten(0, 1), y[:150].double().flatten(0, 2), driver="gelsd").solution
+    wanted = y[150:].double().flatten(0, 2)
+    errors = (features[150:].flatten(0, 1) @ weight - wanted).square().sum()
+    expected = 1 - errors / (wanted - wanted.mean(dim=0)).square().sum()
+    assert expected > 0.97
+    assert convolution_shares(x, y, (3,)) == pytest.approx([expected.item()], abs=1e-3)

@@ -30,6 +30,7 @@ from attnconv.training.checkpoint import write_whole
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 HEADS = ("heads.jsonl", "heads.png")
+EXAMINED = ("probe.json", "conversion.json")  # by scripts/probe.py and scripts/conv_to_attention.py, if at all
 
 # Columns of runs.csv that result.json holds, in this order; between them and the last come the settings that vary.
 IDENTITY = (
@@ -78,15 +79,18 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         name = name_of(read_config(folder))
         kept = collected_folder(results, name)
         content = {file: (folder / file).read_bytes() for file in KEPT}
-        content |= {file: (folder / file).read_bytes() for file in HEADS if heads and (folder / file).exists()}
+        more = (*EXAMINED, *HEADS) if heads else EXAMINED
+        content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
         before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
         if before == content:
             gathered.known.append(name)
-        elif (kept / "result.json").exists() and before["result.json"] != content["result.json"] and not replace:
+            continue
+        another = "result.json" in before and before["result.json"] != content["result.json"]
+        if another and not replace:
             gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
         else:
             kept.mkdir(parents=True, exist_ok=True)
-            for file in HEADS:  # of the run that is replaced
+            for file in (*EXAMINED, *HEADS) if another else ():  # of the run that is replaced
                 (kept / file).unlink(missing_ok=True)
             for file, data in content.items():
                 write_whole(kept / file, data)

@@ -1,6 +1,7 @@
 """The theorem on trained networks: convolutions exchanged for attention, and how convolutional attention has become."""
 
 import copy
+import json
 import time
 from typing import Any
 
@@ -14,6 +15,16 @@ from attnconv.theory.conversion import ALPHA, convert, refuse_convolutions
 from attnconv.theory.heads import attention_mixers, mixer_traffic
 from attnconv.theory.likeness import head_numbers, layer_numbers
 from attnconv.trained import Trained, build_untrained
+
+
+def compact(record: dict[str, Any]) -> str:
+    """JSON with a line per fact, and a line per row of every table: to be read, searched and compared by eye."""
+    lines = []
+    for key, value in record.items():
+        rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]" if rows else json.dumps(value)
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 @torch.inference_mode()

@@ -139,12 +139,13 @@ def convolution_shares(inputs: Tensor, outputs: Tensor, kernels: Sequence[int] =
     if half == 0:
         raise ValueError("a fit and its test need two images or more")
     largest = max(kernels)
-    gram, cross = torch.zeros(()), torch.zeros(())
+    gram, cross = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for x, y in zip(inputs[:half].split(CHUNK), outputs[:half].split(CHUNK), strict=True):
-        features = _patches(x, largest)
-        # In float32, a chunk at a time, and summed in float64: the products are nearly all of the work.
-        gram = gram + (features.T @ features).double()
-        cross = cross + (features.T @ y.flatten(0, 2)).double()
+        # In float64: after a layer norm channels are linearly dependent, and what float32 rounds off is more than the
+        # ridge that keeps such directions still.
+        features = _patches(x.double(), largest)
+        gram = gram + features.T @ features
+        cross = cross + features.T @ y.double().flatten(0, 2)
 
     errors, weights = torch.zeros(len(kernels), dtype=torch.float64), []
     chosen = [_columns(kernel, largest, inputs.shape[-1]) for kernel in kernels]

@@ -8,6 +8,8 @@ outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     heads.png        the last of them, drawn
     result.json      the outcome; `status` is done, failed or interrupted
     weights.safetensors   the trained weights, once it is done
+    probe.json       how convolutional its attention is, if scripts/probe.py was asked
+    conversion.json  what became of it as attention, if scripts/conv_to_attention.py was asked
     checkpoints/     the last two (attnconv.training.checkpoint)
     .lock, .owner    held by the process at work here, and who that is
 """

@@ -1,0 +1,56 @@
+"""The notebooks run from top to bottom, as they are committed, and show what they say."""
+
+import os
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from conftest import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def outputs(notebook):
+    return [(cell, output) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The theorem's notebook after a run of its own, from a folder that is not the repository."""
+    notebook = nbformat.read(REPOSITORY / "notebooks/theorem.ipynb", as_version=4)
+    folder = tmp_path_factory.mktemp("notebook")
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client.execute(env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
+    return notebook
+
+
+def printed(notebook, beginning):
+    """What the one cell whose source begins so has printed or shown as text."""
+    (cell,) = [cell for cell in notebook.cells if cell.source.startswith(beginning)]
+    return "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
+
+
+def test_the_theorem_shows_what_it_says(executed):
+    assert float(printed(executed, "convolution = nn.Conv2d").split()[-1]) < 1e-10
+    facts = dict(line.split() for line in printed(executed, "pandas.Series").splitlines()[1:])
+    assert int(facts["predictions_changed"]) == 0
+    assert float(facts["attention_acc"]) == float(facts["convolution_acc"]) > 0.95
+    assert "is no tap of a convolution" in printed(
+        executed, "attentive = load_trained(run_folder_path(config))\nlayer ="
+    )
+    assert "made hard, it is Conv2d(32, 32" in printed(executed, "with torch.no_grad()")
+    pictures = [output for _, output in outputs(executed) if "image/png" in output.get("data", {})]
+    assert len(pictures) == 3
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_as_it_ran_and_defines_nothing(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for _, output in outputs(notebook) if output.output_type == "error"]
+    lines = [line for cell in cells for line in cell.source.splitlines()]
+    assert not [line for line in lines if line.lstrip().startswith(("def ", "class "))]
+    # Where it ran is nobody's business.
+    assert str(REPOSITORY) not in path.read_text()
