@@ -1,7 +1,7 @@
 """The measurements behind `impl: auto`: two ways to compute the same layer, forward and backward, in one process.
 
-    python scripts/bench_attention.py       position-only: dense / separable; content: dense / fused;
-                                            windows: gathered / dense
+    python scripts/bench_attention.py       position-only: dense / separable, separable / folded;
+                                            content: dense / absorbed, dense / fused; windows: gathered / dense
     python scripts/bench_attention.py --device cuda
 
 Prints, per size, the median over alternating rounds of the ratio of their times, after checking that both give the same
@@ -27,6 +27,14 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {
     "position-only, dense / separable": (
         partial(PositionalAttention, heads=9, encoding=QuadraticEncoding),
         ("dense", "separable"),
+    ),
+    "position-only, separable / folded": (
+        partial(PositionalAttention, heads=9, encoding=QuadraticEncoding),
+        ("separable", "folded"),
+    ),
+    "content q.k + q.r, dense / absorbed": (
+        partial(ContentAttention, heads=9, relative=LearnedRelativeVectors),
+        ("dense", "absorbed"),
     ),
     "content q.k + q.r, dense / fused": (
         partial(ContentAttention, heads=9, relative=LearnedRelativeVectors),

@@ -100,7 +100,7 @@ def loop_oracle(mixer, x):
     return out
 
 
-@pytest.mark.parametrize("impl", ["fused", "dense"])
+@pytest.mark.parametrize("impl", ["fused", "absorbed", "dense"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_equals_the_loop_oracle_with_gradients(variant, impl):
     mixer = build(variant, impl=impl)
@@ -111,7 +111,7 @@ def test_forward_equals_the_loop_oracle_with_gradients(variant, impl):
     )
 
 
-@pytest.mark.parametrize("impl", ["fused", "dense"])
+@pytest.mark.parametrize("impl", ["fused", "absorbed", "dense"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_bf16_stays_near_float64(variant, impl):
     oracles.assert_bf16_stays_near(build(variant, (5, 4), impl=impl), torch.randn(3, 5, 4, WIDTH, dtype=torch.float64))
@@ -167,8 +167,9 @@ def test_dropout_draws_a_mask_per_image():
         ({"content": False, "encoding": LearnedEncoding}, "no content is seen"),
         ({"content": False, "relative": LearnedRelativeVectors, "query_relative": False}, "no content is seen"),
         ({"relative_bias": True}, "relative_bias needs relative"),
-        ({"impl": "flash"}, "auto, fused, dense"),
-        ({"impl": "fused", "normalizer": "relu"}, "no fused kernel for normalizer=relu"),
+        ({"impl": "flash"}, "auto, fused, absorbed, dense"),
+        ({"impl": "absorbed", "normalizer": "sigmoid"}, "impl=absorbed cannot do normalizer=sigmoid"),
+        ({"impl": "fused", "normalizer": "relu"}, "impl=fused cannot do normalizer=relu"),
     ],
 )
 def test_terms_that_make_no_attention_are_refused(options, complaint):

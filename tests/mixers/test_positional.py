@@ -12,6 +12,7 @@ from attnconv.mixers.encodings import (
     QuadraticEncoding,
     SinusoidalEncoding,
 )
+from attnconv.mixers.folded import FoldedAttention, _parts
 from attnconv.mixers.positional import SEPARABLE_FROM_PIXELS, PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 from mixers import oracles
@@ -34,9 +35,9 @@ def test_probabilities_equal_the_loop_oracle(encoding):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("impl", ["dense", "separable"])
+@pytest.mark.parametrize("impl", ["dense", "separable", "folded"])
 def test_layer_equals_the_loop_oracle(encoding, impl):
-    if impl == "separable" and encoding not in ADDITIVE:
+    if impl != "dense" and encoding not in ADDITIVE:
         with pytest.raises(ValueError, match="not exact"):
             build(encoding, impl=impl)
         return
@@ -46,13 +47,13 @@ def test_layer_equals_the_loop_oracle(encoding, impl):
 
 
 @given(
-    st.sampled_from(ADDITIVE), st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4),
-    st.integers(0, 1000),
+    st.sampled_from(["separable", "folded"]), st.sampled_from(ADDITIVE), st.integers(1, 6), st.integers(1, 6),
+    st.integers(1, 3), st.integers(1, 4), st.integers(0, 1000),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
-def test_separable_equals_dense_with_gradients(encoding, height, width, batch, heads, seed):
+@settings(max_examples=60, deadline=None)
+def test_separable_equals_dense_with_gradients(impl, encoding, height, width, batch, heads, seed):
     dense = build(encoding, (height, width), heads=heads, seed=seed, impl="dense")
-    separable = build(encoding, (height, width), heads=heads, seed=seed, impl="separable")
+    separable = build(encoding, (height, width), heads=heads, seed=seed, impl=impl)
     separable.load_state_dict(dense.state_dict())
     x = torch.randn(batch, height, width, 6, dtype=torch.float64)
     oracles.assert_same_with_gradients(
@@ -127,13 +128,42 @@ def test_auto_takes_the_faster_exact_one(grid, dropout, encoding, expected):
     assert build(encoding, grid, attention_dropout=dropout).impl == expected
 
 
-def test_separable_with_dropout_is_refused():
+@pytest.mark.parametrize("impl", ["separable", "folded"])
+def test_separable_with_dropout_is_refused(impl):
     with pytest.raises(ValueError, match=r"attention_dropout=0\.1"):
-        build(QuadraticEncoding, impl="separable", attention_dropout=0.1)
+        build(QuadraticEncoding, impl=impl, attention_dropout=0.1)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_folding_goes_through_a_batch_a_few_images_at_a_time(monkeypatch, images):
+    per_image = 5 * 3 * 6 * 2 * 8  # pixels, width, heads, bytes
+    monkeypatch.setattr("attnconv.mixers.folded.AVERAGES_AT_ONCE", images * per_image + 7)
+    x = torch.randn(7, 5, 3, 6, dtype=torch.float64)
+    assert [len(x[part]) for part in _parts(x, 2)][:2] == [images] * 2
+    dense, folded = (build(QuadraticEncoding, (5, 3), seed=1, impl=impl) for impl in ("dense", "folded"))
+    oracles.assert_same_with_gradients(
+        (folded, list(folded.parameters())), (dense, list(dense.parameters())), x, tolerance=1e-12
+    )
+
+
+@pytest.mark.parametrize("impl", ["dense", "separable", "folded"])
+def test_a_layer_in_bf16_stays_near_float64(impl):
+    x = torch.randn(3, 7, 5, 6, dtype=torch.float64)
+    oracles.assert_bf16_stays_near(build(QuadraticEncoding, (7, 5), impl=impl), x)
+
+
+def test_a_large_map_is_folded_on_a_cpu_and_keeps_no_averages(monkeypatch):
+    layer = build(QuadraticEncoding, (32, 32), width=4)
+    called = []
+    monkeypatch.setattr(FoldedAttention, "apply", lambda *args: called.append(1) or args[0])
+    layer(torch.randn(1, 32, 32, 4, dtype=torch.float64))
+    build(QuadraticEncoding, (16, 16))(torch.randn(1, 16, 16, 6, dtype=torch.float64))
+    build(QuadraticEncoding, (32, 32), width=4, impl="separable")(torch.randn(1, 32, 32, 4, dtype=torch.float64))
+    assert called == [1]
 
 
 def test_unknown_impl_is_refused():
-    with pytest.raises(ValueError, match="auto, dense, separable"):
+    with pytest.raises(ValueError, match="auto, dense, separable, folded"):
         build(QuadraticEncoding, impl="fft")
 
 

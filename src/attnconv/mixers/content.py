@@ -10,8 +10,14 @@ and `relative_bias` (v . r). As in the reference, queries and keys have D channe
 head, and the values are the pixels themselves: N averages of D channels, projected N*D -> D.
 
 r and every additive encoding are a row term plus a column term for each query. Written as products with one-hot row and
-column keys these are H + W further channels of queries and keys, exactly, so that one fused kernel takes all terms and
-no Q x K bias is ever written.
+column keys these are H + W further channels of queries and keys, exactly, so that no Q x K bias is ever written. The
+layer is computed in one of three ways with equal results:
+
+    dense      as the formula reads: queries, keys, all probabilities written out.
+    absorbed   x W_q . x W_k = (x W_q W_k^T) . x, and likewise for r: the product of the weights is formed once per
+               step, keys are the pixels themselves, for all heads, and neither queries nor keys are projected. With D
+               channels per head that is one projection instead of two, and all heads share one matrix product.
+    fused      one kernel that never writes the probabilities.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
 """
@@ -28,7 +34,7 @@ from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
 from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
-IMPLEMENTATIONS = ("auto", "fused", "dense")
+IMPLEMENTATIONS = ("auto", "fused", "absorbed", "dense")
 
 WIDEST_FLASH = 256  # channels of a head; above that only kernels remain that take values of another width
 ALIGNMENT = 8  # fused kernels take heads whose channels are a multiple of this
@@ -50,12 +56,12 @@ class ContentAttention(nn.Module):
         query_relative: the term query . r, if there is an r.
         pattern: who may see whom, called as `pattern(grid=, heads=)` (attnconv.mixers.patterns); or None for everyone.
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
-        impl: "fused", one kernel that never writes the probabilities; "dense"; or "auto", for dense on a CPU and for
-            normalisers without such a kernel.
+        impl: "fused", "absorbed", "dense", or "auto" for the one measured faster: fused, absorbed on a CPU, dense for
+            normalisers other than softmax, which alone forgets what all keys of a query have in common.
 
     Raises:
-        ValueError: nothing to score with, a bias of a term that is absent, an unknown name, or a fused kernel where
-            there is none.
+        ValueError: nothing to score with, a bias of a term that is absent, an unknown name, or another normaliser than
+            softmax for an impl that needs it.
     """
 
     allowed: Tensor | None
@@ -80,8 +86,8 @@ class ContentAttention(nn.Module):
         check_normalizer(normalizer)
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
-        if impl == "fused" and normalizer != "softmax":
-            raise ValueError(f"there is no fused kernel for normalizer={normalizer}; use impl=auto")
+        if impl in ("fused", "absorbed") and normalizer != "softmax":
+            raise ValueError(f"impl={impl} cannot do normalizer={normalizer}; use impl=auto")
         asks_where = relative is not None and query_relative
         if not (content or key_bias or asks_where):
             raise ValueError("without content, key_bias and query_relative no content is seen: use PositionalAttention")
@@ -130,31 +136,32 @@ class ContentAttention(nn.Module):
         return scores
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        averages = self._averages_fused(x) if self._takes_fused_kernel(x.device) else self._averages_dense(x)
-        return self.value(averages.transpose(1, 2).reshape(batch, height, width, self.heads * channels))
+        averages = getattr(self, f"_averages_{self._impl_on(x.device)}")(x)
+        return self.value(averages.flatten(2).unflatten(1, x.shape[1:3]))
 
     def _check_map(self, height: int, width: int) -> None:
         for positions in (self.relative, self.encoding):
             if positions is not None:
                 positions.check_map(height, width)
 
-    def _takes_fused_kernel(self, device: torch.device) -> bool:
-        # On a CPU written-out probabilities were faster at every size measured (`scripts/bench_attention.py`, LOG.md);
-        # on a GPU, not measured yet, they would fill the memory.
-        there = device.type not in ("cpu", "meta")
-        return self.impl == "fused" or (self.impl == "auto" and self.normalizer == "softmax" and there)
+    def _impl_on(self, device: torch.device) -> str:
+        # On a CPU written-out probabilities were faster than the fused kernel at every size measured
+        # (`scripts/bench_attention.py`, LOG.md); on a GPU, not measured yet, they would fill the memory. Without memory
+        # ("meta") a layer is only counted, by its definition.
+        if self.impl != "auto":
+            return self.impl
+        if self.normalizer != "softmax" or device.type == "meta":
+            return "dense"
+        return "absorbed" if device.type == "cpu" else "fused"
 
     def _averages_fused(self, x: Tensor) -> Tensor:
-        """Averaged pixels (B, N, Q, D) by one fused kernel, row and column terms as further channels."""
+        """Averaged pixels (B, Q, N, D) by one fused kernel, row and column terms as further channels."""
         batch, height, width, _ = x.shape
         query, key, axis_terms, bias = self._terms(x)
         queries, keys = [] if query is None else [query], [] if key is None else [key]
         if axis_terms is not None:
-            row = torch.eye(height, device=x.device).repeat_interleave(width, dim=0)
-            column = torch.eye(width, device=x.device).repeat(height, 1)
             queries += [term.expand(batch, -1, -1, -1) for term in axis_terms]
-            keys += [one_hot.expand(batch, self.heads, -1, -1) for one_hot in (row, column)]
+            keys += [one_hot.expand(batch, self.heads, -1, -1) for one_hot in _one_hot_axes(height, width, x)]
         pixels = x.flatten(1, 2)[:, None].expand(-1, self.heads, -1, -1)
         # Outside autocast the terms share a type; under it positions come in float32, what is projected in bf16.
         kind = x.dtype if query is None else query.dtype
@@ -172,10 +179,85 @@ class ContentAttention(nn.Module):
         averages = F.scaled_dot_product_attention(
             query, key, values, attn_mask=None if mask is None else mask[None], dropout_p=dropout, scale=1.0
         )
-        return averages[..., : self.width]
+        return averages[..., : self.width].transpose(1, 2)
+
+    def _averages_absorbed(self, x: Tensor) -> Tensor:
+        """The same with the weights of queries multiplied into those of keys, (B, Q, N, D).
+
+        Rows of all products are (query, head) and keys have no heads, so that every image has one product of each kind
+        and nothing is transposed.
+        """
+        batch, height, width, _ = x.shape
+        self._check_map(height, width)
+        pixels = x.flatten(1, 2)
+        questions, keys = [], []
+        if self.key is not None:
+            questions.append(self._question(pixels))
+            keys.append(pixels)
+        if self.relative is not None and (self.asks_where or self.relative_bias is not None):
+            questions += self._absorbed_axis_terms(x)
+            keys += [one_hot.expand(batch, -1, -1) for one_hot in _one_hot_axes(height, width, x)]
+        kind = questions[0].dtype  # bf16 under autocast
+        question = torch.cat([part.to(kind) for part in questions], dim=-1)
+        key = torch.cat([part.to(kind) for part in keys], dim=-1)
+        scores = (question.flatten(1, 2) @ key.transpose(1, 2)).unflatten(1, (-1, self.heads))
+        if self.encoding is not None:
+            with exact_positions(x.device):
+                scores = scores + self.encoding(grid_shifts(height, width, x.device)).transpose(0, 1)
+        allowed = self._allowed(x)
+        probs = to_probs(scores, self.normalizer, None if allowed is None else allowed.transpose(0, 1))
+        probs = F.dropout(probs, self.attention_dropout, self.training)
+        return (probs.flatten(1, 2) @ pixels.to(probs.dtype)).unflatten(1, (-1, self.heads))
+
+    def _question(self, pixels: Tensor) -> Tensor:
+        """What pixels (B, Q, D) are multiplied with to give query . key and u . key, (B, Q, N, D).
+
+        (W_q x + b_q + u) . (W_k y + b_k) / sqrt(D), but for what does not depend on y, which softmax does not see.
+        """
+        assert self.key is not None
+        by_head = self.key.weight.unflatten(0, (self.heads, self.width)) / math.sqrt(self.width)  # (N, D, D)
+        constant = torch.zeros_like(by_head[:, 0])
+        if self.asks_what and self.query is not None:
+            constant = constant + self.query.bias.view(self.heads, self.width)
+        if self.key_bias is not None:
+            constant = constant + self.key_bias
+        # The bias of the keys has no effect, and so a gradient of 0, as in the other ways: not none at all.
+        bias = (constant[:, None] @ by_head)[:, 0] + 0 * self.key.bias.sum()
+        if not self.asks_what or self.query is None:
+            return bias.expand(*pixels.shape[:2], -1, -1)
+        weight = by_head.transpose(1, 2) @ self.query.weight.unflatten(0, (self.heads, self.width))
+        return F.linear(pixels, weight.flatten(0, 1), bias.flatten()).unflatten(-1, (self.heads, self.width))
+
+    def _absorbed_axis_terms(self, x: Tensor) -> list[Tensor]:
+        """(query + v) . r of every key row (B, Q, N, H) and column (B, Q, N, W), without the queries themselves."""
+        assert self.relative is not None
+        batch, height, width, _ = x.shape
+        terms = []
+        half = self.width // 2
+        for axis, (size, vectors) in enumerate(
+            ((height, self.relative.row_vectors), (width, self.relative.column_vectors))
+        ):
+            own = slice(axis * half, (axis + 1) * half)
+            table = vectors(torch.arange(1 - size, size, device=x.device)) / math.sqrt(self.width)  # (2S-1, D/2)
+            which = axis_shifts(size, x.device) + size - 1  # (S, S): queries' and keys' place on the axis
+            constant = table.new_zeros(self.heads, half)
+            if self.relative_bias is not None:
+                constant = constant + self.relative_bias[:, own]
+            if self.asks_where and self.query is not None:
+                constant = constant + self.query.bias.view(self.heads, self.width)[:, own]
+            term = (constant @ table.T)[:, which].transpose(0, 1)  # (S, N, S)
+            shape = [1, size, 1] if axis == 0 else [1, 1, size]
+            term = term.reshape(*shape, self.heads, size)
+            if self.asks_where and self.query is not None:
+                weight = self.query.weight.unflatten(0, (self.heads, self.width))[:, own]  # (N, D/2, D)
+                absorbed = (table @ weight)[:, which]  # (N, S, S, D)
+                asked = "bijd,nikd->bijnk" if axis == 0 else "bijd,njkd->bijnk"
+                term = torch.einsum(asked, x, absorbed) + term
+            terms.append(term.expand(batch, height, width, -1, -1).flatten(1, 2))
+        return terms
 
     def _averages_dense(self, x: Tensor) -> Tensor:
-        """The same with all probabilities written out: for small maps, and for normalisers that no kernel has."""
+        """The same as the formula reads, (B, Q, N, D), for any normaliser."""
         query, key, axis_terms, bias = self._terms(x)
         scores = torch.zeros((), device=x.device)
         if query is not None and key is not None:
@@ -186,7 +268,7 @@ class ContentAttention(nn.Module):
             scores = scores + bias
         probs = to_probs(scores, self.normalizer, self._allowed(x))
         probs = F.dropout(probs, self.attention_dropout, self.training)
-        return torch.einsum("bnqk,bkd->bnqd", probs, x.flatten(1, 2).to(probs.dtype))
+        return torch.einsum("bnqk,bkd->bqnd", probs, x.flatten(1, 2).to(probs.dtype))
 
     def _terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, Tensor | None]:
         """Queries and keys to multiply, row and column terms, and a (N, Q, K) bias; None for what there is not."""
@@ -238,3 +320,10 @@ class ContentAttention(nn.Module):
     def _split(self, projected: Tensor) -> Tensor:
         """(B, H, W, N*D) -> (B, N, Q, D)."""
         return projected.flatten(1, 2).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+
+
+def _one_hot_axes(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The row of every pixel of a map, (K, H), and its column, (K, W), one-hot."""
+    row = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
+    column = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
+    return row, column

@@ -1,0 +1,135 @@
+"""What a benchmark says is true of cases whose answer is known, and the baseline computes the published functions."""
+
+import json
+import math
+import subprocess
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from attnconv.config import compose
+from attnconv.models.build import build_model
+from attnconv.study.bench import (
+    Disagree,
+    Spread,
+    check_same,
+    flops_of,
+    growth_exponent,
+    peak_bytes,
+    ratios,
+    take_turns,
+)
+from benchmarks.published import PerImage, published_loader, published_network
+from conftest import PYTHON, REPOSITORY
+
+CPU = torch.device("cpu")
+SMALL = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "logger=none"]
+
+
+def network(model, *overrides):
+    torch.manual_seed(0)
+    return build_model(compose([f"model={model}", *SMALL, *overrides]).model, (3, 32, 32), 10).double()
+
+
+@pytest.mark.parametrize("patch", [4, 2])
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned", "sa_learned_content"])
+def test_the_published_formulation_is_the_same_function_with_the_same_gradients(model, patch):
+    ours = network(model, f"scale.patch={patch}")
+    theirs = published_network(ours)
+    if hasattr(theirs.layers[0].mixer, "features"):
+        for layer in theirs.layers:
+            layer.mixer.features = layer.mixer.features.double()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(theirs(x), ours(x), rtol=1e-9, atol=1e-12)
+    for one in (ours, theirs):
+        one(x).square().sum().backward()
+    expected = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-7, atol=1e-11, msg=name)
+    assert len(list(theirs.parameters())) == len(expected)
+    assert theirs.layers[0].mixer is not ours.layers[0].mixer
+
+
+@pytest.mark.parametrize("model", ["sa_content", "sa_sinusoidal", "conv3x3", "bigbird"])
+def test_what_the_paper_does_not_have_is_refused(model):
+    with pytest.raises(ValueError, match="the paper has no"):
+        published_network(network(model))
+
+
+def test_images_are_loaded_one_by_one_and_normalised():
+    images = torch.arange(4 * 32 * 32 * 3, dtype=torch.uint8).view(4, 32, 32, 3).numpy()
+    labels = torch.arange(4).numpy()
+    one, label = PerImage(images, labels, [0.5] * 3, [0.25] * 3)[2]
+    assert (one.shape, label) == ((3, 32, 32), 2)
+    # Black borders of a crop are -2; the values are those of the image otherwise.
+    assert one.min() >= -2
+    assert one.max() <= 2
+    batch, seen = next(iter(published_loader(images, labels, [0.5] * 3, [0.25] * 3, 3)))
+    assert batch.shape == (3, 3, 32, 32)
+    assert set(seen.tolist()) < {0, 1, 2, 3}
+
+
+def test_turns_alternate_and_the_first_round_does_not_count():
+    calls = []
+    works = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    seconds = take_turns(works, 3, CPU)
+    assert "".join(calls) == "baabbaab"
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+
+
+def test_a_sleep_takes_its_time():
+    seconds = take_turns({"long": lambda: time.sleep(0.06), "none": lambda: None}, 2, CPU)
+    assert min(seconds["long"]) >= 0.06
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratios([2, 9, 4], [1, 3, 4]) == Spread(2, 1, 3)
+
+
+def test_flops_count_forward_and_backward():
+    layer, x = nn.Linear(5, 7), torch.randn(3, 5, requires_grad=True)
+    assert flops_of(lambda: layer(x)) == 2 * 3 * 5 * 7
+    assert flops_of(lambda: layer(x).sum().backward()) == 3 * 2 * 3 * 5 * 7
+
+
+def test_peak_bytes_are_those_held_at_once():
+    def work():
+        first = torch.ones(1000, 1000)  # 4 MB
+        second = first + 1  # 8 MB
+        del first
+        third = second * 2  # 8 MB
+        del second, third
+        return torch.ones(500, 1000)  # 2 MB
+
+    assert peak_bytes(work, CPU) == pytest.approx(8e6, rel=0.01)
+
+
+def test_what_differs_is_not_timed():
+    x = torch.randn(4, 5)
+    layer = nn.Linear(5, 3)
+    assert check_same(layer, layer, x, 1e-6, "here") == 0
+    with pytest.raises(Disagree, match=r"here: outputs differ by 1\.0e-01 of the largest, more than 0.01; not timed"):
+        check_same(lambda x: 1.1 * layer(x), layer, x, 0.01, "here")
+    with pytest.raises(Disagree, match="nan"):
+        check_same(lambda x: math.nan * layer(x), layer, x, 0.01, "here")
+
+
+def test_the_exponent_of_a_power_is_its_exponent():
+    assert growth_exponent([16, 64, 256], [3 * size**1.5 for size in (16, 64, 256)]) == pytest.approx(1.5)
+
+
+def test_the_command_writes_what_it_prints(tmp_path):
+    file = tmp_path / "bench.jsonl"
+    command = [PYTHON, "scripts/bench.py", "--only", "step", "epoch", "growth", "--models", "sa_quadratic"]
+    command += ["--rounds", "1", "--images", "128", "--tiny", "--json", str(file)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line["part"] for line in lines} == {"step", "epoch", "growth"}
+    for line in lines[:-1]:
+        assert f"{line['ratio']['median']:.2f} (" in done.stdout
+        assert line["published"]["seconds"]["median"] > 0
+        assert line["difference_fp32"] < 1e-4
+        assert {"device", "commit", "dirty", "versions", "matmul_bf16"} <= line.keys()
