@@ -120,7 +120,7 @@ class Contender:
     def infer(self, images: Tensor) -> None:
         """One forward pass."""
         self.network.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # the counter of FLOPs does not see through inference_mode
             self(images)
 
     def step(self, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
