@@ -4,12 +4,13 @@
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from attnconv.study.collect import read_runs
 from attnconv.study.data_size import data_size_page
-from attnconv.study.tables import fill, models_table, paper_table, read_csv, runs_table
+from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table
 from attnconv.study.theorem_page import theorem_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -22,6 +23,7 @@ def regenerate(readme: str, results: Path) -> dict[str, str]:
         "paper": paper_table(read_csv(results / "paper.csv"), runs),
         "runs": runs_table(runs),
         "models": models_table(read_csv(results / "models.csv"), "paper"),
+        "bench": bench_table(map(json.loads, (results / "bench.jsonl").read_text().splitlines())),
     }
     return {
         "README.md": fill(readme, tables),

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,36 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
             ]
         )
     return markdown(header, lines)
+
+
+def bench_table(lines: Iterable[dict[str, Any]]) -> str:
+    """Ours against the published formulation, from results/bench.jsonl: of equal measurements the last one.
+
+    What a dirty tree measured is left out.
+    """
+    last: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in lines:
+        if not line["dirty"] and line["part"] != "growth":
+            key = (line["device"], line["part"], line["model"], line["scale"], line["batch"], line["compiled"])
+            last[(*key, *line["positions"])] = line
+    rows = []
+    for line in last.values():
+        height, width = line["positions"]
+        both, ratio, ours = (line["published"], line["ours"]), line["ratio"], line["ours"]["flops_per_second"]
+        rows.append([
+            f"{line['part']}, `{line['model']}`" + (", compiled" if line["compiled"] else ""),
+            f"{line['scale']}, {line['batch']} of {height}x{width}",
+            f"{line['device']}, {line['precision']}",
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+            *(f"{side['images_per_second']:,.4g}" for side in both),
+            *(f"{side['peak_bytes'] / 2**20:,.0f}" for side in both),
+            *(f"{ours / line[f'matmul_{kind}']['median']:.0%}" for kind in ("fp32", "bf16")),
+        ])  # fmt: skip
+    header = [
+        "what", "scale, images of positions", "hardware", "published / ours", "images/s, published", "ours",
+        "peak MiB, published", "ours", "of fp32 matmul", "of bf16 matmul",
+    ]  # fmt: skip
+    return markdown(header, rows)
 
 
 def long_range_table(rows: list[dict[str, str]], counting: dict[int, float]) -> str:

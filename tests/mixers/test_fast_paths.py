@@ -1,0 +1,64 @@
+"""Every fast way to compute a layer against the plain one in float64: odd sizes, maps that are no squares, one image."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnconv.mixers.content import ContentAttention
+from attnconv.mixers.encodings import LearnedEncoding, QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.mixers.relative import LearnedRelativeVectors
+
+WIDTH, HEADS = 16, 3
+FAST = {
+    "quadratic separable": partial(PositionalAttention, encoding=QuadraticEncoding, impl="separable"),
+    "quadratic folded": partial(PositionalAttention, encoding=QuadraticEncoding, impl="folded"),
+    "learned separable": partial(PositionalAttention, encoding=LearnedEncoding, impl="separable"),
+    "learned folded": partial(PositionalAttention, encoding=LearnedEncoding, impl="folded"),
+    "content absorbed": partial(ContentAttention, impl="absorbed"),
+    "content + learned absorbed": partial(ContentAttention, relative=LearnedRelativeVectors, impl="absorbed"),
+    "learned key absorbed": partial(ContentAttention, relative=LearnedRelativeVectors, content=False, impl="absorbed"),
+    "content + quadratic absorbed": partial(ContentAttention, encoding=QuadraticEncoding, impl="absorbed"),
+    "content + learned fused": partial(ContentAttention, relative=LearnedRelativeVectors, impl="fused"),
+}
+
+
+def outputs_and_gradients(layer, x, probe, bf16=False):
+    """The output, and the gradients of (output . probe) for x and for every parameter, in float64."""
+    image = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        out = layer(image)
+    gradients = torch.autograd.grad((out.double() * probe).sum(), [image, *layer.parameters()])
+    names = ["output", "x", *(name for name, _ in layer.named_parameters())]
+    return dict(zip(names, [out.detach().double(), *(gradient.double() for gradient in gradients)], strict=True))
+
+
+def relative_error(found, expected):
+    """Length of the difference over the length of what is expected."""
+    return ((found - expected).norm() / expected.norm().clamp_min(1e-6)).item()
+
+
+@pytest.mark.parametrize("name", FAST)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_fast_is_plain(name, height, width, batch, seed):
+    torch.manual_seed(seed)
+    fast = FAST[name](width=WIDTH, heads=HEADS, grid=(height, width))
+    plain = FAST[name](width=WIDTH, heads=HEADS, grid=(height, width), impl="dense").double()
+    plain.load_state_dict(fast.state_dict())
+    x = torch.randn(batch, height, width, WIDTH)
+    probe = torch.randn(batch, height, width, WIDTH, dtype=torch.float64)
+    exact = outputs_and_gradients(plain, x.double(), probe)
+    single = outputs_and_gradients(copy.deepcopy(fast), x, probe)
+    half = outputs_and_gradients(fast, x, probe, bf16=True)
+    for part, expected in exact.items():
+        assert torch.isfinite(half[part]).all(), part
+        if expected.norm() < 1e-3 * exact["output"].norm():
+            continue  # nothing but rounding: what a softmax over one pixel, or a bias of all keys, does not feel
+        assert relative_error(single[part], expected) < 1e-5, part
+    assert relative_error(half["output"], exact["output"]) < 1e-2
+    assert relative_error(half["x"], exact["x"]) < 1e-2
