@@ -1,4 +1,4 @@
-"""Every fast way to compute a layer against the plain one in float64: odd sizes, maps that are no squares, one image."""
+"""Every fast way to compute a layer against the plain one in float64: odd sizes, oblong maps, a single image."""
 
 import copy
 from functools import partial

@@ -10,7 +10,7 @@ ways with equal results:
     separable  A_rows (N, H, H), then A_columns (N, W, W): cost H*W*(H+W). Exact for an additive encoding, whose softmax
                factorises over rows and columns; impossible once dropout has punched holes into A.
     folded     separable, with the projection, a few images at a time; the averages are computed again in the backward
-               pass: about a tenth of the memory for about a tenth more time (attnconv.mixers.folded).
+               pass: about a tenth of the memory for about a sixth more time (attnconv.mixers.folded; LOG.md).
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
 """
