@@ -2,7 +2,7 @@
 
 import subprocess
 
-from attnconv.study.tables import fill, paper_table, runs_table
+from attnconv.study.tables import bench_table, fill, paper_table, runs_table
 from conftest import PYTHON, REPOSITORY
 
 PAPER = [
@@ -50,3 +50,27 @@ def test_a_variant_under_a_name_of_its_own_is_no_row():
 def test_fill_replaces_what_is_between_the_markers_and_nothing_else():
     text = "a\n<!-- table: x -->\nold\n<!-- end table -->\nb\n"
     assert fill(text, {"x": "new\n"}) == "a\n<!-- table: x -->\nnew\n<!-- end table -->\nb\n"
+
+
+def bench_line(ratio, **changes):
+    side = {"images_per_second": 1068.2, "peak_bytes": 3 * 2**20, "flops_per_second": 2e11}
+    line = {
+        "part": "step", "model": "sa_quadratic", "scale": "mini", "batch": 128, "positions": [8, 8], "compiled": False,
+        "device": "a CPU", "precision": "bf16", "dirty": False, "published": side, "ours": side,
+        "ratio": {"median": ratio, "low": 1.0, "high": 9.0}, "matmul_fp32": {"median": 1e11},
+        "matmul_bf16": {"median": 4e11},
+    }  # fmt: skip
+    return line | changes
+
+
+def test_of_equal_measurements_the_last_clean_one_is_shown():
+    growth = {"part": "growth", "dirty": False}
+    lines = [bench_line(2.0), bench_line(3.0), bench_line(4.0, dirty=True), bench_line(5.0, batch=64), growth]
+    header, _, *rows = bench_table(lines).splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [row[3] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)"]
+    assert cells[0] == [
+        "step, `sa_quadratic`", "mini, 128 of 8x8", "a CPU, bf16", "3.00 (1.00 to 9.00)", "1,068", "1,068", "3", "3",
+        "200%", "50%",
+    ]  # fmt: skip
+    assert len(header.split("|")) == len(rows[0].split("|"))
