@@ -1,9 +1,10 @@
 """The published formulation, written afresh from the paper and what is known of its code: what scripts/bench.py beats.
 
 Float32, eager, dense: Gaussian scores as products with (d1, d2, d1^2, d2^2, d1 d2) for every pair of pixels, learned
-positions looked up for every pair, content scores in full, probabilities applied by one einsum, images loaded one by
-one by two worker processes. It departs from the published code only where that would be slower for no reason: positions
-are tabulated for the map at hand (the reference's for 50 x 50 pixels), norms and GELU are PyTorch's own.
+positions looked up for every pair of rows and of columns, content scores in full, probabilities applied by one einsum,
+images loaded one by one by two worker processes. It departs from the published code only where that would be slower for
+no reason: positions are tabulated for the map at hand (the reference's for 50 x 50 pixels), norms and GELU are
+PyTorch's own.
 
 Axes: B batch, H W rows and columns of queries (i j) and keys (k l), N heads (n), D width (d), 5 features (f).
 """

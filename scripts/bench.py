@@ -2,7 +2,8 @@
 
 Same network, same weights, same batch; outputs are compared first, in float32 and as timed, and what differs is not
 timed. The published formulation is benchmarks/published.py: float32, eager, dense. Ours is what train.py runs, in
-the precision that it picks. Dropout is off in both, so that they compute the same function. Parts:
+the precision that it picks; both with SGD. Dropout is off but in the cases that name it: dropout on probabilities,
+which recipe=paper has and recipe=modern has not, leaves attention no choice but dense products. Parts:
 
     layer      one attention layer, forward and backward
     step       a training step: forward, loss, backward, SGD
@@ -11,7 +12,7 @@ the precision that it picks. Dropout is off in both, so that they compute the sa
     growth     our attention layer on 16x16, 32x32 and 64x64 positions: the exponent in the number of pixels
 
 Prints the median ratio of times over alternating rounds and its extremes, images/s, the peak memory of one round, and
-FLOP/s with their share of what this machine does in a plain float32 and bf16 matrix product in the same rounds.
+our FLOP/s over what this machine does in a plain float32 and bf16 matrix product in the same rounds.
 `--json` appends every line to a file, with hardware, versions and commit.
 """
 
@@ -19,266 +20,27 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, asked for memory, would print a lot; before torch
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from attnconv.config import Config, compose  # noqa: E402
-from attnconv.data.augmentation import pad, plan_epoch  # noqa: E402
-from attnconv.data.dataset import TrainSplit  # noqa: E402
-from attnconv.errors import one_line_errors  # noqa: E402
-from attnconv.models.build import build_model  # noqa: E402
-from attnconv.study.bench import (  # noqa: E402
-    Spread,
-    check_same,
-    flops_of,
-    growth_exponent,
-    matmul,
-    peak_bytes,
-    ratios,
-    take_turns,
-)
-from attnconv.study.tables import markdown  # noqa: E402
-from attnconv.tracking.provenance import commit, describe_device, versions  # noqa: E402
-from attnconv.training.distributed import Processes  # noqa: E402
-from attnconv.training.loop import FiniteGuard, Tally, train_epoch  # noqa: E402
-from attnconv.training.optimizers import build_optimizer  # noqa: E402
-from attnconv.training.precision import autocast, choose_device, choose_precision  # noqa: E402
-from benchmarks.published import published_loader, published_network  # noqa: E402
-
-SIDE, CLASSES = 32, 10  # CIFAR-10's images; their content does not matter here, so they are made up
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
-TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}  # of the largest logit
-KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TINY = ("scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8")
-PARTS = ("layer", "step", "epoch", "inference", "growth")
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is timed: a model at a scale, with so many images in a batch."""
-
-    part: str
-    model: str
-    scale: str
-    batch: int
-    overrides: tuple[str, ...] = ()
-
-    def config(self) -> Config:
-        fixed = ["recipe=paper", "recipe.dropout=0", "recipe.attention_dropout=0", "logger=none"]
-        return compose([f"model={self.model}", f"scale={self.scale}", *fixed, *self.overrides])
-
-
-ON_CPU = (
-    Case("layer", "sa_quadratic", "paper", 8),
-    Case("layer", "sa_learned_content", "paper", 8),
-    Case("layer", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
-    Case("step", "sa_quadratic", "paper", 8),
-    Case("step", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
-    Case("step", "sa_learned_content", "paper", 16),
-    Case("step", "sa_quadratic", "mini", 128),
-    Case("inference", "sa_quadratic", "paper", 16),
-    Case("inference", "sa_quadratic", "mini", 256),
-    Case("epoch", "sa_quadratic", "mini", 128),
-    Case("epoch", "sa_learned", "mini", 128),
-)
-# The batch of the paper; ours could take more.
-ON_GPU = tuple(
-    Case(part, model, "paper", 100)
-    for part in ("layer", "step", "inference", "epoch")
-    for model in ("sa_quadratic", "sa_learned", "sa_learned_content")
-)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A network as it is trained: in some precision, compiled or not."""
-
-    network: nn.Module
-    forward: Callable[[Tensor], Tensor]  # the same network, compiled or not
-    precision: str
-
-    def __call__(self, images: Tensor) -> Tensor:
-        with autocast(self.precision, images.device):
-            return self.forward(images)
-
-    def layer(self, x: Tensor) -> None:
-        """One forward and backward pass."""
-        self(x).float().square().sum().backward()
-
-    def infer(self, images: Tensor) -> None:
-        """One forward pass."""
-        self.network.eval()
-        with torch.no_grad():  # the counter of FLOPs does not see through inference_mode
-            self(images)
-
-    def step(self, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-        """One training step."""
-        self.network.train()
-        loss = F.cross_entropy(self(images).float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-
-class Bench:
-    """Cases on one device, each against the published formulation."""
-
-    def __init__(self, device: torch.device, rounds: int, images: int, compiled: bool):
-        self.device, self.rounds, self.compiled = device, rounds, compiled
-        self.precision = choose_precision("auto", device)
-        self.matmuls = {kind: matmul(dtype, device) for kind, dtype in KINDS.items()}
-        draw = np.random.default_rng(0)
-        self.images = draw.integers(0, 256, (images, SIDE, SIDE, 3)).astype(np.uint8)
-        self.labels = draw.integers(0, CLASSES, images)
-
-    def compare(self, case: Case) -> dict[str, Any]:
-        """One line of results/bench.jsonl."""
-        config = case.config()
-        torch.manual_seed(0)
-        ours: Any = build_model(config.model, (3, SIDE, SIDE), CLASSES).to(self.device)
-        theirs: Any = published_network(ours)
-        grid = ours.grid
-        x = torch.randn(case.batch, 3, SIDE, SIDE, device=self.device)
-        if case.part == "layer":
-            ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
-            x = torch.randn(case.batch, *grid, config.scale.width, device=self.device, requires_grad=True)
-        published, plain = Contender(theirs, theirs, "fp32"), Contender(ours, ours, self.precision)
-        difference = check_same(Contender(ours, ours, "fp32"), published, x, TOLERANCE["fp32"], "in float32")
-        check_same(plain, published, x, TOLERANCE[self.precision], f"in {self.precision}")
-        timed = Contender(ours, torch.compile(ours), self.precision) if self.compiled else plain
-
-        # Counted uncompiled, and of an epoch a step: a compiled graph hides its products from the counter.
-        one = "step" if case.part == "epoch" else case.part
-        counted = {}
-        for name, contender in (("published", published), ("ours", plain)):
-            work = self.work(one, config, contender, x)
-            counted[name] = flops_of(work), peak_bytes(work, self.device)
-        works = {
-            "published": self.work(case.part, config, published, x, as_published=True),
-            "ours": self.work(case.part, config, timed, x),
-            **{kind: work for kind, (work, _) in self.matmuls.items()},
-        }
-        seconds = take_turns(works, self.rounds, self.device)
-        rates = {
-            kind: Spread.of([flops / taken for taken in seconds[kind]]) for kind, (_, flops) in self.matmuls.items()
-        }
-        shown = len(self.images) if case.part == "epoch" else case.batch
-        line: dict[str, Any] = {
-            **asdict(case), "positions": list(grid), "rounds": self.rounds, "precision": self.precision,
-            "compiled": self.compiled, "difference_fp32": difference,
-            "ratio": asdict(ratios(seconds["published"], seconds["ours"])),
-        }  # fmt: skip
-        for name, (flops, peak) in counted.items():
-            taken = Spread.of(seconds[name])
-            rate = flops / case.batch * shown / taken.median
-            line[name] = {
-                "seconds": asdict(taken), "images_per_second": shown / taken.median, "peak_bytes": peak,
-                "flops_per_image": flops // case.batch, "flops_per_second": rate,
-            }  # fmt: skip
-        return line | {f"matmul_{kind}": asdict(found) for kind, found in rates.items()}
-
-    def work(
-        self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool = False
-    ) -> Callable[[], None]:
-        """What is timed in a round."""
-        if part == "layer":
-            return lambda: contender.layer(x)
-        if part == "inference":
-            return lambda: contender.infer(x)
-        optimizer = build_optimizer(contender.network, config.recipe)
-        if part == "step":
-            labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)
-            return lambda: contender.step(optimizer, x, labels)
-        if as_published:
-            loader = published_loader(self.images, self.labels, MEAN, STD, len(x))
-
-            def published_epoch() -> None:
-                for images, labels in loader:
-                    contender.step(optimizer, images.to(self.device), labels.to(self.device))
-
-            return published_epoch
-        return lambda: self.our_epoch(config, contender, optimizer, len(x))
-
-    def our_epoch(self, config: Config, contender: Contender, optimizer: torch.optim.Optimizer, batch: int) -> None:
-        """The training loop that a run goes through, on the images of this bench."""
-        images, labels = (torch.from_numpy(array).to(self.device) for array in (self.images, self.labels))
-        mean, std = (torch.tensor(values, device=self.device) for values in (MEAN, STD))
-        train_epoch(
-            cast(nn.Module, contender.forward),
-            optimizer,
-            TrainSplit(images, labels, mean, std, pad(images, 4)),
-            plan_epoch(len(images), 0, 0, 4, True, self.device),
-            steps_before=0,
-            steps_done=0,
-            tally=Tally.on(self.device),
-            guard=FiniteGuard(self.device),
-            seed=0,
-            batch_size=batch,
-            label_smoothing=config.recipe.label_smoothing,
-            factor=lambda step: 1e-3,
-            precision=contender.precision,
-            processes=Processes(),
-            on_step=lambda step: None,
-        )
-
-    def growth(self, sides: tuple[int, ...] = (16, 32, 64), batch: int = 4) -> dict[str, Any]:
-        """The exponent of our attention layer's time in the number of pixels, at the mini scale's width."""
-        works = {}
-        for side in sides:
-            config = compose(["model=sa_quadratic", "scale=mini", "scale.patch=1", "logger=none"])
-            torch.manual_seed(0)
-            network: Any = build_model(config.model, (3, side, side), CLASSES).to(self.device)
-            mixer = network.layers[0].mixer
-            x = torch.randn(batch, side, side, config.scale.width, device=self.device, requires_grad=True)
-            works[f"{side}x{side}"] = self.work("layer", config, Contender(mixer, mixer, self.precision), x)
-        seconds = take_turns(works, self.rounds, self.device)
-        pixels = [side * side for side in sides]
-        slopes = [growth_exponent(pixels, list(row)) for row in zip(*seconds.values(), strict=True)]
-        return {
-            "part": "growth", "model": "sa_quadratic", "scale": "mini", "batch": batch, "precision": self.precision,
-            "rounds": self.rounds, "exponent": asdict(Spread.of(slopes)),
-            "seconds": {side: asdict(Spread.of(taken)) for side, taken in seconds.items()},
-        }  # fmt: skip
-
-
-def printed(line: dict[str, Any]) -> list[str]:
-    """A row of the table."""
-    ratio, (height, width) = line["ratio"], line["positions"]
-    ours, published = line["ours"], line["published"]
-    shares = [f"{ours['flops_per_second'] / line[f'matmul_{kind}']['median']:.0%}" for kind in KINDS]
-    return [
-        f"{line['part']}, {line['model']}, {line['scale']}",
-        f"{line['batch']} of {height}x{width}",
-        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-        *(f"{side['images_per_second']:,.4g}" for side in (published, ours)),
-        *(f"{side['peak_bytes'] / 2**20:,.0f}" for side in (published, ours)),
-        f"{ours['flops_per_second'] / 1e9:,.0f}",
-        *shares,
-    ]
-
-
-HEADER = [
-    "what", "batch, positions", "published / ours", "images/s, published", "ours", "peak MiB, published", "ours",
-    "GFLOP/s, ours", "of fp32 matmul", "of bf16 matmul",
-]  # fmt: skip
+from attnconv.errors import one_line_errors
+from attnconv.study.tables import BENCH_HEADER, bench_row, markdown
+from attnconv.tracking.provenance import commit, describe_device, versions
+from attnconv.training.precision import choose_device
+from benchmarks.contest import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--models", nargs="+", metavar="MODEL", help="only cases of these models")
+    models = sorted({case.model for case in ON_CPU + ON_GPU})
+    parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2560, help="of an epoch")
@@ -286,6 +48,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="ours under torch.compile, as with compile=true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every line to it")
     arguments = parser.parse_args()
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     with one_line_errors([]):
         device = choose_device(arguments.device)
         bench = Bench(device, arguments.rounds, arguments.images, arguments.compile)
@@ -295,15 +59,15 @@ def main() -> None:
         rows = []
         cases = ON_GPU if device.type == "cuda" else ON_CPU
         if arguments.tiny:
-            cases = tuple(dict.fromkeys(Case(case.part, case.model, "mini", 4, TINY) for case in cases))
+            cases = tuple(dict.fromkeys(Case(case.part, case.model, "mini", 4, TINY, case.dropout) for case in cases))
         for case in cases:
-            if case.part in arguments.only and (arguments.models is None or case.model in arguments.models):
+            if case.part in arguments.only and case.model in arguments.models:
                 line = bench.compare(case)
-                rows.append(printed(line))
+                rows.append(bench_row(line | about))
                 print(" | ".join(rows[-1]), flush=True)
                 keep(arguments.json, line | about)
         if rows:
-            print(markdown(HEADER, rows))
+            print(markdown(BENCH_HEADER, rows))
         if "growth" in arguments.only:
             line = bench.growth((4, 8)) if arguments.tiny else bench.growth()
             exponent = line["exponent"]

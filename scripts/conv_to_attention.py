@@ -1,12 +1,13 @@
 """Every convolution of a trained CNN becomes attention; what changes? Nothing, says the theorem; here is the proof.
 
-    python scripts/conv_to_attention.py --checkpoint RUN                a finished run; written to RUN/conversion.json
+    python scripts/conv_to_attention.py --checkpoint RUN                        a finished run
     python scripts/conv_to_attention.py --model mobilenetv2_100 --checkpoint FILE    weights alone (.safetensors, .pt)
     python scripts/conv_to_attention.py --model resnet18 scale=mini             untrained; settings as for train.py
 
 A model's name is one of configs/model/ or one of timm's. Prints layers and heads, the largest difference between the
 logits of both networks on the test images, predictions changed (0 expected), accuracies, parameters, FLOPs and times.
-What cannot be converted is named, and nothing is done. Exit code 1 if a prediction changed.
+What cannot be converted is named, and nothing is done. Exit code 1 if a prediction changed. Of a run, all test images
+and the default alpha they are written to RUN/conversion.json as well.
 """
 
 import argparse
@@ -89,7 +90,8 @@ def main() -> None:
         row = exchange(model, split, arguments.alpha, arguments.batch)
     print(report(name, row))
     of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
-    target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run else None)
+    whole = arguments.images is None and arguments.alpha == ALPHA  # a try on few images must not pass for the real one
+    target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run and whole else None)
     if target is not None:
         head, dirty = commit()
         about = {"network": name, "device": describe_device(split.images.device), "commit": head, "dirty": dirty}

@@ -1,6 +1,8 @@
 """The notebooks run from top to bottom, as they are committed, and show what they say."""
 
+import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -53,4 +55,4 @@ def test_a_notebook_is_committed_as_it_ran_and_defines_nothing(path):
     lines = [line for cell in cells for line in cell.source.splitlines()]
     assert not [line for line in lines if line.lstrip().startswith(("def ", "class "))]
     # Where it ran is nobody's business.
-    assert str(REPOSITORY) not in path.read_text()
+    assert not re.findall(r"/(?:home|Users|root|work|tmp)/", json.dumps([output for _, output in outputs(notebook)]))

@@ -44,7 +44,7 @@ def relative_error(found, expected):
 
 @pytest.mark.parametrize("name", FAST)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_fast_is_plain(name, height, width, batch, seed):
     torch.manual_seed(seed)
     fast = FAST[name](width=WIDTH, heads=HEADS, grid=(height, width))
@@ -60,5 +60,6 @@ def test_fast_is_plain(name, height, width, batch, seed):
         if expected.norm() < 1e-3 * exact["output"].norm():
             continue  # nothing but rounding: what a softmax over one pixel, or a bias of all keys, does not feel
         assert relative_error(single[part], expected) < 1e-5, part
+        assert relative_error(half[part], expected) < 1e-1, part
     assert relative_error(half["output"], exact["output"]) < 1e-2
     assert relative_error(half["x"], exact["x"]) < 1e-2

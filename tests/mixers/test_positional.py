@@ -12,7 +12,7 @@ from attnconv.mixers.encodings import (
     QuadraticEncoding,
     SinusoidalEncoding,
 )
-from attnconv.mixers.folded import FoldedAttention, _parts
+from attnconv.mixers.folded import _parts
 from attnconv.mixers.positional import SEPARABLE_FROM_PIXELS, PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 from mixers import oracles
@@ -152,14 +152,36 @@ def test_a_layer_in_bf16_stays_near_float64(impl):
     oracles.assert_bf16_stays_near(build(QuadraticEncoding, (7, 5), impl=impl), x)
 
 
-def test_a_large_map_is_folded_on_a_cpu_and_keeps_no_averages(monkeypatch):
+def kept_by(layer, x):
+    """Bytes that a forward pass keeps for the backward pass."""
+    sizes = {}
+    keep = lambda tensor: sizes.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (keep(tensor), tensor)[1], lambda tensor: tensor):
+        out = layer(x)
+    del out
+    return sum(sizes.values())
+
+
+def test_a_large_map_is_folded_on_a_cpu_and_its_averages_are_not_kept():
+    layer, plain = (build(QuadraticEncoding, (32, 32), width=4, heads=9, impl=impl) for impl in ("auto", "separable"))
+    x = torch.randn(12, 32, 32, 4, dtype=torch.float64, requires_grad=True)
+    averages = 9 * x.numel() * 8
+    assert kept_by(plain, x) > averages
+    assert kept_by(layer, x) < averages / 4
+    small = build(QuadraticEncoding, (16, 16), heads=9)
+    part = torch.randn(3, 16, 16, 6, dtype=torch.float64, requires_grad=True)
+    assert kept_by(small, part) > 9 * part.numel() * 8
+    assert layer(x[:0]).shape == (0, 32, 32, 4)
+
+
+def test_folding_has_the_types_of_the_other_ways():
+    x = torch.randn(2, 32, 32, 4)
     layer = build(QuadraticEncoding, (32, 32), width=4)
-    called = []
-    monkeypatch.setattr(FoldedAttention, "apply", lambda *args: called.append(1) or args[0])
-    layer(torch.randn(1, 32, 32, 4, dtype=torch.float64))
-    build(QuadraticEncoding, (16, 16))(torch.randn(1, 16, 16, 6, dtype=torch.float64))
-    build(QuadraticEncoding, (32, 32), width=4, impl="separable")(torch.randn(1, 32, 32, 4, dtype=torch.float64))
-    assert called == [1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x.double()).dtype == torch.float64
+        assert layer.float()(x).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer(x.bfloat16())
 
 
 def test_unknown_impl_is_refused():

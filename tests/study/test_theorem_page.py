@@ -77,9 +77,12 @@ def test_another_run_of_the_name_takes_what_was_found_of_the_first_with_it(tiny,
     run(tiny())
     folder = run_folder_path(tiny())
     gather(tmp_path / "outputs", results)
-    (folder / "probe.json").write_text("{}\n")
+    (folder / "probe.json").write_text('{"dirty": false}')
     assert len(gather(tmp_path / "outputs", results).added) == 1, "examined later"
     kept = next((results / "runs").glob("**/probe.json"))
+    (folder / "probe.json").write_text('{"dirty": true}')
+    assert len(gather(tmp_path / "outputs", results).known) == 1, "the clean one stays"
+    assert json.loads(kept.read_text()) == {"dirty": False}
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(result | {"test_acc": 0.5}))
     (folder / "probe.json").unlink()

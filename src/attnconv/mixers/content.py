@@ -10,7 +10,7 @@ and `relative_bias` (v . r). As in the reference, queries and keys have D channe
 head, and the values are the pixels themselves: N averages of D channels, projected N*D -> D.
 
 r and every additive encoding are a row term plus a column term for each query. Written as products with one-hot row and
-column keys these are H + W further channels of queries and keys, exactly, so that no Q x K bias is ever written. The
+column keys these are H + W further channels of queries and keys, exactly, so that no Q x K bias need be written. The
 layer is computed in one of three ways with equal results:
 
     dense      as the formula reads: queries, keys, all probabilities written out.
@@ -136,7 +136,7 @@ class ContentAttention(nn.Module):
         return scores
 
     def forward(self, x: Tensor) -> Tensor:
-        averages = getattr(self, f"_averages_{self._impl_on(x.device)}")(x)
+        averages = getattr(self, f"_averages_{self._impl_for(x)}")(x)
         return self.value(averages.flatten(2).unflatten(1, x.shape[1:3]))
 
     def _check_map(self, height: int, width: int) -> None:
@@ -144,15 +144,18 @@ class ContentAttention(nn.Module):
             if positions is not None:
                 positions.check_map(height, width)
 
-    def _impl_on(self, device: torch.device) -> str:
+    def _impl_for(self, x: Tensor) -> str:
         # On a CPU written-out probabilities were faster than the fused kernel at every size measured
         # (`scripts/bench_attention.py`, LOG.md); on a GPU, not measured yet, they would fill the memory. Without memory
         # ("meta") a layer is only counted, by its definition.
         if self.impl != "auto":
             return self.impl
-        if self.normalizer != "softmax" or device.type == "meta":
+        if self.normalizer != "softmax" or x.device.type == "meta":
             return "dense"
-        return "absorbed" if device.type == "cpu" else "fused"
+        if x.device.type != "cpu":
+            return "fused"
+        # The product of the weights has D rows: for fewer pixels than that it is not worth its making.
+        return "absorbed" if x.shape[:3].numel() >= self.width else "dense"
 
     def _averages_fused(self, x: Tensor) -> Tensor:
         """Averaged pixels (B, Q, N, D) by one fused kernel, row and column terms as further channels."""

@@ -59,8 +59,8 @@ class FoldedAttention(torch.autograd.Function):
 
 def _parts(x: Tensor, heads: int) -> list[slice]:
     """Slices of the batch that make at most AVERAGES_AT_ONCE bytes of averages, one image at least."""
-    per_image = x[0].numel() * heads * x.element_size()
-    size = max(1, AVERAGES_AT_ONCE // per_image)
+    per_image = x.shape[1:].numel() * heads * x.element_size()
+    size = max(1, AVERAGES_AT_ONCE // max(1, per_image))
     return [slice(start, start + size) for start in range(0, len(x), size)]
 
 

@@ -46,7 +46,8 @@ class PositionalAttention(nn.Module):
         grid: (H, W) of the maps to expect, in pixels; encodings with tables are sized by it.
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
-        impl: "dense", "separable", "folded", or "auto" for the one measured better among those that are exact.
+        impl: "dense", "separable", "folded", or "auto" for the one measured better among those that are exact. Folded
+            can be differentiated once only, and not by torch.func: for more, take another.
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
 
     Raises:
@@ -119,18 +120,23 @@ class PositionalAttention(nn.Module):
         return self.value(averages)
 
     def _folds(self, x: Tensor) -> bool:
-        # Elsewhere than on a CPU it has not been measured; nor can what is only counted be looped over.
-        if not isinstance(self.value, nn.Linear) or x.device.type == "meta":
+        # What is only counted cannot be looped over, and a compiler would unroll the loop over the images.
+        if not isinstance(self.value, nn.Linear) or x.device.type == "meta" or torch.compiler.is_compiling():
             return False
+        # Elsewhere than on a CPU it has not been measured.
         large = x.shape[1] * x.shape[2] >= FOLDED_FROM_PIXELS and x.device.type == "cpu"
         return self.impl == "folded" or (self.asked == "auto" and self.impl == "separable" and large)
 
     def _folded(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        parts = (x, *self.axis_probs(x.shape[1], x.shape[2]), self.value.weight)
-        out = FoldedAttention.apply(*(part.to(kind) for part in parts))
-        return out if self.value.bias is None else out + self.value.bias.to(kind)
+        value, device = self.value, x.device.type
+        assert isinstance(value, nn.Linear)
+        # As autocast does with a product: it leaves float64 alone.
+        casts = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+        kind = torch.get_autocast_dtype(device) if casts else value.weight.dtype
+        parts = (*self.axis_probs(x.shape[1], x.shape[2]), value.weight)
+        pixels = x.to(kind) if casts else x  # another type without autocast is an error, as in the other ways
+        out = FoldedAttention.apply(pixels, *(part.to(kind) for part in parts))
+        return out if value.bias is None else out + value.bias.to(kind)
 
     def _device(self) -> torch.device:
         # Of whatever the layer holds: an encoding may have no parameters, and a part of a gate has no projection.

@@ -37,7 +37,10 @@ def parameters(model: nn.Module) -> int:
 
 
 def flops_paper(model: nn.Module, inputs: Tensor) -> int:
-    """FLOPs of linear and convolutional layers on inputs (B, ...), per image."""
+    """FLOPs of linear and convolutional layers on inputs (B, ...), per image, of an unfilled model.
+
+    Where there is memory, layers may use their parts' weights without calling them, which this would not see.
+    """
     total = 0
 
     def count(module: nn.Module, _: Any, out: Tensor) -> None:

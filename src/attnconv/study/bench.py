@@ -131,3 +131,5 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type != "cpu":
+        raise UserError(f"times and memory can be measured on a CPU or a CUDA device, not on {device.type}")

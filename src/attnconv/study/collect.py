@@ -82,6 +82,9 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         more = (*EXAMINED, *HEADS) if heads else EXAMINED
         content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
         before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
+        for file in EXAMINED:  # what a dirty tree found, does not replace what a clean one did
+            if file in before and _dirty(content[file]) and not _dirty(before[file]):
+                content[file] = before[file]
         if before == content:
             gathered.known.append(name)
             continue
@@ -232,6 +235,10 @@ def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list
     table = pandas.DataFrame.from_records(records, columns=columns)
     table = table.astype(dict.fromkeys(columns, "float64") | {"run": "string", "epoch": "int32"})
     table.to_parquet(path, index=False)
+
+
+def _dirty(examined: bytes) -> bool:
+    return bool(json.loads(examined)["dirty"])
 
 
 def _in_short(result: bytes) -> str:

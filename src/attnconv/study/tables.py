@@ -94,6 +94,29 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
     return markdown(header, lines)
 
 
+BENCH_HEADER = [
+    "what", "scale, images of positions", "hardware", "published / ours", "images/s, published", "ours",
+    "peak MiB, published", "ours", "of fp32 matmul", "of bf16 matmul",
+]  # fmt: skip
+
+
+def bench_row(line: dict[str, Any]) -> list[str]:
+    """One comparison of scripts/bench.py, under BENCH_HEADER; the last two are our FLOP/s over a matrix product's."""
+    height, width = line["positions"]
+    both, ratio, ours = (line["published"], line["ours"]), line["ratio"], line["ours"]["flops_per_second"]
+    return [
+        f"{line['part']}, `{line['model']}`"
+        + (f", dropout {line['dropout']}" if line.get("dropout") else "")
+        + (", compiled" if line["compiled"] else ""),
+        f"{line['scale']}, {line['batch']} of {height}x{width}",
+        f"{line['device']}, {line['precision']}",
+        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        *(f"{side['images_per_second']:,.4g}" for side in both),
+        *(f"{side['peak_bytes'] / 2**20:,.0f}" for side in both),
+        *(f"{ours / line[f'matmul_{kind}']['median']:.0%}" for kind in ("fp32", "bf16")),
+    ]
+
+
 def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     """Ours against the published formulation, from results/bench.jsonl: of equal measurements the last one.
 
@@ -102,26 +125,10 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         if not line["dirty"] and line["part"] != "growth":
-            key = (line["device"], line["part"], line["model"], line["scale"], line["batch"], line["compiled"])
+            names = ("device", "part", "model", "scale", "batch", "compiled", "dropout")
+            key = tuple(line.get(name, 0.0) for name in names)
             last[(*key, *line["positions"])] = line
-    rows = []
-    for line in last.values():
-        height, width = line["positions"]
-        both, ratio, ours = (line["published"], line["ours"]), line["ratio"], line["ours"]["flops_per_second"]
-        rows.append([
-            f"{line['part']}, `{line['model']}`" + (", compiled" if line["compiled"] else ""),
-            f"{line['scale']}, {line['batch']} of {height}x{width}",
-            f"{line['device']}, {line['precision']}",
-            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-            *(f"{side['images_per_second']:,.4g}" for side in both),
-            *(f"{side['peak_bytes'] / 2**20:,.0f}" for side in both),
-            *(f"{ours / line[f'matmul_{kind}']['median']:.0%}" for kind in ("fp32", "bf16")),
-        ])  # fmt: skip
-    header = [
-        "what", "scale, images of positions", "hardware", "published / ours", "images/s, published", "ours",
-        "peak MiB, published", "ours", "of fp32 matmul", "of bf16 matmul",
-    ]  # fmt: skip
-    return markdown(header, rows)
+    return markdown(BENCH_HEADER, [bench_row(line) for line in last.values()])
 
 
 def long_range_table(rows: list[dict[str, str]], counting: dict[int, float]) -> str:
