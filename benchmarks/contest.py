@@ -47,6 +47,7 @@ class Case:
     batch: int
     overrides: tuple[str, ...] = ()
     dropout: float = 0.0  # after sublayers and on probabilities
+    side: int = SIDE  # of the images, in pixels
 
     def config(self) -> Config:
         fixed = ["recipe=paper", f"recipe.dropout={self.dropout}", f"recipe.attention_dropout={self.dropout}"]
@@ -56,7 +57,9 @@ class Case:
 ON_CPU = (
     Case("layer", "sa_quadratic", "paper", 8),
     Case("layer", "sa_learned_content", "paper", 8),
+    Case("layer", "sa_quadratic", "mini", 128),
     Case("layer", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
+    Case("layer", "sa_quadratic", "mini", 1, ("scale.patch=1",), side=64),
     Case("step", "sa_quadratic", "paper", 8),
     Case("step", "sa_quadratic", "paper", 8, dropout=0.1),
     Case("step", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
@@ -121,10 +124,10 @@ class Bench:
         """One line of results/bench.jsonl."""
         config = case.config()
         torch.manual_seed(0)
-        ours: Any = build_model(config.model, (3, SIDE, SIDE), CLASSES).to(self.device)
+        ours: Any = build_model(config.model, (3, case.side, case.side), CLASSES).to(self.device)
         theirs: Any = published_network(ours)
         grid = ours.grid
-        x = torch.randn(case.batch, 3, SIDE, SIDE, device=self.device)
+        x = torch.randn(case.batch, 3, case.side, case.side, device=self.device)
         if case.part == "layer":
             ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
             x = torch.randn(case.batch, *grid, config.scale.width, device=self.device, requires_grad=True)
