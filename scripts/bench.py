@@ -42,8 +42,8 @@ def main() -> None:
     models = sorted({case.model for case in ON_CPU + ON_GPU})
     parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=2560, help="of an epoch")
+    parser.add_argument("--rounds", type=int, help="5, or 1 of --tiny")
+    parser.add_argument("--images", type=int, help="of an epoch: 2560, or 32 of --tiny")
     parser.add_argument("--tiny", action="store_true", help="the same cases on networks of no size, to try it out")
     parser.add_argument("--compile", action="store_true", help="ours under torch.compile, as with compile=true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every line to it")
@@ -52,7 +52,8 @@ def main() -> None:
         parser.error(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     with one_line_errors([]):
         device = choose_device(arguments.device)
-        bench = Bench(device, arguments.rounds, arguments.images, arguments.compile)
+        rounds, images = (1, 32) if arguments.tiny else (5, 2560)
+        bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile)
         head, dirty = commit()
         about = {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
         print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")
