@@ -8,8 +8,7 @@ Prints, per size, the median over alternating rounds of the ratio of their times
 output: above 1, the second is faster. Its numbers are in LOG.md, and the code that goes by them names them.
 """
 
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,6 +19,7 @@ from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.relative import LearnedRelativeVectors
 from attnconv.mixers.window import WindowAttention
+from attnconv.study.bench import Spread, ratios, take_turns
 from attnconv.study.timing import benchmark_arguments, forward_backward_seconds
 
 SIZES = ((128, 8, 64), (32, 12, 64), (32, 16, 64), (8, 16, 400), (8, 32, 64))  # images, side of the map, width
@@ -45,18 +45,18 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {
 }
 
 
-def ratios(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, precision: str) -> Iterator[float]:
-    """slow / fast of `rounds` alternating measurements, after one of each that does not count.
+def compare(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, precision: str) -> Spread:
+    """slow / fast, taken in turn.
 
     Raises:
         AssertionError: the two outputs differ by more than float32 rounding.
     """
     fast.load_state_dict(slow.state_dict())
     torch.testing.assert_close(slow(x), fast(x), rtol=1e-3, atol=1e-4)
-    for measured in range(rounds + 1):
-        seconds = [forward_backward_seconds(layer, x, precision) for layer in (slow, fast)]
-        if measured:
-            yield seconds[0] / seconds[1]
+    works = {name: partial(forward_backward_seconds, layer, x, precision) for name, layer in
+             (("slow", slow), ("fast", fast))}  # fmt: skip
+    seconds = take_turns(works, rounds, x.device)
+    return ratios(seconds["slow"], seconds["fast"])
 
 
 def main() -> None:
@@ -68,9 +68,9 @@ def main() -> None:
             torch.manual_seed(0)
             slow, fast = (layer(width=width, grid=(side, side), impl=impl).to(device) for impl in impls)
             x = torch.randn(images, side, side, width, device=device, requires_grad=True)
-            measured = list(ratios(slow, fast, x, rounds, precision))
-            middle, low, high = statistics.median(measured), min(measured), max(measured)
-            print(f"{images:4d} images of {side}x{side}x{width}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+            found = compare(slow, fast, x, rounds, precision)
+            size = f"{images:4d} images of {side}x{side}x{width}"
+            print(f"{size}: {found.median:.2f} ({found.low:.2f} to {found.high:.2f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(output
     assert table[2]["torch"] == result["versions"]["torch"]
     assert table[2]["run"] == "default/sa_quadratic/mini-modern/frac1/seed10"
 
+    config = (results / "runs" / table[2]["run"] / "config.yaml").read_text()
+    assert "\noutput: outputs\n" in f"\n{config}", "not where it ran"
+    assert str(tmp_path) not in config.replace(f"root: {tmp_path}", "")
+    assert (folder / "config.yaml").read_text().count("\n") == config.count("\n")
+
     curves = pandas.read_parquet(results / "curves.parquet")
     assert len(curves) == 8
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.absorbed import absorbed_axis_terms, absorbed_question
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
@@ -195,10 +196,12 @@ class ContentAttention(nn.Module):
         pixels = x.flatten(1, 2)
         questions, keys = [], []
         if self.key is not None:
-            questions.append(self._question(pixels))
+            query = self.query if self.asks_what else None
+            questions.append(absorbed_question(pixels, query, self.key, self.key_bias, self.heads))
             keys.append(pixels)
         if self.relative is not None and (self.asks_where or self.relative_bias is not None):
-            questions += self._absorbed_axis_terms(x)
+            query = self.query if self.asks_where else None
+            questions += absorbed_axis_terms(x, query, self.relative, self.relative_bias, self.heads)
             keys += [one_hot.expand(batch, -1, -1) for one_hot in _one_hot_axes(height, width, x)]
         kind = questions[0].dtype  # bf16 under autocast
         question = torch.cat([part.to(kind) for part in questions], dim=-1)
@@ -211,53 +214,6 @@ class ContentAttention(nn.Module):
         probs = to_probs(scores, self.normalizer, None if allowed is None else allowed.transpose(0, 1))
         probs = F.dropout(probs, self.attention_dropout, self.training)
         return (probs.flatten(1, 2) @ pixels.to(probs.dtype)).unflatten(1, (-1, self.heads))
-
-    def _question(self, pixels: Tensor) -> Tensor:
-        """What pixels (B, Q, D) are multiplied with to give query . key and u . key, (B, Q, N, D).
-
-        (W_q x + b_q + u) . (W_k y + b_k) / sqrt(D), but for what does not depend on y, which softmax does not see.
-        """
-        assert self.key is not None
-        by_head = self.key.weight.unflatten(0, (self.heads, self.width)) / math.sqrt(self.width)  # (N, D, D)
-        constant = torch.zeros_like(by_head[:, 0])
-        if self.asks_what and self.query is not None:
-            constant = constant + self.query.bias.view(self.heads, self.width)
-        if self.key_bias is not None:
-            constant = constant + self.key_bias
-        # The bias of the keys has no effect, and so a gradient of 0, as in the other ways: not none at all.
-        bias = (constant[:, None] @ by_head)[:, 0] + 0 * self.key.bias.sum()
-        if not self.asks_what or self.query is None:
-            return bias.expand(*pixels.shape[:2], -1, -1)
-        weight = by_head.transpose(1, 2) @ self.query.weight.unflatten(0, (self.heads, self.width))
-        return F.linear(pixels, weight.flatten(0, 1), bias.flatten()).unflatten(-1, (self.heads, self.width))
-
-    def _absorbed_axis_terms(self, x: Tensor) -> list[Tensor]:
-        """(query + v) . r of every key row (B, Q, N, H) and column (B, Q, N, W), without the queries themselves."""
-        assert self.relative is not None
-        batch, height, width, _ = x.shape
-        terms = []
-        half = self.width // 2
-        for axis, (size, vectors) in enumerate(
-            ((height, self.relative.row_vectors), (width, self.relative.column_vectors))
-        ):
-            own = slice(axis * half, (axis + 1) * half)
-            table = vectors(torch.arange(1 - size, size, device=x.device)) / math.sqrt(self.width)  # (2S-1, D/2)
-            which = axis_shifts(size, x.device) + size - 1  # (S, S): queries' and keys' place on the axis
-            constant = table.new_zeros(self.heads, half)
-            if self.relative_bias is not None:
-                constant = constant + self.relative_bias[:, own]
-            if self.asks_where and self.query is not None:
-                constant = constant + self.query.bias.view(self.heads, self.width)[:, own]
-            term = (constant @ table.T)[:, which].transpose(0, 1)  # (S, N, S)
-            shape = [1, size, 1] if axis == 0 else [1, 1, size]
-            term = term.reshape(*shape, self.heads, size)
-            if self.asks_where and self.query is not None:
-                weight = self.query.weight.unflatten(0, (self.heads, self.width))[:, own]  # (N, D/2, D)
-                absorbed = (table @ weight)[:, which]  # (N, S, S, D)
-                asked = "bijd,nikd->bijnk" if axis == 0 else "bijd,njkd->bijnk"
-                term = torch.einsum(asked, x, absorbed) + term
-            terms.append(term.expand(batch, height, width, -1, -1).flatten(1, 2))
-        return terms
 
     def _averages_dense(self, x: Tensor) -> Tensor:
         """The same as the formula reads, (B, Q, N, D), for any normaliser."""

@@ -7,14 +7,16 @@ changes nothing.
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas
+from omegaconf import OmegaConf
 
-from attnconv.config import flatten
+from attnconv.config import Config, flatten
 from attnconv.errors import RunFolderError
 from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, name_of, with_defaults
 from attnconv.tracking.states import (
@@ -30,6 +32,7 @@ from attnconv.training.checkpoint import write_whole
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 HEADS = ("heads.jsonl", "heads.png")
+PLACES = ("output", "collected")
 EXAMINED = ("probe.json", "conversion.json")  # by scripts/probe.py and scripts/conv_to_attention.py, if at all
 
 # Columns of runs.csv that result.json holds, in this order; between them and the last come the settings that vary.
@@ -79,6 +82,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         name = name_of(read_config(folder))
         kept = collected_folder(results, name)
         content = {file: (folder / file).read_bytes() for file in KEPT}
+        content["config.yaml"] = _placeless(content["config.yaml"])
         more = (*EXAMINED, *HEADS) if heads else EXAMINED
         content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
         before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
@@ -235,6 +239,15 @@ def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list
     table = pandas.DataFrame.from_records(records, columns=columns)
     table = table.astype(dict.fromkeys(columns, "float64") | {"run": "string", "epoch": "int32"})
     table.to_parquet(path, index=False)
+
+
+def _placeless(config: bytes) -> bytes:
+    """A config.yaml without the folders of the machine it ran on, which say nothing of the run: as if by default."""
+    values = OmegaConf.to_container(OmegaConf.create({key: getattr(Config, key) for key in PLACES}))
+    for line in OmegaConf.to_yaml(values).splitlines():
+        key = line.partition(":")[0]
+        config = re.sub(rf"^{key}:.*$", line, config.decode(), flags=re.MULTILINE).encode()
+    return config
 
 
 def _dirty(examined: bytes) -> bool:
