@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attnconv.study.collect import read_runs
 from attnconv.study.data_size import data_size_page
-from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table
+from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table, sweep_table
 from attnconv.study.theorem_page import theorem_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -19,11 +19,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def regenerate(readme: str, results: Path) -> dict[str, str]:
     """The text of every generated file, by its place in the repository."""
     runs = read_runs(results / "runs.csv")
+    bench = [json.loads(line) for line in (results / "bench.jsonl").read_text().splitlines()]
     tables = {
         "paper": paper_table(read_csv(results / "paper.csv"), runs),
         "runs": runs_table(runs),
         "models": models_table(read_csv(results / "models.csv"), "paper"),
-        "bench": bench_table(map(json.loads, (results / "bench.jsonl").read_text().splitlines())),
+        "bench": bench_table(bench),
+        "sweep": sweep_table(bench),
     }
     return {
         "README.md": fill(readme, tables),

@@ -270,7 +270,7 @@ def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
     finished = []
 
     class Broken:
-        def __init__(self, config, folder, history):
+        def __init__(self, config, folder, history, alone):
             pass
 
         def log(self, epoch, metrics):

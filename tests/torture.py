@@ -31,7 +31,7 @@ OVERRIDES = (
     "recipe.dropout=0.1", "recipe.attention_dropout=0.1", "recipe.momentum=0.9",
 )  # fmt: skip
 LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
-CLOCK = ("seconds", "images_per_second", "peak_memory_bytes", "name")  # what may differ in result.json
+CLOCK = ("seconds", "train_seconds", "images_per_second", "peak_memory_bytes", "name")  # what may differ in result.json
 FAULTS = ("none", "none", "flipped bit", "truncated", "torn line")
 
 

@@ -42,6 +42,8 @@ class DataConfig:
     std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
     crop_padding: int = knob(0, "random crops after padding each side by so many black pixels", at_least=0)
     flip: bool = knob(False, "random horizontal flips")
+    alternating_flip: bool = knob(False, "with flip: an image that is mirrored in one pass is not in the next; chance "
+                                  "decides only the first")  # fmt: skip
     task: str = knob("agreement", "of pairs: what the class is", choices=("agreement", "texture"))
     distance: int = knob(8, "of pairs: between the two marks, in pixels; a multiple of 4", at_least=4, at_most=28)
     clutter: int = knob(6, "of pairs: marks that mean nothing", at_least=0)
@@ -83,6 +85,11 @@ class RecipeConfig:
     milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls")
     decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
+    sizes: list[float] = knob([], "share of their height to which training images are scaled, one for each of so many "
+                              "equal parts of training; []: as they are")  # fmt: skip
+    whitening: bool = knob(False, "whether the stem starts by whitening the patches of the training images")
+    ema: float | None = knob(None, "decay per step of a running mean of the weights, which is then what is evaluated "
+                             "and kept; null: the weights themselves", above=0, below=1)  # fmt: skip
     dropout: float = knob(0.1, "after a layer's projection and feed-forward network", at_least=0, below=1)
     attention_dropout: float = knob(0.1, "on attention probabilities", at_least=0, below=1)
 
@@ -111,6 +118,7 @@ class Config:
     precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
                           choices=("auto", "fp32", "bf16"))  # fmt: skip
     compile: bool = knob(False, "torch.compile the model")
+    warm_up: bool = knob(False, "compile and tune on a few steps that do not count, before the clock starts")
     eval_every: int = knob(1, "epochs between evaluations; the last epoch always has one", at_least=1)
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from attnconv.config import Config
-from attnconv.data.dataset import load_dataset
-from attnconv.errors import AlreadyDone, AtWork, CellFailed, OutOfMemory, Stopped, UserError
+from attnconv.data.augmentation import scale
+from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.errors import AlreadyDone, AtWork, CellFailed, ConfigError, OutOfMemory, Stopped, UserError
+from attnconv.explain import explain, is_out_of_memory
 from attnconv.models.build import build_model
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
 from attnconv.models.match import resolve_node
-from attnconv.sitting import Run, Sitting, explain, is_out_of_memory
+from attnconv.sitting import Run, Sitting
 from attnconv.tracking.provenance import commit, describe_device, versions
 from attnconv.tracking.run_folder import FORMAT, RunFolder
 from attnconv.training.checkpoint import Position
@@ -26,14 +28,24 @@ from attnconv.training.interrupts import Interrupts
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
 from attnconv.training.share import pool, take_threads
+from attnconv.training.whitening import whiten_stem
 
 
 def prepare(config: Config) -> Run:
     """Check everything that can be wrong before anything is written.
 
     Raises:
-        UserError: run folder, device, data or model are not as the configuration needs them.
+        UserError: run folder, device, data or model are not as the configuration needs them, or too large.
     """
+    try:
+        return _prepare(config)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory("out of memory before training; lower the scale, or data.fraction") from error
+        raise
+
+
+def _prepare(config: Config) -> Run:
     folder = RunFolder(config)
     take_threads()
     processes, device = join_processes(choose_device(config.device))
@@ -45,6 +57,12 @@ def prepare(config: Config) -> Run:
     torch.manual_seed(config.seed)
     # Built on the CPU, so that equal seeds give equal weights on every device.
     model = build_model(node, data.image_shape, data.classes)
+    _check_sizes(config, node, data)
+    if config.recipe.whitening:
+        try:
+            whiten_stem(model, data.train)
+        except ValueError as error:
+            raise ConfigError(f"model={config.model['name']}: {error}") from error
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.recipe)
     forward: Any = distribute(model, processes, device)
@@ -54,6 +72,21 @@ def prepare(config: Config) -> Run:
     return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
 
 
+def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError for a size to which images are to be scaled and which the network cannot take."""
+    channels, height, width = data.image_shape
+    for size in dict.fromkeys(config.recipe.sizes):
+        side = round(size * height)
+        if side < 1:
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
+        try:
+            image = scale(torch.zeros(1, channels, height, width), side).to("meta")
+            build_unfilled(node, data.image_shape, data.classes)(image)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
+
+
 def run(config: Config) -> dict[str, Any]:
     """Train what `config` describes into its run folder, resuming an unfinished run; returns result.json's content.
 
@@ -61,12 +94,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: see `prepare`; Diverged, OutOfMemory and RunFolderError (a full disk) after result.json says so.
         Stopped: a signal asked for it, and there is a checkpoint; result.json says so.
     """
-    try:
-        this = prepare(config)
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory("out of memory before training; lower the scale, or data.fraction") from error
-        raise
+    this = prepare(config)
     try:
         if this.processes.writes:
             this.folder.open()
@@ -94,7 +122,7 @@ def run_in_sweep(config: Config) -> None:
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr, flush=True)
     except Exception as error:
-        failure = _in_one_line(error)
+        failure = in_one_line(error)
         traceback.print_exc()
     if failure is not None:
         # Not the error itself: its traceback would hold model and data in memory while the other cells run.
@@ -103,51 +131,75 @@ def run_in_sweep(config: Config) -> None:
 
 def _run_in_folder(this: Run) -> dict[str, Any]:
     identity = describe(this)
-    outcome: dict[str, Any] = {"status": "failed"}
     with Interrupts(several=this.processes.count > 1, parent=pool()) as interrupts:
-        try:
-            sitting = Sitting(this, interrupts)
-        except Exception as error:
-            explained = explain(error, this, "training")
-            _write_failure(this, explained, identity)
-            if explained is error:
-                raise
-            raise explained from error
-        sitting.say(_opening_lines(identity, this.folder, sitting.position))
+        sitting = begin_sitting(this, interrupts, identity)
         try:
             outcome = {"status": "done", **sitting.train()}
-        except (KeyboardInterrupt, Stopped, SystemExit) as stop:
-            outcome = {"status": "interrupted"}
-            if isinstance(stop, Stopped) and stop.reason:
-                outcome["reason"] = stop.reason
-            raise
-        except Exception as error:
-            explained = explain(error, this, sitting.doing)
-            outcome = {"status": "failed", "reason": _in_one_line(explained)}
+        except BaseException as error:
+            outcome, explained = how_it_ended(error, sitting)
+            sitting.close(outcome | identity)
             if explained is error:
                 raise
             raise explained from error
-        finally:
-            sitting.close(outcome | identity)
         result = outcome | identity
-        if this.processes.writes:
-            sitting.say(_closing_line(result, this.folder))
+        finish_sitting(sitting, result)
         if interrupts.signum is not None and not interrupts.has_owner:
             # It came too late for this run, which is done, but not for a sweep's next one.
             raise Stopped(interrupts.signum, done=True)
     return result
 
 
+def begin_sitting(this: Run, interrupts: Interrupts, identity: dict[str, Any], stacked: int = 1) -> Sitting:
+    """Sit down to a run, whose folder is open, and say so.
+
+    Args:
+        identity: see `describe`.
+        stacked: how many runs train in this process, in step.
+
+    Raises:
+        UserError: it could not even begin, which result.json says.
+    """
+    try:
+        sitting = Sitting(this, interrupts, stacked)
+    except Exception as error:
+        explained = explain(error, this, "training")
+        _write_failure(this, explained, identity)
+        if explained is error:
+            raise
+        raise explained from error
+    sitting.say(_opening_lines(identity, this.folder, sitting.position))
+    return sitting
+
+
+def how_it_ended(error: BaseException, sitting: Sitting) -> tuple[dict[str, Any], BaseException]:
+    """What result.json is to say of a sitting that an error or a signal ended; and the error in the user's terms."""
+    if isinstance(error, KeyboardInterrupt | Stopped | SystemExit):
+        reason = error.reason if isinstance(error, Stopped) else None
+        return {"status": "interrupted"} | ({"reason": reason} if reason else {}), error
+    if not isinstance(error, Exception):
+        return {"status": "failed"}, error
+    explained = explain(error, sitting.this, sitting.doing)
+    return {"status": "failed", "reason": in_one_line(explained)}, explained
+
+
+def finish_sitting(sitting: Sitting, result: dict[str, Any]) -> None:
+    """Write the result of a run that is done, and say so."""
+    sitting.close(result)
+    if sitting.writes:
+        sitting.say(_closing_line(result, sitting.folder))
+
+
 def _write_failure(this: Run, error: Exception, identity: dict[str, Any]) -> None:
     """Let result.json say why a sitting could not even begin."""
     try:
         if this.processes.writes:
-            this.folder.write_result({"status": "failed", "reason": _in_one_line(error)} | identity)
+            this.folder.write_result({"status": "failed", "reason": in_one_line(error)} | identity)
     except OSError as full:
         print(f"warning: result.json cannot be written: {full.strerror}", file=sys.stderr)
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
+    """An error's kind and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

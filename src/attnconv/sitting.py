@@ -1,9 +1,10 @@
 """One process at work on a run: where it stands, and what is to be done after every step and every epoch."""
 
-import errno
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +13,23 @@ from torch import nn
 
 from attnconv.config import Config
 from attnconv.data.augmentation import plan_epoch
-from attnconv.data.dataset import DataSet
-from attnconv.errors import Diverged, OutOfMemory, RunFolderError
+from attnconv.data.dataset import DataSet, Split
+from attnconv.explain import explain, require_finite
 from attnconv.models.match import Match
 from attnconv.tracking.console import Console
 from attnconv.tracking.dashboards import Dashboard
 from attnconv.tracking.heads import HeadWatcher
+from attnconv.tracking.history import outcome, recorded_epochs
 from attnconv.tracking.provenance import peak_memory
 from attnconv.tracking.run_folder import RunFolder, run_name
-from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, newest, save_checkpoint
+from attnconv.training.averaging import WeightAverage
+from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.training.distributed import Processes
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.loop import FiniteGuard, NotFinite, Score, Tally, evaluate, train_epoch
-from attnconv.training.schedules import lr_factor
+from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_epoch
+from attnconv.training.schedules import image_side, lr_factor
 from attnconv.training.share import runs_at_once
+from attnconv.training.warm_up import batch_sizes, training_shapes, warm_up
 
 # Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
 HEAD_IMAGES = 50
@@ -50,18 +54,30 @@ class Run:
 
 
 class Sitting:
-    """One process at work on a run: where it stands, and what is to be done after every step and every epoch."""
+    """One process at work on a run: where it stands, and what is to be done after every step and every epoch.
 
-    def __init__(self, this: Run, interrupts: Interrupts):
+    Args:
+        this: the run.
+        interrupts: tells whether to stop.
+        stacked: how many runs train in this process, in step.
+    """
+
+    def __init__(self, this: Run, interrupts: Interrupts, stacked: int = 1):
+        self.stacked = stacked
         self.this, self.interrupts, self.config, self.folder = this, interrupts, this.config, this.folder
         self.images, self.writes = this.data.epoch_images, this.processes.writes
         self.steps_per_epoch = math.ceil(self.images / self.config.recipe.batch_size)
         self.guard = FiniteGuard(this.device)
         self.tally = Tally.on(this.device)
+        recipe, epochs = self.config.recipe, self.config.epochs
+        self.factor = lr_factor(recipe, epochs, self.images)
+        self.side = image_side(recipe, this.data.image_shape[1], epochs, self.images)
         self.doing = "training"
+        self.warm_up_seconds: dict[str, float] = {}
         self.saved = time.perf_counter()
 
-        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device)
+        self.average = None if recipe.ema is None else WeightAverage(this.model, recipe.ema)
+        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device, self.average)
         self.position = found or Position()
         sample, _ = next(this.data.train.batches(HEAD_IMAGES))
         self.heads = HeadWatcher(this.model, self.config.model["name"], sample)
@@ -70,10 +86,10 @@ class Sitting:
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
         # Of several runs in one terminal each line says whose it is, and none draws a bar over another's.
-        label = run_name(self.config) if runs_at_once() > 1 else None
+        label = run_name(self.config) if stacked > 1 or runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
-        history = self._history() if self.writes else []
-        self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
+        history = recorded_epochs(self.folder, self.images) if self.writes else []
+        self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes, alone=stacked == 1)
 
     def say(self, text: str) -> None:
         """Print, once for all processes."""
@@ -82,27 +98,61 @@ class Sitting:
 
     def train(self) -> dict[str, Any]:
         """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
+        if self.config.warm_up:
+            self._warm_up()
         for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
-            train, lr = self._train_one(epoch)
-            train_seconds = self.position.seconds
-            self.doing, started = "evaluation", time.perf_counter()
-            last = epoch == self.config.epochs
-            scores = self._evaluate(last) if last or epoch % self.config.eval_every == 0 else {}
-            eval_seconds, self.doing = time.perf_counter() - started, "training"
-            _require_finite(epoch, scores, self.config)
-            metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
-            for split, score in scores.items():
-                metrics |= {f"{split}/loss": score.loss, f"{split}/acc": score.accuracy}
-            self.console.epoch(epoch, train, scores, self.images / train_seconds)
-            if self.writes:
-                self._record(epoch, metrics, {"train_seconds": train_seconds, "eval_seconds": eval_seconds})
-            self.position = Position(epochs_done=epoch)
-            self._save()
+            self.begin(epoch)
+            self._train_rest(epoch)
+            started = time.perf_counter()
+            with self.evaluating():
+                scores = self._evaluate(self.splits_due(epoch))
+            self.finish(epoch, scores, time.perf_counter() - started)
+        return self.conclude()
+
+    def begin(self, epoch: int) -> None:
+        """Before what is left of epoch `epoch` (from 1)."""
+        config, position, data = self.config, self.position, self.config.data
+        self.started, self.seconds_before = time.perf_counter(), position.seconds
+        self.plan = plan_epoch(
+            len(self.this.data.train),
+            config.seed,
+            epoch - 1,
+            data.crop_padding,
+            data.flip,
+            self.this.device,
+            shown=self.images,
+            alternating=data.alternating_flip,
+        )
+        # Process 0 goes on with the sums of all; the others start theirs anew.
+        carried = (position.loss, position.correct, position.images) if self.writes else ()
+        self.tally = Tally.on(self.this.device, *carried)
+
+    def finish(self, epoch: int, scores: dict[str, Score], eval_seconds: float) -> None:
+        """Record and checkpoint an epoch that has been trained, and evaluated where that was due."""
+        done, config = self.position, self.config
+        train = Score(done.loss / done.images, done.correct / done.images)
+        require_finite(epoch, scores, config)
+        lr = config.recipe.lr * self.factor((epoch - 1) * self.steps_per_epoch)
+        metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
+        for split, score in scores.items():
+            metrics |= {f"{split}/loss": score.loss, f"{split}/acc": score.accuracy}
+        self.console.epoch(epoch, train, scores, self.images / done.seconds)
+        if self.writes:
+            with self.averaged():
+                timing = {"train_seconds": done.seconds, "eval_seconds": eval_seconds}
+                self._record(epoch, metrics, timing | ({"stacked": self.stacked} if self.stacked > 1 else {}))
+        self.position = Position(epochs_done=epoch)
+        self._save()
+
+    def conclude(self) -> dict[str, Any]:
+        """After the last epoch: keep the weights; returns the numbers of result.json."""
         if not self.writes:
             return {}
-        self._show_heads(self.config.epochs)
-        export_weights(self.folder.weights, self.this.model)
-        return _outcome(self.folder, self.images) | {"peak_memory_bytes": peak_memory(self.this.device)}
+        with self.averaged():
+            self._show_heads(self.config.epochs)
+            export_weights(self.folder.weights, self.this.model)
+        memory = {"peak_memory_bytes": peak_memory(self.this.device)}
+        return outcome(self.folder, self.images) | self.warm_up_seconds | memory
 
     def close(self, result: dict[str, Any]) -> None:
         """Write result.json and let go of terminal and dashboard, whatever the outcome."""
@@ -116,58 +166,108 @@ class Sitting:
                 print(f"warning: result.json cannot be written: {error.strerror}", file=sys.stderr)
         self.dashboard.finish(failed=result["status"] != "done")
 
-    def _train_one(self, epoch: int) -> tuple[Score, float]:
-        """Train what is left of epoch `epoch` (from 1): its score and its first learning rate."""
-        config, position, this = self.config, self.position, self.this
-        steps_before = (epoch - 1) * self.steps_per_epoch
-        data, factor = config.data, lr_factor(config.recipe, config.epochs, self.images)
-        images = len(this.data.train)
-        # Process 0 goes on with the sums of all; the others start theirs anew.
-        carried = (position.loss, position.correct, position.images) if self.writes else ()
-        self.tally = Tally.on(this.device, *carried)
-        self.started, self.seconds_before = time.perf_counter(), position.seconds
+    def _warm_up(self) -> None:
+        started, this, recipe = time.perf_counter(), self.this, self.config.recipe
+        shapes = training_shapes(self.images, recipe.batch_size, self.config.epochs, self.side)
+        splits = [split for split in (this.data.validation, this.data.test) if split is not None]
+        sizes = {size for split in splits for size in batch_sizes(len(split), self.config.eval_batch_size)}
+
+        def share(size: int) -> int:
+            return len(range(size)[this.processes.share(size)])
+
+        warm_up(
+            this.model,
+            this.forward,
+            this.optimizer,
+            this.data.train,
+            shapes=[(share(size), side) for size, side in shapes],
+            evaluated={share(size) for size in sizes} - {0},
+            precision=this.precision,
+        )
+        self.warm_up_seconds = {"warm_up_seconds": time.perf_counter() - started}
+        self.say(f"warmed up in {self.warm_up_seconds['warm_up_seconds']:.1f} s, which do not count")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """While entered, the network has the weights that are evaluated and kept."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """While entered, it is an evaluation that an error or a signal disturbs."""
+        self.doing = "evaluation"
+        with self.averaged():
+            yield
+        self.doing = "training"
+
+    def splits_due(self, epoch: int) -> dict[str, Split]:
+        """What is to be evaluated after epoch `epoch` (from 1).
+
+        With a holdout every epoch is scored on it and test is touched once, at the end; without one, on test.
+        """
+        last, data = epoch == self.config.epochs, self.this.data
+        if not last and epoch % self.config.eval_every:
+            return {}
+        splits = {"val": data.validation, "test": data.test if last or data.validation is None else None}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    def _train_rest(self, epoch: int) -> None:
+        """Train what is left of epoch `epoch` (from 1)."""
+        config, this = self.config, self.this
         train_epoch(
             this.forward,
             this.optimizer,
             this.data.train,
-            plan_epoch(images, config.seed, epoch - 1, data.crop_padding, data.flip, this.device, shown=self.images),
-            steps_before=steps_before,
-            steps_done=position.steps_in_epoch,
+            self.plan,
+            steps_before=(epoch - 1) * self.steps_per_epoch,
+            steps_done=self.position.steps_in_epoch,
             tally=self.tally,
             guard=self.guard,
             seed=config.seed,
             batch_size=config.recipe.batch_size,
             label_smoothing=config.recipe.label_smoothing,
-            factor=factor,
+            factor=self.factor,
+            side=self.side,
             precision=this.precision,
             processes=this.processes,
             on_step=self._after_step,
         )
-        self._note_position(self.steps_per_epoch)
-        done = self.position
-        return Score(done.loss / done.images, done.correct / done.images), config.recipe.lr * factor(steps_before)
+        self.note_position(self.steps_per_epoch)
 
-    def _evaluate(self, last: bool) -> dict[str, Score]:
-        """With a holdout every epoch is scored on it and test is touched once, at the end; without one, on test."""
-        this, validation, test = self.this, self.this.data.validation, self.this.data.test
-        splits = {"val": validation, "test": test if last or validation is None else None}
+    def _evaluate(self, splits: dict[str, Split]) -> dict[str, Score]:
+        this, size = self.this, self.config.eval_batch_size
         return {
-            name: evaluate(
-                this.forward, split, self.config.eval_batch_size, this.precision, this.processes, self._stop_if_asked
-            )
+            name: evaluate(this.forward, split, size, this.precision, this.processes, self._stop_if_asked)
             for name, split in splits.items()
-            if split is not None
         }
 
-    def _after_step(self, steps_in_epoch: int) -> None:
+    def step_done(self, steps_in_epoch: int) -> None:
+        """After each step, with the number of steps of this epoch taken."""
+        if self.average is not None:
+            self.average.update(self.position.epochs_done * self.steps_per_epoch + steps_in_epoch)
         self.console.step(self.position.epochs_done + 1, self.tally, self.this.processes.count)
+
+    def due(self, steps_in_epoch: int) -> bool:
+        """Whether a checkpoint is, in the middle of an epoch."""
         every = self.config.checkpoint_steps
         late = time.perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
-        due = late or (every is not None and steps_in_epoch % every == 0)
-        request = self.this.processes.agree(self.interrupts.signum or (CHECKPOINT if due else 0))
-        if request:
-            self._note_position(steps_in_epoch)
+        return late or (every is not None and steps_in_epoch % every == 0)
+
+    def save_at(self, steps_in_epoch: int) -> None:
+        """Checkpoint in the middle of an epoch."""
+        self.note_position(steps_in_epoch)
+        self._save()
+
+    def save_own(self) -> None:
+        """Checkpoint in the middle of an evaluation, of which nothing is kept."""
+        with nullcontext() if self.average is None else self.average.withdrawn():
             self._save()
+
+    def _after_step(self, steps_in_epoch: int) -> None:
+        self.step_done(steps_in_epoch)
+        due = CHECKPOINT if self.due(steps_in_epoch) else 0
+        request = self.this.processes.agree(self.interrupts.signum or due)
+        if request:
+            self.save_at(steps_in_epoch)
         if request > CHECKPOINT:
             self.this.processes.wait()  # for process 0 to have saved: torchrun ends all once the first has left
             self.interrupts.end(request)
@@ -176,11 +276,11 @@ class Sitting:
         """Between batches of an evaluation, which starts again in the next sitting."""
         request = self.this.processes.agree(self.interrupts.signum or 0)
         if request:
-            self._save()
+            self.save_own()
             self.this.processes.wait()
             self.interrupts.end(request)
 
-    def _note_position(self, steps_in_epoch: int) -> None:
+    def note_position(self, steps_in_epoch: int) -> None:
         total = self.tally.total(self.this.processes)
         self.position = Position(
             epochs_done=self.position.epochs_done,
@@ -195,7 +295,8 @@ class Sitting:
         self.guard.check()  # weights that are not finite are no place to go on from
         step = self.position.epochs_done * self.steps_per_epoch + self.position.steps_in_epoch
         if self.writes:
-            save_checkpoint(self.folder.checkpoints, self.this.model, self.this.optimizer, self.position, step)
+            folder, model, optimizer = self.folder.checkpoints, self.this.model, self.this.optimizer
+            save_checkpoint(folder, model, optimizer, self.position, step, self.average)
         self.saved = time.perf_counter()
 
     def _record(self, epoch: int, metrics: dict[str, float], timing: dict[str, float]) -> None:
@@ -206,65 +307,8 @@ class Sitting:
             self._show_heads(epoch)
         self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
 
-    def _history(self) -> list[tuple[int, dict[str, float]]]:
-        """What earlier sittings recorded, for a dashboard that must not miss it."""
-        timings = {record["epoch"]: record["train_seconds"] for record in self.folder.read_lines("timing.jsonl")}
-        history = []
-        for record in self.folder.read_lines("metrics.jsonl"):
-            epoch = record.pop("epoch")
-            history.append((epoch, record | {"images_per_second": self.images / timings[epoch]}))
-        return history
-
     def _show_heads(self, epoch: int) -> None:
         figure = self.heads.figure(epoch)
         if figure is not None:
             figure.savefig(self.folder.heads_picture, dpi=110)
             self.dashboard.picture(epoch, figure)
-
-
-def explain(error: Exception, this: Run, doing: str) -> Exception:
-    """An error met while `doing` (training or evaluation) in the user's terms, where it has some; else itself."""
-    config, folder = this.config, this.folder
-    if isinstance(error, NotFinite):
-        steps = math.ceil(this.data.epoch_images / config.recipe.batch_size)
-        epoch, batch = divmod(error.step, steps)
-        return Diverged(
-            f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "
-            f"finite; lower recipe.lr={config.recipe.lr:g} under another name=. "
-            f"The last good checkpoint: {newest(folder.checkpoints) or 'none'}"
-        )
-    if is_out_of_memory(error):
-        setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
-        value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
-        return OutOfMemory(f"out of memory in {doing}; lower {setting}={value}, or the scale")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return RunFolderError(
-            f"{folder.path} cannot be written: {error.strerror}; "
-            "once it can, the same command goes on from the last checkpoint"
-        )
-    return error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine, had no memory left."""
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def _require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
-    for split, score in scores.items():
-        if not math.isfinite(score.loss):
-            raise Diverged(
-                f"the {split} loss after epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr:g}"
-            )
-
-
-def _outcome(folder: RunFolder, images: int) -> dict[str, Any]:
-    """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings."""
-    last, timings = folder.read_lines("metrics.jsonl")[-1], folder.read_lines("timing.jsonl")
-    train_seconds = sum(timing["train_seconds"] for timing in timings)
-    return {
-        **{f"{split}_acc": last[f"{split}/acc"] for split in ("val", "test") if f"{split}/acc" in last},
-        "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
-        "images_per_second": images * len(timings) / train_seconds,
-    }

@@ -65,3 +65,19 @@ def test_normalise_equals_the_formula_in_channels_last_memory():
     assert out.is_contiguous(memory_format=torch.channels_last)
     expected = (data.double() / 255 - mean.double()) / std.double()
     torch.testing.assert_close(out.permute(0, 2, 3, 1).double(), expected, rtol=0, atol=1e-5)
+
+
+def test_alternating_flips_mirror_every_image_every_other_pass():
+    plans = [plan_epoch(200, 3, epoch, 0, True, CPU, shown=300, alternating=True) for epoch in range(4)]
+    mirrored = torch.full((200, 8), -1)  # a pass and a half per epoch: the second is cut short
+    for epoch, plan in enumerate(plans):
+        for place, (image, flip) in enumerate(zip(plan.order.tolist(), plan.flips.tolist(), strict=True)):
+            mirrored[image, 2 * epoch + place // 200] = flip
+    first = mirrored[:, 0]
+    assert 70 < int(first.sum()) < 130
+    for number in range(8):
+        shown = mirrored[:, number] >= 0
+        assert torch.equal(mirrored[shown, number], first[shown] ^ (number % 2))
+    plain = plan_epoch(200, 3, 0, 0, True, CPU, shown=300)
+    assert torch.equal(plain.order, plans[0].order), "orders and crops do not depend on it"
+    assert not plan_epoch(200, 3, 1, 0, False, CPU, alternating=True).flips.any()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.optim.muon import Muon
 
 from attnconv.config import compose
 from attnconv.models.build import build_model
@@ -59,3 +60,26 @@ def test_centers_and_spreads_can_have_their_own_learning_rate():
     assert {name for name, rate in rates.items() if rate == 0.5} == {
         f"layers.0.mixer.encoding.{name}" for name in ("centers", "spreads")
     }
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "resnet10"])
+def test_batched_muon_equals_timms_matrix_by_matrix(model):
+    def trained(step):
+        torch.manual_seed(0)
+        config = compose(["recipe=modern", "scale=mini", f"model={model}", *SMALL, "scale.layers=2"])
+        network = build_model(config.model, (3, 32, 32), 10)
+        optimizer = build_optimizer(network, config.recipe)
+        for _ in range(3):
+            for parameter in network.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            step(optimizer)
+        return optimizer, network.state_dict()
+
+    batched, ours = trained(lambda optimizer: optimizer.step())
+    alone, theirs = trained(Muon.step)
+    for name, value in ours.items():
+        assert torch.allclose(value, theirs[name], rtol=0, atol=1e-6), name
+    # A checkpoint of either is one of the other.
+    batched.load_state_dict(alone.state_dict())
+    states = zip(batched.state_dict()["state"].values(), alone.state_dict()["state"].values(), strict=True)
+    assert all(mine.keys() == other.keys() for mine, other in states)

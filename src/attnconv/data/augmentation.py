@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPOCH_STREAM = 3
+FLIP_STREAM = 5
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,21 @@ class EpochPlan:
 
 
 def plan_epoch(
-    images: int, seed: int, epoch: int, crop_padding: int, flip: bool, device: torch.device, shown: int | None = None
+    images: int,
+    seed: int,
+    epoch: int,
+    crop_padding: int,
+    flip: bool,
+    device: torch.device,
+    shown: int | None = None,
+    alternating: bool = False,
 ) -> EpochPlan:
     """Draw an epoch from the counter (seed, epoch).
 
     Args:
         images: training images there are.
+        alternating: mirror every other pass an image, beginning with the first or with the second as chance has it for
+            that image, instead of by chance every time (airbench: Jordan 2024, arXiv 2404.00498, section 3.6).
         shown: length of the epoch: one pass over the images unless told otherwise; else so many whole passes, each in
             an order of its own, and the beginning of one more.
     """
@@ -42,6 +52,9 @@ def plan_epoch(
     order = np.concatenate([draw.permutation(images) for _ in range(passes)])[:shown]
     offsets = draw.integers(0, 2 * crop_padding + 1, size=(2, shown))
     flips = draw.random(shown) < (0.5 if flip else 0.0)
+    if flip and alternating:
+        first = np.random.default_rng([FLIP_STREAM, seed]).random(images) < 0.5
+        flips = first[order] ^ ((epoch * passes + np.arange(shown) // images) % 2 == 1)
     on_device = [torch.from_numpy(array).to(device) for array in (order, *offsets, flips)]
     return EpochPlan(*on_device)
 
@@ -60,6 +73,15 @@ def crop_and_flip(padded: Tensor, plan: EpochPlan, start: int, stop: int, height
     columns = torch.where(plan.flips[start:stop, None], width - 1 - columns, columns)
     columns = plan.lefts[start:stop, None] + columns
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def scale(images: Tensor, side: int | None) -> Tensor:
+    """Images (B, C, H, W) of `side` rows, in proportion and antialiased; unchanged for None or if they have so many."""
+    height, width = images.shape[2:]
+    if side is None or side == height:
+        return images
+    scaled = F.interpolate(images, (side, round(width * side / height)), mode="bilinear", antialias=True)
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

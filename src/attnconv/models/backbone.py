@@ -89,8 +89,13 @@ class Backbone(nn.Module):
 
 
 def space_to_depth(x: Tensor, patch: int) -> Tensor:
-    """Concatenate the pixels of each patch, row-major: (B, H*p, W*p, C) -> (B, H, W, p*p*C). Loses nothing."""
+    """Concatenate the pixels of each patch, row-major: (B, H*p, W*p, C) -> (B, H, W, p*p*C). Loses nothing.
+
+    Raises:
+        ValueError: the images do not divide into patches.
+    """
     batch, height, width, channels = x.shape
+    check_patch((channels, height, width), patch)
     x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(2, 3).reshape(batch, height // patch, width // patch, patch * patch * channels)
 

@@ -39,11 +39,11 @@ EXAMINED = ("probe.json", "conversion.json")  # by scripts/probe.py and scripts/
 IDENTITY = (
     "name", "model", "recipe", "scale", "data", "fraction", "equal", "train_images", "subset_seed", "holdout", "seed",
     "epochs", "steps", "test_acc", "val_acc", "train_acc", "parameters", "flops_paper", "flops_full", "seconds",
-    "images_per_second", "peak_memory_bytes",
+    "train_seconds", "images_per_second", "peak_memory_bytes",
 )  # fmt: skip
 PROVENANCE = (
-    "precision", "device", "processes", "commit", "dirty", "python", "torch", "cuda", "numpy", "timm", "platform",
-    "data_hash", "subset_hash", "format",
+    "precision", "device", "processes", "stacked", "commit", "dirty", "python", "torch", "cuda", "numpy", "timm",
+    "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
 # The name of a setting where result.json, and so a column above, has it already.
 NAMED = {

@@ -1,5 +1,6 @@
 """What a result must say of itself to be believed: commit, hardware, versions."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -10,16 +11,23 @@ from typing import Any
 
 import torch
 
+COMMIT = (
+    "ATTNCONV_COMMIT"  # set where the tree was copied without its history: git describe --always --abbrev=40 --dirty
+)
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The checked-out commit and whether the tree differs from it, new files included; None outside a checkout."""
+    """The checked-out commit and whether the tree differs from it, new files included.
+
+    Outside a checkout it is what ATTNCONV_COMMIT says, or None.
+    """
     try:
         head = _git("rev-parse", "HEAD").strip()
         dirty = bool(_git("status", "--porcelain").strip())
     except (OSError, subprocess.CalledProcessError):
-        return None, None
+        told = os.environ.get(COMMIT)
+        return (told.removesuffix("-dirty"), told.endswith("-dirty")) if told else (None, None)
     return head, dirty
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv.errors import RunFolderError
+from attnconv.training.averaging import WeightAverage
 
 FORMAT = 1
 KEPT = 2
@@ -44,7 +45,12 @@ class Position:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, step: int
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    step: int,
+    average: WeightAverage | None = None,
 ) -> None:
     """Write the state after `step` steps in all, then forget all but this checkpoint and the one before.
 
@@ -52,8 +58,9 @@ def save_checkpoint(
         OSError: it cannot be written; the older ones are untouched.
     """
     buffer = io.BytesIO()
-    state = {"format": FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state | {"position": vars(position)}, buffer)
+    state = {"format": FORMAT, "model": _alone(model.state_dict()), "optimizer": optimizer.state_dict()}
+    mean = {} if average is None else {"average": average.state_dict()}
+    torch.save(state | mean | {"position": vars(position)}, buffer)
     content = buffer.getvalue()
     path = folder / f"step{step:08d}-{_digest(content)}.pt"
     write_whole(path, content)
@@ -67,9 +74,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    average: WeightAverage | None = None,
 ) -> Position | None:
-    """Restore model and optimiser from the newest sound checkpoint; None if there are no checkpoints.
+    """Restore model, optimiser and mean of weights from the newest sound checkpoint; None if there are no checkpoints.
 
     Damaged ones are named on stderr and passed over.
 
@@ -79,7 +90,7 @@ def load_checkpoint(
     candidates = _newest_first(folder)
     for path in candidates:
         if is_sound(path):
-            return _restore(path, model, optimizer, device)
+            return _restore(path, model, optimizer, device, average)
         print(f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr)
     if candidates:
         raise RunFolderError(
@@ -89,7 +100,13 @@ def load_checkpoint(
     return None
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Position:
+def _restore(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    average: WeightAverage | None,
+) -> Position:
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if state["format"] > FORMAT:
         raise RunFolderError(
@@ -98,6 +115,8 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, dev
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{path} is a checkpoint of another model ({reason})") from error
@@ -130,6 +149,14 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that are part of a larger one (attnconv.training.stacked), of which torch.save would write the whole."""
+    return {
+        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def newest(folder: Path) -> Path | None:

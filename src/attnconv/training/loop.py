@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.data.augmentation import EpochPlan
+from attnconv.data.augmentation import EpochPlan, scale
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.training.distributed import Processes
 from attnconv.training.precision import autocast
@@ -113,6 +113,7 @@ def train_epoch(
     batch_size: int,
     label_smoothing: float,
     factor: Callable[[int], float],
+    side: Callable[[int], int | None],
     precision: str,
     processes: Processes,
     on_step: Callable[[int], None],
@@ -123,6 +124,7 @@ def train_epoch(
         steps_before: steps taken before this epoch; the learning rate and dropout are functions of the step.
         steps_done: steps of this epoch that an earlier sitting took, whose images `tally` holds already.
         factor: step -> what every group's `initial_lr` is multiplied by.
+        side: step -> height in pixels to which the images are scaled; None: as they are.
         processes: among which each batch is divided.
         on_step: called after each step with the number of steps of this epoch taken.
 
@@ -141,6 +143,7 @@ def train_epoch(
         images, labels = split.augmented(plan, start, start + batch_size)
         whole = len(labels)
         images, labels = images[processes.share(whole)], labels[processes.share(whole)]
+        images = scale(images, side(step))
         with autocast(precision, device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)

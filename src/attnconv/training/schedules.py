@@ -41,6 +41,19 @@ def lr_factor(recipe: RecipeConfig, epochs: int, images: int) -> Callable[[int],
     return _warmup_then_decay(recipe, epochs * steps_per_epoch, first=1)
 
 
+def image_side(recipe: RecipeConfig, height: int, epochs: int, images: int) -> Callable[[int], int | None]:
+    """The height in pixels of the training images at a step (0-based); None: as they are.
+
+    Args:
+        recipe: sizes, batch_size.
+        height: of the images as they are.
+        epochs, images: length of training, images in an epoch.
+    """
+    sides = [round(size * height) for size in recipe.sizes]
+    total = epochs * math.ceil(images / recipe.batch_size)
+    return lambda step: sides[step * len(sides) // total] if sides else None
+
+
 def _warmup_then_decay(recipe: RecipeConfig, total: int, first: int) -> Callable[[int], float]:
     """A ramp whose step 0 is `first` steps above 0, then the recipe's decay to 0 at `total`."""
     warmup = int(recipe.warmup * total)

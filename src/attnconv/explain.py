@@ -1,0 +1,53 @@
+"""What can befall a run, in the user's terms."""
+
+import errno
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from attnconv.config import Config
+from attnconv.errors import Diverged, OutOfMemory, RunFolderError
+from attnconv.training.checkpoint import newest
+from attnconv.training.loop import NotFinite, Score
+
+if TYPE_CHECKING:
+    from attnconv.sitting import Run
+
+
+def explain(error: Exception, this: "Run", doing: str) -> Exception:
+    """An error met while `doing` (training or evaluation) in the user's terms, where it has some; else itself."""
+    config, folder = this.config, this.folder
+    if isinstance(error, NotFinite):
+        steps = math.ceil(this.data.epoch_images / config.recipe.batch_size)
+        epoch, batch = divmod(error.step, steps)
+        return Diverged(
+            f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "
+            f"finite; lower recipe.lr={config.recipe.lr:g} under another name=. "
+            f"The last good checkpoint: {newest(folder.checkpoints) or 'none'}"
+        )
+    if is_out_of_memory(error):
+        setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
+        value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
+        return OutOfMemory(f"out of memory in {doing}; lower {setting}={value}, or the scale")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return RunFolderError(
+            f"{folder.path} cannot be written: {error.strerror}; "
+            "once it can, the same command goes on from the last checkpoint"
+        )
+    return error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
+    """Raise Diverged for an evaluation whose loss is no finite number."""
+    for split, score in scores.items():
+        if not math.isfinite(score.loss):
+            raise Diverged(
+                f"the {split} loss after epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr:g}"
+            )

@@ -1,0 +1,33 @@
+"""What all sittings of a run have recorded in its folder so far."""
+
+from typing import Any
+
+from attnconv.tracking.run_folder import RunFolder
+
+
+def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str, float]]]:
+    """Epochs and their metrics, for a dashboard that must not miss what earlier sittings recorded.
+
+    Args:
+        images: shown in an epoch.
+    """
+    timings = {record["epoch"]: record["train_seconds"] for record in folder.read_lines("timing.jsonl")}
+    history = []
+    for record in folder.read_lines("metrics.jsonl"):
+        epoch = record.pop("epoch")
+        history.append((epoch, record | {"images_per_second": images / timings[epoch]}))
+    return history
+
+
+def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
+    """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings."""
+    last, timings = folder.read_lines("metrics.jsonl")[-1], folder.read_lines("timing.jsonl")
+    train_seconds = sum(timing["train_seconds"] for timing in timings)
+    stacked = max(timing.get("stacked", 1) for timing in timings)
+    return {
+        **({"stacked": stacked} if stacked > 1 else {}),
+        **{f"{split}_acc": last[f"{split}/acc"] for split in ("val", "test") if f"{split}/acc" in last},
+        "train_seconds": train_seconds,
+        "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
+        "images_per_second": images * len(timings) / train_seconds,
+    }

@@ -1,0 +1,81 @@
+"""What a device does once and not again, done before the clock starts: compiling, tuning kernels, taking memory.
+
+The timing protocol of the convolutional speedruns (airbench: Jordan 2024, arXiv 2404.00498) trains a whole network on
+made-up data before the one that is timed; here a step at every shape that training and evaluation will meet does it.
+"""
+
+import copy
+from collections.abc import Callable, Collection
+
+import torch
+from torch import nn
+
+from attnconv.data.augmentation import normalise, scale
+from attnconv.data.dataset import Split
+from attnconv.training.precision import autocast
+
+
+def batch_sizes(images: int, size: int) -> list[int]:
+    """Sizes of the batches that so many images make: whole ones, and a smaller last one."""
+    return [found for found in dict.fromkeys((min(size, images), images % size)) if found]
+
+
+def training_shapes(
+    images: int, batch_size: int, epochs: int, side: Callable[[int], int | None]
+) -> list[tuple[int, int | None]]:
+    """Images in a step, and their height in pixels (None: as they are), of every kind of step that training has.
+
+    Args:
+        images: shown in an epoch.
+        side: step -> height.
+    """
+    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    return list(dict.fromkeys((sizes[step % len(sizes)], side(step)) for step in range(epochs * len(sizes))))
+
+
+def warm_up(
+    model: nn.Module,
+    forward: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    split: Split,
+    *,
+    shapes: Collection[tuple[int, int | None]],
+    evaluated: Collection[int],
+    precision: str,
+) -> None:
+    """Train and evaluate for a step at every shape, leaving model and optimiser as they were.
+
+    Args:
+        model: the network.
+        forward: the same network, compiled or not.
+        optimizer: its optimiser, of which a copy takes the step.
+        split: images of the right shape; their content and order do not matter.
+        shapes: of training: images in a step, and the height in pixels to which they are scaled (None: as they are).
+        evaluated: images in a step of an evaluation.
+    """
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    device = split.labels.device
+
+    def some(count: int) -> torch.Tensor:
+        order = torch.arange(count, device=device) % len(split)
+        return normalise(split.images[order], split.mean, split.std)
+
+    forward.train()
+    for count, side in shapes:
+        with autocast(precision, device):
+            logits = forward(scale(some(count), side))
+        logits.float().square().mean().backward()
+    twin, twins_optimizer = copy.deepcopy((model, optimizer))
+    for parameter in twin.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    twins_optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    forward.eval()
+    for count in evaluated:
+        with torch.inference_mode(), autocast(precision, device):
+            forward(some(count))
+    with torch.no_grad():  # batch norm took note of the images
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(before[name])
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,45 @@
+"""A stem that starts by whitening: uncorrelated features of equal size from the patches of the training images.
+
+The idea is that of the convolutional speedruns (Page 2018; Jordan 2024, arXiv 2404.00498, section 3.2), with patches
+that do not overlap and weights that go on training.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.data.dataset import Split
+from attnconv.models.backbone import Backbone, space_to_depth
+
+IMAGES = 5000  # their patches tell the covariance well enough
+FLOOR = 5e-4  # added to variances, so that directions that are almost constant are not blown up
+
+
+@torch.no_grad()
+def whiten_stem(model: nn.Module, split: Split) -> None:
+    """Replace the weights W of a linear stem by W V (L + FLOOR)^-1/2 V^T, V L V^T the covariance of patches.
+
+    What the stem gives is then what it would give for patches that are white, their mean taken away; a random W
+    spreads them over all channels.
+
+    Args:
+        model: a network of the paper's backbone, as initialised.
+        split: its training images.
+
+    Raises:
+        ValueError: the network has no linear stem on patches.
+    """
+    if not isinstance(model, Backbone):
+        raise ValueError("recipe.whitening needs a network with a linear stem on patches")
+    images, _ = next(split.batches(IMAGES))
+    patches = space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2).double().cpu()
+    center = patches.mean(dim=0)
+    whiten = _inverse_root(torch.cov(patches.T))
+    weight = model.stem.weight.double().cpu() @ whiten
+    bias = model.stem.bias.double().cpu() - weight @ center
+    model.stem.weight.copy_(weight)
+    model.stem.bias.copy_(bias)
+
+
+def _inverse_root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors @ torch.diag((values.clamp(min=0) + FLOOR).rsqrt()) @ vectors.T

@@ -1,0 +1,158 @@
+"""What the speedrun's recipe adds: whitening, a mean of the weights, sizes that grow, warming up."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from attnconv.config import compose
+from attnconv.data.augmentation import scale
+from attnconv.data.dataset import load_dataset
+from attnconv.errors import ConfigError
+from attnconv.models.backbone import space_to_depth
+from attnconv.models.build import build_model
+from attnconv.run import prepare, run
+from attnconv.tracking.run_folder import RunFolder
+from attnconv.tracking.states import look
+from attnconv.trained import load_trained
+from attnconv.training.averaging import WeightAverage
+from attnconv.training.distributed import Processes
+from attnconv.training.loop import evaluate
+from attnconv.training.schedules import image_side
+from attnconv.training.whitening import FLOOR, whiten_stem
+from conftest import TINY_SCALE
+
+CPU = torch.device("cpu")
+
+
+def digits(model="sa_quadratic", *overrides):
+    config = compose([*TINY_SCALE, "data=digits", f"model={model}", *overrides])
+    data = load_dataset(config.data, CPU)
+    return build_model(config.model, data.image_shape, data.classes), data, config
+
+
+def test_a_whitened_stem_gives_white_features():
+    model, data, _ = digits("sa_quadratic", "scale.patch=2", "scale.width=4")
+    with torch.no_grad():
+        model.stem.weight.copy_(torch.eye(4))
+    raw = copy.deepcopy(model.stem)
+    whiten_stem(model, data.train)
+    images, _ = next(data.train.batches(5000))
+    patches = space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2)
+    features = model.stem(patches).detach().double()
+    values, vectors = torch.linalg.eigh(torch.cov(raw(patches).detach().double().T))
+    expected = vectors @ torch.diag(values / (values + FLOOR)) @ vectors.T  # the identity, but for the floor
+    assert torch.allclose(torch.cov(features.T), expected, atol=1e-4)
+    assert torch.allclose(expected, torch.eye(4, dtype=torch.double), atol=0.02)
+    assert torch.allclose(features.mean(dim=0), model.stem.bias.new_zeros(4).double() + raw.bias.detach(), atol=1e-4)
+
+
+def test_whitening_needs_a_linear_stem(tiny):
+    with pytest.raises(ConfigError, match=r"model=resnet10: recipe\.whitening needs a network with a linear stem"):
+        run(tiny("recipe.whitening=true", "model=resnet10"))
+
+
+def test_the_mean_of_weights_is_that_of_a_loop():
+    model, _, _ = digits()
+    average = WeightAverage(model, decay=0.9)
+    slow = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(1, 30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update(step)
+        memory = 0.0 if step == 1 else min(0.9, 1 - step ** (-3 / 4))  # the first step forgets the random start
+        for name, value in model.state_dict().items():
+            slow[name] = memory * slow[name] + (1 - memory) * value
+    own = copy.deepcopy(model.state_dict())
+    with average.applied():
+        for name, value in model.state_dict().items():
+            assert torch.allclose(value, slow[name], atol=1e-5), name
+        with average.withdrawn():
+            assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+        assert not torch.equal(model.head.weight, own["head.weight"])
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+
+
+def test_sizes_share_training_out_equally():
+    recipe = compose(["recipe=modern", "recipe.sizes=[0.5,0.75,1]", "recipe.batch_size=10"]).recipe
+    side = image_side(recipe, height=32, epochs=2, images=45)  # 5 steps an epoch
+    assert [side(step) for step in range(10)] == [16, 16, 16, 16, 24, 24, 24, 32, 32, 32]
+    assert image_side(compose(["recipe=modern"]).recipe, 32, 2, 45)(3) is None
+
+
+def test_scaled_images_keep_their_proportions_and_their_mean():
+    images = torch.rand(2, 3, 8, 12)
+    assert scale(images, None) is images
+    assert scale(images, 8) is images
+    smaller = scale(images, 4)
+    assert smaller.shape == (2, 3, 4, 6)
+    blocks = torch.nn.functional.avg_pool2d(images, 2)
+    assert (smaller - blocks).abs().mean() < 0.12, "antialiased, not picked"
+    assert torch.allclose(scale(torch.full((1, 3, 8, 8), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "model", "complaint"),
+    [
+        ("[0.75,1]", "sa_quadratic", r"recipe\.sizes=\[0\.75, 1\.0\]: at 0\.75 images of 6x6 pixels do not divide"),
+        ("[0.5,1]", "mlp_mixer", r"recipe\.sizes=.*: at 0\.5 "),
+        ("[0,1]", "sa_quadratic", r"recipe\.sizes=.*: images of 0 pixels height are none"),
+    ],
+)
+def test_sizes_that_the_network_cannot_take_are_refused_before_anything_is_written(tiny, sizes, model, complaint):
+    config = tiny(f"recipe.sizes={sizes}", f"model={model}")
+    with pytest.raises(ConfigError, match=complaint):
+        run(config)
+    assert not RunFolder(config).path.exists()
+
+
+@pytest.mark.parametrize(("model", "sizes"), [("sa_quadratic", "[0.5,1]"), ("resnet10", "[]")])
+def test_warming_up_leaves_no_trace_in_the_run(tiny, model, sizes):
+    overrides = (f"model={model}", "recipe=speedrun", "recipe.whitening=false", f"recipe.sizes={sizes}")
+    cold, warm = tiny(*overrides, "name=cold"), tiny(*overrides, "name=warm", "warm_up=true")
+    assert "warm_up_seconds" not in run(cold)
+    assert run(warm)["warm_up_seconds"] > 0
+    for file in ("metrics.jsonl", "weights.safetensors"):
+        assert (RunFolder(cold).path / file).read_bytes() == (RunFolder(warm).path / file).read_bytes()
+
+
+def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch):
+    """40 images in batches of 16, and 20 in batches of 15: the last of each is smaller."""
+    seen = {"cold": [], "warm": []}
+    for name, shapes in seen.items():
+        config = tiny("recipe.sizes=[0.5,1]", f"name={name}", "eval_batch_size=15", f"warm_up={name == 'warm'}")
+        this = prepare(config)
+        this.model.register_forward_pre_hook(
+            lambda module, inputs, to=shapes: to.append((module.training, inputs[0].shape))
+        )
+        monkeypatch.setattr("attnconv.run.prepare", lambda config, this=this: this)
+        if name == "warm":
+            monkeypatch.setattr("attnconv.sitting.train_epoch", lambda *arguments, **options: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run(config)
+        else:
+            run(config)
+    assert len(set(seen["cold"])) == 2 * 2 + 2
+    assert set(seen["warm"]) == set(seen["cold"])
+
+
+def test_the_mean_is_what_is_evaluated_and_kept(tiny):
+    overrides = ("recipe=modern", "recipe.lr=0.05", "epochs=3")
+    run(tiny(*overrides, "name=last"))
+    run(tiny(*overrides, "name=mean", "recipe.ema=0.95"))
+    last, mean = (RunFolder(tiny(*overrides, f"name={name}")).path for name in ("last", "mean"))
+    assert (last / "weights.safetensors").read_bytes() != (mean / "weights.safetensors").read_bytes()
+    for folder in (last, mean):
+        again = load_trained(folder)  # what was kept is what was evaluated
+        score = evaluate(again.model, again.data.test, 250, look(folder).result["precision"], Processes())
+        assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["test/loss"] == pytest.approx(
+            score.loss
+        )
+    heads = [(folder / "heads.jsonl").read_text().splitlines() for folder in (last, mean)]
+    assert heads[0][0] == heads[1][0], "they begin alike"
+    assert heads[0][1] != heads[1][1]
+    records = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (last, mean)]
+    losses = [[json.loads(line)["train/loss"] for line in lines] for lines in records]
+    assert losses[0] == losses[1], "training itself does not know of the mean"
