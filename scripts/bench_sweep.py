@@ -11,6 +11,7 @@ by one.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="networks of no size, to try it out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every line to it")
     arguments = parser.parse_args()
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
     with one_line_errors([]):
         device = choose_device(arguments.device)
         on_cpu = device.type == "cpu"
@@ -55,6 +58,9 @@ def main() -> None:
             "joblib": ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"),
             "stacked": ("hydra/launcher=stacked", f"hydra.launcher.runs={seeds}"),
         }
+        if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None:
+            print("without joblib, whose launcher is not installed: pip install -r requirements.txt")
+            del ways["joblib"]
         head, dirty = commit()
         about = {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
         print(f"{about['device']}, {seeds} runs of {images:,} images and {epochs} epochs, joblib with {jobs} processes")
@@ -63,10 +69,12 @@ def main() -> None:
             sweep = [
                 "-m", f"model={model}", f"seed={','.join(map(str, range(seeds)))}", f"scale={arguments.scale}",
                 "recipe=modern", "data=pairs", f"data.train_images={images}", f"data.test_images={images}",
-                "logger=none", f"eval_every={epochs}", f"epochs={epochs}", f"device={device.type}",
+                "logger=none", f"eval_every={epochs}", f"epochs={epochs}", f"device={device}",
                 *(TINY if arguments.tiny else ()),
             ]  # fmt: skip
-            works = {way: partial(start, [*sweep, *more]) for way, more in ways.items()}
+            works = {
+                way: partial(start, [*sweep, *more], seeds if way == "stacked" else 1) for way, more in ways.items()
+            }
             seconds = take_turns(works, rounds, device)
             for way, taken in seconds.items():
                 ratio, hourly = ratios(seconds["one by one"], taken), Spread.of([3600 * seeds / each for each in taken])
@@ -82,13 +90,21 @@ def main() -> None:
         print(markdown(SWEEP_HEADER, rows))
 
 
-def start(overrides: list[str]) -> None:
-    """Run a sweep into a folder of its own."""
+def start(overrides: list[str], stacked: int) -> None:
+    """Run a sweep into a folder of its own.
+
+    Raises:
+        UserError: it failed, or so many runs did not share their time.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", *overrides, f"output={folder}"]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        results = [json.loads(path.read_text()) for path in Path(folder).glob("**/result.json")]
+    complaint = (done.stderr.strip().splitlines() or [""])[-1]
     if done.returncode:
-        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise UserError(f"{' '.join(command)} failed: {complaint}")
+    if any(result.get("stacked", 1) != stacked for result in results):
+        raise UserError(f"{' '.join(command)}: not all runs were stacked: {complaint}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Work for a borrowed GPU: in order, in slices, and packed to travel; here with commands that take no GPU."""
 
+import importlib
 import json
 import subprocess
 import time
@@ -13,6 +14,7 @@ from attnconv.jobs import Job, bring_home, gpu_jobs, is_done, pack, unpack, work
 from attnconv.run import run
 from attnconv.tracking.provenance import commit
 from attnconv.tracking.run_folder import run_name
+from attnconv.tracking.states import look
 from conftest import PYTHON, REPOSITORY
 
 COUNT = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
@@ -35,7 +37,7 @@ def work(tmp_path, monkeypatch):
     def start(*jobs, seconds=100.0):
         said = []
         work_through(jobs, tmp_path / "work", tmp_path / "results", time.monotonic() + seconds, say=said.append)
-        return [" ".join(line.split()[:-4] if "log:" in line else line.split()) for line in said]
+        return [" ".join(line.partition("log:")[0].split()[: -2 if "log:" in line else None]) for line in said]
 
     return start
 
@@ -112,11 +114,11 @@ def test_what_fails_is_tried_in_its_plainer_form_and_does_not_stop_the_others(wo
 def test_tests_of_a_tree_that_is_no_commit_are_never_done(tmp_path, monkeypatch):
     for head, dirty in (("abc", True), (None, None), ("abc", False)):
         monkeypatch.setattr(jobs_module, "commit", lambda head=head, dirty=dirty: (head, dirty))
-        tests = gpu_jobs(tmp_path, "cuda", tiny=False)[0]
+        tests = gpu_jobs(tmp_path, tmp_path / "results", "cuda", tiny=False)[0]
         (tmp_path / "jobs").mkdir(exist_ok=True)
         (tmp_path / f"jobs/{tests.name}.json").write_text('{"exit_code": 0}')
         assert is_done(tests, tmp_path, tmp_path / "results") == (dirty is False)
-        tried = gpu_jobs(tmp_path, "cpu", tiny=True)[0]
+        tried = gpu_jobs(tmp_path, tmp_path / "results", "cpu", tiny=True)[0]
         assert not is_done(tried, tmp_path, tmp_path / "results"), "what was done on a CPU was not done on a GPU"
 
 
@@ -132,9 +134,10 @@ def test_a_run_is_done_when_its_folder_says_so(tmp_path, tiny):
 
 
 def test_the_most_valuable_comes_first_and_every_command_can_be_composed(tmp_path):
-    names = [job.name.partition("-")[0] for job in gpu_jobs(tmp_path, "cpu", tiny=False)]
+    jobs = gpu_jobs(tmp_path, tmp_path, "cuda", tiny=False)
+    names = [job.name.partition("-")[0] for job in jobs]
     assert list(dict.fromkeys(names)) == ["tests", "bench", "speedrun", "paper", "data_size"]
-    by_name = {job.name: job for job in gpu_jobs(tmp_path, "cpu", tiny=False)}
+    by_name = {job.name: job for job in jobs}
     assert by_name["paper-sa_learned"].runs == ("default/sa_learned/paper-paper/frac1/seed0",)
     assert by_name["speedrun-3"].runs == ("speedrun/sa_quadratic/paper-speedrun/frac1/seed3",)
     assert len(by_name["data_size-0.01"].runs) == 15
@@ -145,27 +148,27 @@ def test_packs_hold_what_must_be_kept_and_no_more(tmp_path, monkeypatch):
     work, run = tmp_path / "work", tmp_path / "work/outputs/s/m/mini-modern/frac1/seed0"
     (run / "checkpoints").mkdir(parents=True)
     (work / "jobs").mkdir()
-    kept = {"outputs/s/m/mini-modern/frac1/seed0/metrics.jsonl": b"a" * 700, "jobs/tests.json": b"{}",
+    kept = {"outputs/s/m/mini-modern/frac1/seed0/metrics.jsonl": b"a" * 900, "jobs/tests.json": b"{}",
             "bench-layer.jsonl": b"b" * 400}  # fmt: skip
     left = {"outputs/s/m/mini-modern/frac1/seed0/checkpoints/step.pt": b"c", "packed/gpu-1.tar.gz": b"old",
             "outputs/s/m/mini-modern/frac1/seed0/weights.safetensors": b"w"}  # fmt: skip
-    large = {"logs/huge.log": b"d" * 5000}
+    large = {"logs/huge.log": b"d" * 7000}
     for name, content in (kept | left | large).items():
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_bytes(content)
-    monkeypatch.setattr(jobs_module, "PART_BYTES", 5000)
+    monkeypatch.setattr(jobs_module, "PART_BYTES", 7000)  # the headers of two files and a little
     archives, too_large = pack(work, tmp_path / "packs")
     assert too_large == ["logs/huge.log"]
     assert len(archives) == 2
-    assert all(path.stat().st_size < 5000 for path in archives)
+    assert all(path.stat().st_size < 7000 for path in archives)
     unpack(archives, tmp_path / "home")
     found = {path.relative_to(tmp_path / "home").as_posix(): path.read_bytes()
              for path in (tmp_path / "home").rglob("*") if path.is_file()}  # fmt: skip
     assert found == kept
-    with_weights, _ = pack(work, tmp_path / "packs", weights=True)
-    unpack(with_weights, tmp_path / "again")
-    assert (tmp_path / "again/outputs/s/m/mini-modern/frac1/seed0/weights.safetensors").exists()
-    assert sorted(path.name for path in (tmp_path / "packs").iterdir()) == sorted(path.name for path in with_weights)
+    assert sorted(path.name for path in (tmp_path / "packs").iterdir()) == ["gpu-1.tar.gz", "gpu-2.tar.gz"]
+    (work / "bench-layer.jsonl").unlink()
+    assert [path.name for path in pack(work, tmp_path / "packs")[0]] == ["gpu-1.tar.gz"]
+    assert not (tmp_path / "packs/gpu-2.tar.gz").exists(), "which would be of the pack before"
     with pytest.raises(RunFolderError, match="there is nothing to pack"):
         pack(tmp_path / "nowhere", tmp_path / "packs")
 
@@ -218,11 +221,64 @@ def test_the_command(tmp_path):
     archive = tmp_path / "work/packed/gpu-1.tar.gz"
     home = start("--bring-home", str(archive), "--results", str(results))
     assert home.returncode == 0, home.stderr
-    assert "added  speedrun/sa_quadratic/mini-speedrun/frac1/seed0" in home.stdout
-    assert "speedrun" in (results / "runs.csv").read_text()
+    assert "added  tiny/sa_quadratic/mini-speedrun/frac1/seed0" in home.stdout
+    assert "tiny" in (results / "runs.csv").read_text()
     assert (results / "gpu/speedrun-0.json").exists()
     assert start("--budget", "soon").stderr.strip().endswith("soon is no time such as 9m, 540s or 1h")
     assert start(*fixed[:-1], "nothing", "--list").stderr == "error: no job begins with nothing; --list names them\n"
+    elsewhere = start(*fixed, "--budget", "1s", "--data", f"{tmp_path}/nowhere").stderr
+    assert elsewhere == f"error: --data {tmp_path}/nowhere: no such folder\n"
+
+
+def test_a_tree_that_does_not_know_its_commit_is_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    script = importlib.import_module("gpu_jobs")
+    monkeypatch.setattr(script, "commit", lambda: (None, None))
+    with pytest.raises(ConfigError, match="ATTNCONV_COMMIT"):
+        script.check_commit(tiny=False)
+    monkeypatch.setattr(script, "commit", lambda: ("abc", True))
+    script.check_commit(tiny=False)
+    assert "kept out of published tables" in capsys.readouterr().err
+
+
+def test_data_that_lie_elsewhere_are_linked_to_their_place(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    script = importlib.import_module("gpu_jobs")
+    monkeypatch.setattr(script, "REPOSITORY", tmp_path / "clone")
+    (tmp_path / "clone").mkdir()
+    for name in ("cifar10", "other"):
+        (tmp_path / name).mkdir()
+    for _ in range(2):
+        script.link_data(tmp_path / "cifar10")
+        assert (tmp_path / "clone/data/cifar10").resolve() == tmp_path / "cifar10"
+    with pytest.raises(ConfigError, match="there is another"):
+        script.link_data(tmp_path / "other")
+
+
+def test_a_killed_session_ends_its_work_and_packs_it(tmp_path):
+    fixed = [
+        "--tiny",
+        "--device",
+        "cpu",
+        "--work",
+        f"{tmp_path}/work",
+        "--results",
+        str(tmp_path),
+        "--only",
+        "data_size",
+    ]
+    command = [PYTHON, "scripts/gpu_jobs.py", *fixed, "--budget", "5m"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "work/logs/data_size-0.01.log"
+    for _ in range(600):
+        if log.exists() and "epoch" in log.read_text():
+            break
+        time.sleep(0.1)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "packed " in output
+    assert not [cell for cell in (tmp_path / "work/outputs").glob("**/seed*") if look(cell).status == "running"]
 
 
 def test_a_tree_without_its_history_is_what_it_is_told_to_be(tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ import json
 import os
 import re
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from conftest import REPOSITORY
+
+nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient: make setup-dev")
+nbclient = pytest.importorskip("nbclient", reason="needs nbformat and nbclient: make setup-dev")
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
@@ -22,7 +23,9 @@ def executed(tmp_path_factory):
     """The theorem's notebook after a run of its own, from a folder that is not the repository."""
     notebook = nbformat.read(REPOSITORY / "notebooks/theorem.ipynb", as_version=4)
     folder = tmp_path_factory.mktemp("notebook")
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
+    )
     client.execute(env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
     return notebook
 

@@ -268,3 +268,18 @@ def test_the_launcher(arrays, tmp_path):
     refused = start("hydra.launcher.runs=0", "name=other")
     assert refused.returncode == 2
     assert refused.stderr.strip() == "error: hydra.launcher.runs must be at least 1, not 0"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_stacked_runs_on_a_gpu_equal_separate_ones(tiny, sizes, compiled):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    configs = {name: seeds(tiny, 0, 1, overrides=(*EXACT, f"name={name}")) for name in ("together", "alone")}
+    for config in itertools.chain(*configs.values()):
+        config.device, config.compile = "cuda", compiled
+    assert run_stacked(configs["together"], at_most=8) == [None, None]
+    assert sizes == [2]
+    for config in configs["alone"]:
+        run(config)
+    assert_close(configs["together"], configs["alone"], tolerance=1e-2)

@@ -29,12 +29,12 @@ from attnconv.training.checkpoint import write_whole
 
 GRACE_SECONDS = 30.0  # for a run to save itself, before it is killed
 PART_BYTES = 15 * 2**20  # of a pack; what carries them may refuse files of 16 MiB
-LEFT_BEHIND = ("checkpoints", ".lock", ".owner", ".sweeps", "packed")
-WEIGHTS = ".safetensors"
+LEFT_BEHIND = ("checkpoints", "weights.safetensors", ".lock", ".owner", ".sweeps", "packed")
 
 SEEDS = range(5)
 PAPER_MODELS = ("sa_quadratic", "resnet18", "sa_learned", "sa_learned_content")
 BENCH_PARTS = ("layer", "step", "inference", "epoch", "growth")
+SWEPT = ("sa_quadratic", "resnet10")
 DATA_SIZE_MODELS = ("sa_quadratic", "conv3x3", "sa_learned", "sa_learned_content", "resnet10")
 FRACTIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 TINY = (
@@ -66,17 +66,18 @@ class Job:
     once: bool = True
 
 
-def gpu_jobs(work: Path, device: str, tiny: bool) -> list[Job]:
+def gpu_jobs(work: Path, results: Path, device: str, tiny: bool) -> list[Job]:
     """All jobs, most valuable first.
 
     Args:
         work: where run folders and records go.
+        results: what has come home from earlier machines.
         device: of device=.
         tiny: the same jobs on networks of no size, to try them out.
     """
     head, dirty = commit()
     # What was done elsewhere, or on networks of no size, has not been done on a GPU.
-    kind = ("" if device.startswith("cuda") else f"-{device}") + ("-tiny" if tiny else "")
+    kind = ("" if device == "cuda" else f"-{device}") + ("-tiny" if tiny else "")
     bench_options = ("--device", device, *(["--tiny"] if tiny else []))
 
     def bench(part: str, *command: str) -> Job:
@@ -84,7 +85,7 @@ def gpu_jobs(work: Path, device: str, tiny: bool) -> list[Job]:
         return Job(f"bench-{part}{kind}", (*command, *bench_options, "--json", str(lines)), lines=lines)
 
     fixed = [f"output={work}/outputs", f"device={device}", "logger=none"]
-    small = [*TINY, "epochs=2"] if tiny else []
+    small = [*TINY, "epochs=2", "name=tiny"] if tiny else []
 
     def train(name: str, *overrides: str) -> Job:
         config = compose([*overrides, *small, *fixed])
@@ -97,14 +98,15 @@ def gpu_jobs(work: Path, device: str, tiny: bool) -> list[Job]:
         *(bench(part, "scripts/bench.py", "--only", part) for part in BENCH_PARTS),
         *(train(f"speedrun-{seed}", "experiment=speedrun", f"seed={seed}") for seed in SEEDS),
         *(train(f"paper-{model}", f"model={model}", "recipe=paper") for model in PAPER_MODELS),
-        bench("sweep", "scripts/bench_sweep.py"),
-        *_data_size(fixed, small),
+        *(bench(f"sweep-{model}", "scripts/bench_sweep.py", "--models", model, "--rounds", "1") for model in SWEPT),
+        *_data_size(results, fixed, small),
     ]
 
 
-def _data_size(fixed: Sequence[str], small: Sequence[str]) -> Iterator[Job]:
+def _data_size(results: Path, fixed: Sequence[str], small: Sequence[str]) -> Iterator[Job]:
     """The data-size study, a fraction at a time, its seeds stacked."""
-    common = ["experiment=data_size", "recipe=modern", *small, *fixed]
+    known = [f"collected={results}"] if results.is_dir() else []
+    common = ["experiment=data_size", "recipe=modern", *small, *fixed, *known, "retry_failed=true"]
     configs = [compose([*common, f"model={model}"]) for model in DATA_SIZE_MODELS]
     for fraction in FRACTIONS:
         runs = tuple(
@@ -158,7 +160,7 @@ def work_through(
             continue
         for more in ((), job.plainer):
             left = deadline - time.monotonic() - GRACE_SECONDS
-            if left < job.seconds or not (job.runs or left > _cut_after(work, job)):
+            if left < job.seconds or not (job.runs or left > _cut_after(job, work, results)):
                 say(f"no time      {job.name}")
                 break
             if job.lines is not None:
@@ -168,17 +170,19 @@ def work_through(
             taken = time.monotonic() - started
             _record(work, job, [*job.command, *more], code, taken)
             outcome = "cut off" if code is None else "done" if code == 0 else f"failed ({code})"
-            say(f"{outcome:<12} {job.name}  {taken:.0f} s  log: {work}/logs/{job.name}.log")
+            log = work / "logs" / f"{job.name}.log"
+            last = f"  {log.read_text(errors='replace').strip().splitlines()[-1]}" if code else ""
+            say(f"{outcome:<12} {job.name}  {taken:.0f} s  log: {log}{last}")
             if not code or not job.plainer:
                 break
 
 
-def _cut_after(work: Path, job: Job) -> float:
-    """Seconds that were not enough for a job the last time; 0 if it was not cut off."""
-    record = work / "jobs" / f"{job.name}.json"
-    if not record.exists() or _exit_code(record) is not None:
-        return 0.0
-    return float(json.loads(record.read_text())["seconds"])
+def _cut_after(job: Job, work: Path, results: Path) -> float:
+    """Seconds that were not enough for a job the last time, here or on an earlier machine; 0 if it was not cut off."""
+    for record in (work / "jobs" / f"{job.name}.json", results / "gpu" / f"{job.name}.json"):
+        if record.exists():
+            return float(json.loads(record.read_text())["seconds"]) if _exit_code(record) is None else 0.0
+    return 0.0
 
 
 def _run(command: Sequence[str], log: Path, seconds: float) -> int | None:
@@ -187,9 +191,7 @@ def _run(command: Sequence[str], log: Path, seconds: float) -> int | None:
         output.write(f"$ {' '.join(command)}\n".encode())
         output.flush()
         # A group of its own: Ctrl-C reaches it through here alone, once, and its children end with it.
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, process_group=0)
         try:
             return process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -217,15 +219,19 @@ def _record(work: Path, job: Job, command: Sequence[str], code: int | None, seco
     write_whole(work / "jobs" / f"{job.name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
-def pack(work: Path, into: Path, weights: bool = False) -> tuple[list[Path], list[str]]:
+def pack(work: Path, into: Path) -> tuple[list[Path], list[str]]:
     """Put what must be kept into archives of less than 16 MiB; returns them, and what was too large for any.
 
-    Kept are records, logs, lines of benchmarks and run folders without their checkpoints; weights on request.
+    Kept are records, logs, lines of benchmarks and run folders without their checkpoints and weights.
 
     Raises:
         RunFolderError: there is nothing to keep.
     """
-    files = [path for path in sorted(work.rglob("*")) if path.is_file() and _is_kept(path.relative_to(work), weights)]
+    files = [
+        path
+        for path in sorted(work.rglob("*"))
+        if path.is_file() and not set(path.relative_to(work).parts) & set(LEFT_BEHIND)
+    ]
     if not files:
         raise RunFolderError(f"there is nothing to pack in {work}")
     into.mkdir(parents=True, exist_ok=True)
@@ -252,10 +258,6 @@ def pack(work: Path, into: Path, weights: bool = False) -> tuple[list[Path], lis
         archives.append(into / f"gpu-{number}.tar.gz")
         write_whole(archives[-1], buffer.getvalue())
     return archives, too_large
-
-
-def _is_kept(path: Path, weights: bool) -> bool:
-    return not set(path.parts) & set(LEFT_BEHIND) and (weights or path.suffix != WEIGHTS)
 
 
 def unpack(archives: Iterable[Path], work: Path) -> None:

@@ -182,6 +182,8 @@ def _train_stacked(runs: dict[int, Run], outcome: Round) -> Round:
         for place in [place for place, sitting in sittings.items() if first and not _in_step(sitting, first)]:
             _set_aside(sittings.pop(place), identities[place], "it is not in step with the others")
             outcome.again.append(place)
+        for sitting in sittings.values():
+            sitting.stacked = len(sittings)
         try:
             numbers = train_together(list(sittings.values()), interrupts) if sittings else []
         except BaseException as error:

@@ -156,3 +156,14 @@ def test_the_mean_is_what_is_evaluated_and_kept(tiny):
     records = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (last, mean)]
     losses = [[json.loads(line)["train/loss"] for line in lines] for lines in records]
     assert losses[0] == losses[1], "training itself does not know of the mean"
+
+
+@pytest.mark.gpu
+def test_the_speedrun_learns_on_a_gpu_compiled_and_warmed_up(tiny):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    config = tiny("recipe=speedrun", "recipe.sizes=[0.5,1]", "epochs=8", "recipe.batch_size=15", "warm_up=true")
+    config.device, config.compile = "cuda", True
+    result = run(config)
+    assert result["test_acc"] > 0.5
+    assert result["warm_up_seconds"] > 0

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPOCH_STREAM = 3
-FLIP_STREAM = 5
+FLIP_STREAM = 6
 
 
 @dataclass(frozen=True)

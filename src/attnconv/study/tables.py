@@ -127,7 +127,7 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     """
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
-        if not line["dirty"] and line["part"] not in ("growth", "sweep"):
+        if line["dirty"] is False and line["part"] not in ("growth", "sweep"):
             names = ("device", "part", "model", "scale", "batch", "compiled", "dropout")
             key = tuple(line.get(name, 0.0) for name in names)
             last[(*key, *line["positions"])] = line
@@ -141,7 +141,7 @@ def sweep_table(lines: Iterable[dict[str, Any]]) -> str:
     """
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
-        if not line["dirty"] and line["part"] == "sweep":
+        if line["dirty"] is False and line["part"] == "sweep":
             last[tuple(line[name] for name in ("device", "model", "scale", "seeds", "images", "way"))] = line
     return markdown(SWEEP_HEADER, [sweep_row(line) for line in last.values()])
 

@@ -117,6 +117,8 @@ def check_stackable(model: nn.Module, images: Tensor, precision: str) -> None:
         with autocast(precision, images.device):
             together = Stack(twins)(given).float()
         together.sum().backward()
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         raise CannotStack(str(error).splitlines()[0]) from error
     for own, alone in zip(together, expected, strict=True):
