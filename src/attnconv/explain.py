@@ -2,24 +2,25 @@
 
 import errno
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from attnconv.config import Config
 from attnconv.errors import Diverged, OutOfMemory, RunFolderError
+from attnconv.tracking.run_folder import RunFolder
 from attnconv.training.checkpoint import newest
 from attnconv.training.loop import NotFinite, Score
 
-if TYPE_CHECKING:
-    from attnconv.sitting import Run
 
+def explain(error: Exception, config: Config, folder: RunFolder, images: int, doing: str) -> Exception:
+    """An error that a run met, in the user's terms where it has some; else itself.
 
-def explain(error: Exception, this: "Run", doing: str) -> Exception:
-    """An error met while `doing` (training or evaluation) in the user's terms, where it has some; else itself."""
-    config, folder = this.config, this.folder
+    Args:
+        images: shown in an epoch.
+        doing: training or evaluation.
+    """
     if isinstance(error, NotFinite):
-        steps = math.ceil(this.data.epoch_images / config.recipe.batch_size)
+        steps = math.ceil(images / config.recipe.batch_size)
         epoch, batch = divmod(error.step, steps)
         return Diverged(
             f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "

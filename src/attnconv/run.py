@@ -162,7 +162,7 @@ def begin_sitting(this: Run, interrupts: Interrupts, identity: dict[str, Any], s
     try:
         sitting = Sitting(this, interrupts, stacked)
     except Exception as error:
-        explained = explain(error, this, "training")
+        explained = explain(error, this.config, this.folder, this.data.epoch_images, "training")
         _write_failure(this, explained, identity)
         if explained is error:
             raise
@@ -178,7 +178,7 @@ def how_it_ended(error: BaseException, sitting: Sitting) -> tuple[dict[str, Any]
         return {"status": "interrupted"} | ({"reason": reason} if reason else {}), error
     if not isinstance(error, Exception):
         return {"status": "failed"}, error
-    explained = explain(error, sitting.this, sitting.doing)
+    explained = sitting.explain(error)
     return {"status": "failed", "reason": in_one_line(explained)}, explained
 
 

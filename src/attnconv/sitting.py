@@ -162,9 +162,13 @@ class Sitting:
                 self.folder.write_result(result)
             except OSError as error:
                 if result["status"] == "done":  # a run without a result is none
-                    raise explain(error, self.this, self.doing) from error
+                    raise self.explain(error) from error
                 print(f"warning: result.json cannot be written: {error.strerror}", file=sys.stderr)
         self.dashboard.finish(failed=result["status"] != "done")
+
+    def explain(self, error: Exception) -> Exception:
+        """An error in the user's terms, where it has some; else itself."""
+        return explain(error, self.config, self.folder, self.images, self.doing)
 
     def _warm_up(self) -> None:
         started, this, recipe = time.perf_counter(), self.this, self.config.recipe
