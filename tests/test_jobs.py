@@ -123,7 +123,7 @@ def test_tests_of_a_tree_that_is_no_commit_are_never_done(tmp_path, monkeypatch)
 
 
 def test_a_run_is_done_when_its_folder_says_so(tmp_path, tiny):
-    config = tiny(f"output={tmp_path}/work/outputs", "epochs=1")
+    config = tiny(f"output={tmp_path / 'work'}/outputs", "epochs=1")
     job = Job("run", (), (run_name(config),))
     assert not is_done(job, tmp_path / "work", tmp_path / "results")
     run(config)
@@ -195,6 +195,12 @@ def test_what_comes_home_comes_once_and_failure_does_not_replace_success(tmp_pat
     assert (results / "gpu/tests.json").read_text() == '{"exit_code": 0}'
 
 
+def options(tmp_path, results, only):
+    """Options of scripts/gpu_jobs.py for one kind of job of no size, into folders of their own."""
+    folders = ["--work", str(tmp_path / "work"), "--results", str(results)]
+    return ["--tiny", "--device", "cpu", *folders, "--only", only]
+
+
 def test_the_command(tmp_path):
     def start(*arguments):
         command = [PYTHON, "scripts/gpu_jobs.py", *arguments]
@@ -202,17 +208,7 @@ def test_the_command(tmp_path):
 
     results = tmp_path / "results"
     results.mkdir()
-    fixed = [
-        "--tiny",
-        "--device",
-        "cpu",
-        "--work",
-        f"{tmp_path}/work",
-        "--results",
-        str(results),
-        "--only",
-        "speedrun-0",
-    ]
+    fixed = options(tmp_path, results, "speedrun-0")
     assert start(*fixed, "--list").stdout == "to do  speedrun-0\n"
     done = start(*fixed, "--budget", "4m")
     assert done.stdout.startswith("done         speedrun-0"), done.stdout + done.stderr
@@ -256,17 +252,7 @@ def test_data_that_lie_elsewhere_are_linked_to_their_place(tmp_path, monkeypatch
 
 
 def test_a_killed_session_ends_its_work_and_packs_it(tmp_path):
-    fixed = [
-        "--tiny",
-        "--device",
-        "cpu",
-        "--work",
-        f"{tmp_path}/work",
-        "--results",
-        str(tmp_path),
-        "--only",
-        "data_size",
-    ]
+    fixed = options(tmp_path, tmp_path, "data_size")
     command = [PYTHON, "scripts/gpu_jobs.py", *fixed, "--budget", "5m"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "work/logs/data_size-0.01.log"

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 import attnconv.sitting as sitting_module
 from attnconv.config import CONFIGS
 from attnconv.errors import AlreadyDone, ConfigError, DataError, Diverged, RunFolderError
-from attnconv.run import prepare, run
+from attnconv.prepared import prepare
+from attnconv.run import run
 from attnconv.tracking import dashboards
 from attnconv.tracking.run_folder import run_folder_path
-from attnconv.training import precision
-from attnconv.training.precision import choose_precision
 
 
 def read(config, file):
@@ -83,13 +82,6 @@ def test_equal_steps_whatever_the_fraction_and_equal_epochs_without(tiny):
     assert steps[0.2, "steps"] == (6, 8, steps[1, "epochs"][2]), "and the same learning rates"
 
 
-def test_an_epoch_may_go_without_an_evaluation_but_not_the_last(tiny):
-    config = tiny("epochs=5", "eval_every=2")
-    run(config)
-    lines = [json.loads(line) for line in read(config, "metrics.jsonl").splitlines()]
-    assert [record["epoch"] for record in lines if "test/acc" in record] == [2, 4, 5]
-
-
 def test_a_finished_run_of_another_configuration_is_not_called_done(tiny):
     run(tiny())
     with pytest.raises(RunFolderError, match=r"finished run of another configuration \(epochs: 2 -> 3\)") as error:
@@ -114,10 +106,10 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
     def interrupted_at(call, real):
         calls = itertools.count(1)
 
-        def function(*arguments):
+        def function(*arguments, **options):
             if next(calls) == call:
                 raise KeyboardInterrupt
-            return real(*arguments)
+            return real(*arguments, **options)
 
         return function
 
@@ -136,7 +128,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
 
 
 def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monkeypatch):
-    monkeypatch.setattr(sitting_module, "evaluate", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(sitting_module, "evaluate", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tiny())
     assert json.loads(read(tiny(), "result.json"))["reason"] == "ZeroDivisionError: division by zero"
@@ -152,15 +144,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny):
     ):
         run(config)
     assert json.loads(read(config, "result.json"))["status"] == "failed"
-
-
-def test_holdout_spares_the_test_split_until_the_end(tiny):
-    config = tiny("data.holdout=0.2", "epochs=3")
-    result = run(config)
-    metrics = [json.loads(line) for line in read(config, "metrics.jsonl").splitlines()]
-    assert all("val/acc" in record for record in metrics)
-    assert ["test/acc" in record for record in metrics] == [False, False, True]
-    assert result["val_acc"] == metrics[-1]["val/acc"]
 
 
 @pytest.mark.parametrize(
@@ -290,15 +273,6 @@ def test_an_absent_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     assert run(tiny("logger=wandb", "epochs=1"))["status"] == "done"
     assert "warning: wandb is off for this run" in capsys.readouterr().err
-
-
-def test_precision_follows_the_hardware(monkeypatch):
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: False)
-    assert choose_precision("auto", cpu) == "fp32"
-    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
-    assert choose_precision("auto", cpu) == "bf16"
-    assert choose_precision("fp32", cpu) == "fp32"
 
 
 @pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], ["compile=true"]])

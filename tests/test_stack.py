@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from attnconv import stack
+from attnconv import stack, together
 from attnconv.data.dataset import TrainSplit
 from attnconv.errors import Stopped
 from attnconv.run import run
@@ -25,6 +25,8 @@ from attnconv.training.loop import FiniteGuard
 from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
 EXACT = ("recipe=paper", "recipe.dropout=0", "recipe.attention_dropout=0", "precision=fp32", "epochs=3")
+GROWING = ("data.holdout=0.2", "data.flip=true", "data.alternating_flip=true", "eval_mirrored=true",
+           "recipe.sizes=[0.5,1]", "recipe.whitening=true")  # fmt: skip
 
 
 def seeds(tiny, *numbers, overrides=EXACT):
@@ -66,7 +68,7 @@ def sizes(monkeypatch):
         ((), 1e-4),
         (("recipe.ema=0.9",), 1e-4),
         (("model=resnet10", "recipe.warmup=0.5"), 1e-4),
-        (("data.holdout=0.2", "data.alternating_flip=true", "recipe.sizes=[0.5,1]", "recipe.whitening=true"), 1e-4),
+        (GROWING, 1e-4),
         (("model=sa_learned_content", "recipe=modern", "precision=bf16"), 0.1),  # Muon, and bfloat16 rounds
     ],
 )
@@ -115,13 +117,13 @@ def test_an_interrupted_stack_goes_on_to_the_same_numbers(tiny, monkeypatch, cal
     overrides = (*EXACT, "checkpoint_steps=1", "recipe.ema=0.9", "epochs=5")
     calm, hurt = (seeds(tiny, 0, 1, overrides=(*overrides, f"name={name}")) for name in ("calm", "hurt"))
     run_stacked(calm, at_most=8)
-    place = stack if call == "evaluate_together" else stack.Sitting
+    place = together if call == "evaluate_together" else together.Sitting
     calls, real = itertools.count(1), getattr(place, call)
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == number:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(place, call, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -134,13 +136,13 @@ def test_an_interrupted_stack_goes_on_to_the_same_numbers(tiny, monkeypatch, cal
 @pytest.mark.parametrize("moment", ["step_done", "evaluate_together"])
 def test_a_signal_saves_all_of_them(tiny, monkeypatch, moment):
     configs = seeds(tiny, 0, 1, overrides=(*EXACT, "recipe.ema=0.9", "eval_batch_size=5"))
-    place = stack if moment == "evaluate_together" else stack.Sitting
+    place = together if moment == "evaluate_together" else together.Sitting
     calls, real = itertools.count(1), getattr(place, moment)
 
-    def signalled(*arguments):
+    def signalled(*arguments, **options):
         if next(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(place, moment, signalled)
@@ -156,14 +158,14 @@ def test_a_signal_saves_all_of_them(tiny, monkeypatch, moment):
 
 
 def test_too_many_for_the_memory_go_on_with_fewer(tiny, monkeypatch, sizes, capsys):
-    configs, real = seeds(tiny, 0, 1, 2, 3), stack.train_epoch_together
+    configs, real = seeds(tiny, 0, 1, 2, 3), together.train_epoch_together
 
     def train(network, lanes, **options):
         if len(lanes) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         real(network, lanes, **options)
 
-    monkeypatch.setattr(stack, "train_epoch_together", train)
+    monkeypatch.setattr(together, "train_epoch_together", train)
     assert run_stacked(configs, at_most=8) == [None] * 4
     assert sizes == [4, 2, 2]
     assert "warning: out of memory with 4 runs at once; going on with 2" in capsys.readouterr().err

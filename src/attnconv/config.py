@@ -120,6 +120,10 @@ class Config:
     compile: bool = knob(False, "torch.compile the model")
     warm_up: bool = knob(False, "compile and tune on a few steps that do not count, before the clock starts")
     eval_every: int = knob(1, "epochs between evaluations; the last epoch always has one", at_least=1)
+    eval_mirrored: bool = knob(
+        False,
+        "with data.flip: score again with each image beside its mirror image (test-time augmentation): acc_mirrored",
+    )
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")
     collected: str | None = knob(None, "in a sweep: a folder that scripts/collect.py wrote; its runs are not run again")

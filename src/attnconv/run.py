@@ -12,79 +12,16 @@ from typing import Any
 import torch
 
 from attnconv.config import Config
-from attnconv.data.augmentation import scale
-from attnconv.data.dataset import DataSet, load_dataset
-from attnconv.errors import AlreadyDone, AtWork, CellFailed, ConfigError, OutOfMemory, Stopped, UserError
-from attnconv.explain import explain, is_out_of_memory
-from attnconv.models.build import build_model
+from attnconv.errors import AlreadyDone, AtWork, CellFailed, Stopped, UserError
+from attnconv.explain import explain
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
-from attnconv.models.match import resolve_node
-from attnconv.sitting import Run, Sitting
+from attnconv.prepared import Run, prepare
+from attnconv.sitting import Sitting
 from attnconv.tracking.provenance import commit, describe_device, versions
 from attnconv.tracking.run_folder import FORMAT, RunFolder
 from attnconv.training.checkpoint import Position
-from attnconv.training.distributed import check_batches, distribute, join_processes
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.optimizers import build_optimizer
-from attnconv.training.precision import choose_device, choose_precision
-from attnconv.training.share import pool, take_threads
-from attnconv.training.whitening import whiten_stem
-
-
-def prepare(config: Config) -> Run:
-    """Check everything that can be wrong before anything is written.
-
-    Raises:
-        UserError: run folder, device, data or model are not as the configuration needs them, or too large.
-    """
-    try:
-        return _prepare(config)
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory("out of memory before training; lower the scale, or data.fraction") from error
-        raise
-
-
-def _prepare(config: Config) -> Run:
-    folder = RunFolder(config)
-    take_threads()
-    processes, device = join_processes(choose_device(config.device))
-    if processes.writes:
-        folder.check()
-    data = load_dataset(config.data, device)
-    check_batches(processes, data.epoch_images, config.recipe.batch_size)
-    node, match = resolve_node(config, data.image_shape, data.classes)
-    torch.manual_seed(config.seed)
-    # Built on the CPU, so that equal seeds give equal weights on every device.
-    model = build_model(node, data.image_shape, data.classes)
-    _check_sizes(config, node, data)
-    if config.recipe.whitening:
-        try:
-            whiten_stem(model, data.train)
-        except ValueError as error:
-            raise ConfigError(f"model={config.model['name']}: {error}") from error
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config.recipe)
-    forward: Any = distribute(model, processes, device)
-    if config.compile:
-        forward = torch.compile(forward)
-    precision = choose_precision(config.precision, device)
-    return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
-
-
-def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise ConfigError for a size to which images are to be scaled and which the network cannot take."""
-    channels, height, width = data.image_shape
-    for size in dict.fromkeys(config.recipe.sizes):
-        side = round(size * height)
-        if side < 1:
-            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
-        try:
-            image = scale(torch.zeros(1, channels, height, width), side).to("meta")
-            build_unfilled(node, data.image_shape, data.classes)(image)
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
+from attnconv.training.share import pool
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -278,7 +215,9 @@ def _opening_lines(identity: dict[str, Any], folder: RunFolder, position: Positi
 
 def _closing_line(result: dict[str, Any], folder: RunFolder) -> str:
     line = "test accuracy {test_acc:.2%} after {epochs} epochs in {seconds:.0f} s".format_map(result)
-    if "val_acc" in result:
-        line += f" (validation {result['val_acc']:.2%})"
+    others = {"validation": "val_acc", "with mirror images": "test_acc_mirrored"}
+    more = [f"{what} {result[key]:.2%}" for what, key in others.items() if key in result]
+    if more:
+        line += f" ({', '.join(more)})"
     heads = f"; heads: {folder.heads_picture}" if folder.heads_picture.exists() else ""
     return f"{line}; run folder: {folder.path}{heads}"

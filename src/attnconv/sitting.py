@@ -5,26 +5,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from attnconv.config import Config
 from attnconv.data.augmentation import plan_epoch
-from attnconv.data.dataset import DataSet, Split
+from attnconv.data.dataset import Split
 from attnconv.explain import explain, require_finite
-from attnconv.models.match import Match
+from attnconv.prepared import Run
 from attnconv.tracking.console import Console
 from attnconv.tracking.dashboards import Dashboard
 from attnconv.tracking.heads import HeadWatcher
 from attnconv.tracking.history import outcome, recorded_epochs
 from attnconv.tracking.provenance import peak_memory
-from attnconv.tracking.run_folder import RunFolder, run_name
+from attnconv.tracking.run_folder import run_name
 from attnconv.training.averaging import WeightAverage
 from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
-from attnconv.training.distributed import Processes
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_epoch
 from attnconv.training.schedules import image_side, lr_factor
@@ -35,22 +29,6 @@ from attnconv.training.warm_up import batch_sizes, training_shapes, warm_up
 HEAD_IMAGES = 50
 
 CHECKPOINT = 1  # a request between processes; larger ones are signals to stop by
-
-
-@dataclass
-class Run:
-    """What a run consists of, built and checked; nothing is written yet."""
-
-    config: Config
-    folder: RunFolder
-    device: torch.device
-    processes: Processes
-    precision: str
-    data: DataSet
-    model: nn.Module
-    forward: nn.Module  # the same network, compiled or distributed if it is to be
-    optimizer: torch.optim.Optimizer
-    match: Match | None  # how the model's width was scaled, if it was
 
 
 class Sitting:
@@ -68,7 +46,6 @@ class Sitting:
         self.images, self.writes = this.data.epoch_images, this.processes.writes
         self.steps_per_epoch = math.ceil(self.images / self.config.recipe.batch_size)
         self.guard = FiniteGuard(this.device)
-        self.tally = Tally.on(this.device)
         recipe, epochs = self.config.recipe, self.config.epochs
         self.factor = lr_factor(recipe, epochs, self.images)
         self.side = image_side(recipe, this.data.image_shape[1], epochs, self.images)
@@ -79,8 +56,7 @@ class Sitting:
         self.average = None if recipe.ema is None else WeightAverage(this.model, recipe.ema)
         found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device, self.average)
         self.position = found or Position()
-        sample, _ = next(this.data.train.batches(HEAD_IMAGES))
-        self.heads = HeadWatcher(this.model, self.config.model["name"], sample)
+        self.heads = HeadWatcher(this.model, self.config.model["name"], next(this.data.train.batches(HEAD_IMAGES))[0])
         if self.writes:
             self.folder.forget_after(None if found is None else found.epochs_done)
             if found is None:
@@ -135,7 +111,7 @@ class Sitting:
         lr = config.recipe.lr * self.factor((epoch - 1) * self.steps_per_epoch)
         metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
         for split, score in scores.items():
-            metrics |= {f"{split}/loss": score.loss, f"{split}/acc": score.accuracy}
+            metrics |= score.metrics(split)
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
         if self.writes:
             with self.averaged():
@@ -151,8 +127,8 @@ class Sitting:
         with self.averaged():
             self._show_heads(self.config.epochs)
             export_weights(self.folder.weights, self.this.model)
-        memory = {"peak_memory_bytes": peak_memory(self.this.device)}
-        return outcome(self.folder, self.images) | self.warm_up_seconds | memory
+        numbers = outcome(self.folder, self.images) | self.warm_up_seconds
+        return numbers | {"peak_memory_bytes": peak_memory(self.this.device)}
 
     def close(self, result: dict[str, Any]) -> None:
         """Write result.json and let go of terminal and dashboard, whatever the outcome."""
@@ -171,22 +147,17 @@ class Sitting:
         return explain(error, self.config, self.folder, self.images, self.doing)
 
     def _warm_up(self) -> None:
-        started, this, recipe = time.perf_counter(), self.this, self.config.recipe
-        shapes = training_shapes(self.images, recipe.batch_size, self.config.epochs, self.side)
+        started, this, config = time.perf_counter(), self.this, self.config
         splits = [split for split in (this.data.validation, this.data.test) if split is not None]
-        sizes = {size for split in splits for size in batch_sizes(len(split), self.config.eval_batch_size)}
-
-        def share(size: int) -> int:
-            return len(range(size)[this.processes.share(size)])
-
         warm_up(
             this.model,
             this.forward,
             this.optimizer,
             this.data.train,
-            shapes=[(share(size), side) for size, side in shapes],
-            evaluated={share(size) for size in sizes} - {0},
+            shapes=training_shapes(self.images, config.recipe.batch_size, config.epochs, self.side),
+            evaluated=[size for split in splits for size in batch_sizes(len(split), config.eval_batch_size)],
             precision=this.precision,
+            processes=this.processes,
         )
         self.warm_up_seconds = {"warm_up_seconds": time.perf_counter() - started}
         self.say(f"warmed up in {self.warm_up_seconds['warm_up_seconds']:.1f} s, which do not count")
@@ -214,35 +185,45 @@ class Sitting:
         splits = {"val": data.validation, "test": data.test if last or data.validation is None else None}
         return {name: split for name, split in splits.items() if split is not None}
 
+    def how_to_train(self, epoch: int) -> dict[str, Any]:
+        """Arguments of `train_epoch` for epoch `epoch` (from 1) that runs which train in step have in common."""
+        recipe = self.config.recipe
+        return {
+            "steps_before": (epoch - 1) * self.steps_per_epoch,
+            "steps_done": self.position.steps_in_epoch,
+            "batch_size": recipe.batch_size,
+            "label_smoothing": recipe.label_smoothing,
+            "factor": self.factor,
+            "side": self.side,
+            "precision": self.this.precision,
+        }
+
+    def how_to_evaluate(self) -> dict[str, Any]:
+        """Arguments of `evaluate` that runs which train in step have in common."""
+        config = self.config
+        mirrored = config.eval_mirrored and config.data.flip  # where training mirrors nothing, it would be another task
+        return {"batch_size": config.eval_batch_size, "precision": self.this.precision, "mirrored": mirrored}
+
     def _train_rest(self, epoch: int) -> None:
         """Train what is left of epoch `epoch` (from 1)."""
-        config, this = self.config, self.this
+        this = self.this
         train_epoch(
             this.forward,
             this.optimizer,
             this.data.train,
             self.plan,
-            steps_before=(epoch - 1) * self.steps_per_epoch,
-            steps_done=self.position.steps_in_epoch,
             tally=self.tally,
             guard=self.guard,
-            seed=config.seed,
-            batch_size=config.recipe.batch_size,
-            label_smoothing=config.recipe.label_smoothing,
-            factor=self.factor,
-            side=self.side,
-            precision=this.precision,
+            seed=self.config.seed,
             processes=this.processes,
             on_step=self._after_step,
+            **self.how_to_train(epoch),
         )
         self.note_position(self.steps_per_epoch)
 
     def _evaluate(self, splits: dict[str, Split]) -> dict[str, Score]:
-        this, size = self.this, self.config.eval_batch_size
-        return {
-            name: evaluate(this.forward, split, size, this.precision, this.processes, self._stop_if_asked)
-            for name, split in splits.items()
-        }
+        how = self.how_to_evaluate() | {"processes": self.this.processes, "on_batch": self._stop_if_asked}
+        return {name: evaluate(self.this.forward, split, **how) for name, split in splits.items()}
 
     def step_done(self, steps_in_epoch: int) -> None:
         """After each step, with the number of steps of this epoch taken."""
@@ -285,6 +266,7 @@ class Sitting:
             self.interrupts.end(request)
 
     def note_position(self, steps_in_epoch: int) -> None:
+        """Know where training stands. Waits for the device."""
         total = self.tally.total(self.this.processes)
         self.position = Position(
             epochs_done=self.position.epochs_done,
@@ -299,8 +281,8 @@ class Sitting:
         self.guard.check()  # weights that are not finite are no place to go on from
         step = self.position.epochs_done * self.steps_per_epoch + self.position.steps_in_epoch
         if self.writes:
-            folder, model, optimizer = self.folder.checkpoints, self.this.model, self.this.optimizer
-            save_checkpoint(folder, model, optimizer, self.position, step, self.average)
+            this = self.this
+            save_checkpoint(self.folder.checkpoints, this.model, this.optimizer, self.position, step, self.average)
         self.saved = time.perf_counter()
 
     def _record(self, epoch: int, metrics: dict[str, float], timing: dict[str, float]) -> None:

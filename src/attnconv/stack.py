@@ -7,7 +7,6 @@ alone: equal to float tolerance. A run that fails is left behind, and the others
 
 import json
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,23 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnconv.config import Config, flatten, to_plain
-from attnconv.errors import AlreadyDone, AtWork, CellFailed, Diverged, OutOfMemory, Stopped, UserError
-from attnconv.run import begin_sitting, describe, finish_sitting, how_it_ended, in_one_line, prepare, run_in_sweep
-from attnconv.sitting import Run, Sitting
+from attnconv.errors import AlreadyDone, AtWork, CellFailed, OutOfMemory, Stopped, UserError
+from attnconv.prepared import Run, prepare
+from attnconv.run import begin_sitting, describe, finish_sitting, how_it_ended, in_one_line, run_in_sweep
+from attnconv.sitting import Sitting
+from attnconv.together import train_together
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.training.checkpoint import NAME, newest
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.loop import NotFinite
 from attnconv.training.share import pool
-from attnconv.training.stacked import (
-    CannotStack,
-    Lane,
-    Lost,
-    Stack,
-    check_stackable,
-    evaluate_together,
-    train_epoch_together,
-)
+from attnconv.training.stacked import CannotStack, Lost, check_stackable
 
 # Settings in which stacked runs may differ: none of them changes a shape, a step or what is done when.
 MAY_DIFFER = ("name", "seed", "data.subset_seed", "output", "collected", "retry_failed")
@@ -230,81 +222,3 @@ def _conclude_failure(
     if outcome.at_most:
         warning = f"out of memory with {len(sittings)} runs at once; going on with {outcome.at_most}"
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-
-
-def train_together(sittings: Sequence[Sitting], interrupts: Interrupts) -> list[dict[str, Any]]:
-    """Train the remaining epochs of runs that stand at the same step; the numbers of each for its result.json.
-
-    Raises:
-        Lost: one of them cannot go on.
-        Stopped: a signal asked for it; all have checkpoints.
-    """
-    first, this = sittings[0], sittings[0].this
-    recipe = first.config.recipe
-    stack = Stack([sitting.this.model for sitting in sittings], compiled=first.config.compile)
-
-    def after_step(steps_in_epoch: int) -> None:
-        for sitting in sittings:
-            sitting.step_done(steps_in_epoch)
-        signum = interrupts.signum
-        if signum or first.due(steps_in_epoch):
-            for number, sitting in enumerate(sittings):
-                with _losing(number):
-                    sitting.save_at(steps_in_epoch)
-        if signum:
-            interrupts.end(signum)
-
-    def after_batch() -> None:
-        signum = interrupts.signum
-        if signum:
-            for number, sitting in enumerate(sittings):
-                with _losing(number):
-                    sitting.save_own()
-            interrupts.end(signum)
-
-    for epoch in range(first.position.epochs_done + 1, first.config.epochs + 1):
-        for sitting in sittings:
-            sitting.begin(epoch)
-        train_epoch_together(
-            stack,
-            [_lane(sitting) for sitting in sittings],
-            steps_before=(epoch - 1) * first.steps_per_epoch,
-            steps_done=first.position.steps_in_epoch,
-            batch_size=recipe.batch_size,
-            label_smoothing=recipe.label_smoothing,
-            factor=first.factor,
-            side=first.side,
-            precision=this.precision,
-            on_step=after_step,
-        )
-        for sitting in sittings:
-            sitting.note_position(sitting.steps_per_epoch)
-        started = time.perf_counter()
-        with ExitStack() as evaluating:
-            for sitting in sittings:
-                evaluating.enter_context(sitting.evaluating())
-            due = [sitting.splits_due(epoch) for sitting in sittings]
-            scores = {
-                name: evaluate_together(
-                    stack, [splits[name] for splits in due], first.config.eval_batch_size, this.precision, after_batch
-                )
-                for name in due[0]
-            }
-        eval_seconds = time.perf_counter() - started
-        for number, sitting in enumerate(sittings):
-            with _losing(number):
-                sitting.finish(epoch, {name: each[number] for name, each in scores.items()}, eval_seconds)
-    return [sitting.conclude() for sitting in sittings]
-
-
-@contextmanager
-def _losing(number: int) -> Iterator[None]:
-    """Say which run it is that cannot go on."""
-    try:
-        yield
-    except (Diverged, NotFinite) as error:
-        raise Lost(number, error) from error
-
-
-def _lane(sitting: Sitting) -> Lane:
-    return Lane(sitting.this.optimizer, sitting.this.data.train, sitting.plan, sitting.tally, sitting.guard)

@@ -12,7 +12,8 @@ from attnconv.data.dataset import load_dataset
 from attnconv.errors import ConfigError
 from attnconv.models.backbone import space_to_depth
 from attnconv.models.build import build_model
-from attnconv.run import prepare, run
+from attnconv.prepared import prepare
+from attnconv.run import run
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.tracking.states import look
 from attnconv.trained import load_trained

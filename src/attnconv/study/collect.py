@@ -38,7 +38,8 @@ EXAMINED = ("probe.json", "conversion.json")  # by scripts/probe.py and scripts/
 # Columns of runs.csv that result.json holds, in this order; between them and the last come the settings that vary.
 IDENTITY = (
     "name", "model", "recipe", "scale", "data", "fraction", "equal", "train_images", "subset_seed", "holdout", "seed",
-    "epochs", "steps", "test_acc", "val_acc", "train_acc", "parameters", "flops_paper", "flops_full", "seconds",
+    "epochs", "steps", "test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored",
+    "train_acc", "parameters", "flops_paper", "flops_full", "seconds",
     "train_seconds", "images_per_second", "peak_memory_bytes",
 )  # fmt: skip
 PROVENANCE = (
@@ -230,8 +231,8 @@ def _write_csv(path: Path, rows: list[_Row]) -> None:
 
 def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]) -> None:
     """A row per run and epoch; what was not measured in an epoch is null."""
-    columns = ["run", "epoch", "train/loss", "train/acc", "train/lr", "val/loss", "val/acc", "test/loss", "test/acc",
-               "train_seconds", "eval_seconds"]  # fmt: skip
+    columns = ["run", "epoch", "train/loss", "train/acc", "train/lr", "val/loss", "val/acc", "val/acc_mirrored",
+               "test/loss", "test/acc", "test/acc_mirrored", "train_seconds", "eval_seconds"]  # fmt: skip
     records = []
     for run, metrics, timings in curves:
         clock = {timing["epoch"]: timing for timing in timings}

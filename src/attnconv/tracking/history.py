@@ -26,7 +26,7 @@ def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
     stacked = max(timing.get("stacked", 1) for timing in timings)
     return {
         **({"stacked": stacked} if stacked > 1 else {}),
-        **{f"{split}_acc": last[f"{split}/acc"] for split in ("val", "test") if f"{split}/acc" in last},
+        **{name.replace("/", "_"): value for name, value in last.items() if name.startswith(("val/acc", "test/acc"))},
         "train_seconds": train_seconds,
         "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
         "images_per_second": images * len(timings) / train_seconds,

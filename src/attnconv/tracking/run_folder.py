@@ -35,7 +35,8 @@ FORMAT = 2
 # Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
 FREE_TO_CHANGE = (
     "logger", "output", "collected", "retry_failed",
-    "device", "compile", "warm_up", "eval_batch_size", "checkpoint_steps", "checkpoint_minutes",
+    "device", "compile", "warm_up", "eval_mirrored", "eval_batch_size",
+    "checkpoint_steps", "checkpoint_minutes",
 )  # fmt: skip
 
 

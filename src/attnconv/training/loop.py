@@ -1,7 +1,7 @@
 """One epoch of training, one evaluation: the only places where a model meets data."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,10 +20,20 @@ CHECK_EVERY = 50  # steps between looks at whether all is finite, where a look m
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy and accuracy (0..1) over a split or an epoch."""
+    """Mean cross-entropy and accuracy (0..1) over a split or an epoch.
+
+    Args:
+        mirrored: accuracy where each image is judged together with its mirror image; None: not looked at.
+    """
 
     loss: float
     accuracy: float
+    mirrored: float | None = None
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """By the names under which metrics.jsonl and the dashboards know them."""
+        both = {} if self.mirrored is None else {f"{split}/acc_mirrored": self.mirrored}
+        return {f"{split}/loss": self.loss, f"{split}/acc": self.accuracy, **both}
 
 
 @dataclass
@@ -37,6 +47,11 @@ class Tally:
     @classmethod
     def on(cls, device: torch.device, loss: float = 0.0, correct: float = 0.0, images: int = 0) -> "Tally":
         return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
+
+    @classmethod
+    def of_views(cls, device: torch.device, mirrored: bool) -> list["Tally"]:
+        """One for each that `logits_of_views` returns."""
+        return [cls.on(device) for _ in range(2 if mirrored else 1)]
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add the mean loss over some images, and what was predicted of them."""
@@ -165,20 +180,46 @@ def evaluate(
     precision: str,
     processes: Processes,
     on_batch: Callable[[], None] = lambda: None,
+    mirrored: bool = False,
 ) -> Score:
-    """Score a split, without augmentation or dropout; `on_batch` is called after every batch."""
+    """Score a split, without dropout.
+
+    Args:
+        on_batch: called after every batch.
+        mirrored: score it again with the mean of the logits of each image and of its mirror image (test-time
+            augmentation), as `Score.mirrored`.
+    """
     model.eval()
     device = split.labels.device
-    tally = Tally.on(device)
+    tallies = Tally.of_views(device, mirrored)
     for images, labels in split.batches(batch_size):
         share = processes.share(len(labels))
         images, labels = images[share], labels[share]
         if len(labels):
             with autocast(precision, device):
-                logits = model(images).float()
-            tally.add(F.cross_entropy(logits, labels), logits, labels)
+                views = logits_of_views(model, images, mirrored)
+            for tally, logits in zip(tallies, views, strict=True):
+                tally.add(F.cross_entropy(logits, labels), logits, labels)
         on_batch()
-    return tally.total(processes).score()
+    return score_of_views([tally.total(processes) for tally in tallies])
+
+
+def logits_of_views(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool) -> list[Tensor]:
+    """Logits of images, in float32, and if `mirrored` their mean with those of the mirror images.
+
+    Args:
+        images: (..., height, width).
+    """
+    views = [model(images).float()]
+    if mirrored:
+        views.append((views[0] + model(images.flip(-1)).float()) / 2)
+    return views
+
+
+def score_of_views(tallies: Sequence[Tally]) -> Score:
+    """The score of the images, with the accuracy of the second view, if there is one. Waits for the device."""
+    plain, *mirrored = [tally.score() for tally in tallies]
+    return replace(plain, mirrored=mirrored[0].accuracy) if mirrored else plain
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -18,7 +18,8 @@ from torch.func import functional_call, vmap
 
 from attnconv.data.augmentation import EpochPlan, scale
 from attnconv.data.dataset import Split, TrainSplit
-from attnconv.training.loop import FiniteGuard, NotFinite, Score, Tally
+from attnconv.errors import Diverged
+from attnconv.training.loop import FiniteGuard, NotFinite, Score, Tally, logits_of_views, score_of_views
 from attnconv.training.optimizers import step_together
 from attnconv.training.precision import autocast
 
@@ -178,36 +179,42 @@ def train_epoch_together(
         stack.share_gradients()
         step_together([lane.optimizer for lane in lanes])
         for number, lane in enumerate(lanes):
-            with _noting(number):
+            with losing(number):
                 lane.guard.watch(step, losses[number], stack.models[number])
             lane.tally.add(losses[number], logits[number], labels[number])
         on_step(index + 1)
     for number, lane in enumerate(lanes):
-        with _noting(number):
+        with losing(number):
             lane.guard.check()
 
 
 @contextmanager
-def _noting(index: int) -> Iterator[None]:
-    """Say whose loss or gradient it was that is not finite."""
+def losing(index: int) -> Iterator[None]:
+    """Say which run it is that cannot go on, because its loss or a gradient is not finite."""
     try:
         yield
-    except NotFinite as error:
+    except (Diverged, NotFinite) as error:
         raise Lost(index, error) from error
 
 
 @torch.inference_mode()
 def evaluate_together(
-    stack: Stack, splits: Sequence[Split], batch_size: int, precision: str, on_batch: Callable[[], None]
+    stack: Stack,
+    splits: Sequence[Split],
+    batch_size: int,
+    precision: str,
+    on_batch: Callable[[], None],
+    mirrored: bool = False,
 ) -> list[Score]:
     """`attnconv.training.loop.evaluate` of several runs, each on its own split; all are equally long."""
     stack.train(False)
     device = splits[0].labels.device
-    tallies = [Tally.on(device) for _ in splits]
+    tallies = [Tally.of_views(device, mirrored) for _ in splits]
     for batches in zip(*(split.batches(batch_size) for split in splits), strict=True):
         with autocast(precision, device):
-            logits = stack(torch.stack([images for images, _ in batches])).float()
-        for tally, own, (_, labels) in zip(tallies, logits, batches, strict=True):
-            tally.add(F.cross_entropy(own, labels), own, labels)
+            views = logits_of_views(stack, torch.stack([images for images, _ in batches]), mirrored)
+        for run, (_, labels) in enumerate(batches):
+            for tally, logits in zip(tallies[run], views, strict=True):
+                tally.add(F.cross_entropy(logits[run], labels), logits[run], labels)
         on_batch()
-    return [tally.score() for tally in tallies]
+    return [score_of_views(own) for own in tallies]

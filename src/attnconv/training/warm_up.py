@@ -12,6 +12,7 @@ from torch import nn
 
 from attnconv.data.augmentation import normalise, scale
 from attnconv.data.dataset import Split
+from attnconv.training.distributed import Processes
 from attnconv.training.precision import autocast
 
 
@@ -42,6 +43,7 @@ def warm_up(
     shapes: Collection[tuple[int, int | None]],
     evaluated: Collection[int],
     precision: str,
+    processes: Processes,
 ) -> None:
     """Train and evaluate for a step at every shape, leaving model and optimiser as they were.
 
@@ -52,6 +54,7 @@ def warm_up(
         split: images of the right shape; their content and order do not matter.
         shapes: of training: images in a step, and the height in pixels to which they are scaled (None: as they are).
         evaluated: images in a step of an evaluation.
+        processes: among which each step is divided.
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     device = split.labels.device
@@ -60,8 +63,11 @@ def warm_up(
         order = torch.arange(count, device=device) % len(split)
         return normalise(split.images[order], split.mean, split.std)
 
+    def share(count: int) -> int:
+        return len(range(count)[processes.share(count)])
+
     forward.train()
-    for count, side in shapes:
+    for count, side in dict.fromkeys((share(count), side) for count, side in shapes):
         with autocast(precision, device):
             logits = forward(scale(some(count), side))
         logits.float().square().mean().backward()
@@ -71,7 +77,7 @@ def warm_up(
     twins_optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     forward.eval()
-    for count in evaluated:
+    for count in {share(count) for count in evaluated} - {0}:
         with torch.inference_mode(), autocast(precision, device):
             forward(some(count))
     with torch.no_grad():  # batch norm took note of the images

@@ -1,0 +1,94 @@
+"""What a run consists of, built and checked before anything is written."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv.config import Config
+from attnconv.data.augmentation import scale
+from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.errors import ConfigError, OutOfMemory
+from attnconv.explain import is_out_of_memory
+from attnconv.models.build import build_model
+from attnconv.models.cost import build_unfilled
+from attnconv.models.match import Match, resolve_node
+from attnconv.tracking.run_folder import RunFolder
+from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
+from attnconv.training.optimizers import build_optimizer
+from attnconv.training.precision import choose_device, choose_precision
+from attnconv.training.share import take_threads
+from attnconv.training.whitening import whiten_stem
+
+
+@dataclass
+class Run:
+    """What a run consists of, built and checked; nothing is written yet."""
+
+    config: Config
+    folder: RunFolder
+    device: torch.device
+    processes: Processes
+    precision: str
+    data: DataSet
+    model: nn.Module
+    forward: nn.Module  # the same network, compiled or distributed if it is to be
+    optimizer: torch.optim.Optimizer
+    match: Match | None  # how the model's width was scaled, if it was
+
+
+def prepare(config: Config) -> Run:
+    """Check everything that can be wrong before anything is written.
+
+    Raises:
+        UserError: run folder, device, data or model are not as the configuration needs them, or too large.
+    """
+    try:
+        return _prepare(config)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory("out of memory before training; lower the scale, or data.fraction") from error
+        raise
+
+
+def _prepare(config: Config) -> Run:
+    folder = RunFolder(config)
+    take_threads()
+    processes, device = join_processes(choose_device(config.device))
+    if processes.writes:
+        folder.check()
+    data = load_dataset(config.data, device)
+    check_batches(processes, data.epoch_images, config.recipe.batch_size)
+    node, match = resolve_node(config, data.image_shape, data.classes)
+    torch.manual_seed(config.seed)
+    # Built on the CPU, so that equal seeds give equal weights on every device.
+    model = build_model(node, data.image_shape, data.classes)
+    _check_sizes(config, node, data)
+    if config.recipe.whitening:
+        try:
+            whiten_stem(model, data.train)
+        except ValueError as error:
+            raise ConfigError(f"model={config.model['name']}: {error}") from error
+    model.to(device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config.recipe)
+    forward: Any = distribute(model, processes, device)
+    if config.compile:
+        forward = torch.compile(forward)
+    precision = choose_precision(config.precision, device)
+    return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
+
+
+def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError for a size to which images are to be scaled and which the network cannot take."""
+    channels, height, width = data.image_shape
+    for size in dict.fromkeys(config.recipe.sizes):
+        side = round(size * height)
+        if side < 1:
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
+        try:
+            image = scale(torch.zeros(1, channels, height, width), side).to("meta")
+            build_unfilled(node, data.image_shape, data.classes)(image)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error

@@ -1,0 +1,72 @@
+"""When a run is evaluated, on what, and with which augmentation."""
+
+import itertools
+
+import pytest
+import torch
+
+from attnconv.run import run
+from attnconv.tracking.run_folder import RunFolder
+from attnconv.trained import load_trained
+from attnconv.training.loop import logits_of_views
+
+
+def metrics(config):
+    return RunFolder(config).read_lines("metrics.jsonl")
+
+
+def test_an_epoch_may_go_without_an_evaluation_but_not_the_last(tiny):
+    config = tiny("epochs=5", "eval_every=2")
+    run(config)
+    assert [record["epoch"] for record in metrics(config) if "test/acc" in record] == [2, 4, 5]
+
+
+def test_holdout_spares_the_test_split_until_the_end(tiny):
+    config = tiny("data.holdout=0.2", "epochs=3")
+    result = run(config)
+    assert all("val/acc" in record for record in metrics(config))
+    assert ["test/acc" in record for record in metrics(config)] == [False, False, True]
+    assert result["val_acc"] == metrics(config)[-1]["val/acc"]
+
+
+def test_a_mirror_image_is_read_from_right_to_left():
+    images = torch.arange(2 * 3 * 4).view(2, 1, 3, 4)
+    plain, mean = logits_of_views(lambda some: some.flatten(1), images, mirrored=True)
+    for image, own, both in zip(images, plain, mean, strict=True):
+        for row, column in itertools.product(range(3), range(4)):
+            assert own[4 * row + column] == image[0, row, column]
+            assert both[4 * row + column] == (image[0, row, column] + image[0, row, 3 - column]) / 2
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content"])
+def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, model):
+    overrides = (f"model={model}", "data.flip=true", "eval_batch_size=7", "precision=fp32")
+    plain, mirrored = tiny(*overrides), tiny(*overrides, "eval_mirrored=true", "data.holdout=0.2", "name=mirrored")
+    run(plain)
+    result = run(mirrored)
+    found = load_trained(RunFolder(mirrored).path)
+    for split, name in ((found.data.test, "test"), (found.data.validation, "val")):
+        correct = {"acc": 0, "acc_mirrored": 0}
+        for images, labels in split.batches(1):
+            with torch.no_grad():
+                own = found.model(images)[0]
+                other = found.model(torch.from_numpy(images.numpy()[..., ::-1].copy()))[0]
+            correct["acc"] += int(own.argmax() == labels[0])
+            correct["acc_mirrored"] += int((own + other).argmax() == labels[0])
+        for kind, count in correct.items():
+            assert result[f"{name}_{kind}"] == pytest.approx(count / len(split))
+            assert metrics(mirrored)[-1][f"{name}/{kind}"] == result[f"{name}_{kind}"]
+    assert f"with mirror images {result['test_acc_mirrored']:.2%}" in capsys.readouterr().out
+
+
+def test_looking_at_mirror_images_changes_nothing_else(tiny):
+    configs = [tiny("data.flip=true", f"eval_mirrored={mirrored}", f"name={mirrored}") for mirrored in (False, True)]
+    for config in configs:
+        run(config)
+    without, with_them = (metrics(config) for config in configs)
+    assert all("test/acc_mirrored" in record for record in with_them)
+    assert without == [{key: record[key] for key in record if key != "test/acc_mirrored"} for record in with_them]
+
+
+def test_images_that_training_does_not_mirror_are_not_mirrored(tiny):
+    assert "test_acc_mirrored" not in run(tiny("data.flip=false", "eval_mirrored=true"))
