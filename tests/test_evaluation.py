@@ -1,14 +1,17 @@
 """When a run is evaluated, on what, and with which augmentation."""
 
 import itertools
+import json
 
+import numpy as np
 import pytest
 import torch
 
 from attnconv.run import run
+from attnconv.stack import run_stacked
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.trained import load_trained
-from attnconv.training.loop import logits_of_views
+from attnconv.training.loop import tta_logits
 
 
 def metrics(config):
@@ -31,20 +34,29 @@ def test_holdout_spares_the_test_split_until_the_end(tiny):
 
 def test_a_mirror_image_is_read_from_right_to_left():
     images = torch.arange(2 * 3 * 4).view(2, 1, 3, 4)
-    plain, mean = logits_of_views(lambda some: some.flatten(1), images, mirrored=True)
+    plain, mean = tta_logits(lambda some: some.flatten(1), images, mirrored=True)
     for image, own, both in zip(images, plain, mean, strict=True):
         for row, column in itertools.product(range(3), range(4)):
             assert own[4 * row + column] == image[0, row, column]
             assert both[4 * row + column] == (image[0, row, column] + image[0, row, 3 - column]) / 2
 
 
+@pytest.fixture
+def noise(tmp_path):
+    """Options for a data set of noise, of which a network tells other things than of its mirror image."""
+    draw, folder = np.random.default_rng(0), tmp_path / "noise"
+    folder.mkdir()
+    for split, count in (("train", 800), ("test", 400)):
+        np.save(folder / f"{split}_images.npy", draw.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8))
+        np.save(folder / f"{split}_labels.npy", np.arange(count) % 4)
+    return f"data.root={folder}", "data.flip=true", "eval_mirrored=true", "eval_batch_size=7", "precision=fp32"
+
+
 @pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content"])
-def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, model):
-    overrides = (f"model={model}", "data.flip=true", "eval_batch_size=7", "precision=fp32")
-    plain, mirrored = tiny(*overrides), tiny(*overrides, "eval_mirrored=true", "data.holdout=0.2", "name=mirrored")
-    run(plain)
-    result = run(mirrored)
-    found = load_trained(RunFolder(mirrored).path)
+def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, noise, model):
+    config = tiny(*noise, f"model={model}", "data.holdout=0.5", "epochs=1")
+    result = run(config)
+    found = load_trained(RunFolder(config).path)
     for split, name in ((found.data.test, "test"), (found.data.validation, "val")):
         correct = {"acc": 0, "acc_mirrored": 0}
         for images, labels in split.batches(1):
@@ -53,10 +65,46 @@ def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, mo
                 other = found.model(torch.from_numpy(images.numpy()[..., ::-1].copy()))[0]
             correct["acc"] += int(own.argmax() == labels[0])
             correct["acc_mirrored"] += int((own + other).argmax() == labels[0])
+        assert correct["acc"] != correct["acc_mirrored"], "else this would say nothing"
         for kind, count in correct.items():
             assert result[f"{name}_{kind}"] == pytest.approx(count / len(split))
-            assert metrics(mirrored)[-1][f"{name}/{kind}"] == result[f"{name}_{kind}"]
-    assert f"with mirror images {result['test_acc_mirrored']:.2%}" in capsys.readouterr().out
+            assert metrics(config)[-1][f"{name}/{kind}"] == result[f"{name}_{kind}"]
+    said = capsys.readouterr()
+    assert (
+        "test accuracy {test_acc:.2%} ({test_acc_mirrored:.2%} with mirror images) after 1 epochs".format_map(result)
+        in said.out
+    )
+    assert (
+        "; validation accuracy {val_acc:.2%} ({val_acc_mirrored:.2%} with mirror images)".format_map(result) in said.out
+    )
+    assert "| val acc {val_acc:.1%} ({val_acc_mirrored:.1%} mirrored) |".format_map(result) in said.err
+
+
+def test_a_stack_finds_the_same(tiny, noise):
+    alone, stacked = (
+        [tiny(*noise, f"seed={seed}", f"name={name}") for seed in (0, 1)] for name in ("alone", "stacked")
+    )
+    for config in alone:
+        run(config)
+    assert run_stacked(stacked, at_most=2) == [None, None]
+    for one, other in zip(alone, stacked, strict=True):
+        results = [json.loads((RunFolder(config).path / "result.json").read_text()) for config in (one, other)]
+        assert results[1]["stacked"] == 2
+        assert results[0]["test_acc_mirrored"] != results[0]["test_acc"]
+        for key in ("test_acc", "test_acc_mirrored"):
+            assert results[1][key] == pytest.approx(results[0][key], abs=0.006), "two images of 400"
+
+
+def test_an_interrupted_run_may_look_at_mirror_images_from_now_on(tiny, noise, monkeypatch):
+    before = ("epochs=3", "eval_mirrored=false")
+    with monkeypatch.context() as patch:
+        patch.setattr("attnconv.sitting.export_weights", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tiny(*noise, *before))
+    last = max((RunFolder(tiny(*noise, *before)).checkpoints).iterdir())
+    last.unlink()
+    assert "test_acc_mirrored" in run(tiny(*noise, "epochs=3"))
+    assert ["test/acc_mirrored" in record for record in metrics(tiny(*noise))] == [False, False, True]
 
 
 def test_looking_at_mirror_images_changes_nothing_else(tiny):

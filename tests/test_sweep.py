@@ -230,7 +230,7 @@ def test_links_are_followed(sweep, tmp_path):
         ("config.yaml", "a: [", "config.yaml: "),
         ("config.yaml", None, "no config.yaml"),
         ("metrics.jsonl", '{"epoch": 1\n', "metrics.jsonl: JSONDecodeError"),
-        ("metrics.jsonl", '{"epoch": 1, "test/acc": 2}\n', "result.json says test accuracy 0"),
+        ("metrics.jsonl", '{"epoch": 1, "test/acc": 2}\n', "result.json says test/acc 0"),
     ],
 )
 def test_damage_is_said(sweep, tiny, file, content, detail):

@@ -122,7 +122,7 @@ class Config:
     eval_every: int = knob(1, "epochs between evaluations; the last epoch always has one", at_least=1)
     eval_mirrored: bool = knob(
         False,
-        "with data.flip: score again with each image beside its mirror image (test-time augmentation): acc_mirrored",
+        "with data.flip: evaluate mirror images, too, in twice the time: acc_mirrored is of mean logits (mirror TTA)",
     )
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
     output: str = knob("outputs", "where run folders go")

@@ -1,5 +1,6 @@
 """What a run consists of, built and checked before anything is written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from attnconv.training.distributed import Processes, check_batches, distribute, 
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
 from attnconv.training.share import take_threads
+from attnconv.training.warm_up import batch_sizes, training_shapes, warm_up
 from attnconv.training.whitening import whiten_stem
 
 
@@ -36,6 +38,31 @@ class Run:
     forward: nn.Module  # the same network, compiled or distributed if it is to be
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether evaluations look at mirror images, too: where training mirrors none, they would be another task."""
+        return self.config.eval_mirrored and self.config.data.flip
+
+    def warm_up(self, side: Callable[[int], int | None]) -> None:
+        """Compile and tune for everything that training and evaluation will meet (attnconv.training.warm_up).
+
+        Args:
+            side: step -> height in pixels to which the images are scaled; None: as they are.
+        """
+        config, data = self.config, self.data
+        splits = [split for split in (data.validation, data.test) if split is not None]
+        warm_up(
+            self.model,
+            self.forward,
+            self.optimizer,
+            data.train,
+            shapes=training_shapes(data.epoch_images, config.recipe.batch_size, config.epochs, side),
+            evaluated=[size for split in splits for size in batch_sizes(len(split), config.eval_batch_size)],
+            mirrored=self.mirrored,
+            precision=self.precision,
+            processes=self.processes,
+        )
 
 
 def prepare(config: Config) -> Run:

@@ -214,10 +214,13 @@ def _opening_lines(identity: dict[str, Any], folder: RunFolder, position: Positi
 
 
 def _closing_line(result: dict[str, Any], folder: RunFolder) -> str:
-    line = "test accuracy {test_acc:.2%} after {epochs} epochs in {seconds:.0f} s".format_map(result)
-    others = {"validation": "val_acc", "with mirror images": "test_acc_mirrored"}
-    more = [f"{what} {result[key]:.2%}" for what, key in others.items() if key in result]
-    if more:
-        line += f" ({', '.join(more)})"
+    line = f"test accuracy {_accuracy(result, 'test')} after {result['epochs']} epochs in {result['seconds']:.0f} s"
+    if "val_acc" in result:
+        line += f"; validation accuracy {_accuracy(result, 'val')}"
     heads = f"; heads: {folder.heads_picture}" if folder.heads_picture.exists() else ""
     return f"{line}; run folder: {folder.path}{heads}"
+
+
+def _accuracy(result: dict[str, Any], split: str) -> str:
+    mirrored = result.get(f"{split}_acc_mirrored")
+    return f"{result[f'{split}_acc']:.2%}" + ("" if mirrored is None else f" ({mirrored:.2%} with mirror images)")

@@ -20,10 +20,9 @@ from attnconv.tracking.run_folder import run_name
 from attnconv.training.averaging import WeightAverage
 from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_epoch
+from attnconv.training.loop import EvalSettings, FiniteGuard, Score, Tally, TrainSettings, evaluate, train_epoch
 from attnconv.training.schedules import image_side, lr_factor
 from attnconv.training.share import runs_at_once
-from attnconv.training.warm_up import batch_sizes, training_shapes, warm_up
 
 # Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
 HEAD_IMAGES = 50
@@ -75,7 +74,10 @@ class Sitting:
     def train(self) -> dict[str, Any]:
         """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
         if self.config.warm_up:
-            self._warm_up()
+            started = time.perf_counter()
+            self.this.warm_up(self.side)
+            self.warm_up_seconds = {"warm_up_seconds": time.perf_counter() - started}
+            self.say(f"warmed up in {self.warm_up_seconds['warm_up_seconds']:.1f} s, which do not count")
         for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
             self.begin(epoch)
             self._train_rest(epoch)
@@ -146,22 +148,6 @@ class Sitting:
         """An error in the user's terms, where it has some; else itself."""
         return explain(error, self.config, self.folder, self.images, self.doing)
 
-    def _warm_up(self) -> None:
-        started, this, config = time.perf_counter(), self.this, self.config
-        splits = [split for split in (this.data.validation, this.data.test) if split is not None]
-        warm_up(
-            this.model,
-            this.forward,
-            this.optimizer,
-            this.data.train,
-            shapes=training_shapes(self.images, config.recipe.batch_size, config.epochs, self.side),
-            evaluated=[size for split in splits for size in batch_sizes(len(split), config.eval_batch_size)],
-            precision=this.precision,
-            processes=this.processes,
-        )
-        self.warm_up_seconds = {"warm_up_seconds": time.perf_counter() - started}
-        self.say(f"warmed up in {self.warm_up_seconds['warm_up_seconds']:.1f} s, which do not count")
-
     def averaged(self) -> AbstractContextManager[None]:
         """While entered, the network has the weights that are evaluated and kept."""
         return nullcontext() if self.average is None else self.average.applied()
@@ -185,8 +171,8 @@ class Sitting:
         splits = {"val": data.validation, "test": data.test if last or data.validation is None else None}
         return {name: split for name, split in splits.items() if split is not None}
 
-    def how_to_train(self, epoch: int) -> dict[str, Any]:
-        """Arguments of `train_epoch` for epoch `epoch` (from 1) that runs which train in step have in common."""
+    def how_to_train(self, epoch: int) -> TrainSettings:
+        """For epoch `epoch` (from 1)."""
         recipe = self.config.recipe
         return {
             "steps_before": (epoch - 1) * self.steps_per_epoch,
@@ -198,11 +184,10 @@ class Sitting:
             "precision": self.this.precision,
         }
 
-    def how_to_evaluate(self) -> dict[str, Any]:
-        """Arguments of `evaluate` that runs which train in step have in common."""
-        config = self.config
-        mirrored = config.eval_mirrored and config.data.flip  # where training mirrors nothing, it would be another task
-        return {"batch_size": config.eval_batch_size, "precision": self.this.precision, "mirrored": mirrored}
+    def how_to_evaluate(self) -> EvalSettings:
+        """After any epoch."""
+        this = self.this
+        return {"batch_size": self.config.eval_batch_size, "precision": this.precision, "mirrored": this.mirrored}
 
     def _train_rest(self, epoch: int) -> None:
         """Train what is left of epoch `epoch` (from 1)."""
@@ -222,8 +207,11 @@ class Sitting:
         self.note_position(self.steps_per_epoch)
 
     def _evaluate(self, splits: dict[str, Split]) -> dict[str, Score]:
-        how = self.how_to_evaluate() | {"processes": self.this.processes, "on_batch": self._stop_if_asked}
-        return {name: evaluate(self.this.forward, split, **how) for name, split in splits.items()}
+        this, how = self.this, self.how_to_evaluate()
+        return {
+            name: evaluate(this.forward, split, processes=this.processes, on_batch=self._stop_if_asked, **how)
+            for name, split in splits.items()
+        }
 
     def step_done(self, steps_in_epoch: int) -> None:
         """After each step, with the number of steps of this epoch taken."""

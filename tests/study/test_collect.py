@@ -23,7 +23,7 @@ def outputs(tiny, tmp_path):
         ["seed=10"],
         ["seed=9"],
         ["seed=9", "data.fraction=0.5"],
-        ["name=lr", "recipe.lr=0.1"],
+        ["name=lr", "recipe.lr=0.1", "data.flip=true", "eval_mirrored=true", "data.holdout=0.2"],
         ["name=killed"],
         ["name=torn"],
     ):
@@ -78,6 +78,11 @@ def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(output
     assert of_run["test/acc"].tolist() == [record["test/acc"] for record in metrics]
     assert of_run["val/acc"].isna().all()
     assert (of_run["train_seconds"] > 0).all()
+
+    mirrored = json.loads((run_folder_path(tiny("name=lr")) / "result.json").read_text())
+    for key in ("val_acc", "val_acc_mirrored", "test_acc", "test_acc_mirrored"):
+        assert float(table[3][key]) == mirrored[key]
+        assert curves[curves["run"] == table[3]["run"]][key.replace("_", "/", 1)].tolist()[-1] == mirrored[key]
 
     before = files(results)
     again = gather(outputs, results)

@@ -126,7 +126,7 @@ def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch):
         config = tiny("recipe.sizes=[0.5,1]", f"name={name}", "eval_batch_size=15", f"warm_up={name == 'warm'}")
         this = prepare(config)
         this.model.register_forward_pre_hook(
-            lambda module, inputs, to=shapes: to.append((module.training, inputs[0].shape))
+            lambda module, inputs, to=shapes: to.append((module.training, inputs[0].shape, inputs[0].stride()))
         )
         monkeypatch.setattr("attnconv.run.prepare", lambda config, this=this: this)
         if name == "warm":

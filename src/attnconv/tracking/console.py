@@ -55,7 +55,7 @@ class Console:
 
     def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
         """After every epoch and its evaluation."""
-        self._evaluated = "".join(f" | {split} acc {score.accuracy:.1%}" for split, score in evaluated.items())
+        self._evaluated = "".join(f" | {split} acc {_accuracy(score)}" for split, score in evaluated.items())
         if self._shown and not self._interactive:
             print(
                 f"{self._label}epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
@@ -67,3 +67,7 @@ class Console:
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._bar.close()
+
+
+def _accuracy(score: Score) -> str:
+    return f"{score.accuracy:.1%}" + ("" if score.mirrored is None else f" ({score.mirrored:.1%} mirrored)")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from attnconv.tracking.run_folder import RunFolder
+from attnconv.tracking.run_folder import ACCURACIES, RunFolder
 
 
 def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str, float]]]:
@@ -26,7 +26,7 @@ def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
     stacked = max(timing.get("stacked", 1) for timing in timings)
     return {
         **({"stacked": stacked} if stacked > 1 else {}),
-        **{name.replace("/", "_"): value for name, value in last.items() if name.startswith(("val/acc", "test/acc"))},
+        **{name.replace("/", "_"): last[name] for name in ACCURACIES if name in last},
         "train_seconds": train_seconds,
         "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
         "images_per_second": images * len(timings) / train_seconds,

@@ -32,7 +32,11 @@ from attnconv.training.checkpoint import forget_unfinished, write_whole
 # Of result.json; 2 added FLOPs, steps and data.equal. Without the key it is 1.
 FORMAT = 2
 
-# Settings that may differ when an unfinished run resumes: they say where it runs and who watches, not what it computes.
+# Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
+ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
+
+# Settings that may differ when an unfinished run resumes: they say where it runs, who watches and what is looked at
+# besides, not what it computes.
 FREE_TO_CHANGE = (
     "logger", "output", "collected", "retry_failed",
     "device", "compile", "warm_up", "eval_mirrored", "eval_batch_size",

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from attnconv.tracking.run_folder import FORMAT
+from attnconv.tracking.run_folder import ACCURACIES, FORMAT
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
 STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "waiting")
@@ -85,10 +85,10 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     for file, lines in (("metrics.jsonl", metrics), ("timing.jsonl", read_lines(folder / "timing.jsonl"))):
         if [record.get("epoch") for record in lines] != list(range(1, config["epochs"] + 1)):
             raise Damaged(f"{file} has {len(lines)} of {config['epochs']} epochs")
-    if metrics[-1].get("test/acc") != result.get("test_acc"):
-        raise Damaged(
-            f"result.json says test accuracy {result.get('test_acc')}, metrics.jsonl {metrics[-1].get('test/acc')}"
-        )
+    for name in ACCURACIES:
+        said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
+        if said != recorded:
+            raise Damaged(f"result.json says {name} {said}, metrics.jsonl {recorded}")
     return config, result, metrics
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -47,11 +48,6 @@ class Tally:
     @classmethod
     def on(cls, device: torch.device, loss: float = 0.0, correct: float = 0.0, images: int = 0) -> "Tally":
         return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
-
-    @classmethod
-    def of_views(cls, device: torch.device, mirrored: bool) -> list["Tally"]:
-        """One for each that `logits_of_views` returns."""
-        return [cls.on(device) for _ in range(2 if mirrored else 1)]
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add the mean loss over some images, and what was predicted of them."""
@@ -112,6 +108,26 @@ class FiniteGuard:
         loss, gradient = int(self._first_loss), int(self._first_gradient)
         if min(loss, gradient) < NEVER:
             raise NotFinite(min(loss, gradient), "loss" if loss <= gradient else "gradient")
+
+
+class TrainSettings(TypedDict):
+    """Arguments of `train_epoch` that runs which train in step have in common."""
+
+    steps_before: int
+    steps_done: int
+    batch_size: int
+    label_smoothing: float
+    factor: Callable[[int], float]
+    side: Callable[[int], int | None]
+    precision: str
+
+
+class EvalSettings(TypedDict):
+    """Arguments of `evaluate` that runs which train in step have in common."""
+
+    batch_size: int
+    precision: str
+    mirrored: bool
 
 
 def train_epoch(
@@ -186,40 +202,56 @@ def evaluate(
 
     Args:
         on_batch: called after every batch.
-        mirrored: score it again with the mean of the logits of each image and of its mirror image (test-time
-            augmentation), as `Score.mirrored`.
+        mirrored: find `Score.mirrored`, too, which doubles the time.
     """
     model.eval()
     device = split.labels.device
-    tallies = Tally.of_views(device, mirrored)
+    scorer = Scorer(device, mirrored)
     for images, labels in split.batches(batch_size):
         share = processes.share(len(labels))
         images, labels = images[share], labels[share]
         if len(labels):
             with autocast(precision, device):
-                views = logits_of_views(model, images, mirrored)
-            for tally, logits in zip(tallies, views, strict=True):
-                tally.add(F.cross_entropy(logits, labels), logits, labels)
+                logits = tta_logits(model, images, mirrored)
+            scorer.add(logits, labels)
         on_batch()
-    return score_of_views([tally.total(processes) for tally in tallies])
+    return scorer.score(processes)
 
 
-def logits_of_views(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool) -> list[Tensor]:
-    """Logits of images, in float32, and if `mirrored` their mean with those of the mirror images.
+def tta_logits(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool) -> list[Tensor]:
+    """Logits in float32: of images, and if `mirrored` also their mean with those of the mirror images.
+
+    The second is the mirror test-time augmentation of the convolutional speedruns (airbench: Jordan 2024, arXiv
+    2404.00498).
 
     Args:
         images: (..., height, width).
     """
-    views = [model(images).float()]
+    logits = [model(images).float()]
     if mirrored:
-        views.append((views[0] + model(images.flip(-1)).float()) / 2)
-    return views
+        logits.append((logits[0] + model(images.flip(-1)).float()) / 2)
+    return logits
 
 
-def score_of_views(tallies: Sequence[Tally]) -> Score:
-    """The score of the images, with the accuracy of the second view, if there is one. Waits for the device."""
-    plain, *mirrored = [tally.score() for tally in tallies]
-    return replace(plain, mirrored=mirrored[0].accuracy) if mirrored else plain
+class Scorer:
+    """What an evaluation adds up.
+
+    Args:
+        mirrored: whether mirror images are looked at, too.
+    """
+
+    def __init__(self, device: torch.device, mirrored: bool):
+        self._plain, self._mirrored = Tally.on(device), Tally.on(device) if mirrored else None
+
+    def add(self, logits: Sequence[Tensor], labels: Tensor) -> None:
+        """Add some images, of which `tta_logits` returned `logits`."""
+        for tally, own in zip(filter(None, (self._plain, self._mirrored)), logits, strict=True):
+            tally.add(F.cross_entropy(own, labels), own, labels)
+
+    def score(self, processes: Processes) -> Score:
+        """The score over all processes' images. Waits for the device."""
+        plain = self._plain.total(processes).score()
+        return replace(plain, mirrored=self._mirrored.total(processes).score().accuracy) if self._mirrored else plain
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

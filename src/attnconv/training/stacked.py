@@ -19,7 +19,8 @@ from torch.func import functional_call, vmap
 from attnconv.data.augmentation import EpochPlan, scale
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.errors import Diverged
-from attnconv.training.loop import FiniteGuard, NotFinite, Score, Tally, logits_of_views, score_of_views
+from attnconv.training.distributed import Processes
+from attnconv.training.loop import FiniteGuard, NotFinite, Score, Scorer, Tally, tta_logits
 from attnconv.training.optimizers import step_together
 from attnconv.training.precision import autocast
 
@@ -209,12 +210,11 @@ def evaluate_together(
     """`attnconv.training.loop.evaluate` of several runs, each on its own split; all are equally long."""
     stack.train(False)
     device = splits[0].labels.device
-    tallies = [Tally.of_views(device, mirrored) for _ in splits]
+    scorers = [Scorer(device, mirrored) for _ in splits]
     for batches in zip(*(split.batches(batch_size) for split in splits), strict=True):
         with autocast(precision, device):
-            views = logits_of_views(stack, torch.stack([images for images, _ in batches]), mirrored)
-        for run, (_, labels) in enumerate(batches):
-            for tally, logits in zip(tallies[run], views, strict=True):
-                tally.add(F.cross_entropy(logits[run], labels), logits[run], labels)
+            logits = tta_logits(stack, torch.stack([images for images, _ in batches]), mirrored)
+        for run, (scorer, (_, labels)) in enumerate(zip(scorers, batches, strict=True)):
+            scorer.add([of_all[run] for of_all in logits], labels)
         on_batch()
-    return [score_of_views(own) for own in tallies]
+    return [scorer.score(Processes()) for scorer in scorers]

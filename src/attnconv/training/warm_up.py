@@ -13,6 +13,7 @@ from torch import nn
 from attnconv.data.augmentation import normalise, scale
 from attnconv.data.dataset import Split
 from attnconv.training.distributed import Processes
+from attnconv.training.loop import tta_logits
 from attnconv.training.precision import autocast
 
 
@@ -42,6 +43,7 @@ def warm_up(
     *,
     shapes: Collection[tuple[int, int | None]],
     evaluated: Collection[int],
+    mirrored: bool,
     precision: str,
     processes: Processes,
 ) -> None:
@@ -54,6 +56,7 @@ def warm_up(
         split: images of the right shape; their content and order do not matter.
         shapes: of training: images in a step, and the height in pixels to which they are scaled (None: as they are).
         evaluated: images in a step of an evaluation.
+        mirrored: whether an evaluation looks at mirror images too.
         processes: among which each step is divided.
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -61,13 +64,10 @@ def warm_up(
 
     def some(count: int) -> torch.Tensor:
         order = torch.arange(count, device=device) % len(split)
-        return normalise(split.images[order], split.mean, split.std)
-
-    def share(count: int) -> int:
-        return len(range(count)[processes.share(count)])
+        return normalise(split.images[order], split.mean, split.std)[processes.share(count)]
 
     forward.train()
-    for count, side in dict.fromkeys((share(count), side) for count, side in shapes):
+    for count, side in shapes:  # in every process as many: their gradients are averaged at each
         with autocast(precision, device):
             logits = forward(scale(some(count), side))
         logits.float().square().mean().backward()
@@ -77,9 +77,11 @@ def warm_up(
     twins_optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     forward.eval()
-    for count in {share(count) for count in evaluated} - {0}:
-        with torch.inference_mode(), autocast(precision, device):
-            forward(some(count))
+    for count in evaluated:
+        images = some(count)
+        if len(images):
+            with torch.inference_mode(), autocast(precision, device):
+                tta_logits(forward, images, mirrored)
     with torch.no_grad():  # batch norm took note of the images
         for name, tensor in model.state_dict().items():
             tensor.copy_(before[name])
