@@ -57,4 +57,4 @@ def test_studies_are_kept_apart_and_other_runs_out():
     }
     page = data_size_page([*QUADRATIC, other, stranger])
     assert "## Equal epochs: 20 passes over the images used (data_size_epochs_20, scale=mini, recipe=modern)" in page
-    assert "## Equal steps: 2 passes' worth of all images" in page
+    assert "## Equal steps: those of 2 passes over all images" in page

@@ -142,7 +142,7 @@ def sweep_table(lines: Iterable[dict[str, Any]]) -> str:
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         if line["dirty"] is False and line["part"] == "sweep":
-            last[tuple(line[name] for name in ("device", "model", "scale", "seeds", "images", "way"))] = line
+            last[tuple(line[name] for name in ("device", "model", "scale", "seeds", "images", "epochs", "way"))] = line
     return markdown(SWEEP_HEADER, [sweep_row(line) for line in last.values()])
 
 
