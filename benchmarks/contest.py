@@ -208,7 +208,7 @@ class Bench:
             batch_size=batch,
             label_smoothing=config.recipe.label_smoothing,
             factor=lambda step: 1e-3,
-            side=lambda step: None,
+            size=lambda step: None,
             precision=contender.precision,
             processes=Processes(),
             on_step=lambda step: None,

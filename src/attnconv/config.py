@@ -40,7 +40,9 @@ class DataConfig:
     holdout: float = knob(0.0, "share of the training images kept for validation, per class", at_least=0, below=1)
     mean: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
     std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
-    crop_padding: int = knob(0, "random crops after padding each side by so many black pixels", at_least=0)
+    crop_padding: int = knob(0, "random crops after padding each side by so many pixels", at_least=0)
+    padding_mode: str = knob("constant", "what those pixels are: constant (black); reflect (the image, mirrored)",
+                             choices=("constant", "reflect"))  # fmt: skip
     flip: bool = knob(False, "random horizontal flips")
     alternating_flip: bool = knob(False, "with flip: an image that is mirrored in one pass is not in the next; chance "
                                   "decides only the first")  # fmt: skip
@@ -85,8 +87,10 @@ class RecipeConfig:
     milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls")
     decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
-    sizes: list[float] = knob([], "share of their height to which training images are scaled, one for each of so many "
-                              "equal parts of training; []: as they are")  # fmt: skip
+    sizes: list[float] = knob([], "share of their height that training images have, scaled to it, one for each of so "
+                              "many equal parts of training; []: as they are")  # fmt: skip
+    cropped_from: float | None = knob(None, "of those sizes, from which on images are random crops of that size, not "
+                                      "scaled to it; null: none are", above=0, at_most=1)  # fmt: skip
     whitening: bool = knob(False, "whether the stem starts by whitening the patches of the training images")
     ema: float | None = knob(None, "decay per step of a running mean of the weights, which is then what is evaluated "
                              "and kept; null: the weights themselves", above=0, below=1)  # fmt: skip

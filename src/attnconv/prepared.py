@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from attnconv.config import Config
-from attnconv.data.augmentation import scale
+from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.explain import is_out_of_memory
@@ -44,11 +44,11 @@ class Run:
         """Whether evaluations look at mirror images, too: where training mirrors none, they would be another task."""
         return self.config.eval_mirrored and self.config.data.flip
 
-    def warm_up(self, side: Callable[[int], int | None]) -> None:
+    def warm_up(self, size: Callable[[int], ImageSize | None]) -> None:
         """Compile and tune for everything that training and evaluation will meet (attnconv.training.warm_up).
 
         Args:
-            side: step -> height in pixels to which the images are scaled; None: as they are.
+            size: step -> size of the images; None: as they are.
         """
         config, data = self.config, self.data
         splits = [split for split in (data.validation, data.test) if split is not None]
@@ -57,7 +57,7 @@ class Run:
             self.forward,
             self.optimizer,
             data.train,
-            shapes=training_shapes(data.epoch_images, config.recipe.batch_size, config.epochs, side),
+            shapes=training_shapes(data.epoch_images, config.recipe.batch_size, config.epochs, size),
             evaluated=[size for split in splits for size in batch_sizes(len(split), config.eval_batch_size)],
             mirrored=self.mirrored,
             precision=self.precision,
@@ -113,6 +113,8 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
         side = round(size * height)
         if side < 1:
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
+        if config.recipe.cropped_from is not None and size > 1:
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: no crop of {side} pixels fits into {height}")
         try:
             image = scale(torch.zeros(1, channels, height, width), side).to("meta")
             build_unfilled(node, data.image_shape, data.classes)(image)

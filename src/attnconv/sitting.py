@@ -21,7 +21,7 @@ from attnconv.training.averaging import WeightAverage
 from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import EvalSettings, FiniteGuard, Score, Tally, TrainSettings, evaluate, train_epoch
-from attnconv.training.schedules import image_side, lr_factor
+from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.share import runs_at_once
 
 # Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
@@ -47,7 +47,7 @@ class Sitting:
         self.guard = FiniteGuard(this.device)
         recipe, epochs = self.config.recipe, self.config.epochs
         self.factor = lr_factor(recipe, epochs, self.images)
-        self.side = image_side(recipe, this.data.image_shape[1], epochs, self.images)
+        self.size = image_size(recipe, this.data.image_shape[1], epochs, self.images)
         self.doing = "training"
         self.warm_up_seconds: dict[str, float] = {}
         self.saved = time.perf_counter()
@@ -75,7 +75,7 @@ class Sitting:
         """Train the remaining epochs, each recorded before it is checkpointed; returns the numbers of result.json."""
         if self.config.warm_up:
             started = time.perf_counter()
-            self.this.warm_up(self.side)
+            self.this.warm_up(self.size)
             self.warm_up_seconds = {"warm_up_seconds": time.perf_counter() - started}
             self.say(f"warmed up in {self.warm_up_seconds['warm_up_seconds']:.1f} s, which do not count")
         for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
@@ -180,7 +180,7 @@ class Sitting:
             "batch_size": recipe.batch_size,
             "label_smoothing": recipe.label_smoothing,
             "factor": self.factor,
-            "side": self.side,
+            "size": self.size,
             "precision": self.this.precision,
         }
 

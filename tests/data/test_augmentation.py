@@ -1,9 +1,11 @@
 """Augmentation on the device equals a loop over images, and is a function of (seed, epoch) alone."""
 
 import numpy as np
+import pytest
 import torch
 
-from attnconv.data.augmentation import crop_and_flip, normalise, pad, plan_epoch
+from attnconv.data.augmentation import PLACES, crop_and_flip, normalise, pad, plan_epoch
+from attnconv.errors import DataError
 
 CPU = torch.device("cpu")
 
@@ -23,6 +25,37 @@ def test_crop_and_flip_equal_a_loop_over_images():
         if plan.flips[position]:
             slow = slow[:, ::-1]
         assert np.array_equal(fast[position - 3].numpy(), slow)
+
+
+def test_smaller_crops_lie_anywhere_in_the_larger_ones():
+    data = images(height=8, width=7)
+    plan = plan_epoch(11, seed=1, epoch=2, crop_padding=2, flip=True, device=CPU)
+    whole = crop_and_flip(pad(data, 2), plan, 0, 11, 8, 7)
+    smaller = crop_and_flip(pad(data, 2), plan, 3, 9, 8, 7, size=(5, 4))
+    assert smaller.shape == (6, 5, 4, 3)
+    for position in range(3, 9):
+        down, right = (int(place[position]) / PLACES for place in (plan.downs, plan.rights))
+        top, left = int(down * 4), int(right * 4)
+        left = 3 - left if plan.flips[position] else left  # of a mirrored image it is counted from the other side
+        assert torch.equal(smaller[position - 3], whole[position, top : top + 5, left : left + 4])
+
+
+def test_smaller_crops_reach_every_place_equally_often():
+    data = torch.arange(8 * 7, dtype=torch.uint8).view(1, 8, 7, 1).expand(6000, -1, -1, -1)
+    plan = plan_epoch(6000, seed=0, epoch=0, crop_padding=0, flip=False, device=CPU)
+    corners = crop_and_flip(data, plan, 0, 6000, 8, 7, size=(6, 5))[:, 0, 0, 0]
+    counts = torch.bincount(corners.int(), minlength=56).view(8, 7)
+    assert int(counts.sum()) == int(counts[:3, :3].sum())
+    assert ((counts[:3, :3] - 6000 / 9).abs() < 5 * (6000 / 9) ** 0.5).all()
+
+
+def test_padding_reflects_like_numpy():
+    data = images()
+    for padding in (0, 1, 4):
+        expected = np.pad(data.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+        assert np.array_equal(pad(data, padding, "reflect").numpy(), expected)
+    with pytest.raises(DataError, match=r"images of 6x5 pixels have no 5 beside their border.*crop_padding=5"):
+        pad(data, 5, "reflect")
 
 
 def test_an_epoch_shows_every_image_once_and_draws_every_offset():
@@ -45,7 +78,7 @@ def test_draws_depend_on_seed_and_epoch_and_on_nothing_else():
     first = plan_epoch(50, 0, 1, 4, True, CPU)
     torch.manual_seed(123)
     np.random.seed(123)  # noqa: NPY002  the legacy global state is what must not matter
-    for name in ("order", "tops", "lefts", "flips"):
+    for name in ("order", "tops", "lefts", "flips", "downs", "rights"):
         assert torch.equal(getattr(first, name), getattr(plan_epoch(50, 0, 1, 4, True, CPU), name))
         assert not torch.equal(getattr(first, name), getattr(plan_epoch(50, 1, 1, 4, True, CPU), name))
         assert not torch.equal(getattr(first, name), getattr(plan_epoch(50, 0, 2, 4, True, CPU), name))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attnconv.config import compose
-from attnconv.data.augmentation import scale
+from attnconv.data.augmentation import ImageSize, plan_epoch, scale
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import ConfigError
 from attnconv.models.backbone import space_to_depth
@@ -20,7 +20,7 @@ from attnconv.trained import load_trained
 from attnconv.training.averaging import WeightAverage
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import evaluate
-from attnconv.training.schedules import image_side
+from attnconv.training.schedules import image_size
 from attnconv.training.whitening import FLOOR, whiten_stem
 from conftest import TINY_SCALE
 
@@ -78,9 +78,13 @@ def test_the_mean_of_weights_is_that_of_a_loop():
 
 def test_sizes_share_training_out_equally():
     recipe = compose(["recipe=modern", "recipe.sizes=[0.5,0.75,1]", "recipe.batch_size=10"]).recipe
-    side = image_side(recipe, height=32, epochs=2, images=45)  # 5 steps an epoch
-    assert [side(step) for step in range(10)] == [16, 16, 16, 16, 24, 24, 24, 32, 32, 32]
-    assert image_side(compose(["recipe=modern"]).recipe, 32, 2, 45)(3) is None
+    size = image_size(recipe, height=32, epochs=2, images=45)  # 5 steps an epoch
+    assert [size(step).side for step in range(10)] == [16, 16, 16, 16, 24, 24, 24, 32, 32, 32]
+    assert image_size(compose(["recipe=modern"]).recipe, 32, 2, 45)(3) is None
+    cropped = compose(["recipe=modern", "recipe.sizes=[0.5,0.75,1]", "recipe.cropped_from=0.75"]).recipe
+    assert [image_size(cropped, 32, 1, 300)(step) for step in range(3)] == [
+        ImageSize(16), ImageSize(24, cropped=True), ImageSize(32, cropped=True)
+    ]  # fmt: skip
 
 
 def test_scaled_images_keep_their_proportions_and_their_mean():
@@ -94,16 +98,32 @@ def test_scaled_images_keep_their_proportions_and_their_mean():
     assert torch.allclose(scale(torch.full((1, 3, 8, 8), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
 
 
+def test_training_images_are_as_they_are_or_scaled_or_cropped():
+    data = load_dataset(compose(["data=digits", "data.crop_padding=1", "data.flip=true"]).data, torch.device("cpu"))
+    split, plan = data.train, plan_epoch(len(data.train), 0, 0, 1, True, torch.device("cpu"))
+    (whole, labels), (large, _), (scaled, same), (cropped, _) = (
+        split.augmented(plan, 3, 9, size) for size in (None, ImageSize(8), ImageSize(4), ImageSize(4, cropped=True))
+    )
+    assert torch.equal(whole, large)
+    assert torch.equal(labels, same)
+    assert torch.equal(scaled, scale(whole, 4))
+    assert cropped.shape == scaled.shape == (6, 1, 4, 4)
+    for small, big in zip(cropped, whole, strict=True):
+        places = [big[:, top : top + 4, left : left + 4] for top in range(5) for left in range(5)]
+        assert any(torch.equal(small, place) for place in places)
+
+
 @pytest.mark.parametrize(
     ("sizes", "model", "complaint"),
     [
         ("[0.75,1]", "sa_quadratic", r"recipe\.sizes=\[0\.75, 1\.0\]: at 0\.75 images of 6x6 pixels do not divide"),
         ("[0.5,1]", "mlp_mixer", r"recipe\.sizes=.*: at 0\.5 "),
         ("[0,1]", "sa_quadratic", r"recipe\.sizes=.*: images of 0 pixels height are none"),
+        ("[1.5] recipe.cropped_from=1", "sa_quadratic", r"recipe\.sizes=.*: no crop of 12 pixels fits into 8"),
     ],
 )
 def test_sizes_that_the_network_cannot_take_are_refused_before_anything_is_written(tiny, sizes, model, complaint):
-    config = tiny(f"recipe.sizes={sizes}", f"model={model}")
+    config = tiny(*f"recipe.sizes={sizes}".split(), f"model={model}")
     with pytest.raises(ConfigError, match=complaint):
         run(config)
     assert not RunFolder(config).path.exists()

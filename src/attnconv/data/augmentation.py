@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnconv.errors import DataError
+
 EPOCH_STREAM = 3
 FLIP_STREAM = 6
+PLACES = 2**31  # so finely are places drawn for crops of any size
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,25 @@ class EpochPlan:
     tops: Tensor  # (n,) int64: first row of the crop, in the padded image
     lefts: Tensor  # (n,) int64: first column of the crop
     flips: Tensor  # (n,) bool: mirrored left to right
+    downs: Tensor  # (n,) int64 below PLACES: where in the crop a smaller one lies, from the highest place to the lowest
+    rights: Tensor  # (n,) int64 below PLACES: from the leftmost place to the rightmost
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """What becomes of the augmented training images of a step.
+
+    Args:
+        side: their height in pixels; width is in proportion.
+        cropped: cut out at a random place, pixels as they are, instead of the whole image scaled.
+    """
+
+    side: int
+    cropped: bool = False
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that images of height x width get, in pixels."""
+        return self.side, round(width * self.side / height)
 
 
 def plan_epoch(
@@ -55,24 +77,64 @@ def plan_epoch(
     if flip and alternating:
         first = np.random.default_rng([FLIP_STREAM, seed]).random(images) < 0.5
         flips = first[order] ^ ((epoch * passes + np.arange(shown) // images) % 2 == 1)
-    on_device = [torch.from_numpy(array).to(device) for array in (order, *offsets, flips)]
+    places = draw.integers(0, PLACES, size=(2, shown))  # last: all else is drawn as if there were none
+    on_device = [torch.from_numpy(array).to(device) for array in (order, *offsets, flips, *places)]
     return EpochPlan(*on_device)
 
 
-def pad(images: Tensor, padding: int) -> Tensor:
-    """Black pixels around images (N, H, W, C), once for all epochs."""
-    # Reference: RandomCrop pads before normalisation, so the border is black, not the mean colour.
-    return F.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
+def pad(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
+    """So many pixels on each side of images (N, H, W, C), once for all epochs.
+
+    Args:
+        mode: as in torchvision's RandomCrop: "constant" (black) or "reflect" (the image mirrored at its border, whose
+            own pixels are not repeated).
+
+    Raises:
+        DataError: "reflect" needs more pixels than an image has.
+    """
+    if not padding:
+        return images
+    if mode == "constant":
+        # Reference: RandomCrop pads before normalisation, so the border is black, not the mean colour.
+        return F.pad(images, (0, 0, padding, padding, padding, padding))
+    height, width = images.shape[1:3]
+    if padding >= min(height, width):
+        raise DataError(
+            f"data.padding_mode=reflect: images of {height}x{width} pixels have no {padding} beside their border "
+            f"to mirror; lower data.crop_padding={padding}"
+        )
+    # By index: torch's own reflection does not take uint8 on every device.
+    return images[:, _reflected(height, padding, images.device)][:, :, _reflected(width, padding, images.device)]
 
 
-def crop_and_flip(padded: Tensor, plan: EpochPlan, start: int, stop: int, height: int, width: int) -> Tensor:
-    """The augmented images of positions start..stop of an epoch: (B, height, width, C) uint8."""
-    index = plan.order[start:stop]
-    rows = plan.tops[start:stop, None] + torch.arange(height, device=padded.device)
-    columns = torch.arange(width, device=padded.device).expand(len(index), width)
-    columns = torch.where(plan.flips[start:stop, None], width - 1 - columns, columns)
-    columns = plan.lefts[start:stop, None] + columns
-    return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
+    """Indices of an axis of `size` mirrored at both ends: 2 1 0 1 2 1 0 for 3 pixels and a padding of 2."""
+    places = torch.arange(-padding, size + padding, device=device).abs()
+    return size - 1 - (size - 1 - places).abs()
+
+
+def crop_and_flip(
+    padded: Tensor,
+    plan: EpochPlan,
+    start: int,
+    stop: int,
+    height: int,
+    width: int,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """The augmented images of positions start..stop of an epoch: (B, height, width, C) uint8.
+
+    Args:
+        size: height and width of smaller crops out of those; then they are what is returned.
+    """
+    index, own = plan.order[start:stop], slice(start, stop)
+    rows, columns = size or (height, width)
+    tops = plan.tops[own] + plan.downs[own] * (height - rows + 1) // PLACES
+    lefts = plan.lefts[own] + plan.rights[own] * (width - columns + 1) // PLACES
+    across = torch.arange(columns, device=padded.device).expand(len(index), columns)
+    across = lefts[:, None] + torch.where(plan.flips[own, None], columns - 1 - across, across)
+    down = tops[:, None] + torch.arange(rows, device=padded.device)
+    return padded[index[:, None, None], down[:, :, None], across[:, None, :]]
 
 
 def scale(images: Tensor, side: int | None) -> Tensor:
@@ -80,7 +142,7 @@ def scale(images: Tensor, side: int | None) -> Tensor:
     height, width = images.shape[2:]
     if side is None or side == height:
         return images
-    scaled = F.interpolate(images, (side, round(width * side / height)), mode="bilinear", antialias=True)
+    scaled = F.interpolate(images, ImageSize(side).of(height, width), mode="bilinear", antialias=True)
     return scaled.contiguous(memory_format=torch.channels_last)
 
 

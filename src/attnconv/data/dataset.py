@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnconv.config import DataConfig
-from attnconv.data.augmentation import EpochPlan, crop_and_flip, normalise, pad
+from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, normalise, pad, scale
 from attnconv.data.sources import load_source
 from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError
@@ -40,11 +40,17 @@ class TrainSplit(Split):
 
     padded: Tensor
 
-    def augmented(self, plan: EpochPlan, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The normalised, augmented images (B, C, H, W) and labels (B,) at positions start..stop of an epoch."""
+    def augmented(self, plan: EpochPlan, start: int, stop: int, size: ImageSize | None = None) -> tuple[Tensor, Tensor]:
+        """The normalised, augmented images (B, C, H, W) and labels (B,) at positions start..stop of an epoch.
+
+        Args:
+            size: None: that of the images.
+        """
         _, height, width, _ = self.images.shape
-        images = crop_and_flip(self.padded, plan, start, stop, height, width)
-        return normalise(images, self.mean, self.std), self.labels[plan.order[start:stop]]
+        smaller = size.of(height, width) if size and size.cropped else None
+        images = crop_and_flip(self.padded, plan, start, stop, height, width, smaller)
+        images = scale(normalise(images, self.mean, self.std), None if size is None else size.side)
+        return images, self.labels[plan.order[start:stop]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,10 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
         return Split(torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device), mean, std)
 
     train = on_device(source.train.images[used], labels[used])
+    padded = pad(train.images, config.crop_padding, config.padding_mode)
     _, height, width, channels = source.train.images.shape
     return DataSet(
-        train=TrainSplit(train.images, train.labels, mean, std, pad(train.images, config.crop_padding)),
+        train=TrainSplit(train.images, train.labels, mean, std, padded),
         epoch_images=len(used) if config.equal == "epochs" else len(remaining),
         validation=on_device(source.train.images[held], labels[held]) if len(held) else None,
         test=on_device(source.test.images, source.test.labels),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.data.augmentation import EpochPlan, scale
+from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.training.distributed import Processes
 from attnconv.training.precision import autocast
@@ -118,7 +118,7 @@ class TrainSettings(TypedDict):
     batch_size: int
     label_smoothing: float
     factor: Callable[[int], float]
-    side: Callable[[int], int | None]
+    size: Callable[[int], ImageSize | None]
     precision: str
 
 
@@ -144,7 +144,7 @@ def train_epoch(
     batch_size: int,
     label_smoothing: float,
     factor: Callable[[int], float],
-    side: Callable[[int], int | None],
+    size: Callable[[int], ImageSize | None],
     precision: str,
     processes: Processes,
     on_step: Callable[[int], None],
@@ -155,7 +155,7 @@ def train_epoch(
         steps_before: steps taken before this epoch; the learning rate and dropout are functions of the step.
         steps_done: steps of this epoch that an earlier sitting took, whose images `tally` holds already.
         factor: step -> what every group's `initial_lr` is multiplied by.
-        side: step -> height in pixels to which the images are scaled; None: as they are.
+        size: step -> size of the images; None: as they are.
         processes: among which each batch is divided.
         on_step: called after each step with the number of steps of this epoch taken.
 
@@ -171,10 +171,9 @@ def train_epoch(
             group["lr"] = group["initial_lr"] * factor(step)
         # Dropout draws from torch's generator; setting it by the step makes the draw a function of (seed, step).
         torch.manual_seed(_dropout_seed(seed, step, processes.rank))
-        images, labels = split.augmented(plan, start, start + batch_size)
+        images, labels = split.augmented(plan, start, start + batch_size, size(step))
         whole = len(labels)
         images, labels = images[processes.share(whole)], labels[processes.share(whole)]
-        images = scale(images, side(step))
         with autocast(precision, device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)

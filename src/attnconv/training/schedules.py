@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from attnconv.config import RecipeConfig
+from attnconv.data.augmentation import ImageSize
 
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -41,17 +42,18 @@ def lr_factor(recipe: RecipeConfig, epochs: int, images: int) -> Callable[[int],
     return _warmup_then_decay(recipe, epochs * steps_per_epoch, first=1)
 
 
-def image_side(recipe: RecipeConfig, height: int, epochs: int, images: int) -> Callable[[int], int | None]:
-    """The height in pixels of the training images at a step (0-based); None: as they are.
+def image_size(recipe: RecipeConfig, height: int, epochs: int, images: int) -> Callable[[int], ImageSize | None]:
+    """The size of the training images at a step (0-based); None: as they are.
 
     Args:
-        recipe: sizes, batch_size.
+        recipe: sizes, cropped_from, batch_size.
         height: of the images as they are.
         epochs, images: length of training, images in an epoch.
     """
-    sides = [round(size * height) for size in recipe.sizes]
+    crops = math.inf if recipe.cropped_from is None else recipe.cropped_from
+    sizes = [ImageSize(round(size * height), cropped=size >= crops) for size in recipe.sizes]
     total = epochs * math.ceil(images / recipe.batch_size)
-    return lambda step: sides[step * len(sides) // total] if sides else None
+    return lambda step: sizes[step * len(sizes) // total] if sizes else None
 
 
 def _warmup_then_decay(recipe: RecipeConfig, total: int, first: int) -> Callable[[int], float]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from attnconv.data.augmentation import EpochPlan, scale
+from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.errors import Diverged
 from attnconv.training.distributed import Processes
@@ -149,7 +149,7 @@ def train_epoch_together(
     batch_size: int,
     label_smoothing: float,
     factor: Callable[[int], float],
-    side: Callable[[int], int | None],
+    size: Callable[[int], ImageSize | None],
     precision: str,
     on_step: Callable[[int], None],
 ) -> None:
@@ -166,8 +166,8 @@ def train_epoch_together(
         for lane in lanes:
             for group in lane.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor(step)
-        batches = [lane.split.augmented(lane.plan, start, start + batch_size) for lane in lanes]
-        images = torch.stack([scale(images, side(step)) for images, _ in batches])
+        batches = [lane.split.augmented(lane.plan, start, start + batch_size, size(step)) for lane in lanes]
+        images = torch.stack([images for images, _ in batches])
         labels = torch.stack([labels for _, labels in batches])
         with autocast(precision, device):
             logits = stack(images)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import nn
 
-from attnconv.data.augmentation import normalise, scale
+from attnconv.data.augmentation import ImageSize, normalise, scale
 from attnconv.data.dataset import Split
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import tta_logits
@@ -23,16 +23,22 @@ def batch_sizes(images: int, size: int) -> list[int]:
 
 
 def training_shapes(
-    images: int, batch_size: int, epochs: int, side: Callable[[int], int | None]
+    images: int, batch_size: int, epochs: int, size: Callable[[int], ImageSize | None]
 ) -> list[tuple[int, int | None]]:
     """Images in a step, and their height in pixels (None: as they are), of every kind of step that training has.
 
     Args:
         images: shown in an epoch.
-        side: step -> height.
+        size: step -> size of the images.
     """
     sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
-    return list(dict.fromkeys((sizes[step % len(sizes)], side(step)) for step in range(epochs * len(sizes))))
+    steps = range(epochs * len(sizes))
+    return list(dict.fromkeys((sizes[step % len(sizes)], side_of(size(step))) for step in steps))
+
+
+def side_of(size: ImageSize | None) -> int | None:
+    """Height in pixels: cropping and scaling give images of one shape."""
+    return None if size is None else size.side
 
 
 def warm_up(
