@@ -115,7 +115,7 @@ def test_fractions_are_stacked_where_epochs_have_equal_steps(tiny, sizes):
 @pytest.mark.parametrize("number", [3, 4])  # between two runs, or two steps
 @pytest.mark.parametrize("call", ["finish", "save_at", "evaluate_together"])
 def test_an_interrupted_stack_goes_on_to_the_same_numbers(tiny, monkeypatch, call, number):
-    overrides = (*EXACT, "checkpoint_steps=1", "recipe.ema=0.9", "epochs=5")
+    overrides = (*EXACT, *GROWING, "checkpoint_steps=1", "recipe.ema=0.9", "epochs=5")
     calm, hurt = (seeds(tiny, 0, 1, overrides=(*overrides, f"name={name}")) for name in ("calm", "hurt"))
     run_stacked(calm, at_most=8)
     place = together if call == "evaluate_together" else together.Sitting

@@ -87,10 +87,10 @@ class RecipeConfig:
     milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls")
     decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
-    sizes: list[float] = knob([], "share of their height that training images have, scaled to it, one for each of so "
-                              "many equal parts of training; []: as they are")  # fmt: skip
-    cropped_from: float | None = knob(None, "of those sizes, from which on images are random crops of that size, not "
-                                      "scaled to it; null: none are", above=0, at_most=1)  # fmt: skip
+    sizes: list[float] = knob([], "share of their height that training images have, one for each of so many equal "
+                              "parts of training; []: as they are")  # fmt: skip
+    cropped_from: float | None = knob(None, "sizes of at least so much are random crops of the images, smaller ones "
+                                      "the images scaled; null: all are scaled", above=0, at_most=1)  # fmt: skip
     whitening: bool = knob(False, "whether the stem starts by whitening the patches of the training images")
     ema: float | None = knob(None, "decay per step of a running mean of the weights, which is then what is evaluated "
                              "and kept; null: the weights themselves", above=0, below=1)  # fmt: skip

@@ -58,7 +58,7 @@ class Run:
             self.optimizer,
             data.train,
             shapes=training_shapes(data.epoch_images, config.recipe.batch_size, config.epochs, size),
-            evaluated=[size for split in splits for size in batch_sizes(len(split), config.eval_batch_size)],
+            evaluated=[count for split in splits for count in batch_sizes(len(split), config.eval_batch_size)],
             mirrored=self.mirrored,
             precision=self.precision,
             processes=self.processes,
@@ -107,14 +107,17 @@ def _prepare(config: Config) -> Run:
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise ConfigError for a size to which images are to be scaled and which the network cannot take."""
+    """Raise ConfigError for a size that training images cannot have, or that the network cannot take."""
     channels, height, width = data.image_shape
     for size in dict.fromkeys(config.recipe.sizes):
         side = round(size * height)
         if side < 1:
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
-        if config.recipe.cropped_from is not None and size > 1:
-            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: no crop of {side} pixels fits into {height}")
+        if config.recipe.cropped_from is not None and side > height:
+            raise ConfigError(
+                f"recipe.sizes={config.recipe.sizes}: no crop of {side} pixels height fits into {height}; "
+                "recipe.cropped_from=null scales images instead"
+            )
         try:
             image = scale(torch.zeros(1, channels, height, width), side).to("meta")
             build_unfilled(node, data.image_shape, data.classes)(image)

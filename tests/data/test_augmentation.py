@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnconv.data.augmentation import PLACES, crop_and_flip, normalise, pad, plan_epoch
+from attnconv.data.augmentation import EPOCH_STREAM, PLACE_BITS, crop_and_flip, normalise, pad, plan_epoch
 from attnconv.errors import DataError
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def images(count=11, height=6, width=5):
 def test_crop_and_flip_equal_a_loop_over_images():
     data = images()
     plan = plan_epoch(11, seed=1, epoch=2, crop_padding=2, flip=True, device=CPU)
-    fast = crop_and_flip(pad(data, 2), plan, 3, 9, 6, 5)
+    fast = crop_and_flip(pad(data, 2), plan[3:9], 6, 5)
     for position in range(3, 9):
         source = np.pad(data[plan.order[position]].numpy(), ((2, 2), (2, 2), (0, 0)))
         top, left = int(plan.tops[position]), int(plan.lefts[position])
@@ -30,20 +30,28 @@ def test_crop_and_flip_equal_a_loop_over_images():
 def test_smaller_crops_lie_anywhere_in_the_larger_ones():
     data = images(height=8, width=7)
     plan = plan_epoch(11, seed=1, epoch=2, crop_padding=2, flip=True, device=CPU)
-    whole = crop_and_flip(pad(data, 2), plan, 0, 11, 8, 7)
-    smaller = crop_and_flip(pad(data, 2), plan, 3, 9, 8, 7, size=(5, 4))
+    whole = crop_and_flip(pad(data, 2), plan, 8, 7)
+    smaller = crop_and_flip(pad(data, 2), plan[3:9], 8, 7, size=(5, 4))
     assert smaller.shape == (6, 5, 4, 3)
     for position in range(3, 9):
-        down, right = (int(place[position]) / PLACES for place in (plan.downs, plan.rights))
+        down, right = (int(place[position]) / 2**PLACE_BITS for place in (plan.downs, plan.rights))
         top, left = int(down * 4), int(right * 4)
         left = 3 - left if plan.flips[position] else left  # of a mirrored image it is counted from the other side
         assert torch.equal(smaller[position - 3], whole[position, top : top + 5, left : left + 4])
 
 
+def test_places_of_smaller_crops_are_drawn_after_all_else():
+    """So that epochs without any are those of before there were any."""
+    plan, draw = plan_epoch(30, 5, 2, 4, True, CPU), np.random.default_rng([EPOCH_STREAM, 5, 2])
+    assert plan.order.tolist() == draw.permutation(30).tolist()
+    assert torch.stack([plan.tops, plan.lefts]).tolist() == draw.integers(0, 9, size=(2, 30)).tolist()
+    assert plan.flips.tolist() == (draw.random(30) < 0.5).tolist()
+
+
 def test_smaller_crops_reach_every_place_equally_often():
     data = torch.arange(8 * 7, dtype=torch.uint8).view(1, 8, 7, 1).expand(6000, -1, -1, -1)
     plan = plan_epoch(6000, seed=0, epoch=0, crop_padding=0, flip=False, device=CPU)
-    corners = crop_and_flip(data, plan, 0, 6000, 8, 7, size=(6, 5))[:, 0, 0, 0]
+    corners = crop_and_flip(data, plan, 8, 7, size=(6, 5))[:, 0, 0, 0]
     counts = torch.bincount(corners.int(), minlength=56).view(8, 7)
     assert int(counts.sum()) == int(counts[:3, :3].sum())
     assert ((counts[:3, :3] - 6000 / 9).abs() < 5 * (6000 / 9) ** 0.5).all()
@@ -87,7 +95,7 @@ def test_draws_depend_on_seed_and_epoch_and_on_nothing_else():
 def test_without_augmentation_images_come_unchanged():
     data = images()
     plan = plan_epoch(11, 0, 0, 0, False, CPU)
-    assert torch.equal(crop_and_flip(pad(data, 0), plan, 0, 11, 6, 5), data[plan.order])
+    assert torch.equal(crop_and_flip(pad(data, 0), plan, 6, 5), data[plan.order])
 
 
 def test_normalise_equals_the_formula_in_channels_last_memory():

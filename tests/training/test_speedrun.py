@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from attnconv.config import compose
-from attnconv.data.augmentation import ImageSize, plan_epoch, scale
+from attnconv.data.augmentation import ImageSize, pad, plan_epoch, scale
 from attnconv.data.dataset import load_dataset
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, DataError
 from attnconv.models.backbone import space_to_depth
 from attnconv.models.build import build_model
 from attnconv.prepared import prepare
@@ -98,11 +98,22 @@ def test_scaled_images_keep_their_proportions_and_their_mean():
     assert torch.allclose(scale(torch.full((1, 3, 8, 8), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
 
 
+def test_images_are_padded_as_the_configuration_says(tiny):
+    for mode in ("constant", "reflect"):
+        train = load_dataset(tiny("data.crop_padding=2", f"data.padding_mode={mode}").data, torch.device("cpu")).train
+        assert torch.equal(train.padded, pad(train.images, 2, mode))
+        assert bool(train.padded[:, 0].any()) == (mode == "reflect")
+    config = tiny("data.crop_padding=8", "data.padding_mode=reflect")
+    with pytest.raises(DataError, match=r"images of 8x8 pixels have no 8 beside their border"):
+        run(config)
+    assert not RunFolder(config).path.exists()
+
+
 def test_training_images_are_as_they_are_or_scaled_or_cropped():
     data = load_dataset(compose(["data=digits", "data.crop_padding=1", "data.flip=true"]).data, torch.device("cpu"))
     split, plan = data.train, plan_epoch(len(data.train), 0, 0, 1, True, torch.device("cpu"))
     (whole, labels), (large, _), (scaled, same), (cropped, _) = (
-        split.augmented(plan, 3, 9, size) for size in (None, ImageSize(8), ImageSize(4), ImageSize(4, cropped=True))
+        split.augmented(plan[3:9], size) for size in (None, ImageSize(8), ImageSize(4), ImageSize(4, cropped=True))
     )
     assert torch.equal(whole, large)
     assert torch.equal(labels, same)
@@ -119,7 +130,11 @@ def test_training_images_are_as_they_are_or_scaled_or_cropped():
         ("[0.75,1]", "sa_quadratic", r"recipe\.sizes=\[0\.75, 1\.0\]: at 0\.75 images of 6x6 pixels do not divide"),
         ("[0.5,1]", "mlp_mixer", r"recipe\.sizes=.*: at 0\.5 "),
         ("[0,1]", "sa_quadratic", r"recipe\.sizes=.*: images of 0 pixels height are none"),
-        ("[1.5] recipe.cropped_from=1", "sa_quadratic", r"recipe\.sizes=.*: no crop of 12 pixels fits into 8"),
+        (
+            "[1.5] recipe.cropped_from=1",
+            "sa_quadratic",
+            r"recipe\.sizes=.*: no crop of 12 pixels height fits into 8; recipe.cropped_from=null",
+        ),
     ],
 )
 def test_sizes_that_the_network_cannot_take_are_refused_before_anything_is_written(tiny, sizes, model, complaint):
@@ -139,11 +154,16 @@ def test_warming_up_leaves_no_trace_in_the_run(tiny, model, sizes):
         assert (RunFolder(cold).path / file).read_bytes() == (RunFolder(warm).path / file).read_bytes()
 
 
-def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch):
+@pytest.mark.parametrize("share", [(0, 1), (1, 2)])
+@pytest.mark.parametrize("cropped_from", ["null", "0.5"])
+def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch, cropped_from, share):
     """40 images in batches of 16, and 20 in batches of 15: the last of each is smaller."""
     seen = {"cold": [], "warm": []}
+    sizes = ("recipe.sizes=[0.5,1]", f"recipe.cropped_from={cropped_from}")
+    # One of several processes' part of the work, without the others.
+    monkeypatch.setattr(Processes, "share", lambda self, size: slice(share[0], size, share[1]))
     for name, shapes in seen.items():
-        config = tiny("recipe.sizes=[0.5,1]", f"name={name}", "eval_batch_size=15", f"warm_up={name == 'warm'}")
+        config = tiny(*sizes, f"name={name}", "eval_batch_size=15", f"warm_up={name == 'warm'}")
         this = prepare(config)
         this.model.register_forward_pre_hook(
             lambda module, inputs, to=shapes: to.append((module.training, inputs[0].shape, inputs[0].stride()))

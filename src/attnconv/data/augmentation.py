@@ -17,7 +17,7 @@ from attnconv.errors import DataError
 
 EPOCH_STREAM = 3
 FLIP_STREAM = 6
-PLACES = 2**31  # so finely are places drawn for crops of any size
+PLACE_BITS = 31  # so finely are places drawn for crops of any size
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,15 @@ class EpochPlan:
     tops: Tensor  # (n,) int64: first row of the crop, in the padded image
     lefts: Tensor  # (n,) int64: first column of the crop
     flips: Tensor  # (n,) bool: mirrored left to right
-    downs: Tensor  # (n,) int64 below PLACES: where in the crop a smaller one lies, from the highest place to the lowest
-    rights: Tensor  # (n,) int64 below PLACES: from the leftmost place to the rightmost
+    downs: Tensor  # (n,) int64 below 2^PLACE_BITS: where in the crop a smaller one lies, from the highest place down
+    rights: Tensor  # (n,) int64 below 2^PLACE_BITS: from the leftmost place to the right
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, positions: slice) -> "EpochPlan":
+        """The plan of some positions of the epoch alone."""
+        return EpochPlan(**{name: drawn[positions] for name, drawn in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def plan_epoch(
     if flip and alternating:
         first = np.random.default_rng([FLIP_STREAM, seed]).random(images) < 0.5
         flips = first[order] ^ ((epoch * passes + np.arange(shown) // images) % 2 == 1)
-    places = draw.integers(0, PLACES, size=(2, shown))  # last: all else is drawn as if there were none
+    places = draw.integers(0, 2**PLACE_BITS, size=(2, shown))  # last: all else is drawn as if there were none
     on_device = [torch.from_numpy(array).to(device) for array in (order, *offsets, flips, *places)]
     return EpochPlan(*on_device)
 
@@ -114,27 +121,21 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
 
 
 def crop_and_flip(
-    padded: Tensor,
-    plan: EpochPlan,
-    start: int,
-    stop: int,
-    height: int,
-    width: int,
-    size: tuple[int, int] | None = None,
+    padded: Tensor, plan: EpochPlan, height: int, width: int, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """The augmented images of positions start..stop of an epoch: (B, height, width, C) uint8.
+    """The augmented images of a plan: (B, height, width, C) uint8.
 
     Args:
         size: height and width of smaller crops out of those; then they are what is returned.
     """
-    index, own = plan.order[start:stop], slice(start, stop)
     rows, columns = size or (height, width)
-    tops = plan.tops[own] + plan.downs[own] * (height - rows + 1) // PLACES
-    lefts = plan.lefts[own] + plan.rights[own] * (width - columns + 1) // PLACES
-    across = torch.arange(columns, device=padded.device).expand(len(index), columns)
-    across = lefts[:, None] + torch.where(plan.flips[own, None], columns - 1 - across, across)
+    # Shifted, not divided: exact on every device.
+    tops = plan.tops + (plan.downs * (height - rows + 1) >> PLACE_BITS)
+    lefts = plan.lefts + (plan.rights * (width - columns + 1) >> PLACE_BITS)
+    across = torch.arange(columns, device=padded.device).expand(len(plan), columns)
+    across = lefts[:, None] + torch.where(plan.flips[:, None], columns - 1 - across, across)
     down = tops[:, None] + torch.arange(rows, device=padded.device)
-    return padded[index[:, None, None], down[:, :, None], across[:, None, :]]
+    return padded[plan.order[:, None, None], down[:, :, None], across[:, None, :]]
 
 
 def scale(images: Tensor, side: int | None) -> Tensor:

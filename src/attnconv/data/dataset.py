@@ -40,17 +40,17 @@ class TrainSplit(Split):
 
     padded: Tensor
 
-    def augmented(self, plan: EpochPlan, start: int, stop: int, size: ImageSize | None = None) -> tuple[Tensor, Tensor]:
-        """The normalised, augmented images (B, C, H, W) and labels (B,) at positions start..stop of an epoch.
+    def augmented(self, plan: EpochPlan, size: ImageSize | None = None) -> tuple[Tensor, Tensor]:
+        """The normalised, augmented images (B, C, H, W) and labels (B,) of a plan.
 
         Args:
             size: None: that of the images.
         """
         _, height, width, _ = self.images.shape
         smaller = size.of(height, width) if size and size.cropped else None
-        images = crop_and_flip(self.padded, plan, start, stop, height, width, smaller)
+        images = crop_and_flip(self.padded, plan, height, width, smaller)
         images = scale(normalise(images, self.mean, self.std), None if size is None else size.side)
-        return images, self.labels[plan.order[start:stop]]
+        return images, self.labels[plan.order]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     """Read, split and move a data set to the device.
 
     Raises:
-        DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalisation`.
+        DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalisation`, `pad`.
     """
     source = load_source(config, device)
     labels = source.train.labels

@@ -163,7 +163,7 @@ def train_epoch(
         NotFinite: see FiniteGuard.
     """
     device = split.labels.device
-    starts = range(0, len(plan.order), batch_size)
+    starts = range(0, len(plan), batch_size)
     for index in range(steps_done, len(starts)):
         model.train()
         step, start = steps_before + index, starts[index]
@@ -171,15 +171,14 @@ def train_epoch(
             group["lr"] = group["initial_lr"] * factor(step)
         # Dropout draws from torch's generator; setting it by the step makes the draw a function of (seed, step).
         torch.manual_seed(_dropout_seed(seed, step, processes.rank))
-        images, labels = split.augmented(plan, start, start + batch_size, size(step))
-        whole = len(labels)
-        images, labels = images[processes.share(whole)], labels[processes.share(whole)]
+        batch = plan[start : start + batch_size]
+        images, labels = split.augmented(batch[processes.share(len(batch))], size(step))
         with autocast(precision, device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages over processes, whose shares may differ by an image.
-        (loss * (processes.count * len(labels) / whole)).backward()
+        (loss * (processes.count * len(labels) / len(batch))).backward()
         optimizer.step()
         guard.watch(step, loss, model)
         tally.add(loss, logits, labels)

@@ -159,14 +159,14 @@ def train_epoch_together(
         Lost: the loss or a gradient of one of them is not finite; the others are where their last checkpoint is.
     """
     device = lanes[0].split.labels.device
-    starts = range(0, len(lanes[0].plan.order), batch_size)
+    starts = range(0, len(lanes[0].plan), batch_size)
     for index in range(steps_done, len(starts)):
         stack.train()
         step, start = steps_before + index, starts[index]
         for lane in lanes:
             for group in lane.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor(step)
-        batches = [lane.split.augmented(lane.plan, start, start + batch_size, size(step)) for lane in lanes]
+        batches = [lane.split.augmented(lane.plan[start : start + batch_size], size(step)) for lane in lanes]
         images = torch.stack([images for images, _ in batches])
         labels = torch.stack([labels for _, labels in batches])
         with autocast(precision, device):

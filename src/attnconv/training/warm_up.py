@@ -60,7 +60,7 @@ def warm_up(
         forward: the same network, compiled or not.
         optimizer: its optimiser, of which a copy takes the step.
         split: images of the right shape; their content and order do not matter.
-        shapes: of training: images in a step, and the height in pixels to which they are scaled (None: as they are).
+        shapes: of training: images in a step, and their height in pixels (None: as they are).
         evaluated: images in a step of an evaluation.
         mirrored: whether an evaluation looks at mirror images too.
         processes: among which each step is divided.
@@ -68,14 +68,16 @@ def warm_up(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     device = split.labels.device
 
-    def some(count: int) -> torch.Tensor:
-        order = torch.arange(count, device=device) % len(split)
-        return normalise(split.images[order], split.mean, split.std)[processes.share(count)]
+    def images_of(places: torch.Tensor) -> torch.Tensor:
+        return normalise(split.images[places % len(split)], split.mean, split.std)
 
     forward.train()
     for count, side in shapes:  # in every process as many: their gradients are averaged at each
+        # As training does, which draws its own share alone; an evaluation picks its share out of all. A compiler
+        # tells the two apart, by how far the images are from each other.
+        own = torch.arange(count, device=device)[processes.share(count)]
         with autocast(precision, device):
-            logits = forward(scale(some(count), side))
+            logits = forward(scale(images_of(own), side))
         logits.float().square().mean().backward()
     twin, twins_optimizer = copy.deepcopy((model, optimizer))
     for parameter in twin.parameters():
@@ -84,7 +86,7 @@ def warm_up(
     optimizer.zero_grad(set_to_none=True)
     forward.eval()
     for count in evaluated:
-        images = some(count)
+        images = images_of(torch.arange(count, device=device))[processes.share(count)]
         if len(images):
             with torch.inference_mode(), autocast(precision, device):
                 tta_logits(forward, images, mirrored)
