@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attnconv.study.collect import read_runs
 from attnconv.study.data_size import data_size_page
-from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table, sweep_table
+from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table
 from attnconv.study.theorem_page import theorem_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,7 +25,6 @@ def regenerate(readme: str, results: Path) -> dict[str, str]:
         "runs": runs_table(runs),
         "models": models_table(read_csv(results / "models.csv"), "paper"),
         "bench": bench_table(bench),
-        "sweep": sweep_table(bench),
     }
     return {
         "README.md": fill(readme, tables),

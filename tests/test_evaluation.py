@@ -1,14 +1,12 @@
 """When a run is evaluated, on what, and with which augmentation."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
 
 from attnconv.run import run
-from attnconv.stack import run_stacked
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.trained import load_trained
 from attnconv.training.loop import tta_logits
@@ -78,21 +76,6 @@ def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, no
         "; validation accuracy {val_acc:.2%} ({val_acc_mirrored:.2%} with mirror images)".format_map(result) in said.out
     )
     assert "| val acc {val_acc:.1%} ({val_acc_mirrored:.1%} mirrored) |".format_map(result) in said.err
-
-
-def test_a_stack_finds_the_same(tiny, noise):
-    alone, stacked = (
-        [tiny(*noise, f"seed={seed}", f"name={name}") for seed in (0, 1)] for name in ("alone", "stacked")
-    )
-    for config in alone:
-        run(config)
-    assert run_stacked(stacked, at_most=2) == [None, None]
-    for one, other in zip(alone, stacked, strict=True):
-        results = [json.loads((RunFolder(config).path / "result.json").read_text()) for config in (one, other)]
-        assert results[1]["stacked"] == 2
-        assert results[0]["test_acc_mirrored"] != results[0]["test_acc"]
-        for key in ("test_acc", "test_acc_mirrored"):
-            assert results[1][key] == pytest.approx(results[0][key], abs=0.006), "two images of 400"
 
 
 def test_an_interrupted_run_may_look_at_mirror_images_from_now_on(tiny, noise, monkeypatch):

@@ -253,7 +253,7 @@ def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
     finished = []
 
     class Broken:
-        def __init__(self, config, folder, history, alone):
+        def __init__(self, config, folder, history):
             pass
 
         def log(self, epoch, metrics):

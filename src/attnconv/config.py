@@ -16,6 +16,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.errors import ConfigError, nearest
 
+# Settings of older runs that are gone, with the value under which such a run is what the schema still describes.
+RETIRED = {"recipe.ema": None}
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -92,8 +95,6 @@ class RecipeConfig:
     cropped_from: float | None = knob(None, "sizes of at least so much are random crops of the images, smaller ones "
                                       "the images scaled; null: all are scaled", above=0, at_most=1)  # fmt: skip
     whitening: bool = knob(False, "whether the stem starts by whitening the patches of the training images")
-    ema: float | None = knob(None, "decay per step of a running mean of the weights, which is then what is evaluated "
-                             "and kept; null: the weights themselves", above=0, below=1)  # fmt: skip
     dropout: float = knob(0.1, "after a layer's projection and feed-forward network", at_least=0, below=1)
     attention_dropout: float = knob(0.1, "on attention probabilities", at_least=0, below=1)
 
@@ -220,6 +221,16 @@ def to_plain(config: Config) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def without_retired(plain: dict[str, Any]) -> dict[str, Any]:
+    """A config.yaml's content without retired settings, where they were off."""
+    for key, off in RETIRED.items():
+        part, _, leaf = key.rpartition(".")
+        node = plain.get(part)
+        if isinstance(node, dict) and node.get(leaf) == off:
+            node.pop(leaf, None)
+    return plain
 
 
 def valid_keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:

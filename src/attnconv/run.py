@@ -86,18 +86,17 @@ def _run_in_folder(this: Run) -> dict[str, Any]:
     return result
 
 
-def begin_sitting(this: Run, interrupts: Interrupts, identity: dict[str, Any], stacked: int = 1) -> Sitting:
+def begin_sitting(this: Run, interrupts: Interrupts, identity: dict[str, Any]) -> Sitting:
     """Sit down to a run, whose folder is open, and say so.
 
     Args:
         identity: see `describe`.
-        stacked: how many runs train in this process, in step.
 
     Raises:
         UserError: it could not even begin, which result.json says.
     """
     try:
-        sitting = Sitting(this, interrupts, stacked)
+        sitting = Sitting(this, interrupts)
     except Exception as error:
         explained = explain(error, this.config, this.folder, this.data.epoch_images, "training")
         _write_failure(this, explained, identity)

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from attnconv.data.augmentation import plan_epoch
@@ -17,10 +17,9 @@ from attnconv.tracking.heads import HeadWatcher
 from attnconv.tracking.history import outcome, recorded_epochs
 from attnconv.tracking.provenance import peak_memory
 from attnconv.tracking.run_folder import run_name
-from attnconv.training.averaging import WeightAverage
 from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.loop import EvalSettings, FiniteGuard, Score, Tally, TrainSettings, evaluate, train_epoch
+from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_epoch
 from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.share import runs_at_once
 
@@ -36,11 +35,9 @@ class Sitting:
     Args:
         this: the run.
         interrupts: tells whether to stop.
-        stacked: how many runs train in this process, in step.
     """
 
-    def __init__(self, this: Run, interrupts: Interrupts, stacked: int = 1):
-        self.stacked = stacked
+    def __init__(self, this: Run, interrupts: Interrupts):
         self.this, self.interrupts, self.config, self.folder = this, interrupts, this.config, this.folder
         self.images, self.writes = this.data.epoch_images, this.processes.writes
         self.steps_per_epoch = math.ceil(self.images / self.config.recipe.batch_size)
@@ -52,8 +49,7 @@ class Sitting:
         self.warm_up_seconds: dict[str, float] = {}
         self.saved = time.perf_counter()
 
-        self.average = None if recipe.ema is None else WeightAverage(this.model, recipe.ema)
-        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device, self.average)
+        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device)
         self.position = found or Position()
         self.heads = HeadWatcher(this.model, self.config.model["name"], next(this.data.train.batches(HEAD_IMAGES))[0])
         if self.writes:
@@ -61,10 +57,10 @@ class Sitting:
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
         # Of several runs in one terminal each line says whose it is, and none draws a bar over another's.
-        label = run_name(self.config) if stacked > 1 or runs_at_once() > 1 else None
+        label = run_name(self.config) if runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
         history = recorded_epochs(self.folder, self.images) if self.writes else []
-        self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes, alone=stacked == 1)
+        self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
 
     def say(self, text: str) -> None:
         """Print, once for all processes."""
@@ -116,9 +112,7 @@ class Sitting:
             metrics |= score.metrics(split)
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
         if self.writes:
-            with self.averaged():
-                timing = {"train_seconds": done.seconds, "eval_seconds": eval_seconds}
-                self._record(epoch, metrics, timing | ({"stacked": self.stacked} if self.stacked > 1 else {}))
+            self._record(epoch, metrics, {"train_seconds": done.seconds, "eval_seconds": eval_seconds})
         self.position = Position(epochs_done=epoch)
         self._save()
 
@@ -126,9 +120,8 @@ class Sitting:
         """After the last epoch: keep the weights; returns the numbers of result.json."""
         if not self.writes:
             return {}
-        with self.averaged():
-            self._show_heads(self.config.epochs)
-            export_weights(self.folder.weights, self.this.model)
+        self._show_heads(self.config.epochs)
+        export_weights(self.folder.weights, self.this.model)
         numbers = outcome(self.folder, self.images) | self.warm_up_seconds
         return numbers | {"peak_memory_bytes": peak_memory(self.this.device)}
 
@@ -148,16 +141,11 @@ class Sitting:
         """An error in the user's terms, where it has some; else itself."""
         return explain(error, self.config, self.folder, self.images, self.doing)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """While entered, the network has the weights that are evaluated and kept."""
-        return nullcontext() if self.average is None else self.average.applied()
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """While entered, it is an evaluation that an error or a signal disturbs."""
         self.doing = "evaluation"
-        with self.averaged():
-            yield
+        yield
         self.doing = "training"
 
     def splits_due(self, epoch: int) -> dict[str, Split]:
@@ -171,52 +159,46 @@ class Sitting:
         splits = {"val": data.validation, "test": data.test if last or data.validation is None else None}
         return {name: split for name, split in splits.items() if split is not None}
 
-    def how_to_train(self, epoch: int) -> TrainSettings:
-        """For epoch `epoch` (from 1)."""
-        recipe = self.config.recipe
-        return {
-            "steps_before": (epoch - 1) * self.steps_per_epoch,
-            "steps_done": self.position.steps_in_epoch,
-            "batch_size": recipe.batch_size,
-            "label_smoothing": recipe.label_smoothing,
-            "factor": self.factor,
-            "size": self.size,
-            "precision": self.this.precision,
-        }
-
-    def how_to_evaluate(self) -> EvalSettings:
-        """After any epoch."""
-        this = self.this
-        return {"batch_size": self.config.eval_batch_size, "precision": this.precision, "mirrored": this.mirrored}
-
     def _train_rest(self, epoch: int) -> None:
         """Train what is left of epoch `epoch` (from 1)."""
-        this = self.this
+        this, recipe = self.this, self.config.recipe
         train_epoch(
             this.forward,
             this.optimizer,
             this.data.train,
             self.plan,
+            steps_before=(epoch - 1) * self.steps_per_epoch,
+            steps_done=self.position.steps_in_epoch,
             tally=self.tally,
             guard=self.guard,
             seed=self.config.seed,
+            batch_size=recipe.batch_size,
+            label_smoothing=recipe.label_smoothing,
+            factor=self.factor,
+            size=self.size,
+            precision=this.precision,
             processes=this.processes,
             on_step=self._after_step,
-            **self.how_to_train(epoch),
         )
         self.note_position(self.steps_per_epoch)
 
     def _evaluate(self, splits: dict[str, Split]) -> dict[str, Score]:
-        this, how = self.this, self.how_to_evaluate()
+        this = self.this
         return {
-            name: evaluate(this.forward, split, processes=this.processes, on_batch=self._stop_if_asked, **how)
+            name: evaluate(
+                this.forward,
+                split,
+                self.config.eval_batch_size,
+                this.precision,
+                this.processes,
+                on_batch=self._stop_if_asked,
+                mirrored=this.mirrored,
+            )
             for name, split in splits.items()
         }
 
     def step_done(self, steps_in_epoch: int) -> None:
         """After each step, with the number of steps of this epoch taken."""
-        if self.average is not None:
-            self.average.update(self.position.epochs_done * self.steps_per_epoch + steps_in_epoch)
         self.console.step(self.position.epochs_done + 1, self.tally, self.this.processes.count)
 
     def due(self, steps_in_epoch: int) -> bool:
@@ -229,11 +211,6 @@ class Sitting:
         """Checkpoint in the middle of an epoch."""
         self.note_position(steps_in_epoch)
         self._save()
-
-    def save_own(self) -> None:
-        """Checkpoint in the middle of an evaluation, of which nothing is kept."""
-        with nullcontext() if self.average is None else self.average.withdrawn():
-            self._save()
 
     def _after_step(self, steps_in_epoch: int) -> None:
         self.step_done(steps_in_epoch)
@@ -249,7 +226,7 @@ class Sitting:
         """Between batches of an evaluation, which starts again in the next sitting."""
         request = self.this.processes.agree(self.interrupts.signum or 0)
         if request:
-            self.save_own()
+            self._save()
             self.this.processes.wait()
             self.interrupts.end(request)
 
@@ -270,7 +247,7 @@ class Sitting:
         step = self.position.epochs_done * self.steps_per_epoch + self.position.steps_in_epoch
         if self.writes:
             this = self.this
-            save_checkpoint(self.folder.checkpoints, this.model, this.optimizer, self.position, step, self.average)
+            save_checkpoint(self.folder.checkpoints, this.model, this.optimizer, self.position, step)
         self.saved = time.perf_counter()
 
     def _record(self, epoch: int, metrics: dict[str, float], timing: dict[str, float]) -> None:

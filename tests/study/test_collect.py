@@ -12,7 +12,8 @@ from attnconv.errors import RunFolderError, SweepIncomplete
 from attnconv.run import run
 from attnconv.study.collect import gather, kept_out, read_runs, tabulate, varying_settings
 from attnconv.sweep import Cell, run_cells
-from attnconv.tracking.run_folder import run_folder_path
+from attnconv.tracking.run_folder import differences, run_folder_path
+from attnconv.trained import read_run_config
 from conftest import PYTHON, REPOSITORY
 
 
@@ -191,3 +192,14 @@ def test_a_sweep_takes_collected_runs_for_done_if_they_are_the_same(tiny, tmp_pa
     assert "seed0: done before, test accuracy" in capsys.readouterr().out
     start("recipe.lr=0.1")
     assert launched == [["seed=1"], ["seed=0"], ["seed=1"]]
+
+
+def test_a_run_with_a_retired_setting_counts_where_it_was_off(tiny):
+    run(tiny())
+    folder = run_folder_path(tiny())
+    plain = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(plain.replace("recipe:\n", "recipe:\n  ema: null\n"))
+    assert differences(folder, tiny()) == []
+    assert read_run_config(folder) == tiny()
+    (folder / "config.yaml").write_text(plain.replace("recipe:\n", "recipe:\n  ema: 0.9\n"))
+    assert differences(folder, tiny()) == ["recipe.ema: 0.9 -> None"]

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from attnconv.study.tables import bench_table, fill, paper_table, runs_table, sweep_table
+from attnconv.study.tables import bench_table, fill, paper_table, runs_table
 from conftest import PYTHON, REPOSITORY
 
 PAPER = [
@@ -74,20 +74,3 @@ def test_of_equal_measurements_the_last_clean_one_is_shown():
         "200%", "50%",
     ]  # fmt: skip
     assert len(header.split("|")) == len(rows[0].split("|"))
-
-
-def test_ways_to_run_a_sweep_have_a_table_of_their_own():
-    line = {
-        "part": "sweep", "model": "sa_quadratic", "scale": "mini", "way": "joblib", "seeds": 4, "jobs": 2,
-        "images": 1250, "epochs": 4, "precision": "bf16", "device": "CPU", "dirty": False,
-        "runs_per_hour": {"median": 120.4, "low": 1, "high": 200}, "ratio": {"median": 1.234, "low": 1, "high": 2},
-    }  # fmt: skip
-    newer = line | {"runs_per_hour": {"median": 130.0, "low": 1, "high": 200}}
-    _, _, *rows = sweep_table([line, newer, line | {"dirty": True}, line | {"way": "stacked"}]).splitlines()
-    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    same = ["`sa_quadratic`, mini", "4 of 1,250 images, 4 epochs", "CPU, bf16"]
-    assert cells == [
-        [*same, "joblib, 2 at once", "130", "1.23 (1.00 to 2.00)"],
-        [*same, "stacked", "120", "1.23 (1.00 to 2.00)"],
-    ]
-    assert len(bench_table([line]).splitlines()) == 2, "and no row in the contest's"

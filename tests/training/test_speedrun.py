@@ -1,7 +1,6 @@
-"""What the speedrun's recipe adds: whitening, a mean of the weights, sizes that grow, warming up."""
+"""What the speedrun's recipe adds: whitening, sizes that grow, warming up."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -15,11 +14,7 @@ from attnconv.models.build import build_model
 from attnconv.prepared import prepare
 from attnconv.run import run
 from attnconv.tracking.run_folder import RunFolder
-from attnconv.tracking.states import look
-from attnconv.trained import load_trained
-from attnconv.training.averaging import WeightAverage
 from attnconv.training.distributed import Processes
-from attnconv.training.loop import evaluate
 from attnconv.training.schedules import image_size
 from attnconv.training.whitening import FLOOR, whiten_stem
 from conftest import TINY_SCALE
@@ -52,28 +47,6 @@ def test_a_whitened_stem_gives_white_features():
 def test_whitening_needs_a_linear_stem(tiny):
     with pytest.raises(ConfigError, match=r"model=resnet10: recipe\.whitening needs a network with a linear stem"):
         run(tiny("recipe.whitening=true", "model=resnet10"))
-
-
-def test_the_mean_of_weights_is_that_of_a_loop():
-    model, _, _ = digits()
-    average = WeightAverage(model, decay=0.9)
-    slow = {name: value.clone() for name, value in model.state_dict().items()}
-    for step in range(1, 30):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter))
-        average.update(step)
-        memory = 0.0 if step == 1 else min(0.9, 1 - step ** (-3 / 4))  # the first step forgets the random start
-        for name, value in model.state_dict().items():
-            slow[name] = memory * slow[name] + (1 - memory) * value
-    own = copy.deepcopy(model.state_dict())
-    with average.applied():
-        for name, value in model.state_dict().items():
-            assert torch.allclose(value, slow[name], atol=1e-5), name
-        with average.withdrawn():
-            assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
-        assert not torch.equal(model.head.weight, own["head.weight"])
-    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
 
 
 def test_sizes_share_training_out_equally():
@@ -177,26 +150,6 @@ def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch, cropped_from, 
             run(config)
     assert len(set(seen["cold"])) == 2 * 2 + 2
     assert set(seen["warm"]) == set(seen["cold"])
-
-
-def test_the_mean_is_what_is_evaluated_and_kept(tiny):
-    overrides = ("recipe=modern", "recipe.lr=0.05", "epochs=3")
-    run(tiny(*overrides, "name=last"))
-    run(tiny(*overrides, "name=mean", "recipe.ema=0.95"))
-    last, mean = (RunFolder(tiny(*overrides, f"name={name}")).path for name in ("last", "mean"))
-    assert (last / "weights.safetensors").read_bytes() != (mean / "weights.safetensors").read_bytes()
-    for folder in (last, mean):
-        again = load_trained(folder)  # what was kept is what was evaluated
-        score = evaluate(again.model, again.data.test, 250, look(folder).result["precision"], Processes())
-        assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["test/loss"] == pytest.approx(
-            score.loss
-        )
-    heads = [(folder / "heads.jsonl").read_text().splitlines() for folder in (last, mean)]
-    assert heads[0][0] == heads[1][0], "they begin alike"
-    assert heads[0][1] != heads[1][1]
-    records = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (last, mean)]
-    losses = [[json.loads(line)["train/loss"] for line in lines] for lines in records]
-    assert losses[0] == losses[1], "training itself does not know of the mean"
 
 
 @pytest.mark.gpu

@@ -43,7 +43,7 @@ IDENTITY = (
     "train_seconds", "images_per_second", "peak_memory_bytes",
 )  # fmt: skip
 PROVENANCE = (
-    "precision", "device", "processes", "stacked", "commit", "dirty", "python", "torch", "cuda", "numpy", "timm",
+    "precision", "device", "processes", "commit", "dirty", "python", "torch", "cuda", "numpy", "timm",
     "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
 # The name of a setting where result.json, and so a column above, has it already.

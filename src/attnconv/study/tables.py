@@ -100,9 +100,6 @@ BENCH_HEADER = [
 ]  # fmt: skip
 
 
-SWEEP_HEADER = ["model, scale", "runs", "hardware", "way", "runs per hour", "of one by one"]
-
-
 def bench_row(line: dict[str, Any]) -> list[str]:
     """One comparison of scripts/bench.py, under BENCH_HEADER; the last two are our FLOP/s over a matrix product's."""
     height, width = line["positions"]
@@ -132,31 +129,6 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
             key = tuple(line.get(name, 0.0) for name in names)
             last[(*key, *line["positions"])] = line
     return markdown(BENCH_HEADER, [bench_row(line) for line in last.values()])
-
-
-def sweep_table(lines: Iterable[dict[str, Any]]) -> str:
-    """Runs per hour of scripts/bench_sweep.py, from results/bench.jsonl: of equal measurements the last one.
-
-    What a dirty tree measured is left out.
-    """
-    last: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in lines:
-        if line["dirty"] is False and line["part"] == "sweep":
-            last[tuple(line[name] for name in ("device", "model", "scale", "seeds", "images", "epochs", "way"))] = line
-    return markdown(SWEEP_HEADER, [sweep_row(line) for line in last.values()])
-
-
-def sweep_row(line: dict[str, Any]) -> list[str]:
-    """One way to run a sweep, under SWEEP_HEADER."""
-    ratio = line["ratio"]
-    return [
-        f"`{line['model']}`, {line['scale']}",
-        f"{line['seeds']} of {line['images']:,} images, {line['epochs']} epochs",
-        f"{line['device']}, {line['precision']}",
-        line["way"] + (f", {line['jobs']} at once" if line["way"] == "joblib" else ""),
-        f"{line['runs_per_hour']['median']:.0f}",
-        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-    ]
 
 
 def long_range_table(rows: list[dict[str, str]], counting: dict[int, float]) -> str:

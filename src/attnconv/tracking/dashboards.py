@@ -41,7 +41,7 @@ class WandbAdapter:
     seen. Offline there is nobody to do so: this sitting's files, which hold it all, replace those of earlier ones.
     """
 
-    def __init__(self, config: Config, folder: Path, history: History, alone: bool):
+    def __init__(self, config: Config, folder: Path, history: History):
         import wandb
 
         self._wandb = wandb
@@ -62,8 +62,7 @@ class WandbAdapter:
             config=to_plain(config),
             dir=str(folder),
             mode=mode,
-            # A sweep's jobs share a process, one after the other or step by step together.
-            reinit="finish_previous" if alone else "create_new",
+            reinit="finish_previous",  # a sweep's jobs share a process, one after the other
             settings=wandb.Settings(silent=True, init_timeout=30),
         )
         where = self._run.url or f"offline in {Path(self._run.dir).parent}; `wandb sync` uploads it"
@@ -89,11 +88,9 @@ class WandbAdapter:
 class TrackioAdapter:
     """Trackio: a local dashboard; `trackio show` opens it in a browser."""
 
-    def __init__(self, config: Config, folder: Path, history: History, alone: bool):
+    def __init__(self, config: Config, folder: Path, history: History):
         import trackio
 
-        if not alone:
-            raise RuntimeError("it watches one run of a process at a time")
         self._trackio = trackio
         # Trackio has neither tags nor groups: the name and the configuration carry both. It goes on with a run of the
         # same name, whose history it keeps.
@@ -133,14 +130,13 @@ class Dashboard:
 
     Args:
         shown: False for all but one of several processes.
-        alone: whether this is the only run at work in this process.
     """
 
-    def __init__(self, config: Config, folder: Path, history: History, shown: bool = True, alone: bool = True):
+    def __init__(self, config: Config, folder: Path, history: History, shown: bool = True):
         self._name = config.logger.name
         self._adapter: Adapter | None = None
         if shown and self._name in ADAPTERS:
-            self._guard(lambda: setattr(self, "_adapter", ADAPTERS[self._name](config, folder, history, alone)))
+            self._guard(lambda: setattr(self, "_adapter", ADAPTERS[self._name](config, folder, history)))
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Numbers of one epoch."""

@@ -23,9 +23,7 @@ def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
     """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings."""
     last, timings = folder.read_lines("metrics.jsonl")[-1], folder.read_lines("timing.jsonl")
     train_seconds = sum(timing["train_seconds"] for timing in timings)
-    stacked = max(timing.get("stacked", 1) for timing in timings)
     return {
-        **({"stacked": stacked} if stacked > 1 else {}),
         **{name.replace("/", "_"): last[name] for name in ACCURACIES if name in last},
         "train_seconds": train_seconds,
         "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),

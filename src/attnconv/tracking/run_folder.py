@@ -25,7 +25,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from attnconv.config import Config, flatten, to_plain
+from attnconv.config import Config, flatten, to_plain, without_retired
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.training.checkpoint import forget_unfinished, write_whole
 
@@ -188,7 +188,7 @@ def differences(folder: Path, config: Config) -> list[str]:
         raise RunFolderError(f"{path} is damaged ({reason}); delete the folder to start afresh") from error
     if not isinstance(plain, dict) or not plain:
         raise RunFolderError(f"{path} is damaged (it is empty); delete the folder to start afresh")
-    old = with_defaults(flatten(plain))
+    old = with_defaults(flatten(without_retired({str(key): value for key, value in plain.items()})))
     new = flatten(to_plain(config))
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"

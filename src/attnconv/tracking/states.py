@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from attnconv.config import without_retired
 from attnconv.tracking.run_folder import ACCURACIES, FORMAT
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
@@ -106,7 +107,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise Damaged(f"config.yaml: {_first_line(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("epochs"), int):
         raise Damaged("config.yaml is no configuration of a run")
-    return {str(key): value for key, value in config.items()}
+    return without_retired({str(key): value for key, value in config.items()})
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

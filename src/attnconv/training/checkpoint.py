@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attnconv.errors import RunFolderError
-from attnconv.training.averaging import WeightAverage
 
 FORMAT = 1
 KEPT = 2
@@ -50,7 +49,6 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     position: Position,
     step: int,
-    average: WeightAverage | None = None,
 ) -> None:
     """Write the state after `step` steps in all, then forget all but this checkpoint and the one before.
 
@@ -58,9 +56,8 @@ def save_checkpoint(
         OSError: it cannot be written; the older ones are untouched.
     """
     buffer = io.BytesIO()
-    state = {"format": FORMAT, "model": _alone(model.state_dict()), "optimizer": optimizer.state_dict()}
-    mean = {} if average is None else {"average": average.state_dict()}
-    torch.save(state | mean | {"position": vars(position)}, buffer)
+    state = {"format": FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state | {"position": vars(position)}, buffer)
     content = buffer.getvalue()
     path = folder / f"step{step:08d}-{_digest(content)}.pt"
     write_whole(path, content)
@@ -78,9 +75,8 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-    average: WeightAverage | None = None,
 ) -> Position | None:
-    """Restore model, optimiser and mean of weights from the newest sound checkpoint; None if there are no checkpoints.
+    """Restore model and optimiser from the newest sound checkpoint; None if there are no checkpoints.
 
     Damaged ones are named on stderr and passed over.
 
@@ -90,7 +86,7 @@ def load_checkpoint(
     candidates = _newest_first(folder)
     for path in candidates:
         if is_sound(path):
-            return _restore(path, model, optimizer, device, average)
+            return _restore(path, model, optimizer, device)
         print(f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr)
     if candidates:
         raise RunFolderError(
@@ -105,7 +101,6 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-    average: WeightAverage | None,
 ) -> Position:
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if state["format"] > FORMAT:
@@ -115,8 +110,6 @@ def _restore(
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{path} is a checkpoint of another model ({reason})") from error
@@ -149,14 +142,6 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that are part of a larger one (attnconv.training.stacked), of which torch.save would write the whole."""
-    return {
-        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-        for name, tensor in tensors.items()
-    }
 
 
 def newest(folder: Path) -> Path | None:

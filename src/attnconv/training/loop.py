@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -108,26 +107,6 @@ class FiniteGuard:
         loss, gradient = int(self._first_loss), int(self._first_gradient)
         if min(loss, gradient) < NEVER:
             raise NotFinite(min(loss, gradient), "loss" if loss <= gradient else "gradient")
-
-
-class TrainSettings(TypedDict):
-    """Arguments of `train_epoch` that runs which train in step have in common."""
-
-    steps_before: int
-    steps_done: int
-    batch_size: int
-    label_smoothing: float
-    factor: Callable[[int], float]
-    size: Callable[[int], ImageSize | None]
-    precision: str
-
-
-class EvalSettings(TypedDict):
-    """Arguments of `evaluate` that runs which train in step have in common."""
-
-    batch_size: int
-    precision: str
-    mirrored: bool
 
 
 def train_epoch(

@@ -29,54 +29,34 @@ class BatchedMuon(Muon):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no loss to give back
         if closure is not None:
             raise ValueError("a closure to evaluate the loss again is not supported")
-        step_together([self])
-
-    def step_rest(self) -> None:
-        """Step what is not for Muon."""
         groups = self.param_groups
+        for group in groups:
+            if group["use_muon"]:
+                self._step_matrices(group)
         self.param_groups = [group for group in groups if not group["use_muon"]]
         try:
             super().step()
         finally:
             self.param_groups = groups
 
+    def _step_matrices(self, group: Group) -> None:
+        """Step one group, as timm's function `muon` does one matrix after the other."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter] |= {"use_muon": True, "momentum_buffer": torch.zeros_like(parameter)}
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
+        _add_orthogonal(parameters, updates, group)
 
-@torch.no_grad()
-def step_together(optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Take a step of each of several optimisers of one kind and one learning rate, sharing what they can share."""
-    muons = [optimizer for optimizer in optimizers if isinstance(optimizer, BatchedMuon)]
-    if len(muons) < len(optimizers):
-        for optimizer in optimizers:
-            optimizer.step()
-        return
-    for index, group in enumerate(muons[0].param_groups):
-        if group["use_muon"]:
-            _muon_step(muons, index)
-    for muon in muons:
-        muon.step_rest()
 
-
-def _muon_step(optimizers: Sequence[BatchedMuon], index: int) -> None:
-    """Step group `index` of every optimiser, as timm's function `muon` does one matrix after the other."""
-    group = optimizers[0].param_groups[index]
-    states = [
-        (parameter, optimizer.state[parameter])
-        for optimizer in optimizers
-        for parameter in optimizer.param_groups[index]["params"]
-        if parameter.grad is not None
-    ]
-    if not states:
-        return
-    for parameter, state in states:
-        if "momentum_buffer" not in state:
-            state |= {"use_muon": True, "momentum_buffer": torch.zeros_like(parameter)}
-    parameters = [parameter for parameter, _ in states]
-    gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
-    buffers = [state["momentum_buffer"] for _, state in states]
-    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-    torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-    updates = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
-
+def _add_orthogonal(parameters: list[nn.Parameter], updates: Sequence[Tensor], group: Group) -> None:
+    """Move parameters against their updates made orthogonal, all matrices of one shape at once."""
     by_shape: dict[torch.Size, list[int]] = {}
     for place, update in enumerate(updates):
         by_shape.setdefault(update.flatten(1).shape, []).append(place)
