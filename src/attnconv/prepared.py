@@ -14,6 +14,7 @@ from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.explain import is_out_of_memory
 from attnconv.models.build import build_model
 from attnconv.models.cost import build_unfilled
+from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
@@ -97,7 +98,7 @@ def _prepare(config: Config) -> Run:
             whiten_stem(model, data.train)
         except ValueError as error:
             raise ConfigError(f"model={config.model['name']}: {error}") from error
-    model.to(device).to(memory_format=torch.channels_last)
+    place(model, device)
     optimizer = build_optimizer(model, config.recipe)
     forward: Any = distribute(model, processes, device)
     if config.compile:

@@ -1,0 +1,118 @@
+"""Layers whose backward pass oneDNN gets wrong never reach it: no abort, no wrong gradient."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models.resnet import BasicBlock
+from timm.models.resnet import ResNet as TimmResNet
+from torch import nn
+
+from attnconv.models.build import build_model
+from attnconv.models.layout import is_faulty, place
+from attnconv.prepared import prepare
+from attnconv.run import run
+from attnconv.tracking.run_folder import run_folder_path
+
+CPU = torch.device("cpu")
+STEPS = 20  # of an unguarded narrow network, the first few abort on AVX2
+
+
+def narrow_timm(image_shape, classes):
+    """A ResNet of timm's with shortcuts of 2, 4 and 8 channels at stride 2."""
+    return TimmResNet(
+        BasicBlock, [1, 1, 1, 1], classes, image_shape[0], stem_width=2, channels=(2, 4, 8, 16), avg_down=False
+    )
+
+
+def narrow(tiny, model, *overrides):
+    config = tiny(f"model={model}" if model != "timm" else "model=resnet18", "precision=fp32", *overrides)
+    if model == "timm":
+        config.model = {"name": "narrow_timm", "_target_": f"{__name__}.narrow_timm"}
+    return config
+
+
+def gradient(model, images, labels):
+    """Of every weight, as one vector."""
+    gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
+    return torch.cat([one.flatten() for one in gradients])
+
+
+@pytest.mark.parametrize(
+    ("layer", "faulty"),
+    [
+        (nn.Conv2d(2, 4, 1, stride=2), True),
+        (nn.Conv2d(1, 4, 1, stride=2), True),
+        (nn.Conv2d(15, 4, 1, stride=(1, 2), padding="valid", dilation=2), True),
+        (nn.Conv1d(2, 4, 1, stride=3), True),
+        (nn.Conv2d(16, 4, 1, stride=2), False),
+        (nn.Conv2d(2, 4, 1), False),
+        (nn.Conv2d(2, 4, (1, 2), stride=2), False),
+        (nn.Conv2d(2, 4, 3, stride=2), False),
+        (nn.Conv2d(2, 4, 1, stride=2, padding=1), False),
+        (nn.Conv2d(2, 4, 1, stride=2, groups=2), False),
+    ],
+)
+def test_only_layers_of_the_faulty_kind_are_changed(layer, faulty):
+    before = layer.stride
+    assert is_faulty(layer) == faulty
+    place(layer, CPU)
+    assert (layer.stride != before) == faulty
+    assert not is_faulty(layer)
+
+
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("stride", [2, 3, (1, 2)])
+@pytest.mark.parametrize("channels", [1, 2, 7, 15])
+def test_a_placed_layer_computes_the_same_function_with_the_right_gradients(channels, stride, side):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 8, 1, stride=stride)
+    exact = copy.deepcopy(layer).double()
+    place(layer, CPU)
+    layer = copy.deepcopy(layer)  # as the warm-up does
+    for _ in range(STEPS):
+        images = torch.randn(16, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
+        own = images.detach().double().contiguous().requires_grad_()
+        out, expected = layer(images), exact(own)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+        gradients = torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])
+        expected_gradients = torch.autograd.grad(expected.square().sum(), [own, *exact.parameters()])
+        for gradient, right in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(gradient.double(), right, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "nonlocal_resnet18", "se_resnet18", "timm"])
+def test_a_narrow_network_trains(tiny, model):
+    config = narrow(tiny, model, "epochs=3")
+    assert run(config)["status"] == "done"
+    losses = [json.loads(line)["train/loss"] for line in (run_folder_path(config) / "metrics.jsonl").open()]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("model", ["resnet18", "timm"])
+def test_prepare_leaves_no_faulty_layer(tiny, model):
+    model = prepare(narrow(tiny, model)).model
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert not any(is_faulty(layer) for layer in convolutions)
+    assert sum(bool(layer._forward_pre_hooks) for layer in convolutions) == 3, "one shortcut in each of three stages"
+
+
+@pytest.mark.parametrize("model", ["resnet18", "nonlocal_resnet18", "timm"])
+def test_gradients_of_a_narrow_network_are_those_of_float64(tiny, model):
+    this = prepare(narrow(tiny, model))
+    exact = build_model(this.config.model, (3, 8, 8), 4).double()  # contiguous, and never placed
+    exact.load_state_dict(this.model.state_dict())
+    images, labels = next(this.data.train.batches(16))
+    expected = gradient(exact, images.double().contiguous(), labels)
+    assert (gradient(this.model, images, labels) - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_wide_networks_and_other_devices_are_left_alone(tiny):
+    wide = prepare(tiny("model=resnet18", "scale.cnn_width=16")).model
+    assert wide.blocks[2].shortcut[0].stride == (2, 2)
+    assert wide.stem.weight.is_contiguous(memory_format=torch.channels_last)
+    elsewhere = nn.Conv2d(2, 4, 1, stride=2)
+    place(elsewhere, torch.device("meta"))
+    assert elsewhere.stride == (2, 2)
