@@ -22,12 +22,12 @@ from torch import nn
 from attnconv.config import CONFIGS, compose
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.errors import ConfigError, UserError, one_line_errors
+from attnconv.files import write_whole
 from attnconv.study.theorem import compact, exchange
 from attnconv.theory.conversion import ALPHA
 from attnconv.tracking.provenance import commit, describe_device
 from attnconv.tracking.run_folder import run_name
 from attnconv.trained import build_untrained, load_trained
-from attnconv.training.checkpoint import write_whole
 
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",

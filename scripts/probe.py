@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from attnconv.errors import UserError
+from attnconv.files import write_whole
 from attnconv.study.tables import markdown
 from attnconv.study.theorem import compact, probe
 from attnconv.tracking.provenance import commit
 from attnconv.tracking.run_folder import run_name
 from attnconv.trained import load_trained
-from attnconv.training.checkpoint import write_whole
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
+from attnconv.files import write_whole
 from attnconv.tracking.run_folder import differences, run_folder_path, run_name
 from attnconv.tracking.states import CELLS_FILE, collected_folder, look
-from attnconv.training.checkpoint import write_whole
 
 # Runs cells, given their overrides; for each, why it failed, or None.
 Launch = Callable[[list[list[str]]], Sequence[str | None]]

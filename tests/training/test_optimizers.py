@@ -1,11 +1,14 @@
 """Which parameter gets which optimiser, learning rate and weight decay."""
 
+import copy
+
 import pytest
 import torch
-from timm.optim.muon import Muon
+from timm.optim import muon as timm_muon
 
 from attnconv.config import compose
 from attnconv.models.build import build_model
+from attnconv.training.muon import orthogonalize
 from attnconv.training.optimizers import build_optimizer
 
 SMALL = ["scale.layers=1", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
@@ -62,24 +65,56 @@ def test_centers_and_spreads_can_have_their_own_learning_rate():
     }
 
 
-@pytest.mark.parametrize("model", ["sa_quadratic", "resnet10"])
-def test_batched_muon_equals_timms_matrix_by_matrix(model):
-    def trained(step):
-        torch.manual_seed(0)
-        config = compose(["recipe=modern", "scale=mini", f"model={model}", *SMALL, "scale.layers=2"])
-        network = build_model(config.model, (3, 32, 32), 10)
-        optimizer = build_optimizer(network, config.recipe)
-        for _ in range(3):
-            for parameter in network.parameters():
-                parameter.grad = torch.randn_like(parameter)
-            step(optimizer)
-        return optimizer, network.state_dict()
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (4, 24, 7), (1, 1, 9)])
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 0.0])
+def test_matrices_are_made_orthogonal_as_timm_does_to_the_bit(shape, scale):
+    matrices = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    quintic = timm_muon._COEFFICIENTS["quintic"]
+    assert torch.equal(orthogonalize(matrices), timm_muon.zeropower_via_newtonschulz(matrices, 5, quintic))
 
-    batched, ours = trained(lambda optimizer: optimizer.step())
-    alone, theirs = trained(Muon.step)
-    for name, value in ours.items():
-        assert torch.allclose(value, theirs[name], rtol=0, atol=1e-6), name
-    # A checkpoint of either is one of the other.
-    batched.load_state_dict(alone.state_dict())
-    states = zip(batched.state_dict()["state"].values(), alone.state_dict()["state"].values(), strict=True)
-    assert all(mine.keys() == other.keys() for mine, other in states)
+
+def trained(model, optimizer_of):
+    """Three steps on random gradients: the optimizer, and the network's state."""
+    torch.manual_seed(0)
+    config = compose(["recipe=modern", "scale=mini", f"model={model}", *SMALL, "scale.layers=2"])
+    network = build_model(config.model, (3, 32, 32), 10)
+    optimizer = optimizer_of(build_optimizer(network, config.recipe))
+    for _ in range(3):
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return optimizer, network
+
+
+def timms(ours):
+    """timm's Muon over the same groups."""
+    groups = [group | {"nesterov": group["use_muon"]} for group in ours.param_groups]
+    return timm_muon.Muon(groups, momentum=ours.defaults["momentum"], adjust_lr_fn="original")
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "resnet10"])
+def test_muon_equals_timms(model):
+    """To the bit but for its products, which are of one matrix where ours are of all of a shape."""
+    optimizer, network = trained(model, lambda ours: ours)
+    _, theirs = trained(model, timms)
+    matrices = {id(p) for group in optimizer.param_groups if group["use_muon"] for p in group["params"]}
+    state = dict(theirs.named_parameters())
+    for name, parameter in network.named_parameters():
+        if id(parameter) in matrices:
+            assert torch.allclose(parameter, state[name], rtol=0, atol=1e-6), name
+        else:
+            assert torch.equal(parameter, state[name]), name
+
+
+def test_a_checkpoint_that_timms_muon_wrote_goes_on():
+    ours, network = trained("sa_quadratic", lambda optimizer: optimizer)
+    theirs, other = trained("sa_quadratic", timms)
+    network.load_state_dict(other.state_dict())
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))  # which would share its tensors
+    for parameter, same in zip(network.parameters(), other.parameters(), strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        same.grad = parameter.grad.clone()
+    ours.step()
+    theirs.step()
+    state = other.state_dict()
+    assert all(torch.allclose(value, state[name], rtol=0, atol=1e-6) for name, value in network.state_dict().items())

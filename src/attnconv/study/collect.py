@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config, flatten
 from attnconv.errors import RunFolderError
+from attnconv.files import write_whole
 from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, name_of, with_defaults
 from attnconv.tracking.states import (
     Damaged,
@@ -28,7 +29,6 @@ from attnconv.tracking.states import (
     read_finished,
     read_lines,
 )
-from attnconv.training.checkpoint import write_whole
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 HEADS = ("heads.jsonl", "heads.png")

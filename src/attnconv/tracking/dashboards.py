@@ -13,12 +13,13 @@ import sys
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attnconv.config import Config, to_plain
-from attnconv.training.checkpoint import write_whole
+from attnconv.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Adapter(Protocol):
@@ -26,7 +27,7 @@ class Adapter(Protocol):
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None: ...
 
-    def picture(self, epoch: int, figure: Figure) -> None: ...
+    def picture(self, epoch: int, figure: "Figure") -> None: ...
 
     def finish(self, failed: bool) -> None: ...
 
@@ -78,7 +79,7 @@ class WandbAdapter:
         # Not W&B's count of calls: the epoch, so that none is counted twice.
         self._run.log({"epoch": epoch, **metrics}, step=epoch)
 
-    def picture(self, epoch: int, figure: Figure) -> None:
+    def picture(self, epoch: int, figure: "Figure") -> None:
         self._run.log({"heads": self._wandb.Image(_pixels(figure))}, step=epoch)
 
     def finish(self, failed: bool) -> None:
@@ -100,7 +101,7 @@ class TrackioAdapter:
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         self._trackio.log(metrics, step=epoch)
 
-    def picture(self, epoch: int, figure: Figure) -> None:
+    def picture(self, epoch: int, figure: "Figure") -> None:
         self._trackio.log({"heads": self._trackio.Image(_pixels(figure))}, step=epoch)
 
     def finish(self, failed: bool) -> None:
@@ -112,7 +113,7 @@ def _run_name(config: Config, folder: Path) -> str:
     return folder.relative_to(config.output).as_posix()
 
 
-def _pixels(figure: Figure) -> Any:
+def _pixels(figure: "Figure") -> Any:
     """The figure as an RGB array (height, width, 3) uint8."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -143,7 +144,7 @@ class Dashboard:
         if self._adapter is not None:
             self._guard(self._adapter.log, epoch, metrics)
 
-    def picture(self, epoch: int, figure: Figure) -> None:
+    def picture(self, epoch: int, figure: "Figure") -> None:
         """A picture of the heads after one epoch."""
         if self._adapter is not None:
             self._guard(self._adapter.picture, epoch, figure)

@@ -1,14 +1,15 @@
 """Where the heads of a run look: a line of numbers per epoch (the paper's Figure 3) and a picture (Figure 4)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.study.figures import plot_heads
 from attnconv.theory.heads import attention_mixers, mixer_inputs, record_heads, widest_probs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class HeadWatcher:
@@ -31,10 +32,12 @@ class HeadWatcher:
             return None
         return {"epoch": epoch, **record_heads(self._mixers, self._inputs(), *self._grid)}
 
-    def figure(self, epoch: int) -> Figure | None:
+    def figure(self, epoch: int) -> "Figure | None":
         """One panel per layer."""
         if not self._mixers:
             return None
+        from attnconv.study.figures import plot_heads  # imports matplotlib
+
         pairs = zip(self._mixers, self._inputs(), strict=True)
         probs = [widest_probs(mixer, *self._grid, x) for mixer, x in pairs]
         return plot_heads(probs, f"{self._name}, epoch {epoch}: where the heads look from the central pixel")

@@ -22,12 +22,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from attnconv.config import Config, flatten, to_plain, without_retired
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
-from attnconv.training.checkpoint import forget_unfinished, write_whole
+from attnconv.files import forget_unfinished, read_yaml, write_whole
 
 # Of result.json; 2 added FLOPs, steps and data.equal. Without the key it is 1.
 FORMAT = 2
@@ -182,8 +181,8 @@ def differences(folder: Path, config: Config) -> list[str]:
     if not path.exists():
         return []
     try:
-        plain = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        plain = read_yaml(path)
+    except (YAMLError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{path} is damaged ({reason}); delete the folder to start afresh") from error
     if not isinstance(plain, dict) or not plain:

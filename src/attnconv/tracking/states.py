@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from attnconv.config import without_retired
+from attnconv.files import read_yaml
 from attnconv.tracking.run_folder import ACCURACIES, FORMAT
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
@@ -100,10 +99,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         Damaged: it is missing, or no configuration of a run.
     """
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        config = read_yaml(folder / "config.yaml")
     except FileNotFoundError as error:
         raise Damaged("no config.yaml") from error
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+    except (YAMLError, OSError, UnicodeDecodeError) as error:
         raise Damaged(f"config.yaml: {_first_line(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("epochs"), int):
         raise Damaged("config.yaml is no configuration of a run")

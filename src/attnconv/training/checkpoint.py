@@ -10,7 +10,6 @@ functions of counters and need no state of their own.
 
 import hashlib
 import io
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ import torch
 from torch import nn
 
 from attnconv.errors import RunFolderError
+from attnconv.files import write_whole
 
 FORMAT = 1
 KEPT = 2
 NAME = re.compile(r"step(\d{8,})-([0-9a-f]{16})\.pt")
-UNFINISHED = ".partial"
 
 
 @dataclass
@@ -124,26 +123,6 @@ def export_weights(path: Path, model: nn.Module) -> None:
     write_whole(path, save(tensors))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after any crash it is there with all of its content, or as it was before."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)  # a full disk has no room for half a file
-        raise
-    # The rename itself is in the folder, which has to reach the disk as well.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def newest(folder: Path) -> Path | None:
     """The newest sound checkpoint; None if there is none."""
     return next(filter(is_sound, _newest_first(folder)), None)
@@ -155,12 +134,6 @@ def is_sound(path: Path) -> bool:
         return path.stem.endswith(f"-{_digest(path.read_bytes())}")
     except OSError:  # a failing disk
         return False
-
-
-def forget_unfinished(folder: Path) -> None:
-    """Remove what was being written when an earlier process died; only for the process that has the folder."""
-    for path in folder.glob(f"*{UNFINISHED}"):
-        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -1,0 +1,28 @@
+"""Nothing that takes seconds to import is imported before it is needed."""
+
+import json
+import subprocess
+
+from conftest import PYTHON, REPOSITORY
+
+LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules of a fresh interpreter that ran `code`."""
+    command = [PYTHON, "-c", f"{code}\n{LOADED}"]
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    return set(json.loads(shown.splitlines()[-1]))
+
+
+def test_training_imports_only_what_every_run_needs():
+    loaded = loaded_after("import attnconv.run")
+    assert "torch" in loaded
+    assert not loaded & {"timm", "torchvision", "pandas", "matplotlib", "sklearn", "scipy", "wandb", "trackio"}
+
+
+def test_status_needs_no_torch(tmp_path):
+    (tmp_path / "name/model/mini-modern/frac1/seed0").mkdir(parents=True)
+    run = f"import runpy, sys; sys.argv[1:] = [{str(tmp_path)!r}]; "
+    loaded = loaded_after(f"{run} runpy.run_path('scripts/status.py', run_name='__main__')")
+    assert not loaded & {"torch", "numpy", "pandas", "matplotlib", "timm", "hydra"}
