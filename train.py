@@ -1,22 +1,51 @@
 """Train one network into one run folder: `python train.py --help`."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
+from attnconv.command import require_holdout, sweeper_optimizes, train_arguments
 from attnconv.config import freeze, in_sweep, register_schema, valid_keys
 from attnconv.errors import one_line_errors
+from attnconv.tracking.run_folder import RunFolder
 
 register_schema()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
-def main(composed: DictConfig) -> None:
+def main(composed: DictConfig) -> float | None:
+    """Train a run, or a cell of a sweep; return validation accuracy to a sweeper that optimizes."""
+    if not in_sweep():
+        with one_line_errors(valid_keys()):  # here, because Hydra would print a line of its own before ours
+            train(composed)
+        return None
     config = freeze(composed)
-    from attnconv.run import run, run_in_sweep  # imports torch: only once the configuration is known to be good
+    if sweeper_optimizes():
+        with one_line_errors(valid_keys()):
+            require_holdout(config)
+        from attnconv.run import run_trial
 
-    run_in_sweep(config) if in_sweep() else run(config)
+        return run_trial(config)
+    from attnconv.run import run_in_sweep
+
+    run_in_sweep(config)
+    return None
+
+
+def train(composed: DictConfig) -> None:
+    """Train one run."""
+    config = freeze(composed)
+    RunFolder(config).check()
+    from attnconv.run import run  # imports torch, in seconds: only once configuration and folder are known to be good
+
+    run(config)
 
 
 if __name__ == "__main__":
     with one_line_errors(valid_keys()):
-        main()
+        sys.argv[1:] = train_arguments(sys.argv[1:])
+        try:
+            main()
+        except SystemExit as ended:  # with 1 where Hydra has said what is wrong: --cfg job --package NOTHING
+            sys.exit(2 if ended.code == 1 else ended.code)

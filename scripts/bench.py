@@ -16,7 +16,6 @@ our FLOP/s over what this machine does in a plain float32 and bf16 matrix produc
 `--json` appends every line to a file, with hardware, versions and commit.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from attnconv.command import ScriptParser, check_target, positive
 from attnconv.errors import one_line_errors
 from attnconv.study.tables import BENCH_HEADER, bench_row, markdown
 from attnconv.tracking.provenance import commit, describe_device, versions
@@ -37,19 +37,18 @@ from benchmarks.contest import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     models = sorted({case.model for case in ON_CPU + ON_GPU})
     parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, help="5, or 1 of --tiny")
-    parser.add_argument("--images", type=int, help="of an epoch: 2560, or 32 of --tiny")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--rounds", type=positive, help="5, or 1 of --tiny")
+    parser.add_argument("--images", type=positive, help="of an epoch: 2560, or 32 of --tiny")
     parser.add_argument("--tiny", action="store_true", help="the same cases on networks of no size, to try it out")
     parser.add_argument("--compile", action="store_true", help="ours under torch.compile, as with compile=true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every line to it")
     arguments = parser.parse_args()
-    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
-        parser.error(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    check_target(parser, arguments.json)
     with one_line_errors([]):
         device = choose_device(arguments.device)
         rounds, images = (1, 32) if arguments.tiny else (5, 2560)

@@ -9,36 +9,31 @@ Keeps what every finished run says of itself in results/runs/, and writes from a
 Collecting twice changes nothing. Exit code 1 if a run folder is damaged, or is another run than results/ has.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from attnconv.errors import UserError
+from attnconv.command import ScriptParser, existing_folder
+from attnconv.errors import one_line_errors
 from attnconv.study.collect import check_version, gather, tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outputs", type=Path, nargs="+", help="folders of run folders")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("outputs", type=existing_folder, nargs="+", help="folders of run folders")
     parser.add_argument("--into", type=Path, default=REPOSITORY / "results", help="results/ of this repository")
     parser.add_argument("--replace", action="store_true", help="a run replaces another one of its name in results/")
     parser.add_argument("--heads", action="store_true", help="keep heads.jsonl and heads.png, 0.5 MB a run")
     arguments = parser.parse_args()
-    absent = [str(outputs) for outputs in arguments.outputs if not outputs.is_dir()]
-    if absent:
-        sys.exit(f"error: {', '.join(absent)}: no such folder")
-    try:
+    with one_line_errors([]):
         check_version(arguments.into)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     problems = 0
     for outputs in arguments.outputs:
         gathered = gather(outputs, arguments.into, arguments.replace, arguments.heads)
         found = gathered.added + gathered.known + [*gathered.other, *gathered.unfinished, *gathered.damaged]
         if not found:
-            sys.exit(f"error: no run folder below {outputs}")
+            parser.error(f"no run folder below {outputs}")
         print(f"{outputs}: {len(gathered.added)} runs added, {len(gathered.known)} known before")
         for title, runs in (
             ("not finished", gathered.unfinished),

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from attnconv.config import CONFIGS, compose
+from attnconv.command import ScriptParser, check_target, positive
+from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.errors import ConfigError, UserError, one_line_errors
 from attnconv.files import write_whole
@@ -28,6 +29,7 @@ from attnconv.theory.conversion import ALPHA
 from attnconv.tracking.provenance import commit, describe_device
 from attnconv.tracking.run_folder import run_name
 from attnconv.trained import build_untrained, load_trained
+from attnconv.training.precision import choose_device
 
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
@@ -70,18 +72,22 @@ def report(name: str, row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--model", metavar="NAME", help="of configs/model/, or of timm")
     parser.add_argument("--checkpoint", type=Path, help="a run folder, or a file of weights")
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
-    parser.add_argument("--images", type=int, help="compare on so many test images only")
+    parser.add_argument("--images", type=positive, help="compare on so many test images only")
     parser.add_argument("--alpha", type=float, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=positive, default=100, help="test images at once")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--json", type=Path, help="write the numbers there; of a run, if not beside it")
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
-    arguments = parser.parse_args()
-    with one_line_errors([]):
+    arguments = parser.parse_intermixed_args()
+    if not arguments.alpha > 0:
+        parser.error(f"--alpha must be above 0, not {arguments.alpha:g}")
+    check_target(parser, arguments.json)
+    with one_line_errors(valid_keys()):
+        arguments.device = str(choose_device(arguments.device))
         if arguments.checkpoint is not None and not arguments.checkpoint.exists():
             raise UserError(f"{arguments.checkpoint} does not exist")
         name, model, split = network(arguments)

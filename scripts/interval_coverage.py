@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from attnconv.command import ScriptParser
 from attnconv.study.stats import crossover, probability_of_improvement_interval
 
 SAMPLES, RESAMPLES = 1000, 1000
@@ -21,6 +22,7 @@ def curve(accuracies: np.ndarray) -> dict[float, dict[int, float]]:
 
 
 def main() -> None:
+    ScriptParser(__doc__).parse_args()
     draw = np.random.default_rng(0)
     truth = 0.5 * (1 + math.erf(0.25))  # P(X > Y) of two normals half an sd apart
     print(f"{SAMPLES} samples, {RESAMPLES} resamples each; share of intervals that hold the truth")

@@ -7,7 +7,6 @@ Test accuracy per model, layers and distance, beside the wall that theory puts u
 pixel of the last layer's map sees both marks.
 """
 
-import argparse
 import csv
 import json
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from attnconv.command import ScriptParser, existing_folder
 from attnconv.data.pairs import accuracy_of_counting
+from attnconv.errors import UserError, one_line_errors
 from attnconv.study.tables import long_range_table, read_csv
 from attnconv.theory.reach import widest_pair
 
@@ -28,7 +29,7 @@ def read_cell(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
     config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     if config["data"]["clutter"] != CLUTTER:
-        raise SystemExit(f"{folder}: this table is of data.clutter={CLUTTER}")
+        raise UserError(f"{folder}: this table is of data.clutter={CLUTTER}")
     wall = config["scale"]["patch"] * widest_pair(config["model"], config["scale"]["layers"], (3, 32, 32))
     return {
         "model": result["model"],
@@ -45,19 +46,19 @@ def read_cell(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outputs", type=Path)
-    parser.add_argument("--into", type=Path, default=REPOSITORY / "results")
+    parser = ScriptParser(__doc__)
+    parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
+    parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
     arguments = parser.parse_args()
     results = sorted(arguments.outputs.glob("long_range_*/**/result.json"))
     folders = [path.parent for path in results if json.loads(path.read_text())["status"] == "done"]
     if not folders:
-        raise SystemExit(f"no finished run of experiment=long_range below {arguments.outputs}")
+        raise UserError(f"no finished run of experiment=long_range below {arguments.outputs}")
     if len(folders) < len(results):
         print(f"{len(results) - len(folders)} unfinished runs are left out")
     rows = [read_cell(folder) for folder in folders]
     if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
-        raise SystemExit("a cell has several runs, and this table has room for one: keep one seed per folder")
+        raise UserError("a cell has several runs, and this table has room for one: keep one seed per folder")
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     path = arguments.into / "long_range.csv"
     with path.open("w", newline="") as file:
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors([]):
+        main()

@@ -3,11 +3,11 @@
 `--check` only compares. The tables of runs are those of results/runs.csv (scripts/collect.py).
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
+from attnconv.command import ScriptParser
 from attnconv.study.collect import read_runs
 from attnconv.study.data_size import data_size_page
 from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table
@@ -34,7 +34,7 @@ def regenerate(readme: str, results: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 if they are not what results/ says")
     arguments = parser.parse_args()
     for name, text in regenerate((REPOSITORY / "README.md").read_text(), REPOSITORY / "results").items():

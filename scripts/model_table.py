@@ -9,12 +9,12 @@ receptive field after 1 to 6 layers in pixels, in theory and in effect; what a l
 maps (0: the same, 1: something else); whether its kernels depend on the content. `attnconv.study.models` says how.
 """
 
-import argparse
 import csv
 from pathlib import Path
 
 import torch
 
+from attnconv.command import ScriptParser, existing_folder
 from attnconv.study.models import cost_row, growth, sight_row, study_models
 from attnconv.study.tables import models_table, read_csv
 from attnconv.tracking.provenance import describe_device
@@ -24,11 +24,12 @@ SCALES = ("paper", "mini")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=study_models(), default=study_models(), metavar="MODEL")
-    parser.add_argument("--into", type=Path, default=REPOSITORY / "results")
+    parser = ScriptParser(__doc__)
+    models = study_models()
+    parser.add_argument("--only", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
+    parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
     arguments = parser.parse_args()
-    if arguments.only != study_models() and arguments.into == REPOSITORY / "results":
+    if arguments.only != models and arguments.into == REPOSITORY / "results":
         parser.error("--only would leave the other models out of results/: say --into FOLDER")
     rows = []
     for name in arguments.only:

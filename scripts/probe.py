@@ -6,35 +6,35 @@ fitted to (attnconv.theory.likeness says how each is measured). All on test imag
 those that the run began with, so that learning is told from architecture. Prints the layers.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
-from attnconv.errors import UserError
+from attnconv.command import ScriptParser, positive
+from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
 from attnconv.study.tables import markdown
 from attnconv.study.theorem import compact, probe
 from attnconv.tracking.provenance import commit
 from attnconv.tracking.run_folder import run_name
 from attnconv.trained import load_trained
+from attnconv.training.precision import choose_device
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
-    parser.add_argument("--images", type=int, default=100, help="test images over which attention is averaged")
+    parser.add_argument("--images", type=positive, default=100, help="test images over which attention is averaged")
     parser.add_argument(
-        "--fit-images", type=int, default=600, help="test images to fit and judge convolutions, half each"
+        "--fit-images", type=positive, default=600, help="test images to fit and judge convolutions, half each"
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     arguments = parser.parse_args()
+    if arguments.fit_images < 2:
+        parser.error("--fit-images must be at least 2: half to fit, half to judge")
     for folder in arguments.runs:
-        try:
-            trained = load_trained(folder, arguments.data, arguments.device)
+        with one_line_errors([]):
+            trained = load_trained(folder, arguments.data, str(choose_device(arguments.device)))
             found = probe(trained, arguments.images, arguments.fit_images)
-        except UserError as error:
-            sys.exit(f"error: {error}")
         head, dirty = commit()
         about = {"run": run_name(trained.config), "images": arguments.images, "fit_images": arguments.fit_images}
         about |= {"patch": trained.config.scale.patch, "commit": head, "dirty": dirty}

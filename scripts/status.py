@@ -6,10 +6,9 @@ A line per run, those of every sweep that was started there included, whether an
     damaged (and how), waiting (nobody has begun)
 """
 
-import argparse
 from collections import Counter
-from pathlib import Path
 
+from attnconv.command import ScriptParser, existing_folder
 from attnconv.tracking.states import STATUSES, State, survey
 
 
@@ -27,12 +26,12 @@ def line(name: str, state: State, width: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"))
+    parser = ScriptParser(__doc__)
+    parser.add_argument("outputs", type=existing_folder, nargs="?", default="outputs", help="folder of runs")
     outputs = parser.parse_args().outputs
     states = {folder.relative_to(outputs).as_posix(): state for folder, state in survey(outputs).items()}
     if not states:
-        raise SystemExit(f"error: no run and no sweep below {outputs}")
+        parser.error(f"no run and no sweep below {outputs}")
     width = max(len(name) for name in states)
     print(f"{'':<11}  {'run':<{width}}     epochs  test acc")
     for name, state in states.items():

@@ -60,8 +60,9 @@ def test_a_finished_run_is_refused(tmp_path):
     assert train(tmp_path, "--run").returncode == 0
     again = train(tmp_path, "--run")
     assert again.returncode == 2
+    assert again.stderr.startswith("error: ")
     assert "is finished already" in again.stderr
-    assert "Traceback" not in again.stderr
+    assert again.stderr.count("\n") == 1, "Hydra says nothing of its own"
 
 
 @pytest.mark.parametrize("mode", ["--run", "-m"])

@@ -127,6 +127,31 @@ def test_a_value_outside_its_limits_is_refused(override, complaint):
     assert str(caught.value) == complaint
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("batch_size", "; did you mean 'recipe.batch_size'?"),
+        ("recipe.batchsize", "; did you mean 'recipe.batch_size'?"),
+        ("lr", "; did you mean 'recipe.lr'?"),
+        ("data.lr", "; did you mean 'recipe.lr'?"),
+        ("width", "; did you mean 'model.width' or 'scale.width'?"),
+        ("epohcs", "; did you mean 'epochs'?"),
+        ("max_epochs", "; did you mean 'epochs'?"),
+        ("trainer", "; python train.py --help lists them"),
+        ("num_workers", "; python train.py --help lists them"),
+        ("gpus", "; python train.py --help lists them"),
+    ],
+)
+def test_hints_go_by_the_last_part_of_a_name_and_are_silent_when_nothing_is_near(name, near):
+    assert nearest(name, valid_keys()) == near
+
+
+def test_a_home_folder_is_expanded_wherever_a_path_is_said(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = compose(['output="~/runs"', 'data.root="~/c10"', 'collected="~"'])
+    assert (config.output, config.data.root, config.collected) == ("/home/ada/runs", "/home/ada/c10", "/home/ada")
+
+
 def test_nearest_lists_a_few_names_and_spares_a_long_list():
     assert nearest("xyz", ["a", "b"]) == "; valid: a, b"
     assert nearest("xyz", map(str, range(50))) == "; python train.py --help lists them"

@@ -3,7 +3,11 @@
 import json
 import subprocess
 
-from conftest import PYTHON, REPOSITORY
+import pytest
+
+from attnconv.config import compose
+from attnconv.tracking.run_folder import RunFolder
+from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
 LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
 
@@ -26,3 +30,20 @@ def test_status_needs_no_torch(tmp_path):
     run = f"import runpy, sys; sys.argv[1:] = [{str(tmp_path)!r}]; "
     loaded = loaded_after(f"{run} runpy.run_path('scripts/status.py', run_name='__main__')")
     assert not loaded & {"torch", "numpy", "pandas", "matplotlib", "timm", "hydra"}
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_a_finished_run_is_refused_or_skipped_without_torch(arrays, tmp_path, mode):
+    overrides = [*TINY_SCALE, "epochs=1", "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs"]
+    folder = RunFolder(compose(overrides))
+    folder.open()
+    for file in ("metrics.jsonl", "timing.jsonl"):
+        folder.append(file, {"epoch": 1, "test/acc": 0.5})
+    folder.write_result({"status": "done", "test_acc": 0.5})
+    folder.close()
+    run = (
+        f"import runpy, sys; sys.argv[:] = ['train.py', *{mode + overrides!r}]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        f"except SystemExit as ended: assert ended.code == 2 and not {mode!r}"
+    )
+    assert not loaded_after(run) & {"torch", "timm", "pandas", "matplotlib", "wandb"}

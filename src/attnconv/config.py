@@ -5,6 +5,7 @@ Hydra composes configs/ into this schema, so an unknown key anywhere, experiment
 model is built (`attnconv.models.build`).
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import MISSING as NO_DEFAULT
@@ -18,6 +19,9 @@ from attnconv.errors import ConfigError, nearest
 
 # Settings of older runs that are gone, with the value under which such a run is what the schema still describes.
 RETIRED = {"recipe.ema": None}
+
+# Here, because a process that a launcher starts imports this module, and composes before it calls anything in it.
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -156,6 +160,12 @@ def freeze(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     check_limits(config)
+    for key, value in flatten(config.model, "model.").items():
+        if value == "":
+            raise ConfigError(f"{key} is empty: say {key}=VALUE")
+    config.output, config.data.root = map(os.path.expanduser, (config.output, config.data.root))
+    if config.collected is not None:
+        config.collected = os.path.expanduser(config.collected)
     return config
 
 

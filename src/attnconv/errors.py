@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -67,21 +68,36 @@ class SweepIncomplete(UserError):
     exit_code = 1
 
 
+# How like a name must be to be suggested: `batch` to `batch_size`, but not `trainer` to `train_images`.
+LIKENESS = 0.65
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A suffix such as "; did you mean 'epochs'?", or the valid names if none is near."""
+    """A suffix such as "; did you mean 'epochs'?", or the valid names if they are few and none is near.
+
+    The last part of dotted names counts first: `batch_size` is `recipe.batch_size`, however like another name is.
+    """
     names = sorted(set(valid))
-    # Compare the last part of dotted names too: `epohcs` is near `recipe.epochs`.
-    by_leaf = {candidate.rpartition(".")[2]: candidate for candidate in names}
-    close = difflib.get_close_matches(name, names, n=1)
-    if not close:
-        leaf = difflib.get_close_matches(name.rpartition(".")[2], by_leaf, n=1)
-        close = [by_leaf[leaf[0]]] if leaf else []
+    close = _same_leaf(name, names) or difflib.get_close_matches(name, names, n=1, cutoff=LIKENESS)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean {' or '.join(repr(one) for one in close)}?"
     if not names:
         return ""
     # A list that nobody would read helps nobody.
     return f"; valid: {', '.join(names)}" if len(names) <= 20 else "; python train.py --help lists them"
+
+
+def _same_leaf(name: str, names: list[str]) -> list[str]:
+    """Names whose last part is that of `name`, or near it: all of them, or the nearest to a dotted name."""
+    by_leaf: dict[str, list[str]] = {}
+    for candidate in names:
+        by_leaf.setdefault(candidate.rpartition(".")[2], []).append(candidate)
+    leaf = name.rpartition(".")[2]
+    found = [leaf] if leaf in by_leaf else difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=LIKENESS)
+    candidates = by_leaf[found[0]] if found else []
+    if "." in name or len(candidates) > 3:
+        return difflib.get_close_matches(name, candidates, n=1, cutoff=0)
+    return candidates
 
 
 @contextmanager
@@ -119,8 +135,22 @@ def _complaint(message: str) -> int:
     return 2
 
 
+# Hydra's plugins, by the option that they bring.
+PLUGINS = {
+    "optuna": "hydra-optuna-sweeper",
+    "ax": "hydra-ax-sweeper",
+    "nevergrad": "hydra-nevergrad-sweeper",
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
+
+
 def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> str:
     """Hydra's message on one line, with the nearest valid key or option added."""
+    argument = explain_argument(error, valid_keys)
+    if argument is not None:
+        return argument
     text = str(error)
     where = re.search(r"In '([^']+)'", text)
     prefix = f"configs/{where.group(1)}.yaml: " if where else ""
@@ -128,13 +158,21 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if option:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        plugin = "" if option.group(1) != "hydra/launcher" else " (others are plugins: pip install -r requirements.txt)"
-        suggestion = nearest(option.group(2), options)
-        return f"{prefix}{option.group(1)}={option.group(2)} does not exist{suggestion}{plugin}"
+        group, choice = option.groups()
+        if group in ("hydra/launcher", "hydra/sweeper") and choice in PLUGINS:
+            return f"{group}={choice} is a plugin that is not installed: pip install {PLUGINS[choice]}"
+        return f"{prefix}{group}={choice} does not exist{nearest(choice, options)}"
+
+    missing_config = re.search(r"Cannot find primary config '([^']+)'", text)
+    if missing_config:
+        return f"--config-name {missing_config.group(1)}: there is no such file among the configurations"
 
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
-        return f"{prefix}there is no setting '{key.group(1)}'{nearest(key.group(1), valid_keys)}"
+        valid = set(valid_keys)
+        if key.group(1) in valid:
+            return f"{prefix}the chosen model has no setting '{key.group(1)}'; others have"
+        return f"{prefix}there is no setting '{key.group(1)}'{nearest(key.group(1), valid)}"
 
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
@@ -146,3 +184,35 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     lines = [line.strip() for line in text.splitlines()]
     message = " ".join(line for line in lines if line and not line.startswith(("object_type=", "full_key:", "See ")))
     return prefix + (f"{key.group(1)}: " if key else "") + message
+
+
+def explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None:
+    """What is wrong with an argument that Hydra cannot read, and how to type it; None for other errors."""
+    from hydra.errors import OverrideParseException
+
+    text = str(error)
+    several = re.match(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text)
+    if several:
+        override = several.group(1) or several.group(2)
+        return (
+            f"{override} has several values: with -m each of them is a run; a list is {override.partition('=')[0]}"
+            f"=[A,B]; as one text it is {quoted(override)}"
+        )
+    if not isinstance(error, OverrideParseException):
+        return None
+    key, equals, _ = error.override.partition("=")
+    if not re.fullmatch(r"[\w$./:@-]+", key.lstrip("+~"), flags=re.ASCII):
+        return f"there is no setting '{key}'{nearest(key, valid_keys) if key else ''}"
+    if not equals:
+        return f"the argument '{key}' has no value: say {key}=VALUE"
+    function = re.match(r"Error parsing override .*\n(.*)", text)
+    if function:  # of a sweep, such as range(): it could be read, but not evaluated
+        return f"{error.override}: {function.group(1)}"
+    return f"{error.override} cannot be read: quote the value for the shell and for Hydra: {quoted(error.override)}"
+
+
+def quoted(override: str) -> str:
+    """An override whose value is one text, whatever is in it, as a shell takes it."""
+    key, _, value = override.partition("=")
+    text = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{text}"')

@@ -4,6 +4,7 @@ A sitting is one process at work on the run. It goes on where the last checkpoin
 one continues to the same bytes.
 """
 
+import json
 import math
 import sys
 import traceback
@@ -18,7 +19,7 @@ from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parame
 from attnconv.prepared import Run, prepare
 from attnconv.sitting import Sitting
 from attnconv.tracking.provenance import commit, describe_device, versions
-from attnconv.tracking.run_folder import FORMAT, RunFolder
+from attnconv.tracking.run_folder import FORMAT, RunFolder, run_folder_path
 from attnconv.training.checkpoint import Position
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.share import pool
@@ -64,6 +65,20 @@ def run_in_sweep(config: Config) -> None:
     if failure is not None:
         # Not the error itself: its traceback would hold model and data in memory while the other cells run.
         raise CellFailed(failure)
+
+
+def run_trial(config: Config) -> float:
+    """One trial of a sweeper that optimizes: its validation accuracy, which a finished run has said already.
+
+    Raises:
+        UserError, Stopped: see `run`.
+    """
+    try:
+        result = run(config)
+    except AlreadyDone:
+        result = json.loads((run_folder_path(config) / "result.json").read_text())
+    accuracy: float = result["val_acc"]
+    return accuracy
 
 
 def _run_in_folder(this: Run) -> dict[str, Any]:

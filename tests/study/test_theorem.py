@@ -161,5 +161,5 @@ def test_the_commands(tiny, tmp_path):
         failed = script(*command)
         (error,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
         assert complaint in error
-        assert failed.returncode != 0
+        assert failed.returncode == 2
         assert "Traceback" not in failed.stderr

@@ -1,11 +1,12 @@
 """Timing of one module's training step, and how the benchmarks that use it are asked for."""
 
-import argparse
 import time
 
 import torch
 from torch import Tensor, nn
 
+from attnconv.command import ScriptParser, positive
+from attnconv.errors import one_line_errors
 from attnconv.training.precision import autocast, choose_device, choose_precision
 
 
@@ -22,9 +23,10 @@ def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> fl
 
 def benchmark_arguments(description: str | None) -> tuple[torch.device, str, int]:
     """Device, precision and rounds from the command line of a benchmark."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = ScriptParser(description)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--rounds", type=positive, default=9, help="9")
     arguments = parser.parse_args()
-    device = choose_device(arguments.device)
+    with one_line_errors([]):
+        device = choose_device(arguments.device)
     return device, choose_precision("auto", device), arguments.rounds
