@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("outputs", type=existing_folder, nargs="+", help="folders of run folders")
     parser.add_argument("--into", type=Path, default=REPOSITORY / "results", help="results/ of this repository")
     parser.add_argument("--replace", action="store_true", help="a run replaces another one of its name in results/")
-    parser.add_argument("--heads", action="store_true", help="keep heads.jsonl and heads.png, 0.5 MB a run")
+    parser.add_argument("--heads", action="store_true", help="keep heads.png, 0.4 MB a run")
     arguments = parser.parse_args()
     with one_line_errors([]):
         check_version(arguments.into)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from attnconv.run import run
+from attnconv.theory.heads import attention_mixers, central_query
 from attnconv.tracking.run_folder import RunFolder
 from attnconv.trained import load_trained
 from attnconv.training.loop import tta_logits
+from conftest import write_arrays
 
 
 def metrics(config):
@@ -28,6 +30,52 @@ def test_holdout_spares_the_test_split_until_the_end(tiny):
     assert all("val/acc" in record for record in metrics(config))
     assert ["test/acc" in record for record in metrics(config)] == [False, False, True]
     assert result["val_acc"] == metrics(config)[-1]["val/acc"]
+
+
+def own_predictions(folder):
+    """What the weights of a finished run predict of the test images, one by one and in their order."""
+    found = load_trained(folder)
+    with torch.no_grad():
+        return [int(found.model(images).argmax()) for images, _ in found.data.test.batches(1)], found.data.test.labels
+
+
+@pytest.mark.parametrize("overrides", [["data.holdout=0.2"], ["data.flip=true", "eval_mirrored=true"]], ids=str)
+def test_the_last_predictions_are_kept_in_the_order_of_the_test_split(tiny, overrides):
+    config = tiny("eval_batch_size=7", "precision=fp32", *overrides)
+    result = run(config)
+    predictions = np.load(RunFolder(config).path / "predictions.npy")
+    expected, labels = own_predictions(RunFolder(config).path)
+    assert predictions.dtype == np.uint8
+    assert predictions.tolist() == expected
+    assert np.mean(predictions == labels.numpy()) == result["test_acc"]
+
+
+def test_more_classes_than_a_byte_holds_take_two(tiny, tmp_path):
+    write_arrays(tmp_path / "many", train=300, test=300, classes=300)
+    config = tiny(f"data.root={tmp_path}/many", "epochs=1", "recipe.batch_size=100", "precision=fp32")
+    result = run(config)
+    predictions = np.load(RunFolder(config).path / "predictions.npy")
+    expected, labels = own_predictions(RunFolder(config).path)
+    assert predictions.dtype == np.uint16
+    assert predictions.tolist() == expected
+    assert np.mean(predictions == labels.numpy()) == result["test_acc"]
+
+
+def test_the_map_of_a_content_head_is_the_mean_over_test_images(tiny):
+    config = tiny("model=sa_content", "epochs=1", "scale.patch=2")
+    run(config)
+    folder = RunFolder(config).path
+    found = load_trained(folder)
+    first, middle = attention_mixers(found.model)[0], central_query(4, 4)
+    seen = []
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(first.attention_probs(4, 4, inputs[0])[0, :, middle]))
+    with torch.no_grad():
+        for images, _ in found.data.test.batches(1):
+            found.model(images)
+    assert len(seen) == 20, "fewer than 100 images: all"
+    maps = np.load(folder / "attention_maps.npy")
+    expected = torch.stack(seen).mean(dim=0).view(3, 4, 4)
+    np.testing.assert_allclose(maps[0], expected, atol=1e-3)
 
 
 def test_a_mirror_image_is_read_from_right_to_left():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from attnconv.tracking.run_folder import run_folder_path
 from attnconv.training.checkpoint import newest
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
 from test_command import ENVIRONMENT
+from test_evaluation import own_predictions
 
 
 def start(tmp_path, *overrides):
@@ -101,7 +103,12 @@ def test_two_processes_train_what_one_does(tmp_path, tiny, model):
     weights = [load_file(run_folder_path(config) / "weights.safetensors") for config in (one, two)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3)
-    assert json.loads((run_folder_path(two) / "result.json").read_text())["processes"] == 2
+    result = json.loads((run_folder_path(two) / "result.json").read_text())
+    assert result["processes"] == 2
+    predictions = np.load(run_folder_path(two) / "predictions.npy")
+    expected, labels = own_predictions(run_folder_path(two))
+    assert predictions.tolist() == expected, "in the order of the split, whichever process predicted them"
+    assert np.mean(predictions == labels.numpy()) == result["test_acc"]
 
 
 def test_torchrun_is_for_one_run(tmp_path):

@@ -24,6 +24,10 @@ def read(config, file):
     return (run_folder_path(config) / file).read_text()
 
 
+def content(config, file):
+    return (run_folder_path(config) / file).read_bytes()
+
+
 def weights(config):
     return load_file(run_folder_path(config) / "weights.safetensors")
 
@@ -42,7 +46,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, recipe):
     a, b, c = (read(config, "metrics.jsonl") for config in configs)
     assert a == b
     assert a != c
-    assert read(configs[0], "heads.jsonl") == read(configs[1], "heads.jsonl")
+    for file in ("heads.jsonl", "predictions.npy", "attention_maps.npy"):
+        assert content(configs[0], file) == content(configs[1], file)
     assert same(weights(configs[0]), weights(configs[1]))
 
 
@@ -62,9 +67,14 @@ def test_the_run_folder_holds_what_it_should(tiny):
     assert metrics[-1]["test/acc"] == result["test_acc"]
     heads = [json.loads(line) for line in read(config, "heads.jsonl").splitlines()]
     assert [record["epoch"] for record in heads] == [0, 1, 2]
-    for key, shape in (("centers", (2, 3, 2)), ("spreads", (2, 3)), ("mean_shift", (2, 3, 2))):
-        assert np.shape(heads[0][key]) == shape
+    assert [set(record) for record in heads] == [{"epoch", "centers", "spreads"}] * 3
+    assert np.shape(heads[0]["centers"]) == (2, 3, 2)
+    assert np.shape(heads[0]["spreads"]) == (2, 3)
     assert heads[0]["centers"] != heads[2]["centers"], "centers are trained"
+    trained = weights(config)
+    for layer, centers in enumerate(heads[2]["centers"]):
+        (own,) = [t for name, t in trained.items() if f".{layer}." in name and name.endswith("encoding.centers")]
+        np.testing.assert_array_equal(centers, np.round(own.numpy().astype(np.float64), 4))
     assert (folder / "heads.png").stat().st_size > 10_000
 
 
@@ -122,8 +132,8 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
         assert json.loads(read(disturbed, "result.json"))["status"] == "interrupted"
     assert run(disturbed)["test_acc"] == json.loads(read(undisturbed, "result.json"))["test_acc"]
 
-    for file in ("metrics.jsonl", "heads.jsonl"):
-        assert read(disturbed, file) == read(undisturbed, file)
+    for file in ("metrics.jsonl", "heads.jsonl", "predictions.npy", "attention_maps.npy", "heads.png"):
+        assert content(disturbed, file) == content(undisturbed, file)
     assert same(weights(disturbed), weights(undisturbed))
 
 
@@ -220,15 +230,20 @@ def test_every_model_runs_and_records_its_heads(tiny, model):
         *extra,
     )
     assert run(config)["status"] == "done"
-    path = run_folder_path(config) / "heads.jsonl"
+    maps, path = run_folder_path(config) / "attention_maps.npy", run_folder_path(config) / "heads.jsonl"
     mixer = str(config.model.get("mixer", {}).get("_target_", ""))
-    assert path.exists() == ("Attention" in mixer)
+    assert maps.exists() == ("Attention" in mixer)
+    if maps.exists():
+        found = np.load(maps)
+        assert found.shape == (2, config.model["heads"], 8, 8)
+        assert found.dtype == np.float16
+        np.testing.assert_allclose(found.sum(axis=(2, 3), dtype=np.float64), 1, atol=2e-3)
+    assert path.exists() == (model == "sa_gated" or "quadratic" in model), "a line per epoch for Gaussian heads alone"
     if path.exists():
         heads = [json.loads(line) for line in path.read_text().splitlines()]
-        assert np.shape(heads[1]["mean_shift"]) == (2, config.model["heads"], 2)
-        assert np.isfinite(heads[1]["covariance"]).all()
-        assert ("gates" in heads[1]) == (model == "sa_gated")
-        assert ("centers" in heads[1]) == (model in ("sa_gated", "sa_quadratic_content") or "quadratic" in model)
+        assert np.shape(heads[1]["centers"]) == (2, config.model["heads"], 2)
+        own = (2, 2) if model == "sa_quadratic_generalized" else ()
+        assert np.shape(heads[1]["spreads"]) == (2, config.model["heads"], *own)
 
 
 def test_a_matched_width_is_told_and_recorded(tiny, capsys):
@@ -245,8 +260,8 @@ def test_a_matched_width_is_told_and_recorded(tiny, capsys):
 def test_models_without_attention_have_no_heads(tiny):
     config = tiny("model=conv3x3", "epochs=1")
     run(config)
-    assert not (run_folder_path(config) / "heads.jsonl").exists()
-    assert not (run_folder_path(config) / "heads.png").exists()
+    for file in ("heads.jsonl", "heads.png", "attention_maps.npy"):
+        assert not (run_folder_path(config) / file).exists(), file
 
 
 def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsys):

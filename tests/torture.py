@@ -30,6 +30,7 @@ OVERRIDES = (
     *TINY_SCALE, "data=arrays", "logger=none", "device=cpu", "epochs=12", "recipe.batch_size=4", "checkpoint_steps=1",
     "recipe.dropout=0.1", "recipe.attention_dropout=0.1", "recipe.momentum=0.9",
 )  # fmt: skip
+KEPT = ("metrics.jsonl", "heads.jsonl", "predictions.npy", "attention_maps.npy", "heads.png", "weights.safetensors")
 LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
 CLOCK = ("seconds", "train_seconds", "images_per_second", "peak_memory_bytes", "name")  # what may differ in result.json
 FAULTS = ("none", "none", "flipped bit", "truncated", "torn line")
@@ -123,9 +124,9 @@ def is_done(config: Any) -> bool:
 
 
 def assert_same(calm: Any, hurt: Any) -> None:
-    """Weights, metrics and heads to the byte; result.json but for times and the name."""
+    """All that holds no clock to the byte; result.json but for times and the name."""
     folders = [run_folder_path(config) for config in (calm, hurt)]
-    for file in ("metrics.jsonl", "heads.jsonl", "weights.safetensors"):
+    for file in KEPT:
         one, other = ((folder / file).read_bytes() if (folder / file).exists() else None for folder in folders)
         assert one == other, file
     assert (folders[0] / "metrics.jsonl").stat().st_size > 0

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import Split
 from attnconv.explain import explain, require_finite
@@ -23,8 +26,9 @@ from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_ep
 from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.share import runs_at_once
 
-# Training images, without augmentation, over which attention to content is averaged for heads.jsonl and heads.png.
-HEAD_IMAGES = 50
+# Over which attention to content is averaged: training images, without augmentation, for pictures during training,
+# test images after it.
+HEAD_IMAGES = 100
 
 CHECKPOINT = 1  # a request between processes; larger ones are signals to stop by
 
@@ -51,7 +55,7 @@ class Sitting:
 
         found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device)
         self.position = found or Position()
-        self.heads = HeadWatcher(this.model, self.config.model["name"], next(this.data.train.batches(HEAD_IMAGES))[0])
+        self.heads = HeadWatcher(this.model, self.config.model["name"])
         if self.writes:
             self.folder.forget_after(None if found is None else found.epochs_done)
             if found is None:
@@ -113,14 +117,19 @@ class Sitting:
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
         if self.writes:
             self._record(epoch, metrics, {"train_seconds": done.seconds, "eval_seconds": eval_seconds})
+            if epoch == config.epochs:  # before the checkpoint, after which nothing is evaluated again
+                self._keep_predictions(scores["test"])
         self.position = Position(epochs_done=epoch)
         self._save()
 
     def conclude(self) -> dict[str, Any]:
-        """After the last epoch: keep the weights; returns the numbers of result.json."""
+        """After the last epoch: keep maps and weights; returns the numbers of result.json."""
         if not self.writes:
             return {}
-        self._show_heads(self.config.epochs)
+        maps = self.heads.maps(head_images(self.this.data.test))
+        if maps is not None:
+            self.folder.write_array("attention_maps.npy", maps)
+        self._show_heads(self.config.epochs, self.this.data.test)
         export_weights(self.folder.weights, self.this.model)
         numbers = outcome(self.folder, self.images) | self.warm_up_seconds
         return numbers | {"peak_memory_bytes": peak_memory(self.this.device)}
@@ -255,11 +264,21 @@ class Sitting:
         self.folder.append("timing.jsonl", {"epoch": epoch, **timing})
         self.folder.append("heads.jsonl", self.heads.record(epoch))
         if epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
-            self._show_heads(epoch)
+            self._show_heads(epoch, self.this.data.train)
         self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
 
-    def _show_heads(self, epoch: int) -> None:
-        figure = self.heads.figure(epoch)
+    def _keep_predictions(self, score: Score) -> None:
+        assert score.predictions is not None
+        kind = np.min_scalar_type(self.this.data.classes - 1)
+        self.folder.write_array("predictions.npy", score.predictions.cpu().numpy().astype(kind))
+
+    def _show_heads(self, epoch: int, split: Split) -> None:
+        figure = self.heads.figure(epoch, head_images(split))
         if figure is not None:
             figure.savefig(self.folder.heads_picture, dpi=110)
             self.dashboard.picture(epoch, figure)
+
+
+def head_images(split: Split) -> Tensor:
+    """The first images of a split, (B, C, H, W)."""
+    return next(split.batches(HEAD_IMAGES))[0]

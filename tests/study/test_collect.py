@@ -67,7 +67,11 @@ def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(output
     assert table[2]["torch"] == result["versions"]["torch"]
     assert table[2]["run"] == "default/sa_quadratic/mini-modern/frac1/seed10"
 
-    config = (results / "runs" / table[2]["run"] / "config.yaml").read_text()
+    kept = results / "runs" / table[2]["run"]
+    for file in ("predictions.npy", "attention_maps.npy", "heads.jsonl"):
+        assert (kept / file).read_bytes() == (folder / file).read_bytes()
+    assert not (kept / "heads.png").exists(), "pictures only on request"
+    config = (kept / "config.yaml").read_text()
     assert "\noutput: outputs\n" in f"\n{config}", "not where it ran"
     assert str(tmp_path) not in config.replace(f"root: {tmp_path}", "")
     assert (folder / "config.yaml").read_text().count("\n") == config.count("\n")
@@ -109,6 +113,24 @@ def test_runs_of_several_machines_add_up_and_another_run_of_a_name_replaces_one_
     assert len(gather(one / "default", results, replace=True).added) == 1, "a run has its name wherever it lies"
     tabulate(results)
     assert rows(results)[0]["recipe.lr"] == "0.1"
+
+
+def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_predictions(tiny, tmp_path):
+    results = tmp_path / "results"
+    for seed, written in (("seed=0", {"format": 2}), ("seed=1", {})):
+        run(tiny(seed))
+        folder = run_folder_path(tiny(seed))
+        (folder / "predictions.npy").unlink()
+        (folder / "attention_maps.npy").unlink()
+        (folder / "heads.jsonl").write_text('{"epoch": 0, "mean_shift": [[[0.5, 0.5]]]}\n')
+        path = folder / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | written))
+    gathered = gather(tmp_path / "outputs", results, heads=True)
+    assert gathered.added == ["default/sa_quadratic/mini-modern/frac1/seed0"]
+    assert list(gathered.damaged.values()) == ["no predictions.npy"]
+    assert tabulate(results) == {}
+    assert [row["format"] for row in rows(results)] == ["2"]
+    assert {"heads.jsonl", "heads.png"} < {path.name for path in (results / "runs" / gathered.added[0]).iterdir()}
 
 
 def test_the_command_lists_what_is_damaged_and_fails(outputs, tmp_path):

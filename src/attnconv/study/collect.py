@@ -31,7 +31,8 @@ from attnconv.tracking.states import (
 )
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
-HEADS = ("heads.jsonl", "heads.png")
+WHERE_THERE = ("predictions.npy", "attention_maps.npy", "heads.jsonl")  # runs before format 3 lack the first two
+PICTURE = "heads.png"
 PLACES = ("output", "collected")
 EXAMINED = ("probe.json", "conversion.json")  # by scripts/probe.py and scripts/conv_to_attention.py, if at all
 
@@ -69,7 +70,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
 
     Args:
         replace: take the run of `outputs` where results/ has another one of its name.
-        heads: keep where the heads looked, too.
+        heads: keep the picture of where the heads look, too.
     """
     gathered = Gathered()
     for folder in find_folders(outputs):
@@ -84,7 +85,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         kept = collected_folder(results, name)
         content = {file: (folder / file).read_bytes() for file in KEPT}
         content["config.yaml"] = _placeless(content["config.yaml"])
-        more = (*EXAMINED, *HEADS) if heads else EXAMINED
+        more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
         content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
         before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
         for file in EXAMINED:  # what a dirty tree found, does not replace what a clean one did
@@ -98,7 +99,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
         else:
             kept.mkdir(parents=True, exist_ok=True)
-            for file in (*EXAMINED, *HEADS) if another else ():  # of the run that is replaced
+            for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the run that is replaced
                 (kept / file).unlink(missing_ok=True)
             for file, data in content.items():
                 write_whole(kept / file, data)

@@ -6,14 +6,18 @@ and spreads as parameters; both are recorded, because a center outside the map c
 Axes: L layers, N heads, H W rows and columns, Q K query and key pixels.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
+
+IMAGES_AT_ONCE = 10  # whose attention probabilities, (N, HW, HW) an image and layer, are in memory together
+DECIMALS = 4  # of centers and spreads in heads.jsonl
 
 
 def attention_mixers(model: nn.Module) -> list[nn.Module]:
@@ -78,15 +82,26 @@ def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) 
 
 
 @torch.no_grad()
-def widest_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
-    """Attention to as many shifts as the layer has scores for, the query in the middle, float32 on the CPU.
+def central_maps(model: nn.Module, height: int, width: int, images: Tensor) -> list[Tensor]:
+    """Attention of the central pixel in every layer: L maps (N, H, W), float32 on the CPU.
 
-    Position-only attention scores every shift of an H x W map: (N, 2H-1, 2W-1). Other attention gives what the
-    central pixel sees in the mean over maps x (B, H, W, D): (N, H, W).
+    Args:
+        images: (B, C, height, width); attention that depends on content is the mean over these.
     """
-    if isinstance(mixer, PositionalAttention):
-        return mixer.shift_probs(height, width).float().cpu()
-    return central_probs(mixer, height, width, x)
+    mixers = attention_mixers(model)
+    if all(isinstance(mixer, PositionalAttention) for mixer in mixers):
+        return [central_probs(mixer, height, width) for mixer in mixers]
+    sums = []
+    for chunk in images.split(IMAGES_AT_ONCE):
+        inputs = zip(mixers, mixer_inputs(model, chunk), strict=True)
+        sums.append([len(chunk) * central_probs(mixer, height, width, x) for mixer, x in inputs])
+    return [torch.stack(layer).sum(dim=0) / len(images) for layer in zip(*sums, strict=True)]
+
+
+@torch.no_grad()
+def widest_probs(mixer: PositionalAttention, height: int, width: int) -> Tensor:
+    """Attention to every shift of an H x W map, the query in the middle: (N, 2H-1, 2W-1), float32 on the CPU."""
+    return mixer.shift_probs(height, width).float().cpu()
 
 
 def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,21 +118,17 @@ def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
     return means, torch.einsum("nk,nki,nkj->nij", weights, offsets, offsets)
 
 
-def record_heads(mixers: list[nn.Module], inputs: Sequence[Tensor | None], height: int, width: int) -> dict[str, Any]:
-    """Plain numbers of every attention layer, for one line of heads.jsonl; inputs as `mixer_inputs` gives them.
+def gaussian_heads(model: nn.Module) -> dict[str, list[Any]]:
+    """Centers and spreads of the layers with Gaussian heads, rounded, for heads.jsonl; empty for other models.
 
-    Keys: `mean_shift` (L, N, 2) and `covariance` (L, N, 2, 2), measured on an H x W map; where the encoding has them
-    as parameters, `centers` (L, N, 2) in pixels and `spreads` (L, N) or (L, N, 2, 2) in 1/pixels; where heads are
-    gated, `gates` (L, N) before the sigmoid.
+    Keys: `centers` (L, N, 2) in pixels and `spreads` (L, N), or (L, N, 2, 2) for any covariance, in 1/pixels.
     """
-    record: dict[str, Any] = {"mean_shift": [], "covariance": []}
-    for mixer, x in zip(mixers, inputs, strict=True):
-        means, covariances = head_statistics(central_probs(mixer, height, width, x))
-        record["mean_shift"].append(means.tolist())
-        record["covariance"].append(covariances.tolist())
-        encoding = getattr(mixer, "encoding", None)
-        for owner, name in ((encoding, "centers"), (encoding, "spreads"), (mixer, "gates")):
-            parameter = getattr(owner, name, None)
-            if parameter is not None:
-                record.setdefault(name, []).append(parameter.tolist())
-    return record
+    encodings = [getattr(mixer, "encoding", None) for mixer in attention_mixers(model)]
+    gaussian = [found for found in encodings if isinstance(found, QuadraticEncoding | GeneralizedQuadraticEncoding)]
+    names = ("centers", "spreads") if gaussian else ()
+    return {name: [_rounded(getattr(encoding, name)) for encoding in gaussian] for name in names}
+
+
+def _rounded(parameter: Tensor) -> list[Any]:
+    # In float64: a rounded float32 has more digits than it was rounded to.
+    return np.round(parameter.detach().double().cpu().numpy(), DECIMALS).tolist()

@@ -1,48 +1,57 @@
-"""Where the heads of a run look: a line of numbers per epoch (the paper's Figure 3) and a picture (Figure 4)."""
+"""Where the heads of a run look: centers and spreads per epoch (the paper's Figure 3), maps, a picture (Figure 4)."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.theory.heads import attention_mixers, mixer_inputs, record_heads, widest_probs
+from attnconv.theory.heads import attention_mixers, central_maps, gaussian_heads, widest_probs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class HeadWatcher:
-    """Reads the attention layers of a model; a model without any gives no record and no figure.
+    """Reads the attention layers of a model; a model without any gives no record, no maps and no figure.
 
     Args:
         model: the network.
         name: what figures call it.
-        images: (B, C, height, width): attention that depends on content is the mean over these.
     """
 
-    def __init__(self, model: nn.Module, name: str, images: Tensor):
-        self._model, self._name, self._images = model, name, images
+    def __init__(self, model: nn.Module, name: str):
+        self._model, self._name = model, name
         self._mixers = attention_mixers(model)
         self._grid: tuple[int, int] = getattr(model, "grid", (0, 0))
 
     def record(self, epoch: int) -> dict[str, Any] | None:
-        """One line of heads.jsonl."""
+        """One line of heads.jsonl; None where no head is Gaussian."""
+        heads = gaussian_heads(self._model)
+        return {"epoch": epoch, **heads} if heads else None
+
+    def maps(self, images: Tensor) -> np.ndarray | None:
+        """What every head's central pixel sees, (L, N, H, W) float16; nan for heads that a layer lacks.
+
+        Args:
+            images: (B, C, height, width); attention that depends on content is the mean over these.
+        """
         if not self._mixers:
             return None
-        return {"epoch": epoch, **record_heads(self._mixers, self._inputs(), *self._grid)}
+        layers = central_maps(self._model, *self._grid, images)
+        maps = np.full((len(layers), max(map(len, layers)), *self._grid), np.nan, np.float16)
+        for layer, probs in zip(maps, layers, strict=True):
+            layer[: len(probs)] = probs.numpy()
+        return maps
 
-    def figure(self, epoch: int) -> "Figure | None":
-        """One panel per layer."""
+    def figure(self, epoch: int, images: Tensor) -> "Figure | None":
+        """One panel per layer; images as for `maps`."""
         if not self._mixers:
             return None
         from attnconv.study.figures import plot_heads  # imports matplotlib
 
-        pairs = zip(self._mixers, self._inputs(), strict=True)
-        probs = [widest_probs(mixer, *self._grid, x) for mixer, x in pairs]
+        probs = [
+            widest_probs(mixer, *self._grid) if isinstance(mixer, PositionalAttention) else probs
+            for mixer, probs in zip(self._mixers, central_maps(self._model, *self._grid, images), strict=True)
+        ]
         return plot_heads(probs, f"{self._name}, epoch {epoch}: where the heads look from the central pixel")
-
-    def _inputs(self) -> Sequence[Tensor | None]:
-        if all(isinstance(mixer, PositionalAttention) for mixer in self._mixers):
-            return [None] * len(self._mixers)
-        return mixer_inputs(self._model, self._images)

@@ -4,8 +4,11 @@ outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     config.yaml      the frozen configuration
     metrics.jsonl    a line per epoch; nothing in it depends on the clock: on a CPU, equal runs have equal bytes
     timing.jsonl     a line per epoch: what the clock said
-    heads.jsonl      a line per epoch, the start included: where the heads look (attention models)
-    heads.png        the last of them, drawn
+    heads.jsonl      a line per epoch, the start included: centers and spreads of the heads (models with Gaussian heads)
+    heads.png        where the heads look after the last epoch, drawn (attention models)
+    attention_maps.npy   the same as numbers, (layers, heads, H, W) float16: what the central pixel attends to, for
+                     attention that depends on content the mean over the first 100 test images
+    predictions.npy  (N,) the class that the last epoch's network predicts for each test image, in the split's order
     result.json      the outcome; `status` is done, failed or interrupted
     weights.safetensors   the trained weights, once it is done
     probe.json       how convolutional its attention is, if scripts/probe.py was asked
@@ -14,12 +17,14 @@ outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     .lock, .owner    held by the process at work here, and who that is
 """
 
+import io
 import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from omegaconf import MISSING, OmegaConf
 from yaml import YAMLError
@@ -28,8 +33,9 @@ from attnconv.config import Config, flatten, to_plain, without_retired
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.files import forget_unfinished, read_yaml, write_whole
 
-# Of result.json; 2 added FLOPs, steps and data.equal. Without the key it is 1.
-FORMAT = 2
+# Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions
+# and maps, and left only centers and spreads in heads.jsonl.
+FORMAT = 3
 
 # Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
@@ -156,6 +162,12 @@ class RunFolder:
                 kept = [] if epochs_done is None else self.read_lines(file)
                 text = "".join(_line(record) for record in kept if record["epoch"] <= (epochs_done or 0))
                 write_whole(self.path / file, text.encode())
+
+    def write_array(self, file: str, array: np.ndarray) -> None:
+        """Write a .npy file, whole or not at all."""
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        write_whole(self.path / file, content.getvalue())
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""

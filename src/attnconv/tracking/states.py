@@ -85,6 +85,8 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     for file, lines in (("metrics.jsonl", metrics), ("timing.jsonl", read_lines(folder / "timing.jsonl"))):
         if [record.get("epoch") for record in lines] != list(range(1, config["epochs"] + 1)):
             raise Damaged(f"{file} has {len(lines)} of {config['epochs']} epochs")
+    if result.get("format", 1) >= 3 and not (folder / "predictions.npy").exists():
+        raise Damaged("no predictions.npy")
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
         if said != recorded:

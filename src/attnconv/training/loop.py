@@ -1,7 +1,7 @@
 """One epoch of training, one evaluation: the only places where a model meets data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ class Score:
 
     Args:
         mirrored: accuracy where each image is judged together with its mirror image; None: not looked at.
+        predictions: of a split, the class of each image by its own logits, (N,) int64, in the order of the split.
     """
 
     loss: float
     accuracy: float
     mirrored: float | None = None
+    predictions: Tensor | None = field(default=None, compare=False, repr=False)
 
     def metrics(self, split: str) -> dict[str, float]:
         """By the names under which metrics.jsonl and the dashboards know them."""
@@ -183,14 +185,17 @@ def evaluate(
     """
     model.eval()
     device = split.labels.device
-    scorer = Scorer(device, mirrored)
+    scorer = Scorer(len(split), device, mirrored)
+    start = 0
     for images, labels in split.batches(batch_size):
         share = processes.share(len(labels))
+        places = torch.arange(start, start + len(labels), device=device)[share]
+        start += len(labels)
         images, labels = images[share], labels[share]
         if len(labels):
             with autocast(precision, device):
                 logits = tta_logits(model, images, mirrored)
-            scorer.add(logits, labels)
+            scorer.add(logits, labels, places)
         on_batch()
     return scorer.score(processes)
 
@@ -214,20 +219,25 @@ class Scorer:
     """What an evaluation adds up.
 
     Args:
+        images: in the split.
         mirrored: whether mirror images are looked at, too.
     """
 
-    def __init__(self, device: torch.device, mirrored: bool):
+    def __init__(self, images: int, device: torch.device, mirrored: bool):
+        self._predictions = torch.zeros(images, dtype=torch.int64, device=device)
         self._plain, self._mirrored = Tally.on(device), Tally.on(device) if mirrored else None
 
-    def add(self, logits: Sequence[Tensor], labels: Tensor) -> None:
-        """Add some images, of which `tta_logits` returned `logits`."""
+    def add(self, logits: Sequence[Tensor], labels: Tensor, places: Tensor) -> None:
+        """Add the images at `places` of the split, for which `tta_logits` returned `logits`."""
+        self._predictions[places] = logits[0].argmax(dim=1)
         for tally, own in zip(filter(None, (self._plain, self._mirrored)), logits, strict=True):
             tally.add(F.cross_entropy(own, labels), own, labels)
 
     def score(self, processes: Processes) -> Score:
         """The score over all processes' images. Waits for the device."""
         plain = self._plain.total(processes).score()
+        # Each process leaves 0 in the places of the others, so that their sum is the predictions of all.
+        plain = replace(plain, predictions=processes.sum_(self._predictions))
         return replace(plain, mirrored=self._mirrored.total(processes).score().accuracy) if self._mirrored else plain
 
 
