@@ -1,6 +1,8 @@
 """A run that survives anything: kills, torn files, full disks, signals, two at once, several processes."""
 
 import errno
+import hashlib
+import io
 import itertools
 import json
 import os
@@ -68,6 +70,46 @@ def test_checkpoints_of_a_newer_version_and_of_another_model_are_refused(tiny, t
         load_checkpoint(tmp_path, small, optimizers[0], CPU)
 
 
+def test_cpu_seconds_of_an_epoch_count_what_was_before_an_interruption(tiny, monkeypatch):
+    config = tiny("checkpoint_steps=1")
+    interrupted(monkeypatch, config, step=2)
+    path = newest(run_folder_path(config) / "checkpoints")
+    state = torch.load(path, weights_only=True)
+    assert state["position"]["cpu_seconds"] > 0
+    rewrite(path, state | {"position": state["position"] | {"cpu_seconds": 1000.0}})
+    result = run(config)
+    first, second = RunFolder(config).read_lines("timing.jsonl")
+    assert first["train_cpu_seconds"] > 1000 > second["train_cpu_seconds"]
+    assert result["cpu_seconds"] > 1000
+
+
+def test_a_checkpoint_without_cpu_seconds_goes_on_and_the_run_claims_none(tiny, monkeypatch):
+    calm, config = tiny("name=calm"), tiny("checkpoint_steps=1")
+    run(calm)
+    interrupted(monkeypatch, config, step=2)
+    path = newest(run_folder_path(config) / "checkpoints")
+    state = torch.load(path, weights_only=True)
+    del state["position"]["cpu_seconds"]
+    rewrite(path, state | {"format": 1})
+    result = run(config)
+    assert result["status"] == "done"
+    assert "cpu_seconds" not in result
+    first, second = RunFolder(config).read_lines("timing.jsonl")
+    assert first["train_cpu_seconds"] is None
+    assert second["train_cpu_seconds"] > 0
+    for file in ("metrics.jsonl", "weights.safetensors", "predictions.npy"):
+        assert (run_folder_path(config) / file).read_bytes() == (run_folder_path(calm) / file).read_bytes()
+
+
+def rewrite(path, state):
+    """Put another state in the place of a checkpoint, under the name that its hash asks for."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+    path.unlink()
+    path.with_name(f"{path.name.partition('-')[0]}-{digest}.pt").write_bytes(content.getvalue())
+
+
 def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_path):
     folder, model = tmp_path / "checkpoints", build_model(tiny().model, (3, 8, 8), 4)
     folder.mkdir()
@@ -87,7 +129,9 @@ def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_p
         (6, errno.ENOSPC),
         (11, errno.EROFS),
         (15, errno.ENOSPC),
-        (20, errno.ENOSPC),
+        (16, errno.ENOSPC),  # predictions
+        (20, errno.ENOSPC),  # attention maps
+        (24, errno.ENOSPC),  # result.json
     ],
 )
 def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_afterwards(tiny, monkeypatch, call, code):

@@ -32,7 +32,8 @@ OVERRIDES = (
 )  # fmt: skip
 KEPT = ("metrics.jsonl", "heads.jsonl", "predictions.npy", "attention_maps.npy", "heads.png", "weights.safetensors")
 LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
-CLOCK = ("seconds", "train_seconds", "images_per_second", "peak_memory_bytes", "name")  # what may differ in result.json
+# What may differ in result.json.
+CLOCK = ("seconds", "train_seconds", "cpu_seconds", "images_per_second", "peak_memory_bytes", "name")
 FAULTS = ("none", "none", "flipped bit", "truncated", "torn line")
 
 

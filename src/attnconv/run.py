@@ -18,7 +18,7 @@ from attnconv.explain import explain
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
 from attnconv.prepared import Run, prepare
 from attnconv.sitting import Sitting
-from attnconv.tracking.provenance import commit, describe_device, versions
+from attnconv.tracking.provenance import commit, describe_cpu, describe_device, versions
 from attnconv.tracking.run_folder import FORMAT, RunFolder, run_folder_path
 from attnconv.training.checkpoint import Position
 from attnconv.training.interrupts import Interrupts
@@ -175,6 +175,7 @@ def describe(this: Run) -> dict[str, Any]:
         **_costs(this),
         "precision": this.precision,
         "device": describe_device(this.device),
+        "cpu": describe_cpu(),
         "processes": this.processes.count,
         "commit": head,
         "dirty": dirty,

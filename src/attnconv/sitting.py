@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import Split
@@ -25,10 +24,7 @@ from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_epoch
 from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.share import runs_at_once
-
-# Over which attention to content is averaged: training images, without augmentation, for pictures during training,
-# test images after it.
-HEAD_IMAGES = 100
+from attnconv.training.stopwatch import Stopwatch
 
 CHECKPOINT = 1  # a request between processes; larger ones are signals to stop by
 
@@ -81,16 +77,16 @@ class Sitting:
         for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
             self.begin(epoch)
             self._train_rest(epoch)
-            started = time.perf_counter()
+            watch = Stopwatch()
             with self.evaluating():
                 scores = self._evaluate(self.splits_due(epoch))
-            self.finish(epoch, scores, time.perf_counter() - started)
+            self.finish(epoch, scores, watch)
         return self.conclude()
 
     def begin(self, epoch: int) -> None:
         """Before what is left of epoch `epoch` (from 1)."""
         config, position, data = self.config, self.position, self.config.data
-        self.started, self.seconds_before = time.perf_counter(), position.seconds
+        self.watch, self.seconds_before, self.cpu_seconds_before = Stopwatch(), position.seconds, position.cpu_seconds
         self.plan = plan_epoch(
             len(self.this.data.train),
             config.seed,
@@ -105,9 +101,19 @@ class Sitting:
         carried = (position.loss, position.correct, position.images) if self.writes else ()
         self.tally = Tally.on(self.this.device, *carried)
 
-    def finish(self, epoch: int, scores: dict[str, Score], eval_seconds: float) -> None:
-        """Record and checkpoint an epoch that has been trained, and evaluated where that was due."""
+    def finish(self, epoch: int, scores: dict[str, Score], evaluation: Stopwatch) -> None:
+        """Record and checkpoint an epoch that has been trained, and evaluated where that was due.
+
+        Args:
+            evaluation: started when the evaluation was.
+        """
         done, config = self.position, self.config
+        timing = {
+            "train_seconds": done.seconds,
+            "eval_seconds": evaluation.seconds(),
+            "train_cpu_seconds": done.cpu_seconds,
+            "eval_cpu_seconds": evaluation.cpu_seconds(self.this.processes),
+        }
         train = Score(done.loss / done.images, done.correct / done.images)
         require_finite(epoch, scores, config)
         lr = config.recipe.lr * self.factor((epoch - 1) * self.steps_per_epoch)
@@ -116,7 +122,7 @@ class Sitting:
             metrics |= score.metrics(split)
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
         if self.writes:
-            self._record(epoch, metrics, {"train_seconds": done.seconds, "eval_seconds": eval_seconds})
+            self._record(epoch, metrics, timing)
             if epoch == config.epochs:  # before the checkpoint, after which nothing is evaluated again
                 self._keep_predictions(scores["test"])
         self.position = Position(epochs_done=epoch)
@@ -126,7 +132,7 @@ class Sitting:
         """After the last epoch: keep maps and weights; returns the numbers of result.json."""
         if not self.writes:
             return {}
-        maps = self.heads.maps(head_images(self.this.data.test))
+        maps = self.heads.maps(self.this.data.test)
         if maps is not None:
             self.folder.write_array("attention_maps.npy", maps)
         self._show_heads(self.config.epochs, self.this.data.test)
@@ -241,14 +247,16 @@ class Sitting:
 
     def note_position(self, steps_in_epoch: int) -> None:
         """Know where training stands. Waits for the device."""
-        total = self.tally.total(self.this.processes)
+        total, before = self.tally.total(self.this.processes), self.cpu_seconds_before
+        spent = self.watch.cpu_seconds(self.this.processes)
         self.position = Position(
             epochs_done=self.position.epochs_done,
             steps_in_epoch=steps_in_epoch,
             loss=total.loss.item(),
             correct=total.correct.item(),
             images=total.images,
-            seconds=self.seconds_before + time.perf_counter() - self.started,
+            seconds=self.seconds_before + self.watch.seconds(),
+            cpu_seconds=None if before is None else before + spent,
         )
 
     def _save(self) -> None:
@@ -259,7 +267,7 @@ class Sitting:
             save_checkpoint(self.folder.checkpoints, this.model, this.optimizer, self.position, step)
         self.saved = time.perf_counter()
 
-    def _record(self, epoch: int, metrics: dict[str, float], timing: dict[str, float]) -> None:
+    def _record(self, epoch: int, metrics: dict[str, float], timing: dict[str, Any]) -> None:
         self.folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
         self.folder.append("timing.jsonl", {"epoch": epoch, **timing})
         self.folder.append("heads.jsonl", self.heads.record(epoch))
@@ -273,12 +281,7 @@ class Sitting:
         self.folder.write_array("predictions.npy", score.predictions.cpu().numpy().astype(kind))
 
     def _show_heads(self, epoch: int, split: Split) -> None:
-        figure = self.heads.figure(epoch, head_images(split))
+        figure = self.heads.figure(epoch, split)
         if figure is not None:
             figure.savefig(self.folder.heads_picture, dpi=110)
             self.dashboard.picture(epoch, figure)
-
-
-def head_images(split: Split) -> Tensor:
-    """The first images of a split, (B, C, H, W)."""
-    return next(split.batches(HEAD_IMAGES))[0]

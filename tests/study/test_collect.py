@@ -64,6 +64,11 @@ def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(output
     result = json.loads((folder / "result.json").read_text())
     for key in ("test_acc", "parameters", "flops_full", "seconds", "commit", "dirty", "device", "recipe", "scale"):
         assert table[2][key] == str(result[key] if result[key] is not None else ""), key
+    assert float(table[2]["cpu_seconds"]) == result["cpu_seconds"]
+    cpu = result["cpu"]
+    assert table[2]["cpu_family"] == cpu["family"]
+    assert table[2]["cpu_flags"] == " ".join(cpu["flags"])
+    assert table[2]["cpu_threads"] == str(cpu["threads"])
     assert table[2]["torch"] == result["versions"]["torch"]
     assert table[2]["run"] == "default/sa_quadratic/mini-modern/frac1/seed10"
 
@@ -83,6 +88,7 @@ def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(output
     assert of_run["test/acc"].tolist() == [record["test/acc"] for record in metrics]
     assert of_run["val/acc"].isna().all()
     assert (of_run["train_seconds"] > 0).all()
+    assert (of_run["train_cpu_seconds"] > 0).all()
 
     mirrored = json.loads((run_folder_path(tiny("name=lr")) / "result.json").read_text())
     for key in ("val_acc", "val_acc_mirrored", "test_acc", "test_acc_mirrored"):

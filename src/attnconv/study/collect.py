@@ -41,11 +41,11 @@ IDENTITY = (
     "name", "model", "recipe", "scale", "data", "fraction", "equal", "train_images", "subset_seed", "holdout", "seed",
     "epochs", "steps", "test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored",
     "train_acc", "parameters", "flops_paper", "flops_full", "seconds",
-    "train_seconds", "images_per_second", "peak_memory_bytes",
+    "train_seconds", "cpu_seconds", "images_per_second", "peak_memory_bytes",
 )  # fmt: skip
 PROVENANCE = (
-    "precision", "device", "processes", "commit", "dirty", "python", "torch", "cuda", "numpy", "timm",
-    "platform", "data_hash", "subset_hash", "format",
+    "precision", "device", "cpu_family", "cpu_flags", "cpu_threads", "processes", "commit", "dirty", "python",
+    "torch", "cuda", "numpy", "timm", "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
 # The name of a setting where result.json, and so a column above, has it already.
 NAMED = {
@@ -196,6 +196,9 @@ class _Row:
     def cells(self, varying: Iterable[str]) -> dict[str, Any]:
         values = {"equal": "epochs", "train_acc": self.metrics[-1]["train/acc"], "format": 1}
         values |= self.result | self.result["versions"]
+        if "cpu" in self.result:
+            cpu = self.result["cpu"]
+            values |= {"cpu_family": cpu["family"], "cpu_flags": " ".join(cpu["flags"]), "cpu_threads": cpu["threads"]}
         row: dict[str, Any] = {"run": self.run, "kept_out": kept_out(self.result)}
         row |= {key: values.get(key) for key in IDENTITY}
         row |= {key: self.settings.get(key) for key in varying}
@@ -233,7 +236,8 @@ def _write_csv(path: Path, rows: list[_Row]) -> None:
 def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]) -> None:
     """A row per run and epoch; what was not measured in an epoch is null."""
     columns = ["run", "epoch", "train/loss", "train/acc", "train/lr", "val/loss", "val/acc", "val/acc_mirrored",
-               "test/loss", "test/acc", "test/acc_mirrored", "train_seconds", "eval_seconds"]  # fmt: skip
+               "test/loss", "test/acc", "test/acc_mirrored", "train_seconds", "eval_seconds",
+               "train_cpu_seconds", "eval_cpu_seconds"]  # fmt: skip
     records = []
     for run, metrics, timings in curves:
         clock = {timing["epoch"]: timing for timing in timings}

@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
+from attnconv.data.dataset import Split
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.theory.heads import attention_mixers, central_maps, gaussian_heads, widest_probs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+IMAGES = 100  # over which attention that depends on content is averaged
+
+
+def first_images(split: Split) -> Tensor:
+    """Up to IMAGES images, (B, C, height, width), without augmentation."""
+    return next(split.batches(IMAGES))[0]
 
 
 class HeadWatcher:
@@ -30,28 +38,29 @@ class HeadWatcher:
         heads = gaussian_heads(self._model)
         return {"epoch": epoch, **heads} if heads else None
 
-    def maps(self, images: Tensor) -> np.ndarray | None:
+    def maps(self, split: Split) -> np.ndarray | None:
         """What every head's central pixel sees, (L, N, H, W) float16; nan for heads that a layer lacks.
 
         Args:
-            images: (B, C, height, width); attention that depends on content is the mean over these.
+            split: over whose first IMAGES attention that depends on content is averaged.
         """
         if not self._mixers:
             return None
-        layers = central_maps(self._model, *self._grid, images)
+        layers = central_maps(self._model, *self._grid, first_images(split))
         maps = np.full((len(layers), max(map(len, layers)), *self._grid), np.nan, np.float16)
         for layer, probs in zip(maps, layers, strict=True):
             layer[: len(probs)] = probs.numpy()
         return maps
 
-    def figure(self, epoch: int, images: Tensor) -> "Figure | None":
-        """One panel per layer; images as for `maps`."""
+    def figure(self, epoch: int, split: Split) -> "Figure | None":
+        """One panel per layer; split as for `maps`."""
         if not self._mixers:
             return None
         from attnconv.study.figures import plot_heads  # imports matplotlib
 
+        maps = central_maps(self._model, *self._grid, first_images(split))
         probs = [
             widest_probs(mixer, *self._grid) if isinstance(mixer, PositionalAttention) else probs
-            for mixer, probs in zip(self._mixers, central_maps(self._model, *self._grid, images), strict=True)
+            for mixer, probs in zip(self._mixers, maps, strict=True)
         ]
         return plot_heads(probs, f"{self._name}, epoch {epoch}: where the heads look from the central pixel")

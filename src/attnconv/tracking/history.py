@@ -20,12 +20,17 @@ def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str,
 
 
 def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
-    """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings."""
+    """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings.
+
+    Without `cpu_seconds` where an older version trained a part of the run and did not record them.
+    """
     last, timings = folder.read_lines("metrics.jsonl")[-1], folder.read_lines("timing.jsonl")
     train_seconds = sum(timing["train_seconds"] for timing in timings)
+    cpu = [timing.get(key) for timing in timings for key in ("train_cpu_seconds", "eval_cpu_seconds")]
     return {
         **{name.replace("/", "_"): last[name] for name in ACCURACIES if name in last},
         "train_seconds": train_seconds,
         "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
+        **({} if None in cpu else {"cpu_seconds": sum(cpu)}),
         "images_per_second": images * len(timings) / train_seconds,
     }

@@ -14,6 +14,8 @@ import torch
 COMMIT = (
     "ATTNCONV_COMMIT"  # set where the tree was copied without its history: git describe --always --abbrev=40 --dirty
 )
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # of a CPU: those that decide which kernels run
+MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -42,17 +44,33 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+        return f"{describe_cpu()['model']}, {torch.get_num_threads()} threads"
     return f"{device.type} on {platform.machine()}"
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def describe_cpu() -> dict[str, Any]:
+    """The CPU: `model` in words, `family`, those of FLAGS that it has, and the `threads` that PyTorch uses.
+
+    One model name can stand for several processors; family and flags decide which kernels run, and so the arithmetic.
+    """
+    path = Path("/proc/cpuinfo")  # of Linux alone
+    return {**parse_cpuinfo(path.read_text() if path.exists() else ""), "threads": torch.get_num_threads()}
+
+
+def parse_cpuinfo(text: str) -> dict[str, Any]:
+    """Model, family and flags from /proc/cpuinfo; where it lacks them, what Python knows, and no flags."""
+    entries: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        entries.setdefault(name.strip(), value.strip())
+    machine, family = platform.machine(), "{vendor_id} family {cpu family} model {model}"
+    known = {"vendor_id", "cpu family", "model"} <= entries.keys()
+    maker = MAKERS.get(entries.get("vendor_id", ""), entries.get("vendor_id"))
+    return {
+        "model": entries.get("model name") or platform.processor() or machine,
+        "family": family.format_map(entries | {"vendor_id": maker}) if known else machine,
+        "flags": [flag for flag in FLAGS if flag in entries.get("flags", "").split()],
+    }
 
 
 def peak_memory(device: torch.device) -> int:

@@ -3,7 +3,7 @@
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     config.yaml      the frozen configuration
     metrics.jsonl    a line per epoch; nothing in it depends on the clock: on a CPU, equal runs have equal bytes
-    timing.jsonl     a line per epoch: what the clock said
+    timing.jsonl     a line per epoch: seconds on the clock, and on the CPU, those of all threads and processes
     heads.jsonl      a line per epoch, the start included: centers and spreads of the heads (models with Gaussian heads)
     heads.png        where the heads look after the last epoch, drawn (attention models)
     attention_maps.npy   the same as numbers, (layers, heads, H, W) float16: what the central pixel attends to, for
@@ -33,8 +33,8 @@ from attnconv.config import Config, flatten, to_plain, without_retired
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.files import forget_unfinished, read_yaml, write_whole
 
-# Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions
-# and maps, and left only centers and spreads in heads.jsonl.
+# Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
+# maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
 FORMAT = 3
 
 # Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.

@@ -22,7 +22,7 @@ from torch import nn
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
 
-FORMAT = 1
+FORMAT = 2  # 2 added the position's cpu_seconds
 KEPT = 2
 NAME = re.compile(r"step(\d{8,})-([0-9a-f]{16})\.pt")
 
@@ -31,7 +31,8 @@ NAME = re.compile(r"step(\d{8,})-([0-9a-f]{16})\.pt")
 class Position:
     """Where a run stands.
 
-    The sums (loss, correct, images) and `seconds` are those of the epoch that has begun; between two epochs all are 0.
+    The sums (loss, correct, images) and times are those of the epoch that has begun; between two epochs all are 0.
+    `cpu_seconds` is None where a checkpoint of an older version does not say.
     """
 
     epochs_done: int = 0
@@ -40,6 +41,7 @@ class Position:
     correct: float = 0.0
     images: int = 0
     seconds: float = 0.0
+    cpu_seconds: float | None = 0.0
 
 
 def save_checkpoint(
@@ -112,7 +114,7 @@ def _restore(
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunFolderError(f"{path} is a checkpoint of another model ({reason})") from error
-    return Position(**state["position"])
+    return Position(**({"cpu_seconds": None} | state["position"]))
 
 
 def export_weights(path: Path, model: nn.Module) -> None:
