@@ -23,6 +23,7 @@ from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, name_of, with_d
 from attnconv.tracking.states import (
     Damaged,
     collected_folder,
+    collected_weights,
     find_folders,
     look,
     read_config,
@@ -99,6 +100,8 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
         else:
             kept.mkdir(parents=True, exist_ok=True)
+            if before.get("result.json") != content["result.json"]:
+                collected_weights(results, name).unlink(missing_ok=True)  # of another run
             for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the run that is replaced
                 (kept / file).unlink(missing_ok=True)
             for file, data in content.items():

@@ -53,6 +53,11 @@ def collected_folder(results: Path, run: str) -> Path:
     return results / "runs" / run
 
 
+def collected_weights(results: Path, run: str) -> Path:
+    """Where results/ keeps the weights of the run of that name, if it does (attnconv.study.weights)."""
+    return results / "weights" / f"{run}.safetensors"
+
+
 def find_folders(outputs: Path) -> list[Path]:
     """The run folders that there are below `outputs`, in order of their names."""
     # Not Path.glob, which does not follow links: a study may lie on another disk.
