@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from attnconv.mixers.blocked import apply_dense
 from attnconv.mixers.distance import AxisDistanceEncoding, RadialDistanceEncoding, distance_encoding
 from attnconv.mixers.encodings import AdditiveEncoding, LearnedEncoding
-from attnconv.mixers.positional import PositionalAttention, apply_dense
+from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
 

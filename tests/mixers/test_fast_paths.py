@@ -15,10 +15,9 @@ from attnconv.mixers.relative import LearnedRelativeVectors
 
 WIDTH, HEADS = 16, 3
 FAST = {
+    "quadratic dense": partial(PositionalAttention, encoding=QuadraticEncoding),
     "quadratic separable": partial(PositionalAttention, encoding=QuadraticEncoding, impl="separable"),
-    "quadratic folded": partial(PositionalAttention, encoding=QuadraticEncoding, impl="folded"),
     "learned separable": partial(PositionalAttention, encoding=LearnedEncoding, impl="separable"),
-    "learned folded": partial(PositionalAttention, encoding=LearnedEncoding, impl="folded"),
     "content absorbed": partial(ContentAttention, impl="absorbed"),
     "content + learned absorbed": partial(ContentAttention, relative=LearnedRelativeVectors, impl="absorbed"),
     "learned key absorbed": partial(ContentAttention, relative=LearnedRelativeVectors, content=False, impl="absorbed"),

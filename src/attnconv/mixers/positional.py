@@ -3,14 +3,12 @@
 Every head averages the whole D-vector of the pixels with its probabilities; the N averages are concatenated and
 projected back, N*D -> D (PAPER: section 2.1, "value path"): exactly the weights of a 3 x 3 convolution when N = 9.
 
-The probabilities are the same for every image, so they are computed once per step. They are applied in one of three
-ways with equal results:
+The probabilities are the same for every image, so they are computed once per step. They are applied in one of two
+ways with equal results, both a few images at a time on a CPU (attnconv.mixers.blocked):
 
     dense      A (N, Q, K) times x: cost Q*K per channel and head.
     separable  A_rows (N, H, H), then A_columns (N, W, W): cost H*W*(H+W). Exact for an additive encoding, whose softmax
                factorises over rows and columns; impossible once dropout has punched holes into A.
-    folded     separable, with the projection, a few images at a time; the averages are computed again in the backward
-               pass: about a tenth of the memory for about a sixth more time (attnconv.mixers.folded; LOG.md).
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
 """
@@ -22,19 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.blocked import average_and_project
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
-from attnconv.mixers.folded import FoldedAttention
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
-IMPLEMENTATIONS = ("auto", "dense", "separable", "folded")
+IMPLEMENTATIONS = ("auto", "dense", "separable")
 
 # From this many pixels on, two small products beat one big one on a CPU: LOG.md has the ratios, and
 # `python scripts/bench_attention.py` measures them. On a GPU it has not been measured yet.
 SEPARABLE_FROM_PIXELS = 12 * 12
-
-# From this many pixels on the averages of a CPU's batch are worth not keeping.
-FOLDED_FROM_PIXELS = 32 * 32
 
 
 class PositionalAttention(nn.Module):
@@ -46,12 +41,11 @@ class PositionalAttention(nn.Module):
         grid: (H, W) of the maps to expect, in pixels; encodings with tables are sized by it.
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
-        impl: "dense", "separable", "folded", or "auto" for the one measured better among those that are exact. Folded
-            can be differentiated once only, and not by torch.func: for more, take another.
+        impl: "dense", "separable", or "auto" for the one measured faster among those that are exact.
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
 
     Raises:
-        ValueError: an unknown impl or normaliser, or `separable` or `folded` where it is not exact.
+        ValueError: an unknown impl or normaliser, or `separable` where it is not exact.
     """
 
     def __init__(
@@ -70,7 +64,7 @@ class PositionalAttention(nn.Module):
         self.heads = heads
         self.attention_dropout = attention_dropout
         self.encoding = encoding(heads=heads, width=width, grid=grid)
-        self.asked, self.impl = impl, choose_impl(impl, self.encoding, attention_dropout, grid, normalizer)
+        self.impl = choose_impl(impl, self.encoding, attention_dropout, grid, normalizer)
         self.value: nn.Module = nn.Linear(heads * width, width)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
@@ -109,34 +103,11 @@ class PositionalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
-        if self._folds(x):
-            return self._folded(x)
-        if self.impl in ("separable", "folded"):
-            averages = apply_separable(*self.axis_probs(height, width), x)
-        else:
-            probs = self._dense_probs(height, width)
-            # Reference: probabilities have no batch axis, so one dropout mask serves every image of the batch.
-            averages = apply_dense(F.dropout(probs, self.attention_dropout, self.training), x)
-        return self.value(averages)
-
-    def _folds(self, x: Tensor) -> bool:
-        # What is only counted cannot be looped over, and a compiler would unroll the loop over the images.
-        if not isinstance(self.value, nn.Linear) or x.device.type == "meta" or torch.compiler.is_compiling():
-            return False
-        # Elsewhere than on a CPU it has not been measured.
-        large = x.shape[1] * x.shape[2] >= FOLDED_FROM_PIXELS and x.device.type == "cpu"
-        return self.impl == "folded" or (self.asked == "auto" and self.impl == "separable" and large)
-
-    def _folded(self, x: Tensor) -> Tensor:
-        value, device = self.value, x.device.type
-        assert isinstance(value, nn.Linear)
-        # As autocast does with a product: it leaves float64 alone.
-        casts = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-        kind = torch.get_autocast_dtype(device) if casts else value.weight.dtype
-        parts = (*self.axis_probs(x.shape[1], x.shape[2]), value.weight)
-        pixels = x.to(kind) if casts else x  # another type without autocast is an error, as in the other ways
-        out = FoldedAttention.apply(pixels, *(part.to(kind) for part in parts))
-        return out if value.bias is None else out + value.bias.to(kind)
+        if self.impl == "separable":
+            return average_and_project(self.axis_probs(height, width), x, self.value)
+        # Reference: probabilities have no batch axis, so one dropout mask serves every image of the batch.
+        probs = F.dropout(self._dense_probs(height, width), self.attention_dropout, self.training)
+        return average_and_project((probs,), x, self.value)
 
     def _device(self) -> torch.device:
         # Of whatever the layer holds: an encoding may have no parameters, and a part of a gate has no projection.
@@ -153,7 +124,7 @@ class PositionalAttention(nn.Module):
 def choose_impl(
     impl: str, encoding: Encoding, attention_dropout: float, grid: tuple[int, int], normalizer: str = "softmax"
 ) -> str:
-    """Resolve `auto`, and refuse `separable` and `folded` where they would not be the same function."""
+    """Resolve `auto`, and refuse `separable` where it would not be the same function."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
     obstacle = None
@@ -163,30 +134,9 @@ def choose_impl(
         obstacle = f"normalizer={normalizer} does not factorise over rows and columns"
     elif attention_dropout > 0:
         obstacle = f"attention_dropout={attention_dropout} acts on whole probabilities, not on their factors"
-    if impl in ("separable", "folded") and obstacle:
+    if impl == "separable" and obstacle:
         raise ValueError(f"impl={impl} is not exact here: {obstacle}; use impl=auto")
     if impl == "auto":
         large = grid[0] * grid[1] >= SEPARABLE_FROM_PIXELS
         return "separable" if large and not obstacle else "dense"
     return impl
-
-
-def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
-    """Average the pixels of every image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
-    batch, height, width, _ = x.shape
-    averages = torch.einsum("nqk,bkd->bqnd", probs, x.flatten(1, 2))
-    return averages.reshape(batch, height, width, -1)
-
-
-def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
-    """The same for factored probabilities: rows (N, H', H), columns (N, W', W), x (B, H, W, D) -> (B, H', W', N*D).
-
-    Pixels before images, so that each axis is one large matrix product instead of one small product per image.
-    """
-    batch, height, width, channels = x.shape
-    heads, out_height, _ = rows.shape
-    pixels_first = x.permute(1, 2, 0, 3).reshape(height, width * batch * channels)
-    over_rows = rows.reshape(heads * out_height, height) @ pixels_first
-    over_both = columns[:, None] @ over_rows.view(heads, out_height, width, batch * channels)
-    averages = over_both.unflatten(-1, (batch, channels)).permute(3, 1, 2, 0, 4)
-    return averages.flatten(3)

@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 
 from attnconv.errors import UserError
+from attnconv.mixers.blocked import apply_separable
 from attnconv.mixers.encodings import QuadraticEncoding, exact_positions
-from attnconv.mixers.positional import PositionalAttention, apply_separable
+from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
 # From 104 on exp(-alpha) is 0 in float32, and softmax gives exactly one pixel everything (the paper says 46).

@@ -1,0 +1,216 @@
+"""Position-only attention and its value projection, a few images at a time, so that a CPU finds them in its caches.
+
+The averages of N heads are N times as large as the map. Computed for the whole batch they leave the cache and come back
+for every product; here a block of images goes through all products before the next one begins. Rows of the averages are
+(query, head), the order in which the projection reads them, so nothing is transposed. The gradients are those of the
+plain formulas to rounding.
+
+On other devices, under torch.compile and torch.func, and for second derivatives the plain formulas are used
+(`apply_dense`, `apply_separable`), which are also the oracle of the tests.
+
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels, O outputs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCK_BYTES = 2**20  # of dense averages in a block; half to twice as many are equally fast (LOG.md)
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
+    """Average the pixels of every image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
+    batch, height, width, _ = x.shape
+    averages = torch.einsum("nqk,bkd->bqnd", probs, x.flatten(1, 2))
+    return averages.reshape(batch, height, width, -1)
+
+
+def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    """The same for factored probabilities: rows (N, H', H), columns (N, W', W), x (B, H, W, D) -> (B, H', W', N*D).
+
+    Pixels before images, so that each axis is one large matrix product instead of one small product per image.
+    """
+    batch, height, width, channels = x.shape
+    heads, out_height, _ = rows.shape
+    pixels_first = x.permute(1, 2, 0, 3).reshape(height, width * batch * channels)
+    over_rows = rows.reshape(heads * out_height, height) @ pixels_first
+    over_both = columns[:, None] @ over_rows.view(heads, out_height, width, batch * channels)
+    averages = over_both.unflatten(-1, (batch, channels)).permute(3, 1, 2, 0, 4)
+    return averages.flatten(3)
+
+
+def average_and_project(factors: tuple[Tensor, ...], x: Tensor, value: nn.Module) -> Tensor:
+    """Average the pixels of maps x (B, H, W, D) and project the averages, (B, H, W, O).
+
+    Args:
+        factors: probabilities (N, Q, K), or their row and column factors (N, H, H) and (N, W, W).
+        x: the maps.
+        value: the projection, N*D -> O; blocks are used where it is an nn.Linear.
+    """
+    if not (isinstance(value, nn.Linear) and x.device.type == "cpu" and _runs_eagerly()):
+        return value(_averages(factors, x))
+    # As autocast does with a product: it leaves float64 alone.
+    casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    kind = torch.get_autocast_dtype("cpu") if casts else value.weight.dtype
+    pixels = x.to(kind) if casts else x  # another type without autocast is an error, as in the plain formulas
+    blocked = BlockedDense if len(factors) == 1 else BlockedSeparable
+    out = blocked.apply(pixels, *(part.to(kind) for part in (*factors, value.weight)))
+    return out if value.bias is None else out + value.bias.to(kind)
+
+
+def _averages(factors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Averages (B, H, W, N*D) by the plain formulas."""
+    if len(factors) == 1:
+        return apply_dense(factors[0], x)
+    rows, columns = factors
+    return apply_separable(rows, columns, x)
+
+
+def _runs_eagerly() -> bool:
+    """Whether operations run as they are called: a compiler would unroll the loops, torch.func cannot enter them."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+class BlockedDense(torch.autograd.Function):
+    """Averages by probs (N, Q, K) of maps x (B, H, W, D), projected by weight (O, N*D) to (B, H, W, O)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, probs: Tensor, weight: Tensor) -> Tensor:
+        heads, queries, _ = probs.shape
+        channels = x.shape[-1]
+        by_query = probs.transpose(0, 1).flatten(0, 1)
+        pixels = x.flatten(1, 2)
+        averages = x.new_empty(len(x), queries * heads, channels)
+        out = x.new_empty(*x.shape[:3], len(weight))
+        for block in _blocks(len(x), averages[:1].nbytes):
+            torch.matmul(by_query, pixels[block], out=averages[block])
+            torch.mm(averages[block].view(-1, heads * channels), weight.T, out=out[block].view(-1, len(weight)))
+        ctx.save_for_backward(x, probs, weight, averages)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        x, probs, weight, averages = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a derivative of this derivative will be asked for
+            return _plain_gradients(gradient, x, probs, weight)
+        return BlockedDense._gradients(gradient.contiguous(), x, probs, weight, averages)
+
+    @staticmethod
+    def _gradients(gradient: Tensor, x: Tensor, probs: Tensor, weight: Tensor, averages: Tensor) -> Gradients:
+        heads, queries, keys = probs.shape
+        batch, channels, outputs = len(x), x.shape[-1], len(weight)
+        by_key = probs.permute(2, 1, 0).flatten(1)  # (K, Q*N)
+        pixels = x.flatten(1, 2)
+        for_x = torch.empty_like(pixels)
+        for_probs = _zeros_wide(probs.new_empty(0), queries * heads, keys)
+        for_weight = _zeros_wide(weight, *weight.shape)
+        for block in _blocks(batch, averages[:1].nbytes):
+            of_out = gradient[block].view(-1, outputs)
+            _add_product(for_weight, of_out.T, averages[block].view(-1, heads * channels))
+            of_averages = torch.mm(of_out, weight).view(-1, queries * heads, channels)
+            torch.matmul(by_key, of_averages, out=for_x[block])
+            _add_products(for_probs, of_averages, pixels[block].transpose(1, 2))
+        for_probs = for_probs.view(queries, heads, keys).transpose(0, 1)
+        return for_x.view_as(x), for_probs.to(probs.dtype), for_weight.to(weight.dtype)
+
+
+class BlockedSeparable(torch.autograd.Function):
+    """The same by rows (N, H, H) and columns (N, W, W): one image at a time, its averages computed again backwards.
+
+    Again, because that costs two small products and keeping them would take N times the memory of the map.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
+        heads, channels = len(rows), x.shape[-1]
+        by_head = weight.unflatten(1, (heads, channels)).permute(1, 2, 0).contiguous()  # (N, D, O)
+        out = x.new_empty(*x.shape[:3], len(weight))
+        for image, projected in zip(x, out, strict=True):
+            averages = _separable_averages(image, rows, columns)[0].view(heads, -1, channels)
+            total = projected.view(-1, len(weight))
+            torch.mm(averages[0], by_head[0], out=total)
+            for own, matrix in zip(averages[1:], by_head[1:], strict=True):
+                total.addmm_(own, matrix)
+        ctx.save_for_backward(x, rows, columns, weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Gradients:
+        x, rows, columns, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _plain_gradients(gradient, x, rows, columns, weight)
+        return BlockedSeparable._gradients(gradient.contiguous(), x, rows, columns, weight)
+
+    @staticmethod
+    def _gradients(gradient: Tensor, x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Gradients:
+        heads, channels, outputs = len(rows), x.shape[-1], len(weight)
+        height, width = x.shape[1:3]
+        by_head = weight.unflatten(1, (heads, channels)).transpose(0, 1).contiguous()  # (N, O, D)
+        by_key_row = rows.flatten(0, 1).T  # (H, N*H)
+        by_key_column = columns.transpose(1, 2)[:, None]  # (N, 1, W, W)
+        for_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for_rows = _zeros_wide(rows, heads * height, height)
+        for_columns = _zeros_wide(columns, *columns.shape)
+        for_weight = _zeros_wide(weight, *by_head.shape)
+        for image, of_out, of_image in zip(x, gradient, for_x, strict=True):
+            averages, over_rows = _separable_averages(image, rows, columns)
+            of_averages = torch.empty_like(averages)
+            for head in range(heads):
+                _add_product(for_weight[head], of_out.view(-1, outputs).T, averages[head].view(-1, channels))
+                torch.mm(of_out.view(-1, outputs), by_head[head], out=of_averages[head].view(-1, channels))
+            # Back through the columns, then through the rows.
+            for_columns += torch.matmul(of_averages, over_rows.transpose(-1, -2)).sum(dim=1, dtype=for_columns.dtype)
+            of_rows = torch.matmul(by_key_column, of_averages).view(heads * height, width * channels)
+            _add_product(for_rows, of_rows, image.reshape(height, -1).T)
+            torch.mm(by_key_row, of_rows, out=of_image.view(height, -1))
+        for_weight = for_weight.transpose(0, 1).flatten(1).to(weight.dtype)
+        return for_x, for_rows.view_as(rows).to(rows.dtype), for_columns.to(columns.dtype), for_weight
+
+
+def _blocks(images: int, bytes_per_image: int) -> list[slice]:
+    """Slices of the batch with at most BLOCK_BYTES of averages each, one image at least."""
+    size = max(1, BLOCK_BYTES // max(1, bytes_per_image))
+    return [slice(start, start + size) for start in range(0, images, size)]
+
+
+def _separable_averages(image: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Averages (N, H, W, D) of one map (H, W, D), and those over the rows alone."""
+    heads, height, _ = rows.shape
+    over_rows = torch.mm(rows.reshape(heads * height, height), image.reshape(height, -1))
+    over_rows = over_rows.view(heads, *image.shape)
+    return torch.matmul(columns[:, None], over_rows), over_rows
+
+
+def _zeros_wide(like: Tensor, *shape: int) -> Tensor:
+    """Zeros to sum in, of the type of `like` or float32, whichever is wider."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, summed in the type of `total`."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """The same over a batch of products."""
+    if total.dtype == left.dtype:
+        total.addbmm_(left, right)
+    else:
+        total += torch.bmm(left, right).sum(dim=0, dtype=total.dtype)
+
+
+def _plain_gradients(gradient: Tensor, x: Tensor, *parts: Tensor) -> Gradients:
+    """Gradients by the plain formulas, which can be differentiated again; the last of `parts` is the projection."""
+    *factors, weight = parts
+    inputs = [part for part in (x, *parts) if part.requires_grad]
+    out = F.linear(_averages(factors, x), weight)
+    found = iter(torch.autograd.grad(out, inputs, gradient, create_graph=True))
+    return tuple(next(found) if part.requires_grad else None for part in (x, *parts))
