@@ -1,5 +1,6 @@
 """The contest of scripts/bench.py: what is timed, on which networks, ours and the published formulation alike."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -26,8 +27,8 @@ from attnconv.study.bench import (
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import FiniteGuard, Tally, train_epoch
 from attnconv.training.optimizers import build_optimizer
-from attnconv.training.precision import autocast, choose_precision
-from benchmarks.published import published_loader, published_network
+from attnconv.training.precision import autocast, choose_precision, computes_in_bf16
+from benchmarks.published import published_epoch, published_loader, published_network, published_optimizer
 
 SIDE, CLASSES = 32, 10  # CIFAR-10's images; their content does not matter here, so they are made up
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
@@ -87,6 +88,8 @@ class Contender:
     precision: str
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.device.type == "meta":  # only counted; autocast does not know it
+            return self.forward(images)
         with autocast(self.precision, images.device):
             return self.forward(images)
 
@@ -112,10 +115,12 @@ class Contender:
 class Bench:
     """Cases on one device, each against the published formulation."""
 
-    def __init__(self, device: torch.device, rounds: int, images: int, compiled: bool):
+    def __init__(self, device: torch.device, rounds: int, images: int, compiled: bool, tiny: bool = False):
         self.device, self.rounds, self.compiled = device, rounds, compiled
         self.precision = choose_precision("auto", device)
-        self.matmuls = {kind: matmul(dtype, device) for kind, dtype in KINDS.items()}
+        # A CPU that only emulates bf16 would spend most of a round on a product that says nothing of it.
+        kinds = KINDS if computes_in_bf16(device) else {"fp32": torch.float32}
+        self.matmuls = {kind: matmul(dtype, device, tiny) for kind, dtype in kinds.items()}
         draw = np.random.default_rng(0)
         self.images = draw.integers(0, 256, (images, SIDE, SIDE, 3)).astype(np.uint8)
         self.labels = draw.integers(0, CLASSES, images)
@@ -125,70 +130,71 @@ class Bench:
         config = case.config()
         torch.manual_seed(0)
         ours: Any = build_model(config.model, (3, case.side, case.side), CLASSES).to(self.device)
-        theirs: Any = published_network(ours)
+        theirs: Any = published_network(config, (3, case.side, case.side), CLASSES, ours)
         grid = ours.grid
         x = torch.randn(case.batch, 3, case.side, case.side, device=self.device)
         if case.part == "layer":
             ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
             x = torch.randn(case.batch, *grid, config.scale.width, device=self.device, requires_grad=True)
-        published, plain = Contender(theirs, theirs, "fp32"), Contender(ours, ours, self.precision)
+        published, exact = Contender(theirs, theirs, "fp32"), Contender(ours, ours, "fp32")
         ours.eval(), theirs.eval()  # without dropout they are the same function
-        difference = check_same(Contender(ours, ours, "fp32"), published, x, TOLERANCE["fp32"], "in float32")
-        timed = Contender(ours, torch.compile(ours), self.precision) if self.compiled else plain
+        difference = check_same(exact, published, x, TOLERANCE["fp32"], "in float32")
+        timed = Contender(ours, torch.compile(ours) if self.compiled else ours, self.precision)
         check_same(timed, published, x, TOLERANCE[self.precision], f"in {self.precision}")
 
         ours.train(), theirs.train()
-
-        # Counted uncompiled, and of an epoch a step: a compiled graph hides its products from the counter.
-        one = "step" if case.part == "epoch" else case.part
-        counted = {}
-        for name, contender in (("published", published), ("ours", plain)):
-            work = self.work(one, config, contender, x)
-            counted[name] = flops_of(work), peak_bytes(work, self.device)
+        contenders = {"published": published, "ours": timed}
+        if self.precision != "fp32":
+            contenders["ours_fp32"] = exact  # at equal precision
         works = {
-            "published": self.work(case.part, config, published, x, as_published=True),
-            "ours": self.work(case.part, config, timed, x),
-            **{kind: work for kind, (work, _) in self.matmuls.items()},
+            name: self.work(case.part, config, contender, x, as_published=name == "published")
+            for name, contender in contenders.items()
         }
-        seconds = take_turns(works, self.rounds, self.device)
-        rates = {
-            kind: Spread.of([flops / taken for taken in seconds[kind]]) for kind, (_, flops) in self.matmuls.items()
-        }
+        seconds = take_turns(works | {kind: work for kind, (work, _) in self.matmuls.items()}, self.rounds, self.device)
         shown = len(self.images) if case.part == "epoch" else case.batch
         line: dict[str, Any] = {
             **asdict(case), "positions": list(grid), "rounds": self.rounds, "precision": self.precision,
             "compiled": self.compiled, "difference_fp32": difference,
             "ratio": asdict(ratios(seconds["published"], seconds["ours"])),
+            "ratio_fp32": asdict(ratios(seconds["published"], seconds.get("ours_fp32", seconds["ours"]))),
         }  # fmt: skip
-        for name, (flops, peak) in counted.items():
+        # Of an epoch a step, and uncompiled: a compiled graph hides its products from the counter.
+        one = "step" if case.part == "epoch" else case.part
+        for name, contender in contenders.items():
+            plain = Contender(contender.network, contender.network, contender.precision)
+            flops = self.flops(one, config, plain, x)
             taken = Spread.of(seconds[name])
-            rate = flops / case.batch * shown / taken.median
             line[name] = {
-                "seconds": asdict(taken), "images_per_second": shown / taken.median, "peak_bytes": peak,
-                "flops_per_image": flops // case.batch, "flops_per_second": rate,
+                "seconds": asdict(taken), "images_per_second": shown / taken.median,
+                "peak_bytes": peak_bytes(self.work(one, config, plain, x), self.device),
+                "flops_per_image": flops // case.batch, "flops_per_second": flops / case.batch * shown / taken.median,
             }  # fmt: skip
+        rates = {
+            kind: Spread.of([flops / taken for taken in seconds[kind]]) for kind, (_, flops) in self.matmuls.items()
+        }
         return line | {f"matmul_{kind}": asdict(found) for kind, found in rates.items()}
+
+    def flops(self, part: str, config: Config, contender: Contender, x: Tensor) -> int:
+        """FLOPs of one round, counted without memory: there every network is computed by its plain formulas."""
+        network = copy.deepcopy(contender.network).to("meta")
+        return flops_of(self.work(part, config, Contender(network, network, "fp32"), x.detach().to("meta")))
 
     def work(
         self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool = False
-    ) -> Callable[[], None]:
+    ) -> Callable[[], object]:
         """What is timed in a round."""
         if part == "layer":
             return lambda: contender.layer(x)
         if part == "inference":
             return lambda: contender.infer(x)
-        optimizer = build_optimizer(contender.network, config.recipe)
+        network = contender.network
+        optimizer = published_optimizer(network) if as_published else build_optimizer(network, config.recipe)
         if part == "step":
-            labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)
+            labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
             return lambda: contender.step(optimizer, x, labels)
         if as_published:
             loader = published_loader(self.images, self.labels, MEAN, STD, len(x))
-
-            def published_epoch() -> None:
-                for images, labels in loader:
-                    contender.step(optimizer, images.to(self.device), labels.to(self.device))
-
-            return published_epoch
+            return lambda: published_epoch(contender.network, optimizer, loader)
         return lambda: self.our_epoch(config, contender, optimizer, len(x))
 
     def our_epoch(self, config: Config, contender: Contender, optimizer: torch.optim.Optimizer, batch: int) -> None:

@@ -1,4 +1,7 @@
-"""The published formulation, written afresh from the paper and what is known of its code: what scripts/bench.py beats.
+"""The paper's network and its training, written whole from the paper and what is known of its published code.
+
+It shares no code with src/attnconv, so it serves twice: as the baseline that scripts/bench.py times, and as the oracle
+that the tests hold our network to. Parameters bear the same names, so weights can be copied from one to the other.
 
 Float32, eager, dense: Gaussian scores as products with (d1, d2, d1^2, d2^2, d1 d2) for every pair of pixels, learned
 positions looked up for every pair of rows and of columns, content scores in full, probabilities applied by one einsum,
@@ -9,7 +12,6 @@ PyTorch's own.
 Axes: B batch, H W rows and columns of queries (i j) and keys (k l), N heads (n), D width (d), 5 features (f).
 """
 
-import copy
 import math
 from typing import Any
 
@@ -21,128 +23,221 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from attnconv.mixers.content import ContentAttention
-from attnconv.mixers.encodings import LearnedEncoding, QuadraticEncoding
-from attnconv.mixers.positional import PositionalAttention
-from attnconv.mixers.relative import LearnedRelativeVectors
+
+def shifts(size: int) -> Tensor:
+    """Key minus query along one axis, (queries, keys)."""
+    positions = torch.arange(size)
+    return positions[None, :] - positions[:, None]
 
 
-class PublishedPositional(nn.Module):
-    """Position-only attention, (B, H, W, D) -> (B, H, W, D): every probability computed, then one einsum."""
+class GaussianScores(nn.Module):
+    """Scores of Gaussian heads, (N, H, W, H, W): a vector per head times the features of every shift.
 
-    encoding: Any
-    value: Any
-
-    def __init__(self, ours: PositionalAttention):
-        super().__init__()
-        self.encoding, self.value, self.dropout = ours.encoding, ours.value, ours.attention_dropout
-        self.heads = ours.heads
-
-    def scores(self, height: int, width: int) -> Tensor:
-        """(N, H, W, H, W)."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        scores = self.scores(height, width)
-        probs = scores.flatten(3).softmax(dim=-1).view_as(scores)
-        probs = F.dropout(probs, self.dropout, self.training)
-        averages = torch.einsum("nijkl,bkld->bijnd", probs, x)
-        return self.value(averages.reshape(batch, height, width, self.heads * channels))
-
-
-class PublishedGaussian(PublishedPositional):
-    """Scores as products of a vector per head with the features of every shift."""
+    Args:
+        isotropic: one spread per head; otherwise a 2 x 2 matrix S, the inverse covariance being S S^T.
+    """
 
     features: Tensor
 
-    def __init__(self, ours: Any, grid: tuple[int, int]):
-        super().__init__(ours)
-        rows, columns = (torch.arange(size) for size in grid)
-        down = (rows[None, :] - rows[:, None])[:, None, :, None].expand(*grid, *grid).float()
-        aside = (columns[None, :] - columns[:, None])[None, :, None, :].expand(*grid, *grid).float()
-        features = torch.stack([down, aside, down**2, aside**2, down * aside], dim=-1)
-        self.register_buffer("features", features.to(ours.value.weight.device), persistent=False)
+    def __init__(self, heads: int, grid: tuple[int, int], isotropic: bool):
+        super().__init__()
+        self.centers = nn.Parameter(torch.empty(heads, 2).normal_(0, 2))
+        self.spreads = nn.Parameter(torch.ones(heads) if isotropic else torch.eye(2).repeat(heads, 1, 1))
+        down = shifts(grid[0])[:, None, :, None].expand(*grid, *grid).float()
+        across = shifts(grid[1])[None, :, None, :].expand(*grid, *grid).float()
+        features = torch.stack([down, across, down**2, across**2, down * across], dim=-1)
+        self.register_buffer("features", features, persistent=False)
 
-    def scores(self, height: int, width: int) -> Tensor:
-        precision = self.encoding.spreads**2
-        zero = torch.zeros_like(precision)
-        linear = precision[:, None] * self.encoding.centers
-        vectors = torch.stack([linear[:, 0], linear[:, 1], -precision / 2, -precision / 2, zero], dim=-1)
+    def forward(self) -> Tensor:
+        if self.spreads.dim() == 1:
+            a = c = self.spreads**2
+            b = torch.zeros_like(a)
+        else:
+            inverse = torch.einsum("nij,nkj->nik", self.spreads, self.spreads)
+            a, b, c = inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 1]
+        first, second = self.centers[:, 0], self.centers[:, 1]
+        vectors = -0.5 * torch.stack(
+            [-2 * (a * first + b * second), -2 * (c * second + b * first), a, c, 2 * b], dim=-1
+        )
         return torch.einsum("nf,ijklf->nijkl", vectors, self.features)
 
 
-class PublishedLearned(PublishedPositional):
-    """Row and column embeddings of every shift, projected to a score per head."""
+class LearnedScores(nn.Module):
+    """Scores of row and column embeddings, (N, H, W, H, W): every shift embedded and projected to a score per head."""
 
-    def scores(self, height: int, width: int) -> Tensor:
-        encoding = self.encoding
-        rows = encoding.row_projection(encoding.row_embeddings(_index(height, encoding.grid[0], self.value)))
-        columns = encoding.column_projection(encoding.column_embeddings(_index(width, encoding.grid[1], self.value)))
-        return rows.permute(2, 0, 1)[:, :, None, :, None] + columns.permute(2, 0, 1)[:, None, :, None, :]
+    rows: Tensor
+    columns: Tensor
 
-
-class PublishedLearnedContent(nn.Module):
-    """Queries, keys and relative vectors, all probabilities of all images written out."""
-
-    query: Any
-    key: Any
-    value: Any
-    relative: Any
-
-    def __init__(self, ours: ContentAttention):
+    def __init__(self, heads: int, width: int, grid: tuple[int, int]):
         super().__init__()
-        self.query, self.key, self.value, self.relative = ours.query, ours.key, ours.value, ours.relative
-        self.heads, self.width, self.dropout = ours.heads, ours.width, ours.attention_dropout
+        self.row_embeddings = nn.Embedding(2 * grid[0] - 1, width)
+        self.column_embeddings = nn.Embedding(2 * grid[1] - 1, width)
+        self.row_projection = nn.Linear(width, heads, bias=False)
+        self.column_projection = nn.Linear(width, heads, bias=False)
+        self.register_buffer("rows", shifts(grid[0]) + grid[0] - 1, persistent=False)
+        self.register_buffer("columns", shifts(grid[1]) + grid[1] - 1, persistent=False)
+
+    def forward(self) -> Tensor:
+        rows = self.row_projection(self.row_embeddings(self.rows)).permute(2, 0, 1)
+        columns = self.column_projection(self.column_embeddings(self.columns)).permute(2, 0, 1)
+        return rows[:, :, None, :, None] + columns[:, None, :, None, :]
+
+
+class PositionalAttention(nn.Module):
+    """Attention without content, (B, H, W, D) -> (B, H, W, D); one dropout mask serves the whole batch."""
+
+    def __init__(self, encoding: nn.Module, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.encoding, self.dropout = encoding, dropout
+        self.value = nn.Linear(heads * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        query, key = (part(x).view(batch, height, width, self.heads, channels) for part in (self.query, self.key))
-        grid = self.relative.grid
-        by_row, by_column = query.split(channels // 2, dim=-1)
-        row_vectors = self.relative.row_embeddings(_index(height, grid[0], self.value))
-        column_vectors = self.relative.column_embeddings(_index(width, grid[1], self.value))
+        scores = self.encoding()
+        probs = F.dropout(scores.flatten(3).softmax(dim=-1), self.dropout, self.training).view_as(scores)
+        return self.value(torch.einsum("nijkl,bkld->bijnd", probs, x).flatten(3))
+
+
+class RelativeVectors(nn.Module):
+    """Row and column embeddings of half the width each."""
+
+    def __init__(self, width: int, grid: tuple[int, int]):
+        super().__init__()
+        self.row_embeddings = nn.Embedding(2 * grid[0] - 1, width // 2)
+        self.column_embeddings = nn.Embedding(2 * grid[1] - 1, width // 2)
+
+
+class ContentAttention(nn.Module):
+    """Attention by q.k + q.r, (B, H, W, D) -> (B, H, W, D); queries and keys have D channels per head."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, width: int, heads: int, grid: tuple[int, int], dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key = nn.Linear(width, heads * width), nn.Linear(width, heads * width)
+        self.relative = RelativeVectors(width, grid)
+        self.value = nn.Linear(heads * width, width)
+        self.register_buffer("rows", shifts(grid[0]) + grid[0] - 1, persistent=False)
+        self.register_buffer("columns", shifts(grid[1]) + grid[1] - 1, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        query, key = (part(x).unflatten(-1, (self.heads, width)) for part in (self.query, self.key))
+        by_row, by_column = query.split(width // 2, dim=-1)
         scores = torch.einsum("bijnd,bklnd->bijnkl", query, key)
-        scores = scores + torch.einsum("bijnd,ikd->bijnk", by_row, row_vectors)[..., :, None]
-        scores = scores + torch.einsum("bijnd,jld->bijnl", by_column, column_vectors)[..., None, :]
-        scores = scores / math.sqrt(channels)
-        probs = scores.flatten(4).softmax(dim=-1).view_as(scores)
-        probs = F.dropout(probs, self.dropout, self.training)
-        averages = torch.einsum("bijnkl,bkld->bijnd", probs, x)
-        return self.value(averages.reshape(batch, height, width, self.heads * channels))
+        scores = scores + torch.einsum("bijnd,ikd->bijnk", by_row, self.relative.row_embeddings(self.rows))[..., None]
+        columns = self.relative.column_embeddings(self.columns)
+        scores = scores + torch.einsum("bijnd,jld->bijnl", by_column, columns)[..., None, :]
+        probs = (scores / math.sqrt(width)).flatten(4).softmax(dim=-1)
+        probs = F.dropout(probs, self.dropout, self.training).view_as(scores)
+        return self.value(torch.einsum("bijnkl,bkld->bijnd", probs, x).flatten(3))
 
 
-def _index(size: int, table: int, layer: nn.Linear) -> Tensor:
-    positions = torch.arange(size, device=layer.weight.device)
-    return positions[None, :] - positions[:, None] + table - 1
+class Layer(nn.Module):
+    """Attention, a dense layer, dropout, residual, norm; then a feed-forward network, dropout, residual, norm."""
+
+    def __init__(self, mixer: nn.Module, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.mixer, self.projection = mixer, nn.Linear(width, width)
+        self.mixer_norm = nn.LayerNorm(width, eps=1e-12)
+        self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = F.dropout(self.projection(self.mixer(x)), self.dropout, self.training)
+        x = self.mixer_norm(attended + x)
+        fed = F.dropout(self.contract(F.gelu(self.expand(x))), self.dropout, self.training)
+        return self.feed_forward_norm(fed + x)
 
 
-def published_mixer(ours: Any, grid: tuple[int, int]) -> nn.Module:
-    """The same attention layer in its published formulation, with the same parameters (not copies of them).
+class PublishedNetwork(nn.Module):
+    """The paper's network: images (B, C, height, width) -> logits (B, classes).
+
+    Args:
+        encoding: quadratic, generalized (Gaussians of any covariance), learned, or learned + content.
 
     Raises:
-        ValueError: the paper has no such layer.
+        ValueError: the paper has no such encoding.
     """
-    if isinstance(ours, PositionalAttention) and ours.normalizer == "softmax":
-        if isinstance(ours.encoding, QuadraticEncoding):
-            return PublishedGaussian(ours, grid)
-        if isinstance(ours.encoding, LearnedEncoding):
-            return PublishedLearned(ours)
-    if isinstance(ours, ContentAttention) and isinstance(ours.relative, LearnedRelativeVectors):
-        plain = ours.encoding is None and ours.key_bias is None and ours.relative_bias is None and ours.pattern is None
-        if plain and ours.asks_what and ours.asks_where and ours.normalizer == "softmax":
-            return PublishedLearnedContent(ours)
-    raise ValueError(
-        f"the paper has no {type(ours).__name__} of this kind: sa_quadratic, sa_learned, sa_learned_content"
-    )
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], classes: int, encoding: str, patch: int = 2, layers: int = 6,
+        heads: int = 9, width: int = 400, hidden: int = 512, dropout: float = 0.1, attention_dropout: float = 0.1,
+    ):  # fmt: skip
+        super().__init__()
+        channels, height, columns = image_shape
+        self.patch, grid = patch, (height // patch, columns // patch)
+
+        def mixer() -> nn.Module:
+            if encoding == "learned + content":
+                return ContentAttention(width, heads, grid, attention_dropout)
+            if encoding == "learned":
+                return PositionalAttention(LearnedScores(heads, width, grid), width, heads, attention_dropout)
+            if encoding not in ("quadratic", "generalized"):
+                raise ValueError(f"the paper has no encoding {encoding!r}")
+            scores = GaussianScores(heads, grid, isotropic=encoding == "quadratic")
+            return PositionalAttention(scores, width, heads, attention_dropout)
+
+        self.stem = nn.Linear(channels * patch * patch, width)
+        self.layers = nn.ModuleList(Layer(mixer(), width, hidden, dropout) for _ in range(layers))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 2, 3, 1)
+        squares = [x[:, i :: self.patch, j :: self.patch] for i in range(self.patch) for j in range(self.patch)]
+        x = self.stem(torch.cat(squares, dim=-1))
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(dim=(1, 2)))
 
 
-def published_network(ours: Any) -> Any:
-    """A copy of one of our networks with its mixers in their published formulation and the same weights."""
-    theirs = copy.deepcopy(ours)
-    for layer in theirs.layers:
-        layer.mixer = published_mixer(layer.mixer, theirs.grid)
-    return theirs
+ENCODINGS = {
+    "sa_quadratic": "quadratic",
+    "sa_quadratic_generalized": "generalized",
+    "sa_learned": "learned",
+    "sa_learned_content": "learned + content",
+}
+
+
+def published_network(config: Any, image_shape: tuple[int, int, int], classes: int, ours: nn.Module) -> Any:
+    """The published counterpart of one of our networks, with a copy of its weights, on its device and in its type.
+
+    Args:
+        config: the configuration (attnconv.config.Config) that `ours` was built from.
+
+    Raises:
+        ValueError: the paper has no such network.
+    """
+    node, like = config.model, next(ours.parameters())
+    if node["name"] not in ENCODINGS or node["mixer"]["normalizer"] != "softmax":
+        raise ValueError(f"the paper has no model={node['name']} of this kind: it has {', '.join(ENCODINGS)}")
+    sizes = {key: node[key] for key in ("patch", "layers", "heads", "width", "hidden", "dropout", "attention_dropout")}
+    theirs = PublishedNetwork(image_shape, classes, ENCODINGS[node["name"]], **sizes)
+    theirs.load_state_dict(ours.state_dict())
+    return theirs.to(like.device, like.dtype)
+
+
+def published_optimizer(network: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
+    """SGD with momentum and decay; centers and spreads do not decay."""
+    free = [part for name, part in network.named_parameters() if name.endswith(("centers", "spreads"))]
+    decayed = [part for name, part in network.named_parameters() if not name.endswith(("centers", "spreads"))]
+    groups: list[dict[str, Any]] = [{"params": free, "weight_decay": 0.0}, {"params": decayed}]
+    return torch.optim.SGD(groups, lr, 0.9, weight_decay=1e-4)
+
+
+def published_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> float:
+    """Train for one epoch; returns the mean loss."""
+    network.train()
+    device, losses = next(network.parameters()).device, []
+    for images, labels in loader:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images.to(device)), labels.to(device))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return sum(losses) / len(losses)
 
 
 class PerImage(Dataset):

@@ -52,7 +52,7 @@ def main() -> None:
     with one_line_errors([]):
         device = choose_device(arguments.device)
         rounds, images = (1, 32) if arguments.tiny else (5, 2560)
-        bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile)
+        bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
         head, dirty = commit()
         about = {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
         print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")

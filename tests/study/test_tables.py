@@ -58,19 +58,24 @@ def bench_line(ratio, **changes):
         "part": "step", "model": "sa_quadratic", "scale": "mini", "batch": 128, "positions": [8, 8], "compiled": False,
         "device": "a CPU", "precision": "bf16", "dirty": False, "published": side, "ours": side,
         "ratio": {"median": ratio, "low": 1.0, "high": 9.0}, "matmul_fp32": {"median": 1e11},
-        "matmul_bf16": {"median": 4e11},
+        "matmul_bf16": {"median": 4e11}, "ratio_fp32": {"median": 1.5, "low": 1.0, "high": 2.0},
     }  # fmt: skip
     return line | changes
 
 
 def test_of_equal_measurements_the_last_clean_one_is_shown():
     growth = {"part": "growth", "dirty": False}
-    lines = [bench_line(2.0), bench_line(3.0), bench_line(4.0, dirty=True), bench_line(5.0, batch=64), growth]
+    older = bench_line(7.0)
+    del older["ratio_fp32"]  # against an earlier baseline
+    lines = [bench_line(2.0), older, bench_line(3.0), bench_line(4.0, dirty=True), bench_line(5.0, batch=64), growth]
     header, _, *rows = bench_table(lines).splitlines()
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    assert [row[3] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)"]
+    assert [row[4] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)"]
     assert cells[0] == [
-        "step, `sa_quadratic`", "mini, 128 of 8x8", "a CPU, bf16", "3.00 (1.00 to 9.00)", "1,068", "1,068", "3", "3",
-        "200%", "50%",
+        "step, `sa_quadratic`", "mini, 128 of 8x8", "a CPU, bf16", "1.50 (1.00 to 2.00)", "3.00 (1.00 to 9.00)",
+        "1,068", "1,068", "3", "3", "200%", "50%",
     ]  # fmt: skip
     assert len(header.split("|")) == len(rows[0].split("|"))
+    emulated = bench_line(2.0)
+    del emulated["matmul_bf16"]
+    assert bench_table([emulated]).splitlines()[-1].endswith("| 200% | - |")

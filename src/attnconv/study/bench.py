@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnconv.errors import UserError
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
+TINY_SIDE = 64
 
 
 class Disagree(UserError):
@@ -63,11 +64,11 @@ def ratios(slow: list[float], fast: list[float]) -> Spread:
     return Spread.of([before / after for before, after in zip(slow, fast, strict=True)])
 
 
-def matmul(kind: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
+def matmul(kind: torch.dtype, device: torch.device, tiny: bool = False) -> tuple[Callable[[], object], int]:
     """A square matrix product as a work for `take_turns`, and its FLOPs."""
-    side = MATMUL_SIDE.get(device.type, 2048)
+    side = TINY_SIDE if tiny else MATMUL_SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
-    times = 16
+    times = 4
 
     def work() -> None:
         for _ in range(times):
