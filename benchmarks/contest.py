@@ -188,7 +188,10 @@ class Bench:
         if part == "inference":
             return lambda: contender.infer(x)
         network = contender.network
-        optimizer = published_optimizer(network) if as_published else build_optimizer(network, config.recipe)
+        if as_published:
+            optimizer = published_optimizer(network)
+        else:
+            optimizer = build_optimizer(network, config.recipe, contender.precision)
         if part == "step":
             labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
             return lambda: contender.step(optimizer, x, labels)

@@ -99,11 +99,11 @@ def _prepare(config: Config) -> Run:
         except ValueError as error:
             raise ConfigError(f"model={config.model['name']}: {error}") from error
     place(model, device)
-    optimizer = build_optimizer(model, config.recipe)
+    precision = choose_precision(config.precision, device)
+    optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)
     if config.compile:
         forward = torch.compile(forward)
-    precision = choose_precision(config.precision, device)
     return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
 
 

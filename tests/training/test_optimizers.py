@@ -19,7 +19,7 @@ def groups(*overrides):
     config = compose([*overrides, *SMALL])
     model = build_model(config.model, (3, 32, 32), 10)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    optimizer = build_optimizer(model, config.recipe)
+    optimizer = build_optimizer(model, config.recipe, "fp32")
     found = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
     assert sorted(found) == sorted(names.values()), "every parameter is trained, once"
     return found, optimizer
@@ -70,15 +70,33 @@ def test_centers_and_spreads_can_have_their_own_learning_rate():
 def test_matrices_are_made_orthogonal_as_timm_does_to_the_bit(shape, scale):
     matrices = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     quintic = timm_muon._COEFFICIENTS["quintic"]
-    assert torch.equal(orthogonalize(matrices), timm_muon.zeropower_via_newtonschulz(matrices, 5, quintic))
+    assert torch.equal(
+        orthogonalize(matrices, torch.bfloat16), timm_muon.zeropower_via_newtonschulz(matrices, 5, quintic)
+    )
 
 
-def trained(model, optimizer_of):
+def test_float32_iterations_are_those_of_bfloat16_without_its_rounding():
+    matrices = torch.randn((3, 8, 20), generator=torch.Generator().manual_seed(0))
+    exact, rounded = (orthogonalize(matrices, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert exact.dtype == torch.float32
+    assert torch.allclose(exact, rounded.float(), atol=0.03)
+    assert torch.allclose(exact, orthogonalize(matrices.double(), torch.float64).float(), atol=1e-5)
+    values = torch.linalg.svdvals(exact)
+    assert 0.8 < values.min() < values.max() < 1.2
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_muon_iterates_in_the_precision_of_the_run(precision, dtype):
+    optimizer, _ = trained("sa_quadratic", lambda ours: ours, precision)
+    assert optimizer.dtype == dtype
+
+
+def trained(model, optimizer_of, precision="bf16"):
     """Three steps on random gradients: the optimizer, and the network's state."""
     torch.manual_seed(0)
     config = compose(["recipe=modern", "scale=mini", f"model={model}", *SMALL, "scale.layers=2"])
     network = build_model(config.model, (3, 32, 32), 10)
-    optimizer = optimizer_of(build_optimizer(network, config.recipe))
+    optimizer = optimizer_of(build_optimizer(network, config.recipe, precision))
     for _ in range(3):
         for parameter in network.parameters():
             parameter.grad = torch.randn_like(parameter)

@@ -26,16 +26,14 @@ QUINTIC = (
 )
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Bring all singular values near 1 and keep the singular vectors.
 
     Args:
         matrices: (matrices, rows, columns), of any floating type.
-
-    Returns:
-        The same shape, bfloat16: the iterations forgive its rounding.
+        dtype: of the iterations and of the result; they forgive the rounding of bfloat16.
     """
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:  # the smaller square is the cheaper one
         x = x.mT
@@ -55,11 +53,16 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: groups with `use_muon`, `lr` and `weight_decay`.
         momentum: of Muon.
+        dtype: of its iterations: bfloat16 where the hardware computes in it. Elsewhere it is emulated, and they would
+            take a fifth of a step of a small network.
         betas: of AdamW.
     """
 
-    def __init__(self, params: Sequence[Group], momentum: float, betas: tuple[float, float] = (0.9, 0.95)):
+    def __init__(
+        self, params: Sequence[Group], momentum: float, dtype: torch.dtype, betas: tuple[float, float] = (0.9, 0.95)
+    ):
         super().__init__(params, {"momentum": momentum, "betas": betas, "eps": EPS})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no loss to give back
@@ -78,7 +81,8 @@ class Muon(torch.optim.Optimizer):
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        _add_orthogonal(parameters, torch._foreach_lerp(gradients, buffers, group["momentum"]), group["lr"])
+        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
+        _add_orthogonal(parameters, updates, group["lr"], self.dtype)
 
     def _step_adamw(self, group: Group, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         for parameter in parameters:
@@ -104,13 +108,13 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def _add_orthogonal(parameters: list[Tensor], updates: Sequence[Tensor], lr: float) -> None:
+def _add_orthogonal(parameters: list[Tensor], updates: Sequence[Tensor], lr: float, dtype: torch.dtype) -> None:
     """Move parameters against their updates made orthogonal, all matrices of one shape at once."""
     by_shape: dict[torch.Size, list[int]] = {}
     for place, update in enumerate(updates):
         by_shape.setdefault(update.flatten(1).shape, []).append(place)
     for (rows, columns), places in by_shape.items():
-        orthogonal = orthogonalize(torch.stack([updates[place].flatten(1) for place in places]))
+        orthogonal = orthogonalize(torch.stack([updates[place].flatten(1) for place in places]), dtype)
         steps = orthogonal.to(parameters[places[0]].dtype).unbind()
         torch._foreach_add_(
             [parameters[place] for place in places],

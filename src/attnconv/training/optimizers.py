@@ -15,8 +15,12 @@ MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 ENDS = ("stem", "head", "patch_embed")
 
 
-def build_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:
-    """The recipe's optimiser. Every group keeps its peak learning rate in `initial_lr`, for the schedule."""
+def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> torch.optim.Optimizer:
+    """The recipe's optimizer. Every group keeps its peak learning rate in `initial_lr`, for the schedule.
+
+    Args:
+        precision: of the run, "bf16" or "fp32" (attnconv.training.precision).
+    """
     if recipe.optimizer == "sgd":
         # Reference: biases and norms decay like everything else; only centers and spreads do not.
         groups = _groups(model, list(model.parameters()), recipe, recipe.lr, decay_vectors=True)
@@ -25,7 +29,7 @@ def build_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optim
         groups = _groups(model, list(model.parameters()), recipe, recipe.lr, decay_vectors=False)
         optimizer = torch.optim.AdamW(groups)
     else:
-        optimizer = _muon(model, recipe)
+        optimizer = _muon(model, recipe, torch.bfloat16 if precision == "bf16" else torch.float32)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
@@ -62,10 +66,10 @@ def _groups(
     return list(groups.values())
 
 
-def _muon(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optimizer:
+def _muon(model: nn.Module, recipe: RecipeConfig, dtype: torch.dtype) -> torch.optim.Optimizer:
     matrices = hidden_matrices(model)
     taken = {id(parameter) for parameter in matrices}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
     muon = {"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay, "use_muon": True}
     adamw = _groups(model, rest, recipe, recipe.adamw_lr, decay_vectors=False)
-    return Muon([muon, *({**group, "use_muon": False} for group in adamw)], momentum=recipe.momentum)
+    return Muon([muon, *({**group, "use_muon": False} for group in adamw)], recipe.momentum, dtype)
