@@ -20,7 +20,7 @@ from attnconv.tracking.run_folder import RunFolder
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import choose_device, choose_precision
-from attnconv.training.share import take_threads
+from attnconv.training.share import keep_freed_memory, take_threads
 from attnconv.training.warm_up import batch_sizes, training_shapes, warm_up
 from attnconv.training.whitening import whiten_stem
 
@@ -83,6 +83,7 @@ def prepare(config: Config) -> Run:
 def _prepare(config: Config) -> Run:
     folder = RunFolder(config)
     take_threads()
+    keep_freed_memory()
     processes, device = join_processes(choose_device(config.device))
     if processes.writes:
         folder.check()
