@@ -24,7 +24,7 @@ def executed(tmp_path_factory):
     notebook = nbformat.read(REPOSITORY / "notebooks/theorem.ipynb", as_version=4)
     folder = tmp_path_factory.mktemp("notebook")
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
     )
     client.execute(env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
     return notebook

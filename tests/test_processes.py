@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -37,8 +36,7 @@ def begun(tmp_path, *overrides):
     """A run in the middle of its first epoch."""
     write_arrays(tmp_path / "arrays", train=3000)
     process = start(tmp_path, *LONG, *overrides)
-    process.stdout.readline(), process.stdout.readline()
-    time.sleep(0.5)
+    process.stdout.readline(), process.stdout.readline()  # signals are caught before it says that it begins
     return process
 
 

@@ -44,6 +44,7 @@ name: {name}
 mixer: {{_target_: slow.Slow, _partial_: true, kernel_size: 3, seconds: {seconds}}}
 """
 EPOCHS = 100  # of 3 steps, each through 2 layers
+HANGS = 3600  # seconds, many times what anything here takes
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,8 @@ def slurm(cluster, *command):
     return subprocess.run(command, env=cluster, capture_output=True, text=True, check=True).stdout
 
 
-def wait_until(condition, seconds, process):
-    deadline = time.monotonic() + seconds
+def wait_until(condition, process):
+    deadline = time.monotonic() + HANGS
     while not condition():
         if process.poll() is not None:
             raise AssertionError(f"the sweep ended early: {process.communicate()}")
@@ -98,9 +99,9 @@ def folder(tmp_path, model):
     return tmp_path / "outputs/default" / model / "mini-modern/frac1/seed0"
 
 
-def finish(process, seconds):
+def finish(process):
     """Exit code, the summary's last lines by model, its counts, and the errors."""
-    out, err = process.communicate(timeout=seconds)
+    out, err = process.communicate(timeout=HANGS)
     lines = out.splitlines()
     cells = {}
     for line in lines:
@@ -123,11 +124,11 @@ def test_every_cell_of_a_sweep_of_eight_ends_right(tmp_path, tiny, cluster, comm
     models = ["slow_a", "slow_b", "sa_quadratic", "sa_learned", "conv3x3", "mlp_mixer", "resnet10", "resnet18"]
     sweep = [f"model={','.join(models)}", "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=60"]
     process = command(*sweep)
-    wait_until(lambda: look(folder(tmp_path, "slow_b")).epoch >= 1, 120, process)
+    wait_until(lambda: look(folder(tmp_path, "slow_b")).epoch >= 1, process)
     (array,) = set(slurm(cluster, "squeue", "--noheader", "--format=%F").split())
     slurm(cluster, "scancel", f"{array}_{models.index('slow_b')}")
 
-    code, cells, counts, err = finish(process, 900)
+    code, cells, counts, err = finish(process)
     states = slurm(cluster, "sacct", "--duplicates", "--noheader", "--parsable2", "--format=JobID,State", "-j", array)
     assert f"{array}_{models.index('slow_a')}|REQUEUED" in states, "it met its time limit"
     assert {model: status for model, (status, _) in cells.items()} == {
@@ -142,16 +143,16 @@ def test_every_cell_of_a_sweep_of_eight_ends_right(tmp_path, tiny, cluster, comm
     assert result["device"].endswith(", 1 threads"), "as many as the job asked for"
 
     process = command(*sweep[:1])
-    code, cells, counts, err = finish(process, 600)
+    code, cells, counts, err = finish(process)
     assert (code, counts) == (0, "sweep of 8 cells: 7 skipped, 1 done"), err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_b")
 
 
 def test_a_job_that_is_preempted_saves_itself_and_goes_on(tmp_path, tiny, cluster, command):
     process = command("model=slow_c")
-    wait_until(lambda: look(folder(tmp_path, "slow_c")).epoch >= 1, 120, process)
+    wait_until(lambda: look(folder(tmp_path, "slow_c")).epoch >= 1, process)
     slurm(cluster, "sbatch", "--partition=urgent", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 1")
-    code, cells, _, err = finish(process, 600)
+    code, cells, _, err = finish(process)
     assert (code, cells["slow_c"][0]) == (0, "done"), err
     (job,) = (path.parent.name for path in tmp_path.glob("outputs/.sweeps/*/.submitit/*/*_submitted.pkl"))
     states = slurm(cluster, "sacct", "--duplicates", "--noheader", "--parsable2", "--format=State", "-j", job)
@@ -161,7 +162,7 @@ def test_a_job_that_is_preempted_saves_itself_and_goes_on(tmp_path, tiny, cluste
 
 def test_a_partition_that_does_not_exist_is_one_line(tmp_path, command):
     process = command("seed=0,1", "hydra.launcher.partition=nope")
-    code, _, _, err = finish(process, 60)
+    code, _, _, err = finish(process)
     assert code == 2
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert error == "error: the cluster refuses the sweep: invalid partition specified: nope"
