@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
+CONVOLUTION_TESTS := tests/models/test_layout.py tests/study/test_theorem.py tests/training/test_speedrun.py \
+  tests/test_run.py tests/test_survival.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-slurm torture notebooks check lint types format clean
+.PHONY: help setup setup-dev quickstart test test-avx2 test-slurm torture notebooks check lint types format clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.runtime  ## .venv with requirements.txt: what training needs
 
@@ -20,6 +22,12 @@ quickstart: setup  ## train on handwritten digits: at least 97%; ARGS=... adds s
 
 test: setup-dev  ## the whole CPU test suite: minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
+
+test-avx2: setup-dev  ## the tests that train convolutions, as on a CPU without AVX-512
+	@if grep -qs avx512f /proc/cpuinfo; then \
+	  set -x; ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 \
+	    $(RUN) -m pytest -n $(TEST_PROCESSES) -k "not bf16" $(CONVOLUTION_TESTS); \
+	else echo "this CPU has no AVX-512: make test covers it"; fi
 
 test-slurm: setup-dev  ## sweeps on a Slurm cluster of one node, made on this machine: root and apt-get
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slurm tests/slurm

@@ -33,7 +33,7 @@ def computes_in_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than float32 on this device: native instructions, not emulation."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX2":  # by hardware, or by environment
         # Without these instructions a CPU emulates bf16, slower than float32.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
