@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from attnconv.command import require_holdout, sweeper_optimizes, train_arguments
+from attnconv.command import check_trial, sweeper_optimizes, train_arguments
 from attnconv.config import freeze, in_sweep, register_schema, valid_keys
 from attnconv.errors import one_line_errors
 from attnconv.tracking.run_folder import RunFolder
@@ -23,7 +23,7 @@ def main(composed: DictConfig) -> float | None:
     config = freeze(composed)
     if sweeper_optimizes():
         with one_line_errors(valid_keys()):
-            require_holdout(config)
+            check_trial(config)
         from attnconv.run import run_trial
 
         return run_trial(config)

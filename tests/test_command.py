@@ -218,3 +218,48 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
     # Time left, speed, loss and accuracy: "[00:01<00:09, 271img/s, train loss 2.400 acc 7.8%".
     assert re.search(r"<[\d:?]+, .*img/s, train loss [\d.]+ acc [\d.]+%", bars[-1]), bars[-1]
     assert "test accuracy" in shown.decode().strip().splitlines()[-1]
+
+
+SEARCH = """
+from hydra_plugins.attnconv_sweeper import *
+
+class Search(BasicSweeper):
+    def __init__(self, direction):
+        super().__init__(max_batch_size=None, params=None)
+
+    def sweep(self, arguments):
+        trials = [[*arguments, f"seed={seed}"] for seed in (0, 1)]
+        print("returned", [job.return_value for job in self.launcher.launch(trials, initial_job_idx=0)])
+
+@dataclass
+class SearchConf:
+    _target_: str = "hydra_plugins.search_sweeper.Search"
+    direction: str = "minimize"
+
+ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConf, provider="search")
+"""
+
+
+def test_a_sweeper_that_optimizes_gets_validation_accuracy_and_never_test(tmp_path, monkeypatch):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/search_sweeper.py").write_text(SEARCH)
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
+    for settings, complaint in (
+        (["hydra.sweeper.direction=maximize"], "needs validation images, and data.holdout=0: say data.holdout=0.1"),
+        (["data.holdout=0.2"], "would look for the smallest accuracy: say hydra.sweeper.direction=maximize"),
+    ):
+        refused = train(tmp_path, "-m", "hydra/sweeper=search", *settings)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: ")
+        assert complaint in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert not list((tmp_path / "outputs").glob("**/config.yaml")), "before any trial"
+
+    settings = ["hydra/sweeper=search", "hydra.sweeper.direction=maximize", "data.holdout=0.2"]
+    searched = train(tmp_path, "-m", *settings)
+    assert searched.returncode == 0, searched.stderr
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "outputs").glob("**/result.json"))]
+    assert [result["seed"] for result in results] == [0, 1]
+    returned = f"returned {[result['val_acc'] for result in results]}"
+    assert searched.stdout.splitlines()[-1] == returned
+    assert train(tmp_path, "-m", *settings).stdout.splitlines()[-1] == returned, "what is finished is not run again"

@@ -4,7 +4,9 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from omegaconf import OmegaConf
 
 from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
@@ -63,6 +65,10 @@ def _check_flags(found: argparse.Namespace) -> None:
         raise UserError("--experimental-rerun is not supported: the same command resumes a run")
 
 
+# How the sweepers that optimize are asked for the largest value; all of them look for the smallest by default.
+LARGEST: dict[str, Any] = {"direction": "maximize", "optim.maximize": True, "ax_config.experiment.minimize": False}
+
+
 def sweeper_optimizes() -> bool:
     """Whether the sweep that this process works for chooses its next cells by what the last ones returned."""
     from hydra.core.hydra_config import HydraConfig
@@ -70,12 +76,20 @@ def sweeper_optimizes() -> bool:
     return HydraConfig.get().sweeper._target_.rpartition(".")[2] not in ("CellSweeper", "BasicSweeper")
 
 
-def require_holdout(config: Config) -> None:
-    """Raise ConfigError for a trial of an optimizing sweeper without validation images: test must not select."""
+def check_trial(config: Config) -> None:
+    """Refuse a trial of a sweeper that optimizes, where it would not choose the best by validation accuracy.
+
+    Raises:
+        ConfigError: there are no validation images, and test must not select; or it looks for the smallest accuracy.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
     if not config.data.holdout:
-        raise ConfigError(
-            "hydra/sweeper optimizes validation accuracy, for which data.holdout=0 keeps none; say data.holdout=0.1"
-        )
+        raise ConfigError("a sweep that optimizes needs validation images, and data.holdout=0: say data.holdout=0.1")
+    for key, largest in LARGEST.items():
+        value = OmegaConf.select(HydraConfig.get().sweeper, key)
+        if value is not None and getattr(value, "name", value) != largest:
+            raise ConfigError(f"the sweep would look for the smallest accuracy: say hydra.sweeper.{key}={largest}")
 
 
 class ScriptParser(argparse.ArgumentParser):
