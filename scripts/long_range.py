@@ -39,6 +39,7 @@ def read_cell(folder: Path) -> dict[str, Any]:
         "seed": result["seed"],
         "train_images": result["train_images"],
         "epochs": result["epochs"],
+        "precision": result["precision"],
         "test_acc": result["test_acc"],
         "commit": result["commit"],
         "dirty": result["dirty"],
@@ -59,6 +60,8 @@ def main() -> None:
     rows = [read_cell(folder) for folder in folders]
     if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
         raise UserError("a cell has several runs, and this table has room for one: keep one seed per folder")
+    if len(precisions := {row["precision"] for row in rows}) > 1:
+        raise UserError(f"the runs are of several precisions ({', '.join(sorted(precisions))}), which are not compared")
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     path = arguments.into / "long_range.csv"
     with path.open("w", newline="") as file:

@@ -37,6 +37,7 @@ def test_every_experiment_composes_and_says_what_to_expect(experiment):
     assert f"experiment={experiment}" in text
     assert "Cost:" in text
     assert "Expect:" in text
+    assert "\nprecision: " in text, "auto is another arithmetic on another machine"
     assert "\nmodel:" not in text, "keys of one model leak into another: variants get their own model file"
 
 

@@ -1,7 +1,7 @@
 """What a run consists of, built and checked before anything is written."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,8 +85,10 @@ def _prepare(config: Config) -> Run:
     take_threads()
     keep_freed_memory()
     processes, device = join_processes(choose_device(config.device))
+    precision = folder.precision = choose_precision(config.precision, device)
     if processes.writes:
         folder.check()
+    config = replace(config, precision=precision)
     data = load_dataset(config.data, device)
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
@@ -100,7 +102,6 @@ def _prepare(config: Config) -> Run:
         except ValueError as error:
             raise ConfigError(f"model={config.model['name']}: {error}") from error
     place(model, device)
-    precision = choose_precision(config.precision, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)
     if config.compile:

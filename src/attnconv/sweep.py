@@ -16,7 +16,8 @@ from typing import Any
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
 from attnconv.files import write_whole
-from attnconv.tracking.run_folder import differences, run_folder_path, run_name
+from attnconv.tracking.identity import differences, in_words, read_recorded
+from attnconv.tracking.run_folder import run_folder_path, run_name
 from attnconv.tracking.states import CELLS_FILE, collected_folder, look
 
 # Runs cells, given their overrides; for each, why it failed, or None.
@@ -66,14 +67,18 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
         record: folder of this start of the sweep; cells.json goes there, for scripts/status.py.
 
     Raises:
-        ConfigError: there are no cells, or two of them have one folder; RunFolderError: a folder holds another run.
-            Nothing has been run then.
+        ConfigError: there are no cells, or two of them have one folder; RunFolderError: a folder holds another run, or
+            cells would be of two precisions. Nothing has been run then.
         SweepIncomplete: the sweep is over, and some cells are not done.
         UserError: what `launch` raises, which has run nothing then.
     """
     check_cells(cells)
     before = [_seen_to(cell) for cell in cells]
     missing = [cell for cell, outcome in zip(cells, before, strict=True) if outcome is None]
+    if missing:
+        check_precision(
+            [cell for cell, seen in zip(cells, before, strict=True) if seen is None or seen.status != "damaged"]
+        )
     _record(record, cells)
     reasons: Sequence[str | None] = [None] * len(missing)
     try:
@@ -128,8 +133,29 @@ def check_cells(cells: list[Cell]) -> None:
         different = differences(cell.folder, cell.config)
         if different:
             raise RunFolderError(
-                f"{cell.folder} holds a run of another configuration ({'; '.join(different)}); "
+                f"{cell.folder} holds a run of another configuration ({in_words(different)}); "
                 "choose another name=, or delete the folder"
+            )
+
+
+def check_precision(cells: list[Cell]) -> None:
+    """Refuse to mix: precision=auto takes a finished run of any precision for done, and would run the rest in its own.
+
+    Raises:
+        RunFolderError: naming a run of another precision than auto is on this machine.
+    """
+    from attnconv.training.precision import precision_here  # imports torch
+
+    for cell in cells:
+        folder = cell.collected or cell.folder
+        recorded = read_recorded(folder) if cell.config.precision == "auto" else None
+        if recorded is None or recorded.precision is None:
+            continue
+        here = precision_here(cell.config.device)
+        if recorded.precision != here:
+            raise RunFolderError(
+                f"{folder} is in {recorded.precision}, and precision=auto is {here} on this machine: "
+                f"add precision={recorded.precision}, or precision={here} and another name="
             )
 
 

@@ -12,7 +12,8 @@ from attnconv.errors import RunFolderError, SweepIncomplete
 from attnconv.run import run
 from attnconv.study.collect import gather, kept_out, read_runs, tabulate, varying_settings
 from attnconv.sweep import Cell, run_cells
-from attnconv.tracking.run_folder import differences, run_folder_path
+from attnconv.tracking.identity import differences
+from attnconv.tracking.run_folder import run_folder_path
 from attnconv.trained import read_run_config
 from conftest import PYTHON, REPOSITORY
 
@@ -223,11 +224,11 @@ def test_a_sweep_takes_collected_runs_for_done_if_they_are_the_same(tiny, tmp_pa
 
 
 def test_a_run_with_a_retired_setting_counts_where_it_was_off(tiny):
-    run(tiny())
+    run(tiny("precision=fp32"))
     folder = run_folder_path(tiny())
     plain = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(plain.replace("recipe:\n", "recipe:\n  ema: null\n"))
-    assert differences(folder, tiny()) == []
-    assert read_run_config(folder) == tiny()
+    assert differences(folder, tiny()) == {}
+    assert read_run_config(folder) == tiny("precision=fp32")
     (folder / "config.yaml").write_text(plain.replace("recipe:\n", "recipe:\n  ema: 0.9\n"))
-    assert differences(folder, tiny()) == ["recipe.ema: 0.9 -> None"]
+    assert differences(folder, tiny()) == {"recipe.ema": "0.9 -> None"}

@@ -3,13 +3,15 @@
 import math
 import statistics
 
+import pytest
+
 from attnconv.study.data_size import accuracies, accuracy_table, data_size_page, difference_table, studies
 
 
 def row(model, fraction, seed, accuracy, name="data_size_epochs_20"):
     return {
         "name": name, "scale": "mini", "recipe": "modern", "equal": "epochs", "epochs": 20, "model": model,
-        "fraction": fraction, "seed": seed, "test_acc": accuracy,
+        "fraction": fraction, "seed": seed, "test_acc": accuracy, "precision": "bf16",
     }  # fmt: skip
 
 
@@ -52,9 +54,23 @@ def test_studies_are_kept_apart_and_other_runs_out():
     stranger = row("conv3x3", 0.01, 0, 0.9, name="default")
     found = studies([*QUADRATIC, other, stranger])
     assert {key: len(rows) for key, rows in found.items()} == {
-        ("data_size_epochs_20", "mini", "modern"): 6,
-        ("data_size_steps_2", "mini", "modern"): 1,
+        ("data_size_epochs_20", "mini", "modern", "bf16"): 6,
+        ("data_size_steps_2", "mini", "modern", "bf16"): 1,
     }
     page = data_size_page([*QUADRATIC, other, stranger])
     assert "## Equal epochs: 20 passes over the images used (data_size_epochs_20, scale=mini, recipe=modern)" in page
     assert "## Equal steps: those of 2 passes over all images" in page
+    assert "precision=" not in page
+
+
+def test_runs_of_different_precision_are_never_paired_or_averaged():
+    in_fp32 = [run | {"precision": "fp32", "test_acc": 0.9} for run in CONVOLUTION]
+    page = data_size_page([*QUADRATIC, *in_fp32])
+    in_bf16, fp32 = page.split("## ")[1:]
+    assert "recipe=modern, precision=bf16)\n" in in_bf16
+    assert "recipe=modern, precision=fp32)\n" in fp32
+    assert "conv3x3" not in in_bf16
+    assert "sa_quadratic" not in fp32
+    assert "90.0 ± 0.0" in fp32
+    with pytest.raises(ValueError, match="runs of several precisions: bf16, fp32"):
+        accuracies([*QUADRATIC, *in_fp32])

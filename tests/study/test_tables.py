@@ -37,6 +37,11 @@ def test_only_full_runs_of_the_papers_own_recipe_and_scale_fill_its_table():
         assert "not run" in paper_table(PAPER, [RUN | change]), change
 
 
+def test_the_papers_table_averages_no_two_precisions():
+    in_bf16 = RUN | {"precision": "bf16", "test_acc": 0.9, "seed": 1}
+    assert "| 0.900 (n=1) in bf16, 0.937 (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN])
+
+
 def test_a_row_names_scale_recipe_and_hardware():
     row = runs_table([RUN]).splitlines()[2]
     for part in ("paper, paper", "93.71%", "10.0", "GPU, fp32", "12,086,844"):
@@ -68,9 +73,10 @@ def test_of_equal_measurements_the_last_clean_one_is_shown():
     older = bench_line(7.0)
     del older["ratio_fp32"]  # against an earlier baseline
     lines = [bench_line(2.0), older, bench_line(3.0), bench_line(4.0, dirty=True), bench_line(5.0, batch=64), growth]
+    lines.append(bench_line(6.0, precision="fp32"))
     header, _, *rows = bench_table(lines).splitlines()
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    assert [row[4] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)"]
+    assert [row[4] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)", "6.00 (1.00 to 9.00)"]
     assert cells[0] == [
         "step, `sa_quadratic`", "mini, 128 of 8x8", "a CPU, bf16", "1.50 (1.00 to 2.00)", "3.00 (1.00 to 9.00)",
         "1,068", "1,068", "3", "3", "200%", "50%",

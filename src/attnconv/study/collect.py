@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from attnconv.config import Config, flatten
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
-from attnconv.tracking.run_folder import FORMAT, FREE_TO_CHANGE, name_of, with_defaults
+from attnconv.tracking.identity import free_to_change, with_defaults
+from attnconv.tracking.run_folder import FORMAT, name_of
 from attnconv.tracking.states import (
     Damaged,
     collected_folder,
@@ -223,7 +224,7 @@ def varying_settings(configs: list[tuple[tuple[str, ...], dict[str, Any]]]) -> l
     for kind, settings in configs:
         other = first.setdefault(kind, settings)
         varying |= {key for key in settings.keys() | other.keys() if settings.get(key) != other.get(key)}
-    return sorted(key for key in varying - NAMED if key.split(".")[0] not in FREE_TO_CHANGE)
+    return sorted(key for key in varying - NAMED if not free_to_change(key))
 
 
 def _write_csv(path: Path, rows: list[_Row]) -> None:

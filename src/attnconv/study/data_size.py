@@ -1,8 +1,10 @@
 """Who needs how much data: the runs of experiment=data_size as tables, with an interval at every number.
 
-Runs of one seed have the same subset of the images whatever the model, so models are compared seed by seed.
+Runs of one seed have the same subset of the images whatever the model, so models are compared seed by seed. Runs of
+different precision have tables of their own.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,17 +17,24 @@ FEWEST = 3  # seeds for which an interval is shown
 Accuracies = dict[str, dict[float, dict[int, float]]]  # model -> fraction -> seed -> test accuracy
 
 
-def studies(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Rows of runs.csv that belong to the experiment, by (name, scale, recipe)."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+def studies(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
+    """Rows of runs.csv that belong to the experiment, by (name, scale, recipe, precision)."""
+    found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["name"].startswith("data_size_"):
-            found.setdefault((row["name"], row["scale"], row["recipe"]), []).append(row)
+            found.setdefault((row["name"], row["scale"], row["recipe"], row["precision"]), []).append(row)
     return found
 
 
 def accuracies(rows: Iterable[dict[str, Any]]) -> Accuracies:
-    """Test accuracy of every run of one study, models by name."""
+    """Test accuracy of every run of one study, models by name.
+
+    Raises:
+        ValueError: the runs are of several precisions, which are neither paired nor averaged.
+    """
+    rows = list(rows)
+    if len(precisions := {row["precision"] for row in rows}) > 1:
+        raise ValueError(f"runs of several precisions: {', '.join(sorted(precisions))}")
     found: Accuracies = {}
     for row in sorted(rows, key=lambda row: (row["model"] != REFERENCE, row["model"], row["fraction"], row["seed"])):
         found.setdefault(row["model"], {}).setdefault(row["fraction"], {})[int(row["seed"])] = row["test_acc"]
@@ -75,8 +84,10 @@ themselves.
 
 def data_size_page(rows: Iterable[dict[str, Any]]) -> str:
     """results/data_size.md."""
-    parts = [INTRODUCTION]
-    for (name, scale, recipe), of_study in sorted(studies(rows).items()):
+    parts, of_all = [INTRODUCTION], sorted(studies(rows).items())
+    places = Counter(key[:3] for key, _ in of_all)
+    for (name, scale, recipe, precision), of_study in of_all:
+        apart = f", precision={precision}" if places[name, scale, recipe] > 1 else ""
         found, example = accuracies(of_study), of_study[0]
         passes = "1 pass" if example["epochs"] == 1 else f"{int(example['epochs'])} passes"
         counted = (
@@ -84,7 +95,7 @@ def data_size_page(rows: Iterable[dict[str, Any]]) -> str:
         )
         parts.append(
             f"\n## Equal {example['equal']}: {counted} ({name}, scale={scale}, "
-            f"recipe={recipe})\n\n{accuracy_table(found)}"
+            f"recipe={recipe}{apart})\n\n{accuracy_table(found)}"
         )
         if REFERENCE in found:
             parts.append(f"\n{difference_table(found)}")

@@ -36,11 +36,21 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
     for published in paper:
         parameters = int(published["parameters"])
         wanted = the_papers | {"model": published["model"], "parameters": parameters}
-        ours = [result["test_acc"] for result in results if wanted.items() <= result.items()]
-        measured = f"{sum(ours) / len(ours):.3f} (n={len(ours)})" if ours else "not run: needs a GPU"
+        measured = _by_precision([result for result in results if wanted.items() <= result.items()])
         cells = published["parameters_published"], f"{parameters:,}", published["flops_published"]
-        rows.append([f"`{published['model']}`", *cells, published["test_acc"], measured])
+        rows.append([f"`{published['model']}`", *cells, published["test_acc"], measured or "not run: needs a GPU"])
     return markdown(header, rows)
+
+
+def _by_precision(runs: list[dict[str, Any]]) -> str:
+    """Mean test accuracy and number of runs; of each precision apart, if there are several."""
+    accuracies: dict[str, list[float]] = {}
+    for run in runs:
+        accuracies.setdefault(run["precision"], []).append(run["test_acc"])
+    means = {name: f"{sum(found) / len(found):.3f} (n={len(found)})" for name, found in accuracies.items()}
+    if len(means) < 2:
+        return "".join(means.values())
+    return ", ".join(f"{mean} in {name}" for name, mean in sorted(means.items()))
 
 
 def runs_table(results: list[dict[str, Any]]) -> str:
@@ -131,7 +141,7 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         if line["dirty"] is False and "ratio_fp32" in line:
-            names = ("device", "part", "model", "scale", "batch", "compiled", "dropout")
+            names = ("device", "precision", "part", "model", "scale", "batch", "compiled", "dropout")
             key = tuple(line.get(name, 0.0) for name in names)
             last[(*key, *line["positions"])] = line
     return markdown(BENCH_HEADER, [bench_row(line) for line in last.values()])

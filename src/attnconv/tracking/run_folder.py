@@ -1,7 +1,7 @@
 """The run folder: the one source of every number; dashboards are views of it.
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
-    config.yaml      the frozen configuration
+    config.yaml      the frozen configuration, with the arithmetic that precision=auto became
     metrics.jsonl    a line per epoch; nothing in it depends on the clock: on a CPU, equal runs have equal bytes
     timing.jsonl     a line per epoch: seconds on the clock, and on the CPU, those of all threads and processes
     heads.jsonl      a line per epoch, the start included: centers and spreads of the heads (models with Gaussian heads)
@@ -21,17 +21,18 @@ import io
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from omegaconf import MISSING, OmegaConf
-from yaml import YAMLError
+from omegaconf import OmegaConf
 
-from attnconv.config import Config, flatten, to_plain, without_retired
+from attnconv.config import Config, to_plain
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
-from attnconv.files import forget_unfinished, read_yaml, write_whole
+from attnconv.files import forget_unfinished, write_whole
+from attnconv.tracking.identity import differences, in_words, read_json
 
 # Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
 # maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
@@ -39,14 +40,6 @@ FORMAT = 3
 
 # Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
-
-# Settings that may differ when an unfinished run resumes: they say where it runs, who watches and what is looked at
-# besides, not what it computes.
-FREE_TO_CHANGE = (
-    "logger", "output", "collected", "retry_failed",
-    "device", "compile", "warm_up", "eval_mirrored", "eval_batch_size",
-    "checkpoint_steps", "checkpoint_minutes",
-)  # fmt: skip
 
 
 def run_folder_path(config: Config) -> Path:
@@ -66,10 +59,11 @@ def name_of(plain: dict[str, Any]) -> str:
 
 
 class RunFolder:
-    """Reads and writes one run folder. Nothing is written before `create`."""
+    """Reads and writes one run folder. Nothing is written before `open`."""
 
     def __init__(self, config: Config):
         self.config = config
+        self.precision: str | None = None  # what config.precision is on this machine, once that is known
         self.path = run_folder_path(config)
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
@@ -87,13 +81,12 @@ class RunFolder:
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
-        result, different = self._read_json("result.json"), differences(self.path, self.config)
+        result = read_json(self.path / "result.json")
         done = result is not None and result["status"] == "done"
+        # What is finished takes part in no arithmetic any more: auto asks for the run, whatever it became.
+        different = differences(self.path, self.config, None if done else self.precision)
         if different:
-            raise RunFolderError(
-                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of another configuration "
-                f"({'; '.join(different)}); choose another name=, or delete the folder"
-            )
+            raise RunFolderError(_refusal(self.path, different, done))
         if result is not None and done:
             raise AlreadyDone(
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
@@ -115,11 +108,12 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.check()  # another process may have begun or finished it since the last look
-            (self.path / "result.json").unlink(missing_ok=True)  # it tells of an earlier sitting, not of this one
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(self.config)).encode())
+            frozen = replace(self.config, precision=self.precision or self.config.precision)
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
+            (self.path / "result.json").unlink(missing_ok=True)  # it tells of an earlier sitting, not of this one
         except Timeout as error:
             try:
                 who = (self.path / ".owner").read_text().strip()
@@ -173,45 +167,17 @@ class RunFolder:
         """Write result.json, whole or not at all."""
         write_whole(self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
-    def _read_json(self, file: str) -> dict[str, Any] | None:
-        path = self.path / file
-        try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except json.JSONDecodeError as error:
-            raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
 
-
-def differences(folder: Path, config: Config) -> list[str]:
-    """Settings in which the config.yaml of a folder, if there is one, and a run differ, as "key: old -> new".
-
-    A setting of the schema that is younger than the file had its default, whatever it was called then.
-
-    Raises:
-        RunFolderError: config.yaml is damaged.
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        return []
-    try:
-        plain = read_yaml(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunFolderError(f"{path} is damaged ({reason}); delete the folder to start afresh") from error
-    if not isinstance(plain, dict) or not plain:
-        raise RunFolderError(f"{path} is damaged (it is empty); delete the folder to start afresh")
-    old = with_defaults(flatten(without_retired({str(key): value for key, value in plain.items()})))
-    new = flatten(to_plain(config))
-    return [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
-    ]
-
-
-def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:
-    """A flattened config.yaml with what the schema has gained since."""
-    defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
-    return {key: value for key, value in defaults.items() if value != MISSING} | flat
+def _refusal(path: Path, different: dict[str, str], done: bool) -> str:
+    """Why a folder with another run is refused, and what to type instead."""
+    if different.keys() == {"precision"} and not done:
+        began, here = different["precision"].split(" -> ")
+        return f"{path} began in {began} and would go on in {here}: add precision={began}, or choose another name="
+    kind = "a finished" if done else "an unfinished"
+    return (
+        f"{path} holds {kind} run of another configuration ({in_words(different)}); "
+        "choose another name=, or delete the folder"
+    )
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -46,6 +46,17 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if computes_in_bf16(device) else "fp32"
 
 
+def precision_here(device: str) -> str:
+    """What `precision=auto` is on this machine, for a `device=` that may be auto, too.
+
+    Raises:
+        ConfigError: see `choose_device`.
+    """
+    if device == "auto":
+        return choose_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return choose_precision("auto", choose_device(device))
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """The context in which the forward pass runs; parameters, optimiser and loss stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

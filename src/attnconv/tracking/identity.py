@@ -1,0 +1,116 @@
+"""Whether a folder holds the run that a configuration describes: its settings, its arithmetic, its data.
+
+A run keeps one arithmetic from its first step to its last. `precision=auto` leaves it to the machine, so what is
+compared is what auto became, where that is known.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from yaml import YAMLError
+
+from attnconv.config import Config, flatten, to_plain, without_retired
+from attnconv.errors import RunFolderError
+from attnconv.files import read_yaml
+
+# Settings that may differ when an unfinished run resumes: they say where it runs, who watches and what is looked at
+# besides, not what it computes.
+FREE_TO_CHANGE = (
+    "logger", "output", "collected", "retry_failed",
+    "device", "compile", "warm_up", "eval_mirrored", "eval_batch_size",
+    "checkpoint_steps", "checkpoint_minutes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run folder says of its run.
+
+    Attributes:
+        settings: of config.yaml, with dotted keys; a setting that is younger than the file has its default.
+        precision: bf16 or fp32; None if nothing in the folder says.
+    """
+
+    settings: dict[str, Any]
+    precision: str | None
+
+
+def read_recorded(folder: Path) -> Recorded | None:
+    """What a folder says of its run; None if it has no config.yaml.
+
+    Raises:
+        RunFolderError: a file is damaged.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        plain = read_yaml(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+    if not isinstance(plain, dict) or not plain:
+        raise _damaged(path, "it is empty")
+    settings = with_defaults(flatten(without_retired({str(key): value for key, value in plain.items()})))
+    result = read_json(folder / "result.json") or {}
+    # The config.yaml of older runs says auto where the machine decided; their result.json says what it became.
+    known = settings["precision"] != "auto"
+    return Recorded(settings, settings["precision"] if known else result.get("precision"))
+
+
+def differences(folder: Path, config: Config, precision: str | None = None) -> dict[str, str]:
+    """Settings in which the run of a folder, if there is one, and a configuration differ: key -> "old -> new".
+
+    Args:
+        precision: what config.precision is on this machine; None: compare it only if it is not auto.
+
+    Raises:
+        RunFolderError: see `read_recorded`.
+    """
+    recorded = read_recorded(folder)
+    if recorded is None:
+        return {}
+    old, new = recorded.settings, flatten(to_plain(config))
+    changed = {
+        key: f"{old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key != "precision" and not free_to_change(key)
+    }
+    asked = precision or (None if config.precision == "auto" else config.precision)
+    if asked and recorded.precision and asked != recorded.precision:
+        changed["precision"] = f"{recorded.precision} -> {asked}"
+    return changed
+
+
+def in_words(different: dict[str, str]) -> str:
+    """Differences on one line."""
+    return "; ".join(f"{key}: {change}" for key, change in different.items())
+
+
+def free_to_change(key: str) -> bool:
+    """Whether a setting, by its dotted key, may differ between two starts of one run."""
+    return key.partition(".")[0] in FREE_TO_CHANGE
+
+
+def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:
+    """A flattened config.yaml with what the schema has gained since."""
+    defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
+    return {key: value for key, value in defaults.items() if value != MISSING} | flat
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file of a run folder holds; None if it is not there.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except json.JSONDecodeError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> RunFolderError:
+    return RunFolderError(f"{path} is damaged ({reason}); delete the folder to start afresh")
