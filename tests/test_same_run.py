@@ -1,19 +1,24 @@
-"""One run, one arithmetic: what is taken for the same run, and what is refused, naming what to type."""
+"""One run, one arithmetic, one data set: what is taken for the same run, and what is refused, naming what to type."""
 
 import json
+import os
 import runpy
+import shutil
 
 import pytest
+import torch
 import yaml
 
-from attnconv.config import to_plain
-from attnconv.errors import AlreadyDone, RunFolderError, SweepIncomplete
+from attnconv.config import DataConfig, to_plain
+from attnconv.data.sources import _hash_of_files, data_hash, load_source
+from attnconv.errors import AlreadyDone, DataError, RunFolderError, SweepIncomplete
 from attnconv.run import run
 from attnconv.study.collect import gather
 from attnconv.sweep import Cell, run_cells
 from attnconv.tracking.run_folder import run_folder_path
+from attnconv.trained import load_trained
 from attnconv.training import loop, precision
-from conftest import REPOSITORY
+from conftest import REPOSITORY, write_arrays
 
 
 @pytest.fixture
@@ -60,6 +65,13 @@ def as_older_versions_wrote_it(folder):
     (folder / "config.yaml").write_text(text.replace("\nprecision: fp32\n", "\nprecision: auto\n"))
 
 
+CPU = torch.device("cpu")
+
+
+def arrays_in(folder):
+    return DataConfig(name="arrays", source="arrays", root=str(folder))
+
+
 def start_sweep(tmp_path, *configs):
     """Run a sweep, in this process, of cells that differ in their seeds; returns the seeds that were run."""
     cells, ran = [Cell([str(number)], config) for number, config in enumerate(configs)], []
@@ -72,6 +84,19 @@ def start_sweep(tmp_path, *configs):
 
     run_cells(cells, launch, tmp_path / "record")
     return ran
+
+
+@pytest.fixture
+def copy(arrays, tmp_path):
+    """The same arrays in another folder."""
+    return shutil.copytree(arrays, tmp_path / "scratch/c10")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Other arrays."""
+    write_arrays(tmp_path / "other", seed=1)
+    return tmp_path / "other"
 
 
 def test_the_run_folder_keeps_the_precision_that_auto_became(tiny, machine, interrupted):
@@ -165,3 +190,94 @@ def test_the_table_of_distances_compares_no_two_precisions(tiny, tmp_path, monke
     with pytest.raises(SystemExit, match=r"several precisions \(bf16, fp32\)"):
         runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
     assert not (tmp_path / "long_range.csv").exists()
+
+
+def test_an_unfinished_run_goes_on_with_a_copy_of_its_data(tiny, copy, interrupted):
+    run(tiny("name=undisturbed"))
+    folder = interrupted(tiny())
+    (folder / "result.json").unlink()  # as after a kill
+    assert run(tiny(f"data.root={copy}"))["status"] == "done"
+    for file in ("metrics.jsonl", "heads.jsonl"):
+        assert (folder / file).read_bytes() == (run_folder_path(tiny("name=undisturbed")) / file).read_bytes()
+
+
+def test_a_finished_run_is_finished_wherever_its_data_lies(tiny, arrays, copy, monkeypatch):
+    run(tiny("epochs=1"))
+    monkeypatch.chdir(arrays.parent)
+    for root in (arrays.name, f"{arrays}/", f"{copy}/../c10", copy):
+        with pytest.raises(AlreadyDone):
+            run(tiny("epochs=1", f"data.root={root}"))
+    with pytest.raises(DataError, match="lacks train_images"):
+        run(tiny("epochs=1", "data.root=nowhere"))
+
+
+def hashes(*folders):
+    """The first twelve digits of the hash of what lies in each folder, and where that is."""
+    return " -> ".join(f"{load_source(arrays_in(folder), CPU).sha256[:12]} in {folder}" for folder in folders)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_other_data_is_refused_by_its_hash(tiny, arrays, other, interrupted, older):
+    folder = interrupted(tiny("epochs=2"))
+    if older:
+        (folder / "data.json").unlink()  # its hash stood in result.json alone
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny(f"data.root={other}"))
+    assert f"holds an unfinished run of another configuration (data: {hashes(arrays, other)})" in str(refused.value)
+    run(tiny())
+    if older:
+        (folder / "data.json").unlink()
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny(f"data.root={other}"))
+    assert not isinstance(refused.value, AlreadyDone)
+    assert f"holds a finished run of another configuration (data: {hashes(arrays, other)})" in str(refused.value)
+
+
+def test_data_that_changed_where_it_lies_is_refused(tiny, arrays, other, interrupted):
+    interrupted(tiny())
+    old = hashes(arrays)
+    shutil.copytree(other, arrays, dirs_exist_ok=True)
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny())
+    assert f"(data: {old} -> {hashes(arrays)})" in str(refused.value)
+
+
+def test_without_a_hash_another_path_is_other_data(tiny, arrays, copy, interrupted):
+    folder = interrupted(tiny())
+    for file in ("data.json", "result.json"):  # an older version was killed
+        (folder / file).unlink()
+    with pytest.raises(RunFolderError, match=rf"\(data\.root: {arrays} -> {copy}\)"):
+        run(tiny(f"data.root={copy}"))
+    assert run(tiny())["status"] == "done"
+
+
+def test_a_sweep_knows_its_runs_by_the_hash_of_their_data_which_it_reads_once(tiny, tmp_path, copy, other):
+    seeds = [tiny("epochs=1", f"seed={seed}") for seed in (0, 1)]
+    assert start_sweep(tmp_path, *seeds) == [0, 1]
+    gather(tmp_path / "outputs", tmp_path / "results")
+    elsewhere = ["epochs=1", f"data.root={copy}"]
+    read = _hash_of_files.cache_info().misses
+    assert start_sweep(tmp_path, *(tiny(*elsewhere, f"seed={seed}") for seed in (0, 1, 2))) == [2]
+    elsewhere += [f"collected={tmp_path}/results", f"output={tmp_path}/new"]
+    assert start_sweep(tmp_path, *(tiny(*elsewhere, f"seed={seed}") for seed in (0, 1))) == []
+    assert _hash_of_files.cache_info().misses == read + 1
+
+    with pytest.raises(RunFolderError, match=rf"another configuration \(data: \w+ in {tmp_path}/arrays -> \w+ in "):
+        start_sweep(tmp_path, tiny("epochs=1", f"data.root={other}"))
+    assert start_sweep(tmp_path, tiny(*elsewhere, f"data.root={other}")) == [0], "it is not the collected one"
+
+
+def test_a_changed_file_is_read_again(other, copy):
+    first, settings = data_hash(arrays_in(copy)), os.stat(copy / "train_images.npy")
+    shutil.copy(other / "train_images.npy", copy)
+    os.utime(copy / "train_images.npy", ns=(0, settings.st_mtime_ns + 1))
+    assert data_hash(arrays_in(copy)) != first
+
+
+def test_a_trained_network_is_not_shown_other_data(tiny, arrays, copy, other):
+    run(tiny("epochs=1"))
+    folder = run_folder_path(tiny())
+    assert load_trained(folder, root=str(copy)).data.origin == f"arrays in {copy}"
+    with pytest.raises(RunFolderError) as refused:
+        load_trained(folder, root=str(other))
+    assert str(refused.value) == f"{folder} was trained on other data (data: {hashes(arrays, other)})"

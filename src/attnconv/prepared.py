@@ -90,6 +90,9 @@ def _prepare(config: Config) -> Run:
         folder.check()
     config = replace(config, precision=precision)
     data = load_dataset(config.data, device)
+    folder.data_hash = data.source_sha256
+    if processes.writes:
+        folder.check()  # once more, now that it is known which data it is
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
     torch.manual_seed(config.seed)

@@ -35,13 +35,22 @@ class Cell:
     def folder(self) -> Path:
         return run_folder_path(self.config)
 
+    def differences(self, folder: Path) -> dict[str, str]:
+        """In what the run of a folder is another one. Data is read only if that run's lay elsewhere."""
+        recorded = read_recorded(folder)
+        if recorded is None or recorded.data_hash is None or recorded.lies_at(self.config.data):
+            return differences(folder, self.config)
+        from attnconv.data.sources import data_hash  # imports torch
+
+        return differences(folder, self.config, data_hash=data_hash(self.config.data))
+
     @cached_property
     def collected(self) -> Path | None:
         """The folder among collected results that holds this very run, if there is one."""
         if self.config.collected is None:
             return None
         folder = collected_folder(Path(self.config.collected), run_name(self.config))
-        done = look(folder).status == "done" and not differences(folder, self.config)
+        done = look(folder).status == "done" and not self.differences(folder)
         return folder if done else None
 
 
@@ -130,7 +139,7 @@ def check_cells(cells: list[Cell]) -> None:
             raise ConfigError(f"collected={cell.config.collected} is no folder")
         if look(cell.folder).status == "damaged":
             continue  # which the summary will say; the others can be run
-        different = differences(cell.folder, cell.config)
+        different = cell.differences(cell.folder)
         if different:
             raise RunFolderError(
                 f"{cell.folder} holds a run of another configuration ({in_words(different)}); "

@@ -13,6 +13,7 @@ from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import RunFolderError
 from attnconv.models.build import build_model
 from attnconv.models.match import resolve_node
+from attnconv.tracking.identity import differences, in_words
 from attnconv.tracking.states import Damaged, read_config
 
 
@@ -45,6 +46,9 @@ def load_trained(folder: Path, root: str | None = None, device: str = "cpu") -> 
             f"{folder} has no weights.safetensors: the run is not finished, or only its numbers are here"
         )
     data = load_dataset(config.data, torch.device(device))
+    different = differences(folder, config, data_hash=data.source_sha256)
+    if different:
+        raise RunFolderError(f"{folder} was trained on other data ({in_words(different)})")
     model = build_untrained(config, data)
     model.load_state_dict(load_file(weights))
     return Trained(folder, config, data, model.to(device).eval())

@@ -79,7 +79,7 @@ def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(output
     assert not (kept / "heads.png").exists(), "pictures only on request"
     config = (kept / "config.yaml").read_text()
     assert "\noutput: outputs\n" in f"\n{config}", "not where it ran"
-    assert str(tmp_path) not in config.replace(f"root: {tmp_path}", "")
+    assert str(tmp_path) not in config
     assert (folder / "config.yaml").read_text().count("\n") == config.count("\n")
 
     curves = pandas.read_parquet(results / "curves.parquet")

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,23 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
     if config.source == "arrays" or any(os.path.exists(root / f"{name}.npy") for name in ARRAYS):
         return _checked(_read_arrays(root), f"arrays in {root}")
     return _checked(_cifar10_archive(root), f"CIFAR-10 archive in {root}")
+
+
+def data_hash(config: DataConfig) -> str:
+    """The content hash of the data set that `config` names; that of files is remembered until they change.
+
+    Raises:
+        DataError: see `load_source`.
+    """
+    root = Path(config.root).expanduser().absolute()
+    files = sorted(path for pattern in ("*.npy", "cifar-10-*", "cifar-10-*/*") for path in root.glob(pattern))
+    stamp = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _hash_of_files(config.source, str(root), stamp)
+
+
+@cache
+def _hash_of_files(source: str, root: str, stamp: tuple[tuple[Path, int, int], ...]) -> str:
+    return load_source(DataConfig(name=source, source=source, root=root), torch.device("cpu")).sha256
 
 
 def _read_arrays(root: Path) -> dict[str, np.ndarray]:

@@ -7,16 +7,15 @@ changes nothing.
 
 import csv
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas
-from omegaconf import OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from attnconv.config import Config, flatten
+from attnconv.config import CONFIGS, Config, flatten
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
 from attnconv.tracking.identity import free_to_change, with_defaults
@@ -253,11 +252,21 @@ def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list
 
 def _placeless(config: bytes) -> bytes:
     """A config.yaml without the folders of the machine it ran on, which say nothing of the run: as if by default."""
-    values = OmegaConf.to_container(OmegaConf.create({key: getattr(Config, key) for key in PLACES}))
-    for line in OmegaConf.to_yaml(values).splitlines():
-        key = line.partition(":")[0]
-        config = re.sub(rf"^{key}:.*$", line, config.decode(), flags=re.MULTILINE).encode()
-    return config
+    plain = OmegaConf.create(config.decode())
+    assert isinstance(plain, DictConfig)
+    for key in PLACES:
+        if key in plain:
+            plain[key] = getattr(Config, key)
+    plain.data.root = _usual_root(plain.data.name)
+    return OmegaConf.to_yaml(plain).encode()
+
+
+def _usual_root(data: str) -> str:
+    """data.root of configs/data/<data>.yaml; empty if it names none."""
+    path = CONFIGS / f"data/{data}.yaml"
+    file = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    root = file.get("root", MISSING) if isinstance(file, dict) else MISSING
+    return "" if root == MISSING else root
 
 
 def _dirty(examined: bytes) -> bool:

@@ -1,10 +1,11 @@
 """Whether a folder holds the run that a configuration describes: its settings, its arithmetic, its data.
 
 A run keeps one arithmetic from its first step to its last. `precision=auto` leaves it to the machine, so what is
-compared is what auto became, where that is known.
+compared is what auto became, where that is known. Data is the same if its hash is the same, wherever it lies.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from yaml import YAMLError
 
-from attnconv.config import Config, flatten, to_plain, without_retired
+from attnconv.config import Config, DataConfig, flatten, to_plain, without_retired
 from attnconv.errors import RunFolderError
 from attnconv.files import read_yaml
 
 # Settings that may differ when an unfinished run resumes: they say where it runs, who watches and what is looked at
 # besides, not what it computes.
 FREE_TO_CHANGE = (
-    "logger", "output", "collected", "retry_failed",
+    "logger", "output", "data.root", "collected", "retry_failed",
     "device", "compile", "warm_up", "eval_mirrored", "eval_batch_size",
     "checkpoint_steps", "checkpoint_minutes",
 )  # fmt: skip
+
+DATA_FILE = "data.json"
+FROM_FOLDERS = ("cifar10", "arrays")  # the values of data.source that read data.root
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,18 @@ class Recorded:
     Attributes:
         settings: of config.yaml, with dotted keys; a setting that is younger than the file has its default.
         precision: bf16 or fp32; None if nothing in the folder says.
+        root: where the data lay.
+        data_hash: of the data; None if nothing in the folder says.
     """
 
     settings: dict[str, Any]
     precision: str | None
+    root: str
+    data_hash: str | None
+
+    def lies_at(self, data: DataConfig) -> bool:
+        """Whether the run found its data where `data` would look for it."""
+        return data.source not in FROM_FOLDERS or self.root == place(data.root)
 
 
 def read_recorded(folder: Path) -> Recorded | None:
@@ -54,17 +66,26 @@ def read_recorded(folder: Path) -> Recorded | None:
     if not isinstance(plain, dict) or not plain:
         raise _damaged(path, "it is empty")
     settings = with_defaults(flatten(without_retired({str(key): value for key, value in plain.items()})))
-    result = read_json(folder / "result.json") or {}
+    result, data = read_json(folder / "result.json") or {}, read_json(folder / DATA_FILE) or {}
     # The config.yaml of older runs says auto where the machine decided; their result.json says what it became.
     known = settings["precision"] != "auto"
-    return Recorded(settings, settings["precision"] if known else result.get("precision"))
+    return Recorded(
+        settings,
+        precision=settings["precision"] if known else result.get("precision"),
+        root=data.get("root", place(settings["data.root"])),
+        data_hash=data.get("sha256", result.get("data_hash")),
+    )
 
 
-def differences(folder: Path, config: Config, precision: str | None = None) -> dict[str, str]:
+def differences(
+    folder: Path, config: Config, precision: str | None = None, data_hash: str | None = None
+) -> dict[str, str]:
     """Settings in which the run of a folder, if there is one, and a configuration differ: key -> "old -> new".
 
     Args:
         precision: what config.precision is on this machine; None: compare it only if it is not auto.
+        data_hash: of the data that `config` names; None: it has not been read, and is another one only if the run's
+            lay elsewhere and has no hash to compare.
 
     Raises:
         RunFolderError: see `read_recorded`.
@@ -81,7 +102,30 @@ def differences(folder: Path, config: Config, precision: str | None = None) -> d
     asked = precision or (None if config.precision == "auto" else config.precision)
     if asked and recorded.precision and asked != recorded.precision:
         changed["precision"] = f"{recorded.precision} -> {asked}"
-    return changed
+    return changed | _other_data(recorded, config.data, data_hash)
+
+
+def _other_data(recorded: Recorded, data: DataConfig, found: str | None) -> dict[str, str]:
+    if recorded.data_hash is not None and found is not None:
+        if recorded.data_hash == found:
+            return {}
+        old, new = (sha256[:12] for sha256 in (recorded.data_hash, found))
+        if data.source in FROM_FOLDERS:
+            old, new = f"{old} in {recorded.root}", f"{new} in {place(data.root)}"
+        return {"data": f"{old} -> {new}"}
+    if recorded.data_hash is not None or recorded.lies_at(data):
+        return {}
+    return {"data.root": f"{recorded.root} -> {place(data.root)}"}
+
+
+def describe_data(data: DataConfig, data_hash: str) -> bytes:
+    """The content of data.json: where the data lies, and its hash."""
+    return (json.dumps({"root": place(data.root), "sha256": data_hash}, indent=2) + "\n").encode()
+
+
+def place(root: str) -> str:
+    """A folder by its absolute path, so that it is the same from everywhere."""
+    return os.path.abspath(os.path.expanduser(root))
 
 
 def in_words(different: dict[str, str]) -> str:
@@ -91,7 +135,7 @@ def in_words(different: dict[str, str]) -> str:
 
 def free_to_change(key: str) -> bool:
     """Whether a setting, by its dotted key, may differ between two starts of one run."""
-    return key.partition(".")[0] in FREE_TO_CHANGE
+    return key in FREE_TO_CHANGE or key.partition(".")[0] in FREE_TO_CHANGE
 
 
 def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:

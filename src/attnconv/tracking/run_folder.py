@@ -1,6 +1,7 @@
 """The run folder: the one source of every number; dashboards are views of it.
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
+    data.json        where the data lay, and its hash
     config.yaml      the frozen configuration, with the arithmetic that precision=auto became
     metrics.jsonl    a line per epoch; nothing in it depends on the clock: on a CPU, equal runs have equal bytes
     timing.jsonl     a line per epoch: seconds on the clock, and on the CPU, those of all threads and processes
@@ -32,7 +33,7 @@ from omegaconf import OmegaConf
 from attnconv.config import Config, to_plain
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.files import forget_unfinished, write_whole
-from attnconv.tracking.identity import differences, in_words, read_json
+from attnconv.tracking.identity import DATA_FILE, describe_data, differences, in_words, read_json, read_recorded
 
 # Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
 # maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
@@ -63,7 +64,9 @@ class RunFolder:
 
     def __init__(self, config: Config):
         self.config = config
-        self.precision: str | None = None  # what config.precision is on this machine, once that is known
+        # What config.precision is on this machine, and the hash of what lies in data.root, once they are known.
+        self.precision: str | None = None
+        self.data_hash: str | None = None
         self.path = run_folder_path(config)
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
@@ -77,6 +80,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: the run is finished, the folder holds another configuration, or it is not writable.
+                Of a finished run whose data lay elsewhere, nothing before `data_hash` is known.
         """
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
@@ -84,10 +88,10 @@ class RunFolder:
         result = read_json(self.path / "result.json")
         done = result is not None and result["status"] == "done"
         # What is finished takes part in no arithmetic any more: auto asks for the run, whatever it became.
-        different = differences(self.path, self.config, None if done else self.precision)
+        different = differences(self.path, self.config, None if done else self.precision, self.data_hash)
         if different:
             raise RunFolderError(_refusal(self.path, different, done))
-        if result is not None and done:
+        if result is not None and done and (self.data_hash is not None or self._knows_data()):
             raise AlreadyDone(
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"
@@ -96,6 +100,11 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds a run of an older version, which cannot go on; choose another name=, or delete it"
             )
+
+    def _knows_data(self) -> bool:
+        """Whether the run's data lay where this one's does, so that it need not be read to be known."""
+        recorded = read_recorded(self.path)
+        return recorded is None or recorded.lies_at(self.config.data)
 
     def open(self) -> None:
         """Make the folder, take it for this process alone, and write config.yaml.
@@ -112,6 +121,8 @@ class RunFolder:
             forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
             frozen = replace(self.config, precision=self.precision or self.config.precision)
+            if self.data_hash is not None:
+                write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash))
             write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
             (self.path / "result.json").unlink(missing_ok=True)  # it tells of an earlier sitting, not of this one
         except Timeout as error:
