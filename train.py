@@ -1,8 +1,10 @@
 """Train one network into one run folder: `python train.py --help`."""
 
+import os
 import sys
 
 import hydra
+from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
 from attnconv.command import check_trial, sweeper_optimizes, train_arguments
@@ -16,6 +18,7 @@ register_schema()
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(composed: DictConfig) -> float | None:
     """Train a run, or a cell of a sweep; return validation accuracy to a sweeper that optimizes."""
+    os.chdir(get_original_cwd())  # whatever hydra.job.chdir says: every path is relative to the folder of the command
     if not in_sweep():
         with one_line_errors(valid_keys()):  # here, because Hydra would print a line of its own before ours
             train(composed)

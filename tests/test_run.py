@@ -140,10 +140,14 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
 def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monkeypatch):
     monkeypatch.setattr(sitting_module, "evaluate", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(tiny())
+        run(tiny("checkpoint_steps=1"))
     assert json.loads(read(tiny(), "result.json"))["reason"] == "ZeroDivisionError: division by zero"
-    with pytest.raises(RunFolderError, match=r"recipe\.lr: 0\.015 -> 0\.5"):
+    with pytest.raises(RunFolderError) as refused:
         run(tiny("recipe.lr=0.5"))
+    assert str(refused.value) == (
+        f"{run_folder_path(tiny())} holds an unfinished run of another configuration (recipe.lr: 0.015 -> 0.5); "
+        "choose another name=, such as name='NAME_${recipe.lr}', or delete the folder"
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny):

@@ -2,23 +2,28 @@
 
 import json
 import os
+import re
 import runpy
+import shlex
 import shutil
 
 import pytest
 import torch
 import yaml
+from hydra.core.singleton import Singleton
 
 from attnconv.config import DataConfig, to_plain
 from attnconv.data.sources import _hash_of_files, data_hash, load_source
-from attnconv.errors import AlreadyDone, DataError, RunFolderError, SweepIncomplete
+from attnconv.errors import AlreadyDone, DataError, Diverged, RunFolderError, SweepIncomplete
 from attnconv.run import run
 from attnconv.study.collect import gather
 from attnconv.sweep import Cell, run_cells
 from attnconv.tracking.run_folder import run_folder_path
 from attnconv.trained import load_trained
 from attnconv.training import loop, precision
-from conftest import REPOSITORY, write_arrays
+from conftest import REPOSITORY, TINY_SCALE, write_arrays
+
+README = (REPOSITORY / "README.md").read_text()
 
 
 @pytest.fixture
@@ -281,3 +286,104 @@ def test_a_trained_network_is_not_shown_other_data(tiny, arrays, copy, other):
     with pytest.raises(RunFolderError) as refused:
         load_trained(folder, root=str(other))
     assert str(refused.value) == f"{folder} was trained on other data (data: {hashes(arrays, other)})"
+
+
+def files_in(folder):
+    """Every file of a run folder that no clock writes."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in CLOCKS and "checkpoints" not in name}
+
+
+CLOCKS = ("timing.jsonl", "result.json")
+
+
+def test_a_failure_before_any_checkpoint_gives_way_to_the_corrected_command(tiny, capsys):
+    wrong = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=1e30", "precision=fp32")
+    right = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=0.01", "precision=fp32")
+    with pytest.raises(Diverged, match=r"lower recipe\.lr=1e\+30$"):
+        run(wrong)
+    folder = run_folder_path(wrong)
+    for stale in ("heads.png", "probe.json", ".wandb-id"):
+        (folder / stale).write_text("of the failed run")
+    (folder / "timing.jsonl").write_text('{"epoch": 1}\n')
+    assert run(right)["status"] == "done"
+    assert f"{folder}: starting afresh; the run there ended before its first checkpoint (recipe.lr: 1e+30 -> 0.01)" in (
+        capsys.readouterr().out.splitlines()
+    )
+    assert len((folder / "timing.jsonl").read_text().splitlines()) == 2
+    assert not (folder / "probe.json").exists()
+    found = files_in(folder)
+    shutil.rmtree(folder)
+    run(right)
+    assert found == files_in(folder), "nothing is left of the other run"
+
+
+def test_what_has_a_checkpoint_or_was_killed_does_not_give_way(tiny, interrupted):
+    for epoch, kept in ((2, "a checkpoint"), (1, "no result.json")):
+        folder = interrupted(tiny(f"seed={epoch}"), epoch)
+        if kept == "no result.json":
+            (folder / "result.json").unlink()
+        with pytest.raises(RunFolderError, match="holds an unfinished run of another configuration"):
+            run(tiny(f"seed={epoch}", "recipe.lr=0.01"))
+    interrupted(tiny("name=early"), 1)
+    assert run(tiny("name=early", "recipe.lr=0.01"))["status"] == "done"
+
+
+def test_a_sweep_runs_the_corrected_cell(tiny, tmp_path, interrupted):
+    folder = interrupted(tiny("epochs=1"), 1)
+    failed = json.loads((folder / "result.json").read_text()) | {"status": "failed"}
+    (folder / "result.json").write_text(json.dumps(failed))
+    with pytest.raises(SweepIncomplete):
+        start_sweep(tmp_path, tiny("epochs=1"))
+    assert start_sweep(tmp_path, tiny("epochs=1", "recipe.lr=0.01")) == [0]
+
+
+@pytest.fixture
+def command(tmp_path, arrays, monkeypatch, capsys):
+    """A function: overrides -> exit code, output and errors of train.py, in this process and in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    state = Singleton.get_state()
+
+    def type_in(*overrides):
+        fixed = ["data=arrays", "data.root=arrays", "logger=none", "device=cpu", "recipe.batch_size=16", "epochs=1"]
+        monkeypatch.setattr("sys.argv", ["train.py", *overrides, *TINY_SCALE, *fixed])
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+        except SystemExit as left:
+            code = left.code
+        Singleton.set_state(state)
+        return code, *capsys.readouterr()
+
+    return type_in
+
+
+def test_hydra_changes_no_folder(command, tmp_path):
+    moved = ["hydra.job.chdir=true", "data.root=../" + tmp_path.name + "/arrays"]
+    assert command("-m", "seed=0,1", *moved)[0] == 0
+    assert (tmp_path / "outputs/default/sa_quadratic/mini-modern/frac1/seed1/result.json").exists()
+    code, shown, _ = command("-m", "seed=0,1", *moved)
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 2 cells: 2 skipped")
+    code, _, errors = command("hydra.job.chdir=true", "hydra.run.dir=elsewhere")
+    assert (code, "seed0 is finished already" in errors) == (2, True)
+    assert gather(tmp_path / "outputs", tmp_path / "results").added
+    code, shown, _ = command("-m", "seed=0", "collected=results", "output=new", *moved)
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 1 cells: 1 skipped")
+
+
+def test_a_sweep_over_a_hyperparameter_works_as_readme_says(command, tmp_path):
+    (example,) = re.findall(r"^python train\.py (-m .*\$\{recipe\.lr\}.*)$", README, flags=re.MULTILINE)
+    code, shown, _ = command(*shlex.split(example))
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 3 cells: 3 done")
+    rates = sorted(float(config_of(path.parent)["recipe"]["lr"]) for path in tmp_path.glob("outputs/**/result.json"))
+    assert rates == [0.005, 0.015, 0.045]
+
+
+def test_a_hyperparameter_that_the_path_does_not_show_has_a_name_suggested(command):
+    assert command()[0] == 0
+    hint = "name='NAME_${recipe.lr}'"
+    code, _, errors = command("recipe.lr=0.5")
+    assert (code, f"choose another name=, such as {hint}, or delete the folder" in errors) == (2, True)
+    code, _, errors = command("-m", "recipe.lr=0.5,0.6", "seed=1")
+    assert (code, f"they differ in recipe.lr, which the folder does not show; say {hint}" in errors) == (2, True)
+    assert command("recipe.lr=0.5", *shlex.split(hint))[0] == 0

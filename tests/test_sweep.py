@@ -135,7 +135,9 @@ def test_a_damaged_folder_is_named_and_left_alone(sweep, tiny, capsys):
 
 def test_a_folder_of_another_configuration_stops_the_sweep_before_it_begins(sweep):
     sweep(0)
-    with pytest.raises(RunFolderError, match=r"holds a run of another configuration \(recipe\.lr: 0\.015 -> 0\.5\)"):
+    with pytest.raises(
+        RunFolderError, match=r"holds a finished run of another configuration \(recipe\.lr: 0\.015 -> 0\.5\)"
+    ):
         sweep(1, 0, overrides=["recipe.lr=0.5"])
     assert sweep.ran == []
 

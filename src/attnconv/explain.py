@@ -22,10 +22,11 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
     if isinstance(error, NotFinite):
         steps = math.ceil(images / config.recipe.batch_size)
         epoch, batch = divmod(error.step, steps)
+        good = newest(folder.checkpoints)
+        go_on = f" under another name=. The last good checkpoint: {good}" if good else ""
         return Diverged(
             f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "
-            f"finite; lower recipe.lr={config.recipe.lr:g} under another name=. "
-            f"The last good checkpoint: {newest(folder.checkpoints) or 'none'}"
+            f"finite; lower recipe.lr={config.recipe.lr:g}{go_on}"
         )
     if is_out_of_memory(error):
         setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"

@@ -16,8 +16,8 @@ from typing import Any
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
 from attnconv.files import write_whole
-from attnconv.tracking.identity import differences, in_words, read_recorded
-from attnconv.tracking.run_folder import run_folder_path, run_name
+from attnconv.tracking.identity import differences, name_hint, read_recorded, refusal
+from attnconv.tracking.run_folder import is_empty_failure, run_folder_path, run_name
 from attnconv.tracking.states import CELLS_FILE, collected_folder, look
 
 # Runs cells, given their overrides; for each, why it failed, or None.
@@ -43,6 +43,11 @@ class Cell:
         from attnconv.data.sources import data_hash  # imports torch
 
         return differences(folder, self.config, data_hash=data_hash(self.config.data))
+
+    @cached_property
+    def different(self) -> dict[str, str]:
+        """In what the run that its own folder holds is another one."""
+        return self.differences(self.folder)
 
     @cached_property
     def collected(self) -> Path | None:
@@ -137,14 +142,11 @@ def check_cells(cells: list[Cell]) -> None:
             raise ConfigError(f"two cells have the folder {cell.folder}: {_difference(other, cell)}")
         if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
             raise ConfigError(f"collected={cell.config.collected} is no folder")
-        if look(cell.folder).status == "damaged":
+        status = look(cell.folder).status
+        if status == "damaged":
             continue  # which the summary will say; the others can be run
-        different = cell.differences(cell.folder)
-        if different:
-            raise RunFolderError(
-                f"{cell.folder} holds a run of another configuration ({in_words(different)}); "
-                "choose another name=, or delete the folder"
-            )
+        if cell.different and not is_empty_failure(cell.folder):
+            raise RunFolderError(refusal(cell.folder, cell.different, cell.config, status == "done"))
 
 
 def check_precision(cells: list[Cell]) -> None:
@@ -158,7 +160,7 @@ def check_precision(cells: list[Cell]) -> None:
     for cell in cells:
         folder = cell.collected or cell.folder
         recorded = read_recorded(folder) if cell.config.precision == "auto" else None
-        if recorded is None or recorded.precision is None:
+        if recorded is None or recorded.precision is None or is_empty_failure(folder):
             continue
         here = precision_here(cell.config.device)
         if recorded.precision != here:
@@ -189,7 +191,7 @@ def _seen_to(cell: Cell) -> Outcome | None:
         return Outcome(cell, "skipped", f"done before, {_accuracy(state.result)}")
     if state.status == "running":
         return Outcome(cell, "running", f"{state.detail} is at work in it")
-    if state.status == "failed" and not cell.config.retry_failed:
+    if state.status == "failed" and not cell.config.retry_failed and not cell.different:
         return Outcome(cell, "failed", f"before, and not tried again: {state.detail}")
     if state.status == "damaged":
         return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it afresh")
@@ -228,8 +230,8 @@ def _difference(one: Cell, other: Cell) -> str:
     keys = [key for key in first if first[key] != second.get(key)]
     if not keys:
         return "it is the same run twice"
-    example = keys[0]
-    return f"they differ in {', '.join(keys)}, which the folder does not show; say name='NAME_${{{example}}}'"
+    hint = name_hint(keys, one.config) or "another name= for each"
+    return f"they differ in {', '.join(keys)}, which the folder does not show; say {hint}"
 
 
 def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -> None:

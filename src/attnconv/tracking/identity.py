@@ -6,6 +6,7 @@ compared is what auto became, where that is known. Data is the same if its hash 
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,32 @@ def place(root: str) -> str:
 def in_words(different: dict[str, str]) -> str:
     """Differences on one line."""
     return "; ".join(f"{key}: {change}" for key, change in different.items())
+
+
+def name_hint(keys: Iterable[str], config: Config) -> str:
+    """What to type so that runs that differ in `keys` have names of their own: "name='NAME_${recipe.lr}'".
+
+    Empty if no key has a value that a name can hold. The quotes keep a shell from replacing what Hydra is to replace.
+    """
+    values = flatten(to_plain(config))
+    # What the model takes from a scale or a recipe is best named there.
+    for key in sorted(keys, key=lambda key: key.startswith("model.")):
+        value = values.get(key)
+        if isinstance(value, bool | int | float | str) and value != "" and "/" not in str(value):
+            return f"name='NAME_${{{key}}}'"
+    return ""
+
+
+def refusal(folder: Path, different: dict[str, str], config: Config, done: bool) -> str:
+    """Why a folder is refused that holds another run, finished or not, and what to type instead."""
+    if different.keys() == {"precision"} and not done:
+        began, here = different["precision"].split(" -> ")
+        return f"{folder} began in {began} and would go on in {here}: add precision={began}, or choose another name="
+    kind, hint = "a finished" if done else "an unfinished", name_hint(different, config)
+    return (
+        f"{folder} holds {kind} run of another configuration ({in_words(different)}); "
+        f"choose another name={hint and ', such as '}{hint}, or delete the folder"
+    )
 
 
 def free_to_change(key: str) -> bool:

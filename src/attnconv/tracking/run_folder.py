@@ -21,6 +21,7 @@ outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
 import io
 import json
 import os
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,15 @@ from omegaconf import OmegaConf
 from attnconv.config import Config, to_plain
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.files import forget_unfinished, write_whole
-from attnconv.tracking.identity import DATA_FILE, describe_data, differences, in_words, read_json, read_recorded
+from attnconv.tracking.identity import (
+    DATA_FILE,
+    describe_data,
+    differences,
+    in_words,
+    read_json,
+    read_recorded,
+    refusal,
+)
 
 # Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
 # maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
@@ -89,8 +98,8 @@ class RunFolder:
         done = result is not None and result["status"] == "done"
         # What is finished takes part in no arithmetic any more: auto asks for the run, whatever it became.
         different = differences(self.path, self.config, None if done else self.precision, self.data_hash)
-        if different:
-            raise RunFolderError(_refusal(self.path, different, done))
+        if different and not is_empty_failure(self.path):
+            raise RunFolderError(refusal(self.path, different, self.config, done))
         if result is not None and done and (self.data_hash is not None or self._knows_data()):
             raise AlreadyDone(
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
@@ -117,6 +126,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.check()  # another process may have begun or finished it since the last look
+            self._clear_failure()
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -133,6 +143,24 @@ class RunFolder:
             raise AtWork(f"{who} is at work in {self.path}; wait for it, or choose another name=") from error
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=") from error
+
+    def _clear_failure(self) -> None:
+        """Make room for this run where one of another configuration left nothing to go on from."""
+        different = differences(self.path, self.config, self.precision, self.data_hash)
+        if not different:
+            return
+        print(
+            f"{self.path}: starting afresh; the run there ended before its first checkpoint ({in_words(different)})",
+            flush=True,
+        )
+        # What says that there is nothing to keep goes last.
+        last = ("result.json", "config.yaml")
+        for path in sorted(self.path.iterdir(), key=lambda path: path.name in last):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+        self.checkpoints.mkdir()
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -179,16 +207,11 @@ class RunFolder:
         write_whole(self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
-def _refusal(path: Path, different: dict[str, str], done: bool) -> str:
-    """Why a folder with another run is refused, and what to type instead."""
-    if different.keys() == {"precision"} and not done:
-        began, here = different["precision"].split(" -> ")
-        return f"{path} began in {began} and would go on in {here}: add precision={began}, or choose another name="
-    kind = "a finished" if done else "an unfinished"
-    return (
-        f"{path} holds {kind} run of another configuration ({in_words(different)}); "
-        "choose another name=, or delete the folder"
-    )
+def is_empty_failure(folder: Path) -> bool:
+    """Whether a run ended in that folder before its first checkpoint, so that there is nothing to keep."""
+    result = read_json(folder / "result.json")
+    ended = result is not None and result["status"] in ("failed", "interrupted")
+    return ended and not any((folder / "checkpoints").glob("*.pt"))
 
 
 def _line(record: dict[str, Any]) -> str:
