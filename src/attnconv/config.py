@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.errors import ConfigError, nearest
+from attnconv.limits import LARGEST_SEED, check_folder_name, check_limits, check_model, check_place
 
 # Settings of older runs that are gone, with the value under which such a run is what the schema still describes.
 RETIRED = {"recipe.ema": None}
@@ -23,11 +24,16 @@ RETIRED = {"recipe.ema": None}
 # Here, because a process that a launcher starts imports this module, and composes before it calls anything in it.
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
+# Knobs that models take as arguments of the same name.
+SHARED = ("patch", "layers", "heads", "width", "hidden", "center_std", "dropout", "attention_dropout")
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def knob(default: Any, meaning: str, **limits: Any) -> Any:
-    """A setting. Limits: choices=(...), above=, at_least=, below=, at_most= (numbers)."""
+    """A setting. Limits: choices=(...); above=, at_least=, below=, at_most= (numbers, and each of a list of numbers);
+    folder=True (the name of one folder); path=True.
+    """
     metadata = {"meaning": meaning, **limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -36,18 +42,21 @@ def knob(default: Any, meaning: str, **limits: Any) -> Any:
 
 @dataclass
 class DataConfig:
-    name: str = knob(MISSING, "the data set's name: its file in configs/data/")
+    name: str = knob(MISSING, "the data set's name: its file in configs/data/", folder=True)
     source: str = knob(MISSING, "where images come from", choices=("cifar10", "arrays", "digits", "pairs"))
-    root: str = knob("", "folder of the arrays or of the original archive")
+    root: str = knob("", "folder of the arrays or of the original archive", path=True)
     fraction: float = knob(1.0, "share of the training images used, per class; subsets are nested", above=0, at_most=1)
     equal: str = knob("epochs", "what is equal at every fraction: epochs (one is a pass over the images used) or steps "
                       "(an epoch shows as many images as fraction=1 has, in several passes)",
                       choices=("epochs", "steps"))  # fmt: skip
-    subset_seed: int = knob(0, "which images a fraction holds; apart from the initialisation's seed", at_least=0)
+    subset_seed: int = knob(0, "which images a fraction holds; apart from the initialisation's seed", at_least=0,
+                           at_most=LARGEST_SEED)  # fmt: skip
     holdout: float = knob(0.0, "share of the training images kept for validation, per class", at_least=0, below=1)
-    mean: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
-    std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images")
-    crop_padding: int = knob(0, "random crops after padding each side by so many pixels", at_least=0)
+    mean: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images", at_least=0,
+                                    at_most=1)  # fmt: skip
+    std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images", above=0,
+                                   at_most=1)  # fmt: skip
+    crop_padding: int = knob(0, "random crops after padding each side by so many pixels", at_least=0, at_most=4096)
     padding_mode: str = knob("constant", "what those pixels are: constant (black); reflect (the image, mirrored)",
                              choices=("constant", "reflect"))  # fmt: skip
     flip: bool = knob(False, "random horizontal flips")
@@ -58,24 +67,24 @@ class DataConfig:
     clutter: int = knob(6, "of pairs: marks that mean nothing", at_least=0)
     train_images: int = knob(10_000, "of pairs: training images made", at_least=2)
     test_images: int = knob(2_000, "of pairs: test images made", at_least=2)
-    images_seed: int = knob(0, "of pairs: which images are made", at_least=0)
+    images_seed: int = knob(0, "of pairs: which images are made", at_least=0, at_most=LARGEST_SEED)
 
 
 @dataclass
 class ScaleConfig:
-    name: str = knob(MISSING, "the scale's name: its file in configs/scale/")
-    layers: int = knob(6, "mixing layers", at_least=1)
-    heads: int = knob(9, "attention heads per layer", at_least=1)
+    name: str = knob(MISSING, "the scale's name: its file in configs/scale/", folder=True)
+    layers: int = knob(6, "mixing layers", at_least=1, at_most=10_000)
+    heads: int = knob(9, "attention heads per layer", at_least=1, at_most=10_000)
     width: int = knob(400, "channels of a position", at_least=1)
     hidden: int = knob(512, "channels inside the feed-forward network", at_least=1)
     patch: int = knob(2, "side of the square of pixels that becomes one position, in pixels", at_least=1)
-    center_std: float = knob(2.0, "std of the initial centers of Gaussian heads, in positions", above=0)
+    center_std: float = knob(2.0, "std of the initial centers of Gaussian heads, in positions", above=0, at_most=10_000)
     cnn_width: int = knob(64, "channels of the first stage of a ResNet", at_least=1)
 
 
 @dataclass
 class RecipeConfig:
-    name: str = knob(MISSING, "the recipe's name: its file in configs/recipe/")
+    name: str = knob(MISSING, "the recipe's name: its file in configs/recipe/", folder=True)
     optimizer: str = knob("sgd", "sgd; adamw; muon: Muon on the layers' matrices, AdamW on the rest",
                           choices=("sgd", "adamw", "muon"))  # fmt: skip
     batch_size: int = knob(100, "images per step", at_least=1)
@@ -86,16 +95,16 @@ class RecipeConfig:
     )
     momentum: float = knob(0.9, "of sgd and muon", at_least=0, below=1)
     weight_decay: float = knob(1e-4, "as the optimiser defines it: added to the gradient (sgd) or decoupled",
-                               at_least=0)  # fmt: skip
+                               at_least=0, at_most=1000)  # fmt: skip
     schedule: str = knob("cosine", "how the learning rate falls", choices=("cosine", "linear", "step"))
     warmup: float = knob(0.05, "share of training in which the learning rate rises from 0; not for step",
                          at_least=0, below=1)  # fmt: skip
     lr_changes: str = knob("step", "when the learning rate changes", choices=("step", "epoch"))
-    milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls")
+    milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls", at_least=1)
     decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
     sizes: list[float] = knob([], "share of their height that training images have, one for each of so many equal "
-                              "parts of training; []: as they are")  # fmt: skip
+                              "parts of training; []: as they are", above=0, at_most=16)  # fmt: skip
     cropped_from: float | None = knob(None, "sizes of at least so much are random crops of the images, smaller ones "
                                       "the images scaled; null: all are scaled", above=0, at_most=1)  # fmt: skip
     whitening: bool = knob(False, "whether the stem starts by whitening the patches of the training images")
@@ -106,7 +115,7 @@ class RecipeConfig:
 @dataclass
 class LoggerConfig:
     name: str = knob(MISSING, "the dashboard's name: its file in configs/logger/", choices=("wandb", "trackio", "none"))
-    project: str = knob("attnconv", "the dashboard's project")
+    project: str = knob("attnconv", "the dashboard's project", folder=True)
     pictures_every: int = knob(10, "epochs between pictures of the heads", at_least=1)
 
 
@@ -117,12 +126,12 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    name: str = knob("default", "the study that the run belongs to: first part of the run folder")
-    seed: int = knob(0, "of initialisation, data order, augmentation and dropout", at_least=0)
+    name: str = knob("default", "the study that the run belongs to: first part of the run folder", folder=True)
+    seed: int = knob(0, "of initialisation, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED)
     match: str | None = knob(None, "scale the model's width until it costs what match_model does; null: leave it",
                              choices=("parameters", "flops"))  # fmt: skip
     match_model: str = knob("sa_quadratic", "with match: the model whose cost is the budget, at the same scale")
-    epochs: int = knob(300, "passes over the training images", at_least=1)
+    epochs: int = knob(300, "passes over the training images", at_least=1, at_most=1_000_000)
     device: str = knob("auto", "auto (cuda if there is one), cpu, cuda, cuda:N, mps")
     precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
                           choices=("auto", "fp32", "bf16"))  # fmt: skip
@@ -134,8 +143,9 @@ class Config:
         "with data.flip: evaluate mirror images, too, in twice the time: acc_mirrored is of mean logits (mirror TTA)",
     )
     eval_batch_size: int = knob(250, "images per step of an evaluation", at_least=1)
-    output: str = knob("outputs", "where run folders go")
-    collected: str | None = knob(None, "in a sweep: a folder that scripts/collect.py wrote; its runs are not run again")
+    output: str = knob("outputs", "where run folders go", path=True)
+    collected: str | None = knob(None, "in a sweep: a folder that scripts/collect.py wrote; its runs are not run again",
+                                path=True)  # fmt: skip
     retry_failed: bool = knob(False, "in a sweep: whether cells that failed before are run again")
     checkpoint_minutes: float = knob(
         10.0, "at most so long between checkpoints; there is one after every epoch", above=0
@@ -166,7 +176,16 @@ def freeze(composed: DictConfig) -> Config:
     config.output, config.data.root = map(os.path.expanduser, (config.output, config.data.root))
     if config.collected is not None:
         config.collected = os.path.expanduser(config.collected)
+    _check_model(config)
+    check_place(config.output, [config.name, str(config.model["name"]), f"{config.scale.name}-{config.recipe.name}"])
     return config
+
+
+def _check_model(config: Config) -> None:
+    """Raise ConfigError for a model without a name, or with numbers that no model can have."""
+    check_folder_name("model.name", str(config.model.get("name") or ""))
+    shared = {knob_field.name: knob_field.metadata for knob_field in (*fields(RecipeConfig), *fields(ScaleConfig))}
+    check_model(config.model, {name: shared[name] for name in SHARED})
 
 
 def _refuse_additions(node: DictConfig, schema: type, prefix: str = "") -> None:
@@ -270,31 +289,3 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.")
     return flat
-
-
-def check_limits(config: Any, prefix: str = "") -> None:
-    """Check every value against the limits that its knob states.
-
-    Raises:
-        ConfigError: naming the key, the value and the limit.
-    """
-    for knob_field in fields(config):
-        key, value = prefix + knob_field.name, getattr(config, knob_field.name)
-        if is_dataclass(value):
-            check_limits(value, f"{key}.")
-        elif value is not None:
-            _check_value(key, value, knob_field.metadata)
-
-
-def _check_value(key: str, value: Any, limits: Any) -> None:
-    if "choices" in limits and value not in limits["choices"]:
-        valid = limits["choices"]
-        raise ConfigError(f"{key}={value} is not one of {', '.join(valid)}{nearest(value, valid)}")
-    for word, holds in (
-        ("above", lambda bound: value > bound),
-        ("at_least", lambda bound: value >= bound),
-        ("below", lambda bound: value < bound),
-        ("at_most", lambda bound: value <= bound),
-    ):
-        if word in limits and not holds(limits[word]):
-            raise ConfigError(f"{key} must be {word.replace('_', ' ')} {limits[word]}, not {value}")

@@ -102,7 +102,7 @@ def test_training_images_are_as_they_are_or_scaled_or_cropped():
     [
         ("[0.75,1]", "sa_quadratic", r"recipe\.sizes=\[0\.75, 1\.0\]: at 0\.75 images of 6x6 pixels do not divide"),
         ("[0.5,1]", "mlp_mixer", r"recipe\.sizes=.*: at 0\.5 "),
-        ("[0,1]", "sa_quadratic", r"recipe\.sizes=.*: images of 0 pixels height are none"),
+        ("[0.01,1]", "sa_quadratic", r"recipe\.sizes=.*: images of 0 pixels height are none"),
         (
             "[1.5] recipe.cropped_from=1",
             "sa_quadratic",

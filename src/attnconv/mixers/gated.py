@@ -49,7 +49,7 @@ class GatedAttention(nn.Module):
         # The parts only average; one projection serves the mixture.
         self.content.value, self.position.value = nn.Identity(), nn.Identity()
         self.value = nn.Linear(heads * width, width)
-        self.gates = nn.Parameter(torch.full((heads,), gate))
+        self.gates = nn.Parameter(torch.full((heads,), float(gate)))
         with torch.no_grad():
             self.encoding.centers.copy_(square_of_shifts(heads))
             self.encoding.spreads.fill_(math.sqrt(2 * alpha))

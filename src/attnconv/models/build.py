@@ -1,13 +1,17 @@
 """From the free-form `model` node to a network, with errors that name the key."""
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from torch import nn
 
 from attnconv.errors import ConfigError, nearest
+
+IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
 def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -25,8 +29,10 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
     _check_arguments(arguments, "model")
     try:
         return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
-    except (ValueError, TypeError, RuntimeError, HydraException) as error:
-        raise ConfigError(f"model={node.get('name', '?')}: {error}") from error
+    # What a constructor raises for arguments that it cannot take is its own affair.
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, HydraException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"model={node.get('name', '?')}: {reason}") from error
 
 
 def _check_arguments(node: dict[str, Any], path: str) -> None:
@@ -38,11 +44,30 @@ def _check_arguments(node: dict[str, Any], path: str) -> None:
         raise ConfigError(f"{path} has no _target_: the class to build")
     try:
         target = get_object(node["_target_"])
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported: {error}") from error
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for key in node:
-        if key not in parameters and key not in ("_target_", "_partial_"):
+    for key in node.keys() - {"_target_", "_partial_"}:
+        if key not in parameters:
             raise ConfigError(f"{path}.{key}: {node['_target_']} takes no such argument{nearest(key, parameters)}")
+        _check_type(f"{path}.{key}", node[key], parameters[key].annotation)
+
+
+def _check_type(key: str, value: Any, annotation: Any) -> None:
+    """Raise ConfigError for a value that is not of a plain type with which the target's argument is annotated."""
+    if get_origin(annotation) is Sequence:
+        if not isinstance(value, list):
+            raise ConfigError(f"{key} must be a list, not {value!r}")
+        for element in value:
+            _check_type(key, element, get_args(annotation)[0])
+        return
+    wanted = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
+    if value is None and len(wanted) < len(get_args(annotation)):
+        return
+    if len(wanted) != 1 or wanted[0] not in IN_WORDS:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number if wanted[0] is float else type(value) is wanted[0]):
+        raise ConfigError(f"{key} must be {IN_WORDS[wanted[0]]}, not {value!r}")

@@ -1,0 +1,160 @@
+"""What a value of the configuration may be: numbers within their limits, names that are one folder, paths that exist.
+
+Imports no torch, so that a wrong value is refused at once.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from attnconv.errors import ConfigError, nearest
+
+LARGEST_COUNT = 2**31 - 1  # of whole numbers without a limit of their own
+LARGEST_SEED = 2**63 - 1  # PyTorch and NumPy take 64 bits, one of them the sign
+LARGEST_FLOAT = 1e30  # products of two settings still fit in float32
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on every common file system
+FILES = 128  # bytes of a path that fraction, seed and the files of a run folder need
+
+# Of the arguments of models and mixers that no knob of the schema names.
+MODEL_LIMITS: dict[str, dict[str, Any]] = {
+    "seed": {"at_least": 0, "at_most": LARGEST_SEED},
+    "kernel_size": {"at_least": 1, "at_most": 4095},
+    "count": {"at_least": 1},
+    "density": {"above": 0, "at_most": 1},
+    "alpha": {"above": 0},
+    "base": {"above": 0},
+    "spread_std": {"at_least": 0},
+    "group_width": {"at_least": 1},
+    "reduction": {"at_least": 1},
+    "squeeze_reduction": {"at_least": 1},
+    "blocks": {"at_least": 1, "at_most": 10_000},
+    "nonlocal_after": {"at_least": 1},
+}
+
+
+def check_limits(config: Any, prefix: str = "") -> None:
+    """Check every value against the limits that its knob states.
+
+    Raises:
+        ConfigError: naming the key, the value and the limit.
+    """
+    for knob_field in fields(config):
+        key, value = prefix + knob_field.name, getattr(config, knob_field.name)
+        if is_dataclass(value):
+            check_limits(value, f"{key}.")
+        elif value is not None:
+            _check_value(key, value, knob_field.metadata)
+
+
+def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "model.") -> None:
+    """Check the numbers and the name inside a free-form `model` node.
+
+    Args:
+        node: the node, resolved.
+        knobs: limits by the last part of the key, of knobs that models take under the same name.
+
+    Raises:
+        ConfigError: naming the key, the value and the limit.
+    """
+    limits = {**MODEL_LIMITS, **knobs}
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            check_model(value, knobs, f"{key}.")
+            continue
+        for number in value if isinstance(value, list) else [value]:
+            known = name in limits and number is not None
+            if known and (isinstance(number, bool) or not isinstance(number, int | float)):
+                raise ConfigError(f"{key} must be a number, not {number!r}")
+            _check_value(key, number, limits.get(name, {}))
+
+
+def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if isinstance(value, list):
+        for element in value:
+            _check_value(key, element, limits)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _check_number(key, value, limits)
+    elif "choices" in limits and value not in limits["choices"]:
+        valid = limits["choices"]
+        raise ConfigError(f"{key}={value} is not one of {', '.join(valid)}{nearest(value, valid)}")
+    elif limits.get("folder"):
+        check_folder_name(key, value)
+    elif limits.get("path") and value:
+        _check_path(key, value)
+
+
+def _check_number(key: str, value: float, limits: Mapping[str, Any]) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, not {value}")
+    largest = LARGEST_COUNT if isinstance(value, int) else LARGEST_FLOAT
+    bounds = {"at_least": -largest, "at_most": largest} | {
+        word: limits[word] for word in ("above", "at_least", "below", "at_most") if word in limits
+    }
+    for word, bound in bounds.items():
+        if not _HOLDS[word](value, bound):
+            raise ConfigError(f"{key} must be {word.replace('_', ' ')} {bound}, not {value}")
+
+
+_HOLDS: dict[str, Any] = {
+    "above": lambda value, bound: value > bound,
+    "at_least": lambda value, bound: value >= bound,
+    "below": lambda value, bound: value < bound,
+    "at_most": lambda value, bound: value <= bound,
+}
+
+
+def check_folder_name(key: str, name: str) -> None:
+    """Check that a name is the name of one folder, so that nothing is written outside the folder that holds it.
+
+    Raises:
+        ConfigError: it is empty, a path, hidden, or not a name for every file system.
+    """
+    if not name:
+        raise ConfigError(f"{key} is empty: it names a folder (an unset shell variable?)")
+    if "/" in name or "\\" in name:
+        raise ConfigError(f"{key}={name!r} is a path, and it names one folder: leave out / and \\; output= is a path")
+    if name.startswith("."):
+        raise ConfigError(f"{key}={name!r} names a folder, and must not start with a dot")
+    _check_text(key, name)
+    _check_length(key, name)
+
+
+def _check_path(key: str, path: str) -> None:
+    _check_text(key, path)
+    for part in path.split("/"):
+        _check_length(key, part)
+
+
+def _check_text(key: str, text: str) -> None:
+    """Raise ConfigError for text that a file system, a terminal or a YAML file would not give back as it was."""
+    if text != text.strip():
+        raise ConfigError(f"{key}={text!r} starts or ends with a space")
+    if not text.isprintable():
+        raise ConfigError(f"{key}={text!r} has characters that cannot be printed")
+
+
+def _check_length(key: str, part: str) -> None:
+    length = len(part.encode())
+    if length > LONGEST_NAME:
+        raise ConfigError(f"{key} has a name of {length} bytes; file systems take at most {LONGEST_NAME}")
+
+
+def check_place(output: str, names: list[str]) -> None:
+    """Check that a run folder has a place: `output` is given, and its path is not too long.
+
+    Args:
+        names: of the folders below `output`, but for those of the fraction and the seed.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if not output:
+        raise ConfigError("output is empty: it is the folder where run folders go (an unset shell variable?)")
+    for name in names:
+        _check_length("the run folder", name)
+    length = len(os.fsencode(os.path.abspath(os.path.join(output, *names)))) + FILES
+    if length > LONGEST_PATH:
+        raise ConfigError(f"output leads to paths of {length} bytes; file systems take at most {LONGEST_PATH}")
