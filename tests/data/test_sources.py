@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -129,6 +130,25 @@ def test_dataset_splits_normalise_by_what_is_in_use(tmp_path):
     batch = torch.cat([images for images, _ in data.train.batches(7)])
     torch.testing.assert_close(batch.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(batch.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mean_and_std_of_own_images_are_those_of_numpy_without_its_memory(tmp_path, channels):
+    images = np.random.default_rng(0).integers(0, 256, (3000, 16, 16, channels)).astype(np.uint8)
+    images[:, :8] //= 2
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}_images.npy", images)
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(3000) % 4)
+    train = load_dataset(config(tmp_path), CPU).train
+    assert np.array_equal(train.mean.numpy(), (images.mean((0, 1, 2)) / 255).astype(np.float32))
+    assert np.array_equal(train.std.numpy(), (images.std((0, 1, 2)) / 255).astype(np.float32))
+
+    from attnconv.data.dataset import _moments
+
+    tracemalloc.start()
+    _moments(images)
+    assert tracemalloc.get_traced_memory()[1] < 4 * images.nbytes
+    tracemalloc.stop()
 
 
 @pytest.mark.cifar

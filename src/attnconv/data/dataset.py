@@ -13,6 +13,10 @@ from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, norm
 from attnconv.data.sources import load_source
 from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError
+from attnconv.memory import require_memory
+
+LEVELS = 256  # of a uint8
+COUNTED_AT_ONCE = 1024  # images
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,11 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
         return Split(torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device), mean, std)
 
     train = on_device(source.train.images[used], labels[used])
-    padded = pad(train.images, config.crop_padding, config.padding_mode)
     _, height, width, channels = source.train.images.shape
+    padding = 2 * config.crop_padding
+    padded_bytes = len(used) * (height + padding) * (width + padding) * channels
+    require_memory(padded_bytes, "padded images", f"data.crop_padding={config.crop_padding}")
+    padded = pad(train.images, config.crop_padding, config.padding_mode)
     return DataSet(
         train=TrainSplit(train.images, train.labels, mean, std, padded),
         epoch_images=len(used) if config.equal == "epochs" else len(remaining),
@@ -106,8 +113,9 @@ def _normalisation(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
     Raises:
         DataError: not one of each per channel, or a std of 0.
     """
-    mean = images.mean(axis=(0, 1, 2)) / 255 if config.mean is None else config.mean
-    std = images.std(axis=(0, 1, 2)) / 255 if config.std is None else config.std
+    own_mean, own_std = _moments(images) if config.mean is None or config.std is None else (None, None)
+    mean = own_mean if config.mean is None else config.mean
+    std = own_std if config.std is None else config.std
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     channels = images.shape[-1]
     if mean.shape != (channels,) or std.shape != (channels,):
@@ -115,3 +123,19 @@ def _normalisation(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
     if not (std > 0).all():
         raise DataError(f"data.std must be above 0 in every channel, not {std}: an image set of one colour?")
     return mean, std
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exact mean and std per channel of uint8 images (N, H, W, C), as pixels in 0..1.
+
+    From histograms in whole numbers: of floats there would be eight bytes for every byte of the images.
+    """
+    counts = np.zeros((images.shape[-1], LEVELS), np.int64)
+    for start in range(0, len(images), COUNTED_AT_ONCE):
+        for channel, counted in enumerate(counts):
+            counted += np.bincount(images[start : start + COUNTED_AT_ONCE, ..., channel].ravel(), minlength=LEVELS)
+    levels = np.arange(LEVELS)
+    pixels = counts.sum(axis=1)
+    mean = counts @ levels / pixels
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / pixels
+    return mean / (LEVELS - 1), np.sqrt(variance) / (LEVELS - 1)

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from attnconv.config import DataConfig
-from attnconv.data.pairs import make_pairs
+from attnconv.data.pairs import SIDE, make_pairs
+from attnconv.data.root import ARRAYS, check_root
 from attnconv.errors import DataError
+from attnconv.memory import require_memory
 
-ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
+PAIR_BYTES = 3 * SIDE * SIDE * 9  # of an image while it is drawn, in int64, and once it is
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
     Raises:
         DataError: it is missing, damaged, or of the wrong shape, type or label range.
     """
+    check_root(config)
     root = Path(config.root).expanduser()
     if config.source == "pairs":
         images = config.train_images, config.test_images
+        lower = "data.train_images={}, data.test_images={}".format(*images)
+        require_memory(PAIR_BYTES * sum(images), f"{sum(images):,} images", lower)
         pairs = make_pairs(config.task, config.distance, config.clutter, *images, config.images_seed, device)
         return _checked(pairs, f"pairs of marks {config.distance} pixels apart, class: {config.task}")
     if config.source == "digits":
@@ -78,6 +83,8 @@ def _hash_of_files(source: str, root: str, stamp: tuple[tuple[Path, int, int], .
 
 def _read_arrays(root: Path) -> dict[str, np.ndarray]:
     missing = [f"{name}.npy" for name in ARRAYS if not (root / f"{name}.npy").is_file()]
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; data.root= is the folder of {', '.join(missing)}")
     if missing:
         raise DataError(
             f"{root} lacks {', '.join(missing)}; images are uint8 N x H x W x 3, labels integers 0..classes-1"
@@ -115,8 +122,15 @@ def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
     if archive.is_file() and not check_md5(str(archive), CIFAR10.tgz_md5):
         raise DataError(f"{archive} is damaged: its md5 is not {CIFAR10.tgz_md5}; delete it to download it again")
     batches = [(root / CIFAR10.base_folder / name, md5) for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)]
-    if not archive.is_file() and not all(check_integrity(str(path), md5) for path, md5 in batches):
-        _require_download(CIFAR10.url, root, CIFAR10.filename)
+    if not archive.is_file():
+        damaged = [path.name for path, md5 in batches if not check_integrity(str(path), md5)]
+        if damaged and (root / CIFAR10.base_folder).exists():
+            raise DataError(
+                f"{root / CIFAR10.base_folder} is damaged: {', '.join(damaged)} are not there, or not as published; "
+                "delete that folder to download it again"
+            )
+        if damaged:
+            _require_download(CIFAR10.url, root, CIFAR10.filename)
     try:
         train, test = (CIFAR10(str(root), train=train, download=True) for train in (True, False))
     except (RuntimeError, OSError) as error:

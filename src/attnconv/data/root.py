@@ -1,0 +1,45 @@
+"""Whether the data is where data.root says: absent, a level off and damaged are different things.
+
+Imports no torch, so that a wrong place is named at once.
+"""
+
+from pathlib import Path
+
+from attnconv.config import DataConfig
+from attnconv.errors import DataError
+
+ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
+ARCHIVE, BATCHES = "cifar-10-python.tar.gz", "cifar-10-batches-py"  # of CIFAR-10, as its authors name them
+
+
+def check_root(config: DataConfig) -> None:
+    """Check that data.root is the folder that holds the data, if there is any near it.
+
+    Raises:
+        DataError: it is a file, or the data is a level higher or lower; the message says what to type.
+    """
+    if config.source not in ("arrays", "cifar10"):
+        return
+    if not config.root:
+        raise DataError("data.root is empty: say data.root=FOLDER, the folder of the images")
+    root = Path(config.root).expanduser()
+    if root.is_file():
+        raise DataError(f"data.root={root} is a file; say data.root={root.parent}, the folder that holds it")
+    if holds_data(root, config.source) or not root.is_dir():
+        return
+    for place, off in ((root.parent, "up"), *((child, "down") for child in sorted(root.iterdir()))):
+        if (off == "down" or _belongs_to(root)) and holds_data(place, config.source):
+            raise DataError(f"the images are not in data.root={root} but a level {off}; say data.root={place}")
+    if config.source == "cifar10" and _belongs_to(root):
+        raise DataError(f"data.root={root} holds batches that belong into a folder of it; move them into {BATCHES}/")
+
+
+def holds_data(folder: Path, source: str) -> bool:
+    """Whether a folder has some of the files that the source reads."""
+    names = [f"{name}.npy" for name in ARRAYS] + ([ARCHIVE, BATCHES] if source == "cifar10" else [])
+    return any((folder / name).exists() for name in names)
+
+
+def _belongs_to(folder: Path) -> bool:
+    """Whether a folder is what the archive unpacks to."""
+    return folder.resolve().name == BATCHES or (folder / "data_batch_1").exists()
