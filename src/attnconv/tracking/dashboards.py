@@ -46,6 +46,10 @@ class WandbAdapter:
         import wandb
 
         self._wandb = wandb
+        if _disabled():
+            self._run = wandb.init(mode="disabled")
+            print("W&B: disabled", flush=True)
+            return
         identity = folder / ".wandb-id"
         if not identity.exists():
             write_whole(identity, uuid.uuid4().hex[:8].encode())
@@ -106,6 +110,12 @@ class TrackioAdapter:
 
     def finish(self, failed: bool) -> None:
         self._trackio.finish()
+
+
+def _disabled() -> bool:
+    """Whether the environment switches W&B off, which then keeps nothing anywhere."""
+    switched_off = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
+    return switched_off or os.environ.get("WANDB_MODE", "").lower() == "disabled"
 
 
 def _run_name(config: Config, folder: Path) -> str:
