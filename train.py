@@ -4,11 +4,14 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
 from attnconv.command import check_trial, sweeper_optimizes, train_arguments
 from attnconv.config import freeze, in_sweep, register_schema, valid_keys
+from attnconv.contradictions import require_effect
+from attnconv.data.root import check_root
 from attnconv.errors import one_line_errors
 from attnconv.tracking.run_folder import RunFolder
 
@@ -39,8 +42,10 @@ def main(composed: DictConfig) -> float | None:
 def train(composed: DictConfig) -> None:
     """Train one run."""
     config = freeze(composed)
+    require_effect([(config, HydraConfig.get().overrides.task)])
     RunFolder(config).check()
-    from attnconv.run import run  # imports torch, in seconds: only once configuration and folder are known to be good
+    check_root(config.data)
+    from attnconv.run import run  # imports torch, in seconds: only once configuration and folders are known to be good
 
     run(config)
 

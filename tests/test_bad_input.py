@@ -14,8 +14,10 @@ from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
 from attnconv.config import CONFIGS, compose, freeze, register_schema
-from attnconv.errors import ConfigError
+from attnconv.contradictions import require_effect
+from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.models.build import build_model
+from attnconv.prepared import prepare
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
 
 
@@ -33,7 +35,9 @@ def train(tmp_path, monkeypatch, capsys):
 
     def run(*overrides):
         fixed = [*TINY_SCALE, "data=arrays", f"data.root={tmp_path}/arrays", "logger=none", "device=cpu", "epochs=1"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *fixed, *overrides])
+        options = [override for override in overrides if override.startswith("-")]
+        rest = [override for override in overrides if override not in options]
+        monkeypatch.setattr(sys, "argv", ["train.py", *options, *fixed, *rest])
         code = 0
         try:
             runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
@@ -138,8 +142,8 @@ NUMBERS = [
     ("eval_every=99999999999", "eval_every must be at most 2147483647"),
     ("eval_batch_size=99999999999", "eval_batch_size must be at most 2147483647"),
     ("recipe.batch_size=99999999999", "recipe.batch_size must be at most 2147483647"),
-    ("scale.width=99999999999", "scale.width must be at most 2147483647"),
-    ("scale.layers=100000000", "scale.layers must be at most 10000, not 100000000"),
+    ("scale.width=99999999999", "scale.width must be at most 1048576"),
+    ("scale.layers=100000000", "scale.layers must be at most 1000, not 100000000"),
     ("scale.center_std=nan", "scale.center_std must be a finite number"),
     ("data.crop_padding=99999", "data.crop_padding must be at most 4096"),
     ("data.fraction=nan", "data.fraction must be a finite number, not nan"),
@@ -158,7 +162,7 @@ NUMBERS = [
     ("model.layers=1.5", "model.layers must be a whole number, not 1.5"),
     ("model.layers=true", "model.layers must be a number, not True"),
     ("model.layers=many", "model.layers must be a number, not 'many'"),
-    ("model.heads=99999999999", "model.heads must be at most 10000"),
+    ("model.heads=99999999999", "model.heads must be at most 1000"),
     ("model.dropout=nan", "model.dropout must be a finite number, not nan"),
     ("model.attention_dropout=2", "model.attention_dropout must be below 1, not 2"),
     ("model.mixer.normalizer=3", "model.mixer.normalizer must be a word, not 3"),
@@ -170,7 +174,7 @@ MODEL_NUMBERS = [
     ("resnet18", "width=nan", "model.width must be a finite number, not nan"),
     ("resnet18", "blocks=[2,0]", "model.blocks must be at least 1, not 0"),
     ("resnet18", "blocks=3", "model.blocks must be a list, not 3"),
-    ("resnet18", "blocks=[1000000000]", "model.blocks must be at most 10000"),
+    ("resnet18", "blocks=[1000000000]", "model.blocks must be at most 1000"),
     ("se_resnet18", "squeeze_reduction=0", "model.squeeze_reduction must be at least 1, not 0"),
     ("vit", "patch=0", "model.patch must be at least 1, not 0"),
     ("conv3x3", "mixer.kernel_size=nan", "model.mixer.kernel_size must be a finite number, not nan"),
@@ -247,3 +251,161 @@ def test_what_needs_nothing_loaded_is_refused_before_torch_is_imported():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([PYTHON, "-c", code], check=True)
+
+
+IDLE = [
+    ("eval_mirrored=true data.flip=false", "eval_mirrored=true does nothing: data.flip=false"),
+    ("data.alternating_flip=true data.flip=false", "data.alternating_flip=true does nothing: data.flip=false"),
+    ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect does nothing: data.crop_padding=0"),
+    ("data.distance=12", "data.distance=12 does nothing: it is of pairs, and this is data=arrays"),
+    ("recipe.milestones=[5]", "recipe.milestones=[5] does nothing: recipe.schedule=linear"),
+    ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "not all of it: training ends at epochs=8"),
+    ("recipe.decay_factor=2", "recipe.decay_factor=2 does nothing: recipe.schedule=linear"),
+    ("recipe.decay_factor=2 recipe.schedule=step", "recipe.milestones=[]"),
+    ("recipe.warmup=0.2 recipe.schedule=step", "recipe.warmup=0.2 does nothing: recipe.schedule=step"),
+    ("recipe.lr_changes=epoch recipe.schedule=step", "recipe.lr_changes=epoch does nothing"),
+    ("recipe.adamw_lr=0.1 recipe.optimizer=sgd", "recipe.adamw_lr=0.1 does nothing: recipe.optimizer=sgd"),
+    ("recipe.momentum=0.5 recipe.optimizer=adamw", "recipe.momentum=0.5 does nothing: recipe.optimizer=adamw"),
+    ("recipe.cropped_from=0.5", "recipe.cropped_from=0.5 does nothing: no size of recipe.sizes=[]"),
+    ("recipe.cropped_from=0.9 recipe.sizes=[0.5,0.75]", "recipe.cropped_from=0.9 does nothing"),
+    ("recipe.centers_lr=0.1 model=conv3x3", "recipe.centers_lr=0.1 does nothing: model=conv3x3 has no Gaussian heads"),
+    ("match_model=resnet10", "match_model=resnet10 does nothing: match is null"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "complaint"), IDLE)
+def test_a_setting_that_would_do_nothing_is_refused(overrides, complaint):
+    with pytest.raises(ConfigError) as caught:
+        compose([*TINY_SCALE, "data=arrays", "data.root=somewhere", *overrides.split()])
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", ["eval_mirrored=true data.flip=false", "recipe.milestones=[5,3]"])
+def test_a_contradiction_is_one_line(refused, overrides):
+    assert overrides.partition("=")[0] in refused(*overrides.split())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "recipe=speedrun data=digits",  # brings eval_mirrored and alternating flips, which digits have no use for
+        "recipe=modern model=conv3x3",  # brings centers_lr
+        "recipe=paper model=resnet18 recipe.schedule=cosine",  # brings milestones
+        "eval_mirrored=false data.flip=false",
+        "recipe.centers_lr=0.1 model=sa_gated",
+        "recipe.milestones=[2,4] recipe.schedule=step",
+    ],
+)
+def test_what_a_file_brings_or_what_has_an_effect_is_accepted(overrides):
+    compose([*TINY_SCALE, *overrides.split()])
+
+
+@pytest.mark.parametrize(("override", "fine"), [("recipe.centers_lr=0.1", True), ("recipe.momentum=0.5", False)])
+def test_in_a_sweep_an_override_has_to_do_something_in_one_cell(override, fine):
+    cells = []
+    for model in ("conv3x3", "sa_quadratic"):
+        overrides = [*TINY_SCALE, "recipe.optimizer=adamw", f"model={model}"]
+        config = compose(overrides)
+        key, value = override.split("=")
+        setattr(config.recipe, key.removeprefix("recipe."), float(value))
+        cells.append((config, [*overrides, override]))
+    if fine:
+        require_effect(cells)
+    else:
+        with pytest.raises(ConfigError, match="does nothing"):
+            require_effect(cells)
+
+
+def test_a_sweep_refuses_a_setting_without_effect_before_anything_is_run(refused):
+    assert "eval_mirrored=True does nothing" in refused("-m", "eval_mirrored=true", "data.flip=false")
+
+
+def test_a_batch_of_more_images_than_there_are_is_refused_where_it_was_asked_for(refused):
+    assert "more than the 40 training images of an epoch; at most recipe.batch_size=40" in refused(
+        "recipe.batch_size=100000"
+    )
+
+
+def test_a_batch_that_a_recipe_makes_too_large_is_said(tiny, capsys):
+    prepare(tiny("recipe.batch_size=128"))
+    assert "note: recipe.batch_size=128 is more than the 40 training images of an epoch" in capsys.readouterr().err
+
+
+def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(tiny):
+    config = tiny("model=resnet10", "recipe.batch_size=39")  # 8 x 8 pixels become one at the last stage
+    with pytest.raises(ConfigError, match=r"last batch of one image \(40 images .*=39\); recipe.batch_size=38 leaves"):
+        prepare(config)
+    prepare(tiny("model=resnet10", "recipe.batch_size=38"))
+    prepare(tiny("model=sa_quadratic", "recipe.batch_size=39"))
+    with pytest.raises(ConfigError, match=r"recipe.batch_size=2 leaves none"):
+        prepare(tiny("model=resnet10", "recipe.batch_size=1"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ("scale.width=1000000", r"parameters, which need .* GiB of memory, and this machine has .*scale.width=1000000"),
+        ("model=resnet18 scale.cnn_width=1000000", r"lower scale.cnn_width=1000000"),
+        ("data=pairs data.train_images=1000000000", r"lower data.train_images=1000000000, data.test_images=2000"),
+    ],
+)
+def test_what_the_machine_has_no_memory_for_is_refused_before_it_is_made(tiny, overrides, complaint):
+    with pytest.raises(OutOfMemory, match=complaint):
+        prepare(tiny(*overrides.split()))
+
+
+def test_padding_that_the_machine_has_no_memory_for_is_refused(tiny, tmp_path):
+    write_arrays(tmp_path / "arrays", train=2000)
+    with pytest.raises(OutOfMemory, match=r"padded images need .*lower data.crop_padding=4096"):
+        prepare(tiny("data.crop_padding=4096"))
+
+
+def cifar10(folder):
+    """A folder that looks like CIFAR-10's, with nothing in its files."""
+    folder.mkdir(parents=True)
+    for name in ("data_batch_1", "test_batch"):
+        (folder / name).write_bytes(b"")
+
+
+def test_data_a_level_off_is_named(tmp_path, refused):
+    cifar10(tmp_path / "home/c10/cifar-10-batches-py")
+    source = "data=cifar10"
+    found = refused(source, f"data.root={tmp_path}/home/c10/cifar-10-batches-py")
+    assert f"but a level up; say data.root={tmp_path}/home/c10" in found
+    assert f"a level down; say data.root={tmp_path}/home/c10" in refused(source, f"data.root={tmp_path}/home")
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "complaint"),
+    [
+        ("arrays", "arrays/train_images.npy", "is a file; say data.root="),
+        ("arrays", "nowhere", "there is no folder"),
+        ("arrays", ".", "a level down; say data.root="),
+        ("arrays", "''", "data.root is empty"),
+        ("cifar10", "c10/cifar-10-python.tar.gz", "is a file; say data.root="),
+        ("cifar10", "partly", "is damaged: data_batch_1, data_batch_2"),
+        ("cifar10", "renamed", "move them into cifar-10-batches-py/"),
+        ("cifar10", "broken", "is damaged: its md5 is not"),
+    ],
+)
+def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refused, source, place, complaint):
+    cifar10(tmp_path / "renamed")
+    cifar10(tmp_path / "partly/cifar-10-batches-py")
+    for folder in ("c10", "broken"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cifar-10-python.tar.gz").write_bytes(b"half")
+    root = place if place == "''" else tmp_path / place
+    assert complaint in refused(f"data={source}", f"data.root={root}")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_a_dashboard_that_is_switched_off_claims_no_folder(train, tmp_path, monkeypatch, variable, value):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv(variable, value)
+    code, out, err = train("logger=wandb", "output=there")
+    assert code == 0, err
+    assert "W&B: disabled" in out
+    assert "sync" not in out
+    assert "warning" not in err
+    assert not [path for path in (tmp_path / "here").rglob("*") if "wandb" in path.name]

@@ -148,4 +148,6 @@ def test_looking_at_mirror_images_changes_nothing_else(tiny):
 
 
 def test_images_that_training_does_not_mirror_are_not_mirrored(tiny):
-    assert "test_acc_mirrored" not in run(tiny("data.flip=false", "eval_mirrored=true"))
+    config = tiny("data.flip=false")
+    config.eval_mirrored = True
+    assert "test_acc_mirrored" not in run(config)

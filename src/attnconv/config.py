@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 def knob(default: Any, meaning: str, **limits: Any) -> Any:
     """A setting. Limits: choices=(...); above=, at_least=, below=, at_most= (numbers, and each of a list of numbers);
-    folder=True (the name of one folder); path=True.
+    folder=True (the name of one folder); path=True; rising=True (a list).
     """
     metadata = {"meaning": meaning, **limits}
     if isinstance(default, list):
@@ -73,13 +73,13 @@ class DataConfig:
 @dataclass
 class ScaleConfig:
     name: str = knob(MISSING, "the scale's name: its file in configs/scale/", folder=True)
-    layers: int = knob(6, "mixing layers", at_least=1, at_most=10_000)
-    heads: int = knob(9, "attention heads per layer", at_least=1, at_most=10_000)
-    width: int = knob(400, "channels of a position", at_least=1)
-    hidden: int = knob(512, "channels inside the feed-forward network", at_least=1)
+    layers: int = knob(6, "mixing layers", at_least=1, at_most=1000)
+    heads: int = knob(9, "attention heads per layer", at_least=1, at_most=1000)
+    width: int = knob(400, "channels of a position", at_least=1, at_most=2**20)
+    hidden: int = knob(512, "channels inside the feed-forward network", at_least=1, at_most=2**20)
     patch: int = knob(2, "side of the square of pixels that becomes one position, in pixels", at_least=1)
-    center_std: float = knob(2.0, "std of the initial centers of Gaussian heads, in positions", above=0, at_most=10_000)
-    cnn_width: int = knob(64, "channels of the first stage of a ResNet", at_least=1)
+    center_std: float = knob(2.0, "std of the initial centers of Gaussian heads, in positions", above=0, at_most=1000)
+    cnn_width: int = knob(64, "channels of the first stage of a ResNet", at_least=1, at_most=2**20)
 
 
 @dataclass
@@ -100,7 +100,8 @@ class RecipeConfig:
     warmup: float = knob(0.05, "share of training in which the learning rate rises from 0; not for step",
                          at_least=0, below=1)  # fmt: skip
     lr_changes: str = knob("step", "when the learning rate changes", choices=("step", "epoch"))
-    milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls", at_least=1)
+    milestones: list[int] = knob([], "with schedule=step: epochs at which the learning rate falls", at_least=1,
+                                 rising=True)  # fmt: skip
     decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
     sizes: list[float] = knob([], "share of their height that training images have, one for each of so many equal "
@@ -213,9 +214,13 @@ def compose(overrides: list[str] | None = None) -> Config:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    from attnconv.contradictions import require_effect
+
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return freeze(hydra_compose("config", overrides or []))
+        config = freeze(hydra_compose("config", overrides or []))
+    require_effect([(config, overrides or [])])
+    return config
 
 
 def model_node(name: str, like: Config) -> dict[str, Any]:

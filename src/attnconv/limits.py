@@ -29,7 +29,7 @@ MODEL_LIMITS: dict[str, dict[str, Any]] = {
     "group_width": {"at_least": 1},
     "reduction": {"at_least": 1},
     "squeeze_reduction": {"at_least": 1},
-    "blocks": {"at_least": 1, "at_most": 10_000},
+    "blocks": {"at_least": 1, "at_most": 1000},
     "nonlocal_after": {"at_least": 1},
 }
 
@@ -46,6 +46,8 @@ def check_limits(config: Any, prefix: str = "") -> None:
             check_limits(value, f"{key}.")
         elif value is not None:
             _check_value(key, value, knob_field.metadata)
+            if knob_field.metadata.get("rising") and value != sorted(set(value)):
+                raise ConfigError(f"{key} must rise from one to the next, not {value}")
 
 
 def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "model.") -> None:

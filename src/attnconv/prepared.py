@@ -1,5 +1,6 @@
 """What a run consists of, built and checked before anything is written."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,12 +9,14 @@ import torch
 from torch import nn
 
 from attnconv.config import Config
+from attnconv.contradictions import asked_for
 from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.explain import is_out_of_memory
+from attnconv.memory import TRAINING_BYTES, require_memory
 from attnconv.models.build import build_model
-from attnconv.models.cost import build_unfilled
+from attnconv.models.cost import build_unfilled, parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
 from attnconv.tracking.run_folder import RunFolder
@@ -94,11 +97,16 @@ def _prepare(config: Config) -> Run:
     if processes.writes:
         folder.check()  # once more, now that it is known which data it is
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
+    if processes.writes:
+        _check_batch_size(config, data.epoch_images)
     node, match = resolve_node(config, data.image_shape, data.classes)
+    _check_memory(config, node, data)
     torch.manual_seed(config.seed)
     # Built on the CPU, so that equal seeds give equal weights on every device.
     model = build_model(node, data.image_shape, data.classes)
     _check_sizes(config, node, data)
+    if processes.count == 1:  # of several, batch norm sees the images of all
+        _check_last_batch(config, node, data)
     if config.recipe.whitening:
         try:
             whiten_stem(model, data.train)
@@ -130,3 +138,46 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
+
+
+def _check_batch_size(config: Config, images: int) -> None:
+    """Say that a batch cannot be filled; raise ConfigError if its size was asked for, and for all images."""
+    size = config.recipe.batch_size
+    if size <= images:
+        return
+    few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
+    if config.data.fraction == 1 and asked_for("recipe.batch_size"):
+        raise ConfigError(f"{few}; at most recipe.batch_size={images}")
+    print(f"note: {few}; every step takes all of them", file=sys.stderr)
+
+
+def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise OutOfMemory for a network whose training this machine has no memory for, before it has any weights."""
+    model = build_unfilled(node, data.image_shape, data.classes)
+    count, buffers = parameters(model), sum(buffer.nbytes for buffer in model.buffers())
+    of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)
+    lower = ", ".join(f"scale.{name}={getattr(config.scale, name)}" for name in of_scale)
+    needed = TRAINING_BYTES * count + buffers
+    require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
+
+
+def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError if the last batch has one image, of which batch norm of this network cannot take a variance."""
+    size, images = config.recipe.batch_size, data.epoch_images
+    if min(size, images) != 1 and images % size != 1:
+        return
+    channels, height, width = data.image_shape
+    model = build_unfilled(node, data.image_shape, data.classes).train()
+    try:
+        for side in {round(share * height) for share in config.recipe.sizes} or {height}:
+            model(scale(torch.zeros(1, channels, height, width), side).to("meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        others = (*range(min(size, images) - 1, 1, -1), *range(size + 1, images + 1))
+        better = next((other for other in others if images % other != 1), None)
+        way_out = f"recipe.batch_size={better}" if better else "more images"
+        raise ConfigError(
+            f"model={config.model['name']} has batch norm, which cannot take the last batch of one image "
+            f"({images} images in batches of recipe.batch_size={size}); {way_out} leaves none"
+        ) from error

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from attnconv.config import freeze
+from attnconv.contradictions import require_effect
 from attnconv.errors import UserError
 
 REQUEUES = 100  # times that a run which meets its time limit goes back into the cluster's queue
@@ -54,6 +55,7 @@ class CellSweeper(BasicSweeper):
             with open_dict(composed):
                 del composed["hydra"]
             cells.append(Cell(overrides, freeze(composed)))
+        require_effect([(cell.config, cell.overrides) for cell in cells])
         run_cells(cells, self._launch, record=Path(self.config.hydra.sweep.dir))
 
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:

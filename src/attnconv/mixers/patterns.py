@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnconv.memory import require_memory
 from attnconv.mixers.shifts import axis_shifts
 
 BORDERS = ("shift", "zero")
+
+BYTES_DRAWN = 17  # of a query and a key while their pattern is drawn: a float64, an int64 and a bool
 
 CPU = torch.device("cpu")  # where patterns are made; whoever uses one moves it
 
@@ -68,6 +71,8 @@ def random(grid: tuple[int, int], density: float, seed: int = 0, heads: int = 1)
         raise ValueError(f"density must be above 0 and at most 1, not {density}")
     pixels = grid[0] * grid[1]
     count = max(1, round(density * pixels))
+    pairs = f"random patterns of {heads} heads on {grid[0]}x{grid[1]} positions"
+    require_memory(BYTES_DRAWN * heads * pixels**2, pairs, f"heads={heads}, or raise the patch")
     draws = np.stack([np.random.default_rng([seed, head]).random((pixels, pixels)) for head in range(heads)])
     draws[:, np.arange(pixels), np.arange(pixels)] = -1  # itself before all others
     chosen = np.argsort(draws, axis=-1)[..., :count]
