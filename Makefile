@@ -7,7 +7,7 @@ CONVOLUTION_TESTS := tests/models/test_layout.py tests/study/test_theorem.py tes
   tests/test_run.py tests/test_survival.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-avx2 test-slurm torture notebooks check lint types format clean
+.PHONY: help setup setup-dev quickstart study test test-avx2 test-slurm torture notebooks check lint types format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ setup-dev: $(VENV)/.dev  ## the same, with what the tests and linters need
 quickstart: setup  ## train on handwritten digits: at least 97%; ARGS=... adds settings
 	rm -rf outputs/quickstart
 	$(RUN) train.py experiment=quickstart $(ARGS)
+
+study: setup  ## the runs that decide the claims, resumed where they stopped: days; ONLY=table1 picks a row
+	$(RUN) scripts/study.py $(if $(ONLY),--only $(ONLY))
 
 test: setup-dev  ## the whole CPU test suite: minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests

@@ -12,6 +12,9 @@ from attnconv.config import CONFIGS, Config, compose, freeze, register_schema, v
 from attnconv.errors import ConfigError, explain_composition_error, nearest
 from attnconv.models.build import build_model
 
+# What a model has no default for.
+NEEDS = {"timm": ["model.timm_name=resnet10t"], "sa_quadratic_copied": ["model.start=weights.safetensors"]}
+
 
 def members(group: str) -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob(f"{group}/*.yaml") if not path.stem.startswith("_"))
@@ -20,7 +23,7 @@ def members(group: str) -> list[str]:
 @pytest.mark.parametrize("scale", members("scale"))
 @pytest.mark.parametrize("model", members("model"))
 def test_every_model_builds_at_every_scale_under_every_recipe(model, scale):
-    extra, name = (["model.timm_name=resnet10t"], "timm_resnet10t") if model == "timm" else ([], model)
+    extra, name = NEEDS.get(model, []), "timm_resnet10t" if model == "timm" else model
     for recipe in members("recipe"):
         config = compose([f"model={model}", f"scale={scale}", f"recipe={recipe}", *extra])
         assert (config.model["name"], config.scale.name, config.recipe.name) == (name, scale, recipe)

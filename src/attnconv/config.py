@@ -93,6 +93,7 @@ class RecipeConfig:
     centers_lr: float | None = knob(
         None, "with Gaussian heads: peak learning rate of centers and spreads; null: as others", above=0
     )
+    lr_scale: float = knob(1.0, "what all of these learning rates are multiplied by, to sweep them together", above=0)
     momentum: float = knob(0.9, "of sgd and muon", at_least=0, below=1)
     weight_decay: float = knob(1e-4, "as the optimiser defines it: added to the gradient (sgd) or decoupled",
                                at_least=0, at_most=1000)  # fmt: skip

@@ -31,7 +31,7 @@ class Cell:
     overrides: list[str]
     config: Config
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return run_folder_path(self.config)
 

@@ -32,7 +32,7 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of trained numbers."""
+    """Number of weights, those included that are frozen."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -59,7 +59,7 @@ def run_folder_path(config: Config) -> Path:
 
 def run_name(config: Config) -> str:
     """What a run is called: its folder below config.output."""
-    return name_of(to_plain(config))
+    return name_of(vars(config) | {part: vars(getattr(config, part)) for part in ("scale", "recipe", "data")})
 
 
 def name_of(plain: dict[str, Any]) -> str:

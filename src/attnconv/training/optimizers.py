@@ -16,17 +16,17 @@ ENDS = ("stem", "head", "patch_embed")
 
 
 def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> torch.optim.Optimizer:
-    """The recipe's optimizer. Every group keeps its peak learning rate in `initial_lr`, for the schedule.
+    """The recipe's optimizer of what is not frozen. Every group keeps its peak learning rate in `initial_lr`, for the schedule.
 
     Args:
         precision: of the run, "bf16" or "fp32" (attnconv.training.precision).
     """
     if recipe.optimizer == "sgd":
         # Reference: biases and norms decay like everything else; only centers and spreads do not.
-        groups = _groups(model, list(model.parameters()), recipe, recipe.lr, decay_vectors=True)
+        groups = _groups(model, _trained(model), recipe, recipe.lr, decay_vectors=True)
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=recipe.momentum)
     elif recipe.optimizer == "adamw":
-        groups = _groups(model, list(model.parameters()), recipe, recipe.lr, decay_vectors=False)
+        groups = _groups(model, _trained(model), recipe, recipe.lr, decay_vectors=False)
         optimizer = torch.optim.AdamW(groups)
     else:
         optimizer = _muon(model, recipe, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -46,6 +46,10 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
         and name.split(".")[0] not in ENDS
         and id(module.weight) not in in_encodings
     ]
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _encodings(model: nn.Module) -> list[Encoding]:
@@ -69,7 +73,7 @@ def _groups(
 def _muon(model: nn.Module, recipe: RecipeConfig, dtype: torch.dtype) -> torch.optim.Optimizer:
     matrices = hidden_matrices(model)
     taken = {id(parameter) for parameter in matrices}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    rest = [parameter for parameter in _trained(model) if id(parameter) not in taken]
     muon = {"params": matrices, "lr": recipe.lr, "weight_decay": recipe.weight_decay, "use_muon": True}
     adamw = _groups(model, rest, recipe, recipe.adamw_lr, decay_vectors=False)
     return Muon([muon, *({**group, "use_muon": False} for group in adamw)], recipe.momentum, dtype)

@@ -16,10 +16,16 @@ def lr_factor(recipe: RecipeConfig, epochs: int, images: int) -> Callable[[int],
     """What every parameter group's peak learning rate is multiplied by at a step (0-based).
 
     Args:
-        recipe: schedule, warmup, lr_changes, milestones, decay_factor, batch_size.
+        recipe: schedule, warmup, lr_changes, milestones, decay_factor, batch_size, lr_scale.
         epochs: length of training.
         images: training images in an epoch.
     """
+    factor = _schedule(recipe, epochs, images)
+    return lambda step: recipe.lr_scale * factor(step)
+
+
+def _schedule(recipe: RecipeConfig, epochs: int, images: int) -> Callable[[int], float]:
+    """What the schedule alone multiplies learning rates by at a step (0-based)."""
     steps_per_epoch = math.ceil(images / recipe.batch_size)
 
     if recipe.schedule == "step":

@@ -10,7 +10,7 @@ import torch
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEEP_ALL, LARGEST_ON_HEAP = 2**31 - 1, 32 * 2**20
 
-POOL = "ATTNCONV_POOL"  # set by a sweep for the processes that it starts
+POOL = "ATTNCONV_POOL"  # set by a sweep or a study for the processes that it starts
 
 
 def runs_at_once() -> int:
@@ -28,7 +28,7 @@ def runs_at_once() -> int:
 def pool() -> int | None:
     """The process whose pool of processes this run is one of, if it is."""
     told = os.environ.get(POOL)
-    return int(told) if told and runs_at_once() > 1 else None
+    return int(told) if told and (runs_at_once() > 1 or int(told) == os.getppid()) else None
 
 
 def take_threads() -> None:

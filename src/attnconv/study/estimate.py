@@ -1,0 +1,117 @@
+"""How long runs take, from how long others took. Needs no torch, so that looking at a study is quick.
+
+What is counted is the time of one core; a study has several runs at once, one on each.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from attnconv.config import Config
+
+AT_ONCE = 2  # runs of a study at a time, one thread each
+
+# Seconds per training image of a network that was never timed, on one core with bf16; without, it is slower.
+ASSUMED = {"mini": 0.0026, "small": 0.013}
+FP32_SLOWER = 3.0
+
+TRAINING_IMAGES = {"cifar10": 50_000, "digits": 1_437}
+ONE_THREAD = re.compile(r", (?!1 thread)\d+ threads")  # what a run on several does not say of one
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides how long a run takes.
+
+    Args:
+        images: training images that it sees in all.
+    """
+
+    model: str
+    scale: str
+    precision: str
+    images: float
+
+    def as_noted(self) -> dict[str, Any]:
+        """As cells.json of a sweep has it."""
+        return asdict(self)
+
+
+def work_of(config: Config) -> Work:
+    """What a run has to do."""
+    data = config.data
+    images = _training_images(config) * (1 - data.holdout) * (1.0 if data.equal == "steps" else data.fraction)
+    return Work(config.model["name"], config.scale.name, config.precision, images * config.epochs)
+
+
+class Rates:
+    """Core seconds per training image, by model, scale and precision.
+
+    Args:
+        measured: of finished runs; where several have the same key, their median counts.
+    """
+
+    def __init__(self, measured: dict[tuple[str, str, str], list[float]] | None = None):
+        self._rates = {key: median(rates) for key, rates in (measured or {}).items()}
+
+    @classmethod
+    def measured(cls, folders: Iterable[Path]) -> "Rates":
+        """From the finished runs below some folders; those of several threads say nothing of one."""
+        found: dict[tuple[str, str, str], list[float]] = {}
+        for path in (path for folder in folders for path in sorted(folder.glob("**/frac*/seed*/result.json"))):
+            try:
+                result = json.loads(path.read_text())
+            except ValueError:  # damaged, which a study and scripts/status.py say
+                continue
+            if result["status"] == "done" and not ONE_THREAD.search(result["device"]):
+                key = result["model"], result["scale"], result["precision"]
+                found.setdefault(key, []).append(_seconds(result) / _images_seen(result))
+        return cls(found)
+
+    def seconds(self, work: Work) -> float:
+        """Core seconds of a run from its start."""
+        return work.images * self._rate(work)
+
+    def _rate(self, work: Work) -> float:
+        """Of the same; else in the other precision; else the median of other models; else assumed."""
+        key = work.model, work.scale, work.precision
+        if key in self._rates:
+            return self._rates[key]
+        other = "fp32" if work.precision != "fp32" else "bf16"
+        slower = FP32_SLOWER if work.precision == "fp32" else 1 / FP32_SLOWER
+        if (work.model, work.scale, other) in self._rates:
+            return slower * self._rates[work.model, work.scale, other]
+        alike = [rate for (_, *rest), rate in self._rates.items() if rest == [work.scale, work.precision]]
+        if alike:
+            return median(alike)
+        return ASSUMED.get(work.scale, ASSUMED["mini"]) * (FP32_SLOWER if work.precision == "fp32" else 1)
+
+
+def in_words(seconds: float) -> str:
+    """A duration such as "4 h 10 min"."""
+    minutes = max(1, round(seconds / 60))
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _seconds(result: dict[str, Any]) -> float:
+    return result.get("train_cpu_seconds", result["seconds"])
+
+
+def _images_seen(result: dict[str, Any]) -> float:
+    share = result["fraction"] if result.get("equal") == "steps" else 1
+    return result["epochs"] * result["train_images"] / share
+
+
+def _training_images(config: Config) -> int:
+    """Training images before any are held out or left out."""
+    data = config.data
+    if data.source == "arrays":
+        return len(np.load(Path(data.root, "train_labels.npy"), mmap_mode="r"))
+    return TRAINING_IMAGES.get(data.source, data.train_images)
