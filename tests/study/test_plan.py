@@ -4,17 +4,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from attnconv.config import compose
 from attnconv.errors import ConfigError
+from attnconv.models.cost import build_unfilled
+from attnconv.models.match import resolve_node
 from attnconv.study.estimate import Rates, Work, in_words, work_of
 from attnconv.study.plan import Sweep, combinations, expand, in_order, plan, rows, source
 from attnconv.sweep import Cell
 from attnconv.tracking.run_folder import differences
 from conftest import REPOSITORY
 
-RUNS = {"table1": 15, "learning_rates": 15, "frozen_heads": 20 + 9 + 3, "data_size": 90 + 60}
-RUNS_FP32 = {"table1": 9, "learning_rates": 15, "frozen_heads": 20, "data_size": 45}
+RUNS = {
+    "table1": 15, "learning_rates": 15, "frozen_heads": 20 + 9 + 3, "data_size": 90 + 60, "small": 1 + 2 + 2,
+    "encodings": 9 + 3 + 1, "mixers": 18 + 9 + 6 + 9, "normalizers": 18, "optimizer": 6,
+}  # fmt: skip
+RUNS_FP32 = RUNS | {"table1": 9, "frozen_heads": 20, "data_size": 45, "small": 1 + 1, "mixers": 42 + 6}
 
 
 @pytest.mark.parametrize(("precision", "counts"), [("bf16", RUNS), ("fp32", RUNS_FP32)])
@@ -23,6 +29,26 @@ def test_every_row_has_its_runs_and_its_precision(precision, counts):
     assert {name: sum(map(len, sweeps)) for name, sweeps in found.items()} == counts
     cells = [cell for row in found.values() for sweep in row for cell in sweep]
     assert all(f"precision={precision}" in cell for cell in cells)
+
+
+def test_the_networks_of_all_rows_can_be_built_at_their_budget():
+    cells = {}
+    for sweep in (sweep for row in rows("bf16").values() for sweep in row):
+        for cell in expand(sweep, "bf16", ["seed=0"]):
+            cells[str((cell.config.model | {"start": None}, cell.config.match))] = cell
+    for cell in cells.values():
+        node, match = resolve_node(cell.config, (3, 32, 32), 10)
+        network = build_unfilled(node, (3, 32, 32), 10)
+        if match:
+            assert abs(match.difference) < 0.01, cell.overrides
+        assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+def test_the_paper_s_recipe_comes_with_its_own_settings():
+    (cell, *_) = expand(Sweep("optimizer"), "bf16", [])
+    config = cell.config
+    assert (config.recipe.name, config.recipe.optimizer, config.recipe.dropout) == ("paper", "sgd", 0.1)
+    assert (config.epochs, config.scale.name) == (60, "mini")
 
 
 @pytest.mark.parametrize("row", RUNS)
@@ -89,7 +115,7 @@ def test_rates_are_of_the_same_model_or_of_the_nearest():
     assert seconds("conv3x3", "mini", "bf16") == pytest.approx(2)
     assert seconds("conv3x3", "mini", "fp32") == pytest.approx(6)
     assert seconds("sa_learned", "mini", "bf16") == pytest.approx(3)
-    assert seconds("sa_learned", "small", "fp32") == pytest.approx(39)
+    assert seconds("sa_learned", "small", "fp32") == pytest.approx(24)
 
 
 def test_rates_are_read_from_finished_runs_of_one_thread():

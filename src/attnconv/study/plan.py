@@ -24,7 +24,7 @@ from attnconv.study.estimate import Rates, work_of
 from attnconv.sweep import Cell
 
 # Rows without which the study answers little. On a slow machine their cells are mixed, small ones first.
-ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size")
+ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size", "small")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ def rows(precision: str) -> dict[str, list[Sweep]]:
             *([Sweep("data_size")] if whole else []),
             Sweep("data_size", ("data.equal=steps", "epochs=5", f"data.fraction={fractions}", *named)),
         ],
+        "small": _small(whole),
+        "encodings": _encodings(),
+        "mixers": _mixers(whole),
+        "normalizers": [Sweep("normalizers")],
+        "optimizer": [Sweep("optimizer")],
     }
 
 
@@ -75,6 +80,40 @@ def _copied(name: str, fraction: str, seeds: int) -> list[Sweep]:
         fixed = ("model=sa_quadratic_copied", f"data.fraction={fraction}", f"seed={seed}", start)
         sweeps.append(Sweep("frozen_heads", fixed))
     return sweeps
+
+
+def _small(whole: bool) -> list[Sweep]:
+    """A pilot that says what the others take, then the quadratic network, then the two it is compared with."""
+    pilot = ("model=sa_quadratic", "epochs=5", "data.holdout=0.1", "name='small_pilot_${precision}'")
+    if not whole:
+        return [Sweep("small", pilot), Sweep("small", ("model=sa_quadratic",))]
+    return [
+        Sweep("small", pilot),
+        Sweep("small", ("model=sa_quadratic", "seed=0,1")),
+        Sweep("small", ("model=conv3x3,sa_learned",)),
+    ]
+
+
+def _encodings() -> list[Sweep]:
+    full_width = ("model=sa_learned_content", "match=null", "name='encodings_full_width_${precision}'")
+    heads = ("model=sa_quadratic", "scale.heads=16", "match=null", "seed=0", "name='encodings_16_heads_${precision}'")
+    return [Sweep("encodings"), Sweep("encodings", full_width), Sweep("encodings", heads)]
+
+
+def _mixers(whole: bool) -> list[Sweep]:
+    """Windows of every size, global mixers at two budgets; in fp32 also the references, which data_size has in bf16."""
+    kernel = "${model.mixer.kernel_size}"
+    name = f"name='mixers_kernel{kernel}_${{precision}}'"
+    local = ("model=local_attention", "model.mixer.kernel_size=3,5,7", name)
+    convolution = ("model=conv3x3", "model.mixer.kernel_size=5,7", f"model.name='conv{kernel}x{kernel}'", name)
+    flops = ("match=flops", "match_model=sa_learned_content", "name='mixers_flops_${precision}'")
+    return [
+        *([] if whole else [Sweep("mixers", ("model=conv3x3,sa_learned_content",))]),
+        Sweep("mixers"),
+        Sweep("mixers", local),
+        Sweep("mixers", convolution),
+        Sweep("mixers", ("model=depthwise_global,mlp_mixer,sa_learned_content", *flops)),
+    ]
 
 
 def plan(precision: str, only: Iterable[str], overrides: list[str], results: Path) -> dict[str, list[Cell]]:
