@@ -16,7 +16,7 @@ ENDS = ("stem", "head", "patch_embed")
 
 
 def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> torch.optim.Optimizer:
-    """The recipe's optimizer of what is not frozen. Every group keeps its peak learning rate in `initial_lr`, for the schedule.
+    """Build the optimizer of what is not frozen; every group keeps its peak learning rate in `initial_lr`.
 
     Args:
         precision: of the run, "bf16" or "fp32" (attnconv.training.precision).
