@@ -25,9 +25,8 @@ import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
@@ -43,6 +42,9 @@ from attnconv.tracking.identity import (
     read_recorded,
     refusal,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
 # maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
@@ -196,8 +198,10 @@ class RunFolder:
                 text = "".join(_line(record) for record in kept if record["epoch"] <= (epochs_done or 0))
                 write_whole(self.path / file, text.encode())
 
-    def write_array(self, file: str, array: np.ndarray) -> None:
+    def write_array(self, file: str, array: "np.ndarray") -> None:
         """Write a .npy file, whole or not at all."""
+        import numpy as np  # here: who only looks at run folders needs none
+
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         write_whole(self.path / file, content.getvalue())
