@@ -1,6 +1,7 @@
 """Every convolution of a trained CNN becomes attention; what changes? Nothing, says the theorem; here is the proof.
 
     python scripts/conv_to_attention.py --checkpoint RUN                        a finished run
+    python scripts/conv_to_attention.py --checkpoint RUN/checkpoints/step00000900-1f0c.pt      an unfinished one
     python scripts/conv_to_attention.py --model mobilenetv2_100 --checkpoint FILE    weights alone (.safetensors, .pt)
     python scripts/conv_to_attention.py --model resnet18 scale=mini             untrained; settings as for train.py
 
@@ -16,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from attnconv.command import ScriptParser, check_target, positive
 from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
-from attnconv.errors import ConfigError, UserError, one_line_errors
+from attnconv.errors import ConfigError, one_line_errors
 from attnconv.files import write_whole
+from attnconv.readers import first_bytes
 from attnconv.study.theorem import compact, exchange
 from attnconv.theory.conversion import ALPHA
 from attnconv.tracking.provenance import commit, describe_device
 from attnconv.tracking.run_folder import run_name
-from attnconv.trained import build_untrained, load_trained
+from attnconv.trained import build_untrained, load_trained, run_folder_of
 from attnconv.training.precision import choose_device
+from attnconv.weight_files import load_weights
 
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
@@ -41,9 +43,10 @@ LABELS = {
 def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
     """The network to convert, in evaluation mode, its name, and the images to compare on."""
     checkpoint, device = arguments.checkpoint, torch.device(arguments.device)
-    if checkpoint is not None and checkpoint.is_dir():
-        trained = load_trained(checkpoint, arguments.data, arguments.device)
-        return run_name(trained.config), trained.model, trained.data.test
+    if checkpoint is not None and not checkpoint.is_dir():
+        first_bytes(checkpoint)  # before a network is built for it
+    if checkpoint is not None and (arguments.model is None or checkpoint.is_dir()):
+        return _of_run(arguments, checkpoint)
     if arguments.model is None:
         raise ConfigError("which network? --checkpoint RUN, or --model NAME")
     ours = (CONFIGS / f"model/{arguments.model}.yaml").exists()
@@ -55,9 +58,21 @@ def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
     name = f"{arguments.model}, untrained"
     if checkpoint is not None:
         name = f"{arguments.model}, {checkpoint.name}"
-        safe = checkpoint.suffix == ".safetensors"
-        model.load_state_dict(load_file(checkpoint) if safe else torch.load(checkpoint, weights_only=True))
+        load_weights(model, checkpoint, data.classes)
     return name, model.to(device).eval(), data.test
+
+
+def _of_run(arguments: argparse.Namespace, checkpoint: Path) -> tuple[str, nn.Module, Split]:
+    """The network of a run folder, or of a file of weights in one."""
+    weights = None if checkpoint.is_dir() else checkpoint
+    folder = checkpoint if weights is None else run_folder_of(weights)
+    if folder is None:
+        raise ConfigError(f"which network are the weights in {weights} of? --model NAME, and settings as for train.py")
+    if (arguments.model is not None or arguments.overrides) and (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder}/config.yaml says which network that is: leave out --model and settings")
+    trained = load_trained(folder, arguments.data, arguments.device, weights, arguments.trust)
+    name = run_name(trained.config)
+    return name if weights is None else f"{name}, {weights.name}", trained.model, trained.data.test
 
 
 def report(name: str, row: dict[str, Any]) -> str:
@@ -74,7 +89,10 @@ def report(name: str, row: dict[str, Any]) -> str:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--model", metavar="NAME", help="of configs/model/, or of timm")
-    parser.add_argument("--checkpoint", type=Path, help="a run folder, or a file of weights")
+    parser.add_argument("--checkpoint", type=Path, help="a run folder, a file in one, or any file of weights")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+    )
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
     parser.add_argument("--images", type=positive, help="compare on so many test images only")
     parser.add_argument("--alpha", type=float, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
@@ -88,8 +106,6 @@ def main() -> None:
     check_target(parser, arguments.json)
     with one_line_errors(valid_keys()):
         arguments.device = str(choose_device(arguments.device))
-        if arguments.checkpoint is not None and not arguments.checkpoint.exists():
-            raise UserError(f"{arguments.checkpoint} does not exist")
         name, model, split = network(arguments)
         if arguments.images is not None:
             split = Split(split.images[: arguments.images], split.labels[: arguments.images], split.mean, split.std)

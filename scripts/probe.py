@@ -28,12 +28,16 @@ def main() -> None:
         "--fit-images", type=positive, default=600, help="test images to fit and judge convolutions, half each"
     )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+    )
     arguments = parser.parse_args()
     if arguments.fit_images < 2:
         parser.error("--fit-images must be at least 2: half to fit, half to judge")
     for folder in arguments.runs:
         with one_line_errors([]):
-            trained = load_trained(folder, arguments.data, str(choose_device(arguments.device)))
+            device = str(choose_device(arguments.device))
+            trained = load_trained(folder, arguments.data, device, trusted=arguments.trust)
             found = probe(trained, arguments.images, arguments.fit_images)
         head, dirty = commit()
         about = {"run": run_name(trained.config), "images": arguments.images, "fit_images": arguments.fit_images}

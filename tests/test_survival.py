@@ -22,8 +22,6 @@ from attnconv.tracking.run_folder import RunFolder, run_folder_path
 from attnconv.training.checkpoint import Position, load_checkpoint, newest, save_checkpoint
 from conftest import PYTHON
 
-CPU = torch.device("cpu")
-
 
 @pytest.mark.parametrize("overrides", [["epochs=6"], ["model=resnet18", "recipe=paper", "epochs=4"]], ids=" ".join)
 def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):
@@ -62,12 +60,12 @@ def test_checkpoints_of_a_newer_version_and_of_another_model_are_refused(tiny, t
     small, large = (build_model(tiny(f"scale.width={width}").model, (3, 8, 8), 4) for width in (8, 16))
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (small, large)]
     save_checkpoint(tmp_path, small, optimizers[0], Position(1), 3)
-    assert load_checkpoint(tmp_path, small, optimizers[0], CPU) == Position(1)
+    assert load_checkpoint(tmp_path, small, optimizers[0]) == Position(1)
     with pytest.raises(RunFolderError, match="is a checkpoint of another model"):
-        load_checkpoint(tmp_path, large, optimizers[1], CPU)
+        load_checkpoint(tmp_path, large, optimizers[1])
     monkeypatch.setattr("attnconv.training.checkpoint.FORMAT", 0)
     with pytest.raises(RunFolderError, match="written by a newer version"):
-        load_checkpoint(tmp_path, small, optimizers[0], CPU)
+        load_checkpoint(tmp_path, small, optimizers[0])
 
 
 def test_cpu_seconds_of_an_epoch_count_what_was_before_an_interruption(tiny, monkeypatch):

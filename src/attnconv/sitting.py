@@ -49,7 +49,7 @@ class Sitting:
         self.warm_up_seconds: dict[str, float] = {}
         self.saved = time.perf_counter()
 
-        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer, this.device)
+        found = load_checkpoint(self.folder.checkpoints, this.model, this.optimizer)
         self.position = found or Position()
         self.heads = HeadWatcher(this.model, self.config.model["name"])
         if self.writes:

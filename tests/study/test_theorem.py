@@ -42,7 +42,7 @@ def test_a_trained_run_comes_back_as_it_was(tiny, overrides):
     assert sum(parameter.numel() for parameter in found.model.parameters()) == result["parameters"]
     score = evaluate(found.model, found.data.test, 7, "fp32", Processes())
     assert score.accuracy == result["test_acc"]
-    with pytest.raises(RunFolderError, match=r"is no run folder: no config\.yaml"):
+    with pytest.raises(RunFolderError, match=r"does not exist; there is no folder"):
         load_trained(run_folder_path(tiny("name=nothing")))
     (folder / "weights.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"has no weights\.safetensors"):
@@ -156,7 +156,7 @@ def test_the_commands(tiny, tmp_path):
         (("conv_to_attention", "--checkpoint", tmp_path / "nowhere"), "nowhere does not exist"),
         (("conv_to_attention", "--checkpoint", run_folder_path(attentive)), "the model has no convolution"),
         (("probe", run_folder_path(convolutional)), "has no attention layer to probe"),
-        (("probe", tmp_path), "is no run folder: no config.yaml"),
+        (("probe", tmp_path), f"is not a run folder: no config.yaml; runs below it: {tmp_path}/outputs"),
     ):
         failed = script(*command)
         (error,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]

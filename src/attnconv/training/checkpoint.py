@@ -21,6 +21,7 @@ from torch import nn
 
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
+from attnconv.weight_files import read_weights
 
 FORMAT = 2  # 2 added the position's cpu_seconds
 KEPT = 2
@@ -71,23 +72,19 @@ def save_checkpoint(
             other.unlink()
 
 
-def load_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> Position | None:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
     """Restore model and optimiser from the newest sound checkpoint; None if there are no checkpoints.
 
     Damaged ones are named on stderr and passed over.
 
     Raises:
         RunFolderError: all are damaged, or the newest sound one is of a newer format or of another model.
+        FileError: the newest sound one holds more than tensors and plain values.
     """
     candidates = _newest_first(folder)
     for path in candidates:
         if is_sound(path):
-            return _restore(path, model, optimizer, device)
+            return _restore(path, model, optimizer)
         print(f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr)
     if candidates:
         raise RunFolderError(
@@ -97,13 +94,8 @@ def load_checkpoint(
     return None
 
 
-def _restore(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> Position:
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    state: dict[str, Any] = read_weights(path, in_place=False)
     if state["format"] > FORMAT:
         raise RunFolderError(
             f"{path} was written by a newer version (format {state['format']}, this one reads {FORMAT})"
