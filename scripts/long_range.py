@@ -8,17 +8,17 @@ pixel of the last layer's map sees both marks.
 """
 
 import csv
-import json
 from pathlib import Path
-from typing import Any, cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from attnconv.command import ScriptParser, existing_folder
 from attnconv.data.pairs import accuracy_of_counting
-from attnconv.errors import UserError, one_line_errors
-from attnconv.study.tables import long_range_table, read_csv
+from attnconv.errors import RunFolderError, one_line_errors
+from attnconv.readers import read_csv
+from attnconv.study.tables import long_range_table
 from attnconv.theory.reach import widest_pair
+from attnconv.tracking.states import look
+from attnconv.trained import read_run_config
 
 CLUTTER = 6  # of configs/data/pairs.yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -26,15 +26,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def read_cell(folder: Path) -> dict[str, Any]:
     """One run as a row."""
-    result = json.loads((folder / "result.json").read_text())
-    config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-    if config["data"]["clutter"] != CLUTTER:
-        raise UserError(f"{folder}: this table is of data.clutter={CLUTTER}")
-    wall = config["scale"]["patch"] * widest_pair(config["model"], config["scale"]["layers"], (3, 32, 32))
+    result, config = look(folder).result, read_run_config(folder)
+    if config.data.clutter != CLUTTER:
+        raise RunFolderError(f"{folder}: this table is of data.clutter={CLUTTER}")
+    wall = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
     return {
         "model": result["model"],
-        "layers": config["scale"]["layers"],
-        "distance": config["data"]["distance"],
+        "layers": config.scale.layers,
+        "distance": config.data.distance,
         "wall": wall,
         "seed": result["seed"],
         "train_images": result["train_images"],
@@ -46,22 +45,36 @@ def read_cell(folder: Path) -> dict[str, Any]:
     }
 
 
+def read_cells(outputs: Path) -> list[dict[str, Any]]:
+    """A row for every finished run of the experiment.
+
+    Raises:
+        RunFolderError: there is none, one is damaged, two are of one cell, or they differ in precision.
+    """
+    states = {path.parent: look(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
+    for folder, state in states.items():
+        if state.status == "damaged":
+            raise RunFolderError(f"{folder} is damaged: {state.detail}")
+    folders = [folder for folder, state in states.items() if state.status == "done"]
+    if not folders:
+        raise RunFolderError(f"no finished run of experiment=long_range below {outputs}")
+    if len(folders) < len(states):
+        print(f"{len(states) - len(folders)} unfinished runs are left out")
+    rows = [read_cell(folder) for folder in folders]
+    if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
+        raise RunFolderError("a cell has several runs, and this table has room for one: keep one seed per folder")
+    if len(precisions := {row["precision"] for row in rows}) > 1:
+        raise RunFolderError(f"runs of several precisions ({', '.join(sorted(precisions))}) are not compared")
+    return rows
+
+
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
     parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
     arguments = parser.parse_args()
-    results = sorted(arguments.outputs.glob("long_range_*/**/result.json"))
-    folders = [path.parent for path in results if json.loads(path.read_text())["status"] == "done"]
-    if not folders:
-        raise UserError(f"no finished run of experiment=long_range below {arguments.outputs}")
-    if len(folders) < len(results):
-        print(f"{len(results) - len(folders)} unfinished runs are left out")
-    rows = [read_cell(folder) for folder in folders]
-    if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
-        raise UserError("a cell has several runs, and this table has room for one: keep one seed per folder")
-    if len(precisions := {row["precision"] for row in rows}) > 1:
-        raise UserError(f"the runs are of several precisions ({', '.join(sorted(precisions))}), which are not compared")
+    with one_line_errors([]):
+        rows = read_cells(arguments.outputs)
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     path = arguments.into / "long_range.csv"
     with path.open("w", newline="") as file:

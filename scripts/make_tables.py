@@ -3,14 +3,15 @@
 `--check` only compares. The tables of runs are those of results/runs.csv (scripts/collect.py).
 """
 
-import json
 import sys
 from pathlib import Path
 
 from attnconv.command import ScriptParser
+from attnconv.errors import one_line_errors
+from attnconv.readers import read_csv, read_json_lines, reading
 from attnconv.study.collect import read_runs
 from attnconv.study.data_size import data_size_page
-from attnconv.study.tables import bench_table, fill, models_table, paper_table, read_csv, runs_table
+from attnconv.study.tables import bench_table, fill, models_table, paper_table, runs_table
 from attnconv.study.theorem_page import theorem_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -18,17 +19,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def regenerate(readme: str, results: Path) -> dict[str, str]:
     """The text of every generated file, by its place in the repository."""
-    runs = read_runs(results / "runs.csv")
-    bench = [json.loads(line) for line in (results / "bench.jsonl").read_text().splitlines()]
-    tables = {
-        "paper": paper_table(read_csv(results / "paper.csv"), runs),
-        "runs": runs_table(runs),
-        "models": models_table(read_csv(results / "models.csv"), "paper"),
-        "bench": bench_table(bench),
-    }
+    runs, tables = read_runs(results / "runs.csv"), {}
+    with reading(results / "runs.csv"):
+        tables["runs"], data_size = runs_table(runs), data_size_page(runs)
+    with reading(results / "paper.csv"):
+        tables["paper"] = paper_table(read_csv(results / "paper.csv"), runs)
+    with reading(results / "models.csv"):
+        tables["models"] = models_table(read_csv(results / "models.csv"), "paper")
+    with reading(results / "bench.jsonl"):
+        tables["bench"] = bench_table(read_json_lines(results / "bench.jsonl"))
     return {
         "README.md": fill(readme, tables),
-        "results/data_size.md": data_size_page(runs),
+        "results/data_size.md": data_size,
         "results/theorem.md": theorem_page(results, runs),
     }
 
@@ -37,7 +39,9 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 if they are not what results/ says")
     arguments = parser.parse_args()
-    for name, text in regenerate((REPOSITORY / "README.md").read_text(), REPOSITORY / "results").items():
+    with one_line_errors([]):
+        made = regenerate((REPOSITORY / "README.md").read_text(), REPOSITORY / "results")
+    for name, text in made.items():
         path = REPOSITORY / name
         if not arguments.check:
             path.write_text(text)

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from attnconv.command import ScriptParser, existing_folder
+from attnconv.readers import read_csv
 from attnconv.study.models import cost_row, growth, sight_row, study_models
-from attnconv.study.tables import models_table, read_csv
+from attnconv.study.tables import models_table
 from attnconv.tracking.provenance import describe_device
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -9,6 +9,7 @@ A line per run, those of every sweep that was started there included, whether an
 from collections import Counter
 
 from attnconv.command import ScriptParser, existing_folder
+from attnconv.errors import UserError
 from attnconv.tracking.states import STATUSES, State, survey
 
 
@@ -29,7 +30,10 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, nargs="?", default="outputs", help="folder of runs")
     outputs = parser.parse_args().outputs
-    states = {folder.relative_to(outputs).as_posix(): state for folder, state in survey(outputs).items()}
+    try:
+        states = {folder.relative_to(outputs).as_posix(): state for folder, state in survey(outputs).items()}
+    except UserError as error:
+        parser.error(str(error))
     if not states:
         parser.error(f"no run and no sweep below {outputs}")
     width = max(len(name) for name in states)

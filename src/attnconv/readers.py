@@ -25,6 +25,7 @@ SIGNATURES = (
     (257, b"ustar", "a tar archive: unpack it first"),
     (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"GGUF", "a GGUF model"),
+    (0, b"PK\3\4", "a zip archive"),
 )
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", flags=re.IGNORECASE)
 # Its first field is a small number (a version), and a string or a message follows.
@@ -54,7 +55,7 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
     if not head:
-        raise FileError(f"{path} is empty (0 bytes)")
+        raise FileError(f"{path} is {kind_of(head)}")
     return head
 
 
@@ -62,12 +63,16 @@ def near(path: Path) -> str:
     """A suffix with what exists instead of `path`: similar names in its folder, or that there is no such folder."""
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
-    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=3)
+    names = [other.name for other in path.parent.iterdir()]
+    close = [name for name in names if name.startswith(f"{path.name}.")]  # a suffix was left out
+    close = close[:3] or difflib.get_close_matches(path.name, names, n=3)
     return f"; {path.parent} has {', '.join(sorted(close))}" if close else ""
 
 
 def kind_of(head: bytes) -> str:
     """What a file is that begins with `head`, in words."""
+    if not head:
+        return "empty (0 bytes)"
     for offset, signature, kind in SIGNATURES:
         if head[offset:].startswith(signature):
             return kind

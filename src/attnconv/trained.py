@@ -95,8 +95,8 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
     assert isinstance(config, Config)
     try:
         check_limits(config)
-        if not {"name", "_target_"} <= config.model.keys():
-            raise ConfigError("model lacks name or _target_")
+        if "_target_" not in config.model:
+            raise ConfigError("model lacks _target_")
         refuse_foreign_targets(config.model, trusted)
     except ConfigError as error:
         raise ConfigError(f"{folder}/config.yaml: {in_one_line(error)}") from error

@@ -73,6 +73,36 @@ def test_a_truncated_array_is_named(arrays):
         load_source(config(arrays), CPU)
 
 
+def npy(header):
+    header += " " * 20 + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "it is empty"),
+        (b"1,2\n", "it is text, beginning '1,2'"),
+        (pickle.dumps([1]), "it is a pickle, which could run any code"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"PK\3\4" + bytes(50), "it is a zip archive"),
+        (b"\x93NUMPY\x09\x00" + bytes(50), "not \\(9, 0\\)"),
+        (npy("{'descr': '|O', 'fortran_order': False, 'shape': (3,)}"), "Object arrays cannot be loaded"),
+        (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (9, 9, 9, 3)}"), "file seems not fully written"),
+        (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 32, 32, 3)}"), "Unable to allocate"),
+        (npy("{'descr': '|zz', 'fortran_order': False, 'shape': (3,)}"), "not a valid dtype"),
+        (npy("("), "EOF in multi-line statement"),
+        (npy(" " * 20_000), "Header info length"),
+    ],
+)
+def test_a_file_that_is_no_array_is_one_line(arrays, content, complaint):
+    (arrays / "test_images.npy").write_bytes(content)
+    with pytest.raises(DataError, match=complaint) as refused:
+        load_source(config(arrays), CPU)
+    assert "\n" not in str(refused.value)
+    assert "test_images.npy" in str(refused.value)
+
+
 def test_without_data_and_network_three_ways_out_are_named(tmp_path, monkeypatch):
     # The address that no resolver knows stands for a machine without a network.
     monkeypatch.setattr(CIFAR10, "url", "http://cifar.invalid/cifar-10-python.tar.gz")

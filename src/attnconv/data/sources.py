@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from attnconv.data.pairs import SIDE, make_pairs
 from attnconv.data.root import ARRAYS, check_root
 from attnconv.errors import DataError
 from attnconv.memory import require_memory
+from attnconv.readers import in_one_line, kind_of
 
 PAIR_BYTES = 3 * SIDE * SIDE * 9  # of an image while it is drawn, in int64, and once it is
 
@@ -89,14 +91,21 @@ def _read_arrays(root: Path) -> dict[str, np.ndarray]:
         raise DataError(
             f"{root} lacks {', '.join(missing)}; images are uint8 N x H x W x 3, labels integers 0..classes-1"
         )
-    arrays = {}
-    for name in ARRAYS:
-        path = root / f"{name}.npy"
-        try:
-            arrays[name] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{path} is not a readable .npy array: {error}") from error
-    return arrays
+    return {name: _read_array(root / f"{name}.npy") for name in ARRAYS}
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, MemoryError, TokenError) as error:
+        kind = kind_of(head)
+        reason = in_one_line(error) if kind == "a NumPy array" else f"it is {kind}"
+        raise DataError(f"{path} is not a readable .npy array: {reason}") from error
 
 
 def _digits() -> dict[str, np.ndarray]:

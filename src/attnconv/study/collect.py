@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from attnconv.config import CONFIGS, Config, flatten
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
+from attnconv.readers import read_json, reading
 from attnconv.tracking.identity import free_to_change, with_defaults
 from attnconv.tracking.run_folder import FORMAT, name_of
 from attnconv.tracking.states import (
@@ -90,7 +91,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
         before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
         for file in EXAMINED:  # what a dirty tree found, does not replace what a clean one did
-            if file in before and _dirty(content[file]) and not _dirty(before[file]):
+            if file in before and _dirty(folder / file) and not _dirty(kept / file):
                 content[file] = before[file]
         if before == content:
             gathered.known.append(name)
@@ -144,9 +145,9 @@ def check_version(results: Path) -> None:
     for path in sorted((results / "runs").glob("**/result.json")):
         try:
             written = json.loads(path.read_text()).get("format", 1)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue  # damaged, which is for `tabulate` to tell
-        if written > FORMAT:
+        if isinstance(written, int) and written > FORMAT:
             raise RunFolderError(
                 f"{path} has format {written}, of a newer version; this one knows {FORMAT}: update this checkout"
             )
@@ -165,15 +166,17 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     """The rows of a runs.csv that may stand in a published table; an empty cell is None.
 
     Raises:
-        RunFolderError: a newer version wrote it.
+        RunFolderError: a newer version wrote it; FileError: it is missing or no such table.
     """
-    table = pandas.read_csv(path, keep_default_na=False, na_values=[""])
-    if (table["format"] > FORMAT).any():
+    with reading(path):
+        table = pandas.read_csv(path, keep_default_na=False, na_values=[""])
+        publishable, newer = table["kept_out"].isna(), table["format"] > FORMAT
+    if newer.any():
         raise RunFolderError(
             f"{path} has runs of format {table['format'].max()}, of a newer version; this one knows {FORMAT}: "
             "update this checkout"
         )
-    rows = table[table["kept_out"].isna()].astype(object)
+    rows = table[publishable].astype(object)
     return [
         {str(key): value for key, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")
     ]
@@ -269,8 +272,8 @@ def _usual_root(data: str) -> str:
     return "" if root == MISSING else root
 
 
-def _dirty(examined: bytes) -> bool:
-    return bool(json.loads(examined)["dirty"])
+def _dirty(examined: Path) -> bool:
+    return bool(read_json(examined, ["dirty"])["dirty"])
 
 
 def _in_short(result: bytes) -> str:

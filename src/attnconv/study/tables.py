@@ -1,18 +1,10 @@
 """Tables as pure functions of results: what README shows between its markers."""
 
-import csv
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """A table of results/, a dictionary per row."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -4,12 +4,12 @@ From the conversion.json and probe.json that scripts/conv_to_attention.py and sc
 scripts/collect.py took into results/runs.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from attnconv.readers import read_json
 from attnconv.study.tables import markdown
 
 OF_HEADS = {
@@ -52,11 +52,14 @@ def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> l
     """The published runs that were examined, with what was found: `file` is probe.json or conversion.json.
 
     What a dirty tree found is left out.
+
+    Raises:
+        FileError: a file is damaged, or lacks what it should hold.
     """
     found = []
     for run in runs:
         path = results / "runs" / run["run"] / file
-        if path.exists() and not (examined := json.loads(path.read_text()))["dirty"]:
+        if path.exists() and not (examined := read_json(path, ("dirty", "images", "heads", "layers")))["dirty"]:
             found.append((run, examined))
     return found
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
 from attnconv.study.collect import kept_out
 from attnconv.tracking.run_folder import name_of
 from attnconv.tracking.states import collected_folder, collected_weights, find_folders, look, read_config
+from attnconv.weight_files import read_weights
 
 LIMIT = 16_000_000  # bytes of all files together
 
@@ -82,14 +83,12 @@ def _in_half(folder: Path, metadata: dict[str, str]) -> bytes:
     """A safetensors file with the weights of a run, those that are floating point in float16.
 
     Raises:
-        RunFolderError: they are damaged, or too large for float16.
+        FileError: they are damaged; RunFolderError: they are too large for float16.
     """
     path = folder / "weights.safetensors"
-    try:
-        tensors = load(path.read_bytes())
-    except SafetensorError as error:
-        raise RunFolderError(f"{path} is damaged ({error})") from error
-    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in read_weights(path).items()
+    }
     for name, tensor in halves.items():
         if not torch.isfinite(tensor).all():
             raise RunFolderError(f"{path}: {name} has values that float16 cannot hold")
@@ -110,8 +109,11 @@ def _metadata(folder: Path, name: str) -> dict[str, str]:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return file.metadata()
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata()
+    except SafetensorError as error:
+        raise RunFolderError(f"{path} is damaged ({error}); delete it, to have it written anew") from error
 
 
 def _megabytes(size: int) -> str:

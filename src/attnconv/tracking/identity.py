@@ -62,12 +62,13 @@ def read_recorded(folder: Path) -> Recorded | None:
         return None
     try:
         plain = read_yaml(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
     if not isinstance(plain, dict) or not plain:
         raise _damaged(path, "it is empty")
     settings = with_defaults(flatten(without_retired({str(key): value for key, value in plain.items()})))
-    result, data = read_json(folder / "result.json") or {}, read_json(folder / DATA_FILE) or {}
+    result = read_json(folder / "result.json", "status") or {}
+    data = read_json(folder / DATA_FILE, "sha256") or {}
     # The config.yaml of older runs says auto where the machine decided; their result.json says what it became.
     known = settings["precision"] != "auto"
     return Recorded(
@@ -171,16 +172,21 @@ def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in defaults.items() if value != MISSING} | flat
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file of a run folder holds; None if it is not there.
+def read_json(path: Path, key: str) -> dict[str, Any] | None:
+    """What a file of a run folder holds, `key` included; None if it is not there.
 
     Raises:
         RunFolderError: it is damaged.
     """
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
+    if not isinstance(found, dict) or key not in found:
+        raise _damaged(path, f"it has no {key}")
+    return found
 
 
 def _damaged(path: Path, reason: str) -> RunFolderError:

@@ -96,7 +96,7 @@ class RunFolder:
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
-        result = read_json(self.path / "result.json")
+        result = read_json(self.path / "result.json", "status")
         done = result is not None and result["status"] == "done"
         # What is finished takes part in no arithmetic any more: auto asks for the run, whatever it became.
         different = differences(self.path, self.config, None if done else self.precision, self.data_hash)
@@ -184,10 +184,9 @@ class RunFolder:
         path = self.path / file
         if not path.exists():
             return []
-        lines = path.read_text().split("\n")[:-1]
         try:
-            return [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
+            return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        except ValueError as error:
             raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
 
     def forget_after(self, epochs_done: int | None) -> None:
@@ -213,7 +212,7 @@ class RunFolder:
 
 def is_empty_failure(folder: Path) -> bool:
     """Whether a run ended in that folder before its first checkpoint, so that there is nothing to keep."""
-    result = read_json(folder / "result.json")
+    result = read_json(folder / "result.json", "status")
     ended = result is not None and result["status"] in ("failed", "interrupted")
     return ended and not any((folder / "checkpoints").glob("*.pt"))
 

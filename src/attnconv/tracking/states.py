@@ -11,9 +11,12 @@ from yaml import YAMLError
 
 from attnconv.config import without_retired
 from attnconv.files import read_yaml
-from attnconv.tracking.run_folder import ACCURACIES, FORMAT
+from attnconv.readers import reading
+from attnconv.tracking.run_folder import ACCURACIES, FORMAT, name_of
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
+# What result.json of every finished run says, of any version.
+IDENTITY = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
 STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "waiting")
 
 
@@ -66,11 +69,16 @@ def find_folders(outputs: Path) -> list[Path]:
 
 
 def survey(outputs: Path) -> dict[Path, State]:
-    """The state of every run below `outputs`, those included that a sweep noted there and nobody has begun."""
+    """The state of every run below `outputs`, those included that a sweep noted there and nobody has begun.
+
+    Raises:
+        FileError: what a sweep noted is damaged.
+    """
     states = {folder: look(folder) for folder in find_folders(outputs)}
     reasons: dict[Path, str | None] = {}
     for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):  # what a later start of a sweep says holds
-        reasons |= {outputs / cell["folder"]: cell.get("reason") for cell in json.loads(file.read_text())}
+        with reading(file):
+            reasons |= {outputs / cell["folder"]: cell.get("reason") for cell in json.loads(file.read_text())}
     for folder, reason in reasons.items():
         if states.setdefault(folder, State("waiting", "", 0, 0, {})).status == "waiting" and reason:
             states[folder] = State("failed", reason, 0, 0, {})  # before it had a folder
@@ -86,6 +94,9 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     config, result = read_config(folder), read_result(folder)
     if result is None or result["status"] != "done":
         raise Damaged("the run is not done")
+    missing = [key for key in IDENTITY if key not in result]
+    if missing:
+        raise Damaged(f"result.json lacks {', '.join(missing)}")
     metrics = read_lines(folder / "metrics.jsonl")
     for file, lines in (("metrics.jsonl", metrics), ("timing.jsonl", read_lines(folder / "timing.jsonl"))):
         if [record.get("epoch") for record in lines] != list(range(1, config["epochs"] + 1)):
@@ -109,10 +120,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_yaml(folder / "config.yaml")
     except FileNotFoundError as error:
         raise Damaged("no config.yaml") from error
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
+    except (YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"config.yaml: {_first_line(error)}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("epochs"), int):
-        raise Damaged("config.yaml is no configuration of a run")
+    try:
+        name_of(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged("config.yaml is no configuration of a run") from error
+    if not isinstance(config.get("epochs"), int) or config["epochs"] < 1:
+        raise Damaged(f"config.yaml is no configuration of a run (epochs: {config.get('epochs')})")
     return without_retired({str(key): value for key, value in config.items()})
 
 
@@ -126,9 +141,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise Damaged(f"result.json: {_first_line(error)}") from error
-    if not isinstance(result, dict) or "status" not in result:
+    if not isinstance(result, dict) or "status" not in result or not isinstance(result.get("format", 1), int):
         raise Damaged("result.json holds no result")
     if result.get("format", 1) > FORMAT:
         raise Damaged(
@@ -175,11 +190,14 @@ def _who_is_at_work(folder: Path) -> str | None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a .jsonl file; a last one without its end is being written, or was torn."""
     try:
-        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        records = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     except FileNotFoundError:
         return []
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise Damaged(f"{path.name}: {_first_line(error)}") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise Damaged(f"{path.name} has a line that is not a record")
+    return records
 
 
 def _epochs_recorded(folder: Path) -> int:
