@@ -70,8 +70,8 @@ def test_a_network_without_convolutions_predicts_the_same(tiny, tmp_path, model)
 @pytest.mark.cifar
 def test_no_prediction_changes_on_a_thousand_real_images(tmp_path):
     config = compose(
-        ["model=resnet10", "scale=mini", "epochs=2", "data.fraction=0.02", "logger=none", f"output={tmp_path}",
-         f"data.root={REPOSITORY}/data/cifar10", "device=cpu"]
+        ["model=resnet10", "scale=mini", "epochs=4", "eval_every=4", "data.fraction=0.02", "logger=none",
+         f"output={tmp_path}", f"data.root={REPOSITORY}/data/cifar10", "device=cpu"]
     )  # fmt: skip
     if not (REPOSITORY / "data/cifar10/train_images.npy").exists():
         pytest.skip("no CIFAR-10 in data/cifar10")
