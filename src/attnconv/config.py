@@ -128,7 +128,7 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    name: str = knob("default", "the study that the run belongs to: first part of the run folder", folder=True)
+    name: str = knob("default", "the study that the run belongs to: first folder below output, not a path", folder=True)
     seed: int = knob(0, "of initialisation, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED)
     match: str | None = knob(None, "scale the model's width until it costs what match_model does; null: leave it",
                              choices=("parameters", "flops"))  # fmt: skip
