@@ -7,6 +7,7 @@ import pytest
 
 from attnconv.config import compose
 from attnconv.tracking.run_folder import RunFolder
+from attnconv.tracking.states import RESULT_KEYS
 from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
 LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
@@ -39,7 +40,7 @@ def test_a_finished_run_is_refused_or_skipped_without_torch(arrays, tmp_path, mo
     folder.open()
     for file in ("metrics.jsonl", "timing.jsonl"):
         folder.append(file, {"epoch": 1, "test/acc": 0.5})
-    folder.write_result({"status": "done", "test_acc": 0.5})
+    folder.write_result(dict.fromkeys(RESULT_KEYS, "x") | {"status": "done", "test_acc": 0.5})
     folder.close()
     run = (
         f"import runpy, sys; sys.argv[:] = ['train.py', *{mode + overrides!r}]\n"

@@ -7,7 +7,7 @@ import pytest
 from attnconv.readers import FileError, kind_of, read_csv, read_json, read_json_lines
 from attnconv.study.collect import read_runs
 from attnconv.study.theorem_page import read_examined
-from attnconv.tracking.states import IDENTITY, survey
+from attnconv.tracking.states import RESULT_KEYS, survey
 
 CONFIG = "name: x\nmodel: {name: x}\nscale: {name: x}\nrecipe: {name: x}\ndata: {fraction: 1}\nseed: 0\n"
 JSON, LINES, CSV = "x.json", "x.jsonl", "x.csv"
@@ -110,7 +110,7 @@ def test_a_run_folder_from_elsewhere_is_damaged_and_not_a_traceback(tmp_path, fi
     folder = tmp_path / "x/frac1/seed0"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)
-    (folder / "result.json").write_text(json.dumps({"status": "done"} | dict.fromkeys(IDENTITY, "x")))
+    (folder / "result.json").write_text(json.dumps({"status": "done"} | dict.fromkeys(RESULT_KEYS, "x")))
     (folder / file).write_text(content)
     state = survey(tmp_path)[folder]
     assert state.status == "damaged"

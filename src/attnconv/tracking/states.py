@@ -16,7 +16,7 @@ from attnconv.tracking.run_folder import ACCURACIES, FORMAT, name_of
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
 # What result.json of every finished run says, of any version.
-IDENTITY = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
+RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
 STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "waiting")
 
 
@@ -94,7 +94,7 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     config, result = read_config(folder), read_result(folder)
     if result is None or result["status"] != "done":
         raise Damaged("the run is not done")
-    missing = [key for key in IDENTITY if key not in result]
+    missing = [key for key in RESULT_KEYS if key not in result]
     if missing:
         raise Damaged(f"result.json lacks {', '.join(missing)}")
     metrics = read_lines(folder / "metrics.jsonl")
