@@ -4,13 +4,19 @@ A line per run, those of every sweep that was started there included, whether an
 
     done, running (and who), interrupted (it stopped itself), unfinished (it was killed), failed (and why),
     damaged (and how), waiting (nobody has begun)
+
+At the end the time that is left, if runs of a sweep are not done: from how long finished runs took.
 """
 
 from collections import Counter
+from pathlib import Path
 
 from attnconv.command import ScriptParser, existing_folder
 from attnconv.errors import UserError
-from attnconv.tracking.states import STATUSES, State, survey
+from attnconv.tracking.estimate import AT_ONCE, Rates, in_words, time_left
+from attnconv.tracking.states import STATUSES, State, noted_cells, survey
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def line(name: str, state: State, width: int) -> str:
@@ -31,9 +37,10 @@ def main() -> None:
     parser.add_argument("outputs", type=existing_folder, nargs="?", default="outputs", help="folder of runs")
     outputs = parser.parse_args().outputs
     try:
-        states = {folder.relative_to(outputs).as_posix(): state for folder, state in survey(outputs).items()}
+        folders, noted = survey(outputs), noted_cells(outputs)
     except UserError as error:
         parser.error(str(error))
+    states = {folder.relative_to(outputs).as_posix(): state for folder, state in folders.items()}
     if not states:
         parser.error(f"no run and no sweep below {outputs}")
     width = max(len(name) for name in states)
@@ -42,6 +49,10 @@ def main() -> None:
         print(line(name, state, width))
     counts = Counter(state.status for state in states.values())
     print(f"{len(states)} runs: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]))
+    at_once = counts["running"] or AT_ONCE
+    seconds = time_left(folders, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
+    if seconds is not None:
+        print(f"about {in_words(seconds)} left with {at_once} at once")
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ other names; in fp32 the essential rows are smaller, and small runs come first.
 Exit code 0 if all runs are done, 1 if not. `python scripts/status.py outputs` shows how it stands at any time.
 """
 
-import argparse
 import time
 from datetime import datetime
 from pathlib import Path
 
+from attnconv.command import ScriptParser, expand_home, positive
 from attnconv.config import valid_keys
 from attnconv.errors import one_line_errors
-from attnconv.study.estimate import AT_ONCE, Rates, in_words, work_of
 from attnconv.study.plan import in_order, plan, rows
 from attnconv.study.workers import Workers
 from attnconv.sweep import Cell, run_cells
+from attnconv.tracking.estimate import AT_ONCE, Rates, in_words, work_of
 from attnconv.tracking.run_folder import run_name
 from attnconv.tracking.states import look
 from attnconv.training.precision import choose_device, choose_precision
@@ -52,11 +52,10 @@ def measured_rates(output: Path) -> Rates:
 
 
 def seconds_left(cell: Cell, rates: Rates) -> float:
-    """Core seconds that a cell still needs."""
-    if _done(cell):
+    """Core seconds that a cell still needs; none for one that failed, which is not tried again."""
+    if cell.collected is not None or (state := look(cell.folder)).status in ("done", "failed", "damaged"):
         return 0.0
-    state = look(cell.folder)
-    return rates.seconds(work_of(cell.config)) * (1 - state.epoch / cell.config.epochs)
+    return rates.seconds(work_of(cell.config)) * state.share_left
 
 
 def _done(cell: Cell) -> bool:
@@ -83,20 +82,20 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help=f"of {', '.join(rows('bf16'))}")
     parser.add_argument("--list", action="store_true", help="the rows, their runs and hours; nothing is run")
     parser.add_argument("--dry-run", action="store_true", help="the runs in order, with their times; nothing is run")
     parser.add_argument("--budget-hours", type=float, metavar="H", help="stop after so long; runs are saved")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 where this machine computes in it")
     parser.add_argument(
-        "--at-once", type=int, default=AT_ONCE, metavar="N", help="runs at a time (default: %(default)s)"
+        "--at-once", type=positive, default=AT_ONCE, metavar="N", help="runs at a time (default: %(default)s)"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run, as train.py takes them")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     until = None if arguments.budget_hours is None else time.monotonic() + 3600 * arguments.budget_hours
     precision = arguments.precision or choose_precision("auto", choose_device("auto"))
-    cells = plan(precision, arguments.only, arguments.overrides, RESULTS)
+    cells = plan(precision, arguments.only, [*map(expand_home, arguments.overrides)], RESULTS)
     output = Path(next(iter(cells.values()))[0].config.output)
     rates = measured_rates(output)
     ordered = in_order(cells, precision, rates)

@@ -98,7 +98,7 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
     shown = subprocess.run(
         [PYTHON, "scripts/status.py", tmp_path / "outputs"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout
-    assert shown.splitlines()[-1] == "4 runs: 3 done, 1 failed"
+    assert shown.splitlines()[-1] == "4 runs: 3 done, 1 failed", "and nothing is left to wait for"
     assert re.search(r"^failed +patch3/\S+ +model=sa_quadratic: images of 8x8", shown, flags=re.MULTILINE)
 
 

@@ -8,7 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
 from attnconv.files import write_whole
+from attnconv.tracking.estimate import work_of
 from attnconv.tracking.identity import differences, name_hint, read_recorded, refusal
 from attnconv.tracking.run_folder import is_empty_failure, run_folder_path, run_name
 from attnconv.tracking.states import CELLS_FILE, collected_folder, look
@@ -243,6 +244,6 @@ def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -
             continue  # nothing of it will ever be here
         folder = run_name(cell.config)
         reason = {"reason": failed[cell.folder]} if cell.folder in failed else {}
-        noted.append({"folder": folder, "overrides": cell.overrides, **reason})
+        noted.append({"folder": folder, "overrides": cell.overrides, "work": asdict(work_of(cell.config)), **reason})
     record.mkdir(parents=True, exist_ok=True)
     write_whole(record / CELLS_FILE, (json.dumps(noted, indent=1) + "\n").encode())

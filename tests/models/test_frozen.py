@@ -43,7 +43,7 @@ def test_no_optimizer_has_them(recipe):
     overrides = [f"recipe={recipe}", *(["recipe.optimizer=adamw"] if adamw else [])]
     config = compose([*TINY, "model=sa_quadratic_shifts", *overrides])
     model = build_model(config.model, (3, 32, 32), 10)
-    taken = {id(it) for group in build_optimizer(model, config.recipe).param_groups for it in group["params"]}
+    taken = {id(it) for group in build_optimizer(model, config.recipe, "fp32").param_groups for it in group["params"]}
     left = {name for name, parameter in model.named_parameters() if id(parameter) not in taken}
     assert left == heads(model).keys()
 

@@ -10,9 +10,9 @@ from attnconv.config import compose
 from attnconv.errors import ConfigError
 from attnconv.models.cost import build_unfilled
 from attnconv.models.match import resolve_node
-from attnconv.study.estimate import Rates, Work, in_words, work_of
 from attnconv.study.plan import Sweep, combinations, expand, in_order, plan, rows, source
 from attnconv.sweep import Cell
+from attnconv.tracking.estimate import Rates, Work, in_words, work_of
 from attnconv.tracking.run_folder import differences
 from conftest import REPOSITORY
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -51,7 +52,10 @@ def test_a_study_is_stopped_goes_on_and_is_collected(tmp_path, here):
 
     folders = list((tmp_path / "outputs").glob("**/seed100"))
     assert {look(folder).status for folder in folders} <= {"interrupted", "waiting"}
+    status = [PYTHON, str(REPOSITORY / "scripts/status.py"), f"{tmp_path}/outputs"]
+    assert re.fullmatch(r"about \d+ min left with 2 at once", here(status).splitlines()[-1])
     assert "sweep of 2 cells: 2 done" in here(command)
+    assert here(status).splitlines()[-1] == "2 runs: 2 done"
     assert "sweep of 2 cells: 2 skipped" in here(command)
 
     results = tmp_path / "results"

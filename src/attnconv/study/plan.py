@@ -20,8 +20,8 @@ from omegaconf import DictConfig, open_dict
 
 from attnconv.config import CONFIGS, Config, freeze, register_schema
 from attnconv.errors import ConfigError, nearest
-from attnconv.study.estimate import Rates, work_of
 from attnconv.sweep import Cell
+from attnconv.tracking.estimate import Rates, work_of
 
 # Rows without which the study answers little. On a slow machine their cells are mixed, small ones first.
 ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size", "small")

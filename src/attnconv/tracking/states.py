@@ -42,6 +42,11 @@ class State:
     epochs: int
     result: dict[str, Any]
 
+    @property
+    def share_left(self) -> float:
+        """Of the epochs, what is not recorded yet."""
+        return 1 - self.epoch / self.epochs if self.epochs else 1.0
+
 
 def look(folder: Path) -> State:
     """The state of the run in `folder`; what is wrong with a damaged one is in `detail`."""
@@ -75,14 +80,23 @@ def survey(outputs: Path) -> dict[Path, State]:
         FileError: what a sweep noted is damaged.
     """
     states = {folder: look(folder) for folder in find_folders(outputs)}
-    reasons: dict[Path, str | None] = {}
-    for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):  # what a later start of a sweep says holds
-        with reading(file):
-            reasons |= {outputs / cell["folder"]: cell.get("reason") for cell in json.loads(file.read_text())}
-    for folder, reason in reasons.items():
-        if states.setdefault(folder, State("waiting", "", 0, 0, {})).status == "waiting" and reason:
-            states[folder] = State("failed", reason, 0, 0, {})  # before it had a folder
+    for folder, cell in noted_cells(outputs).items():
+        if states.setdefault(folder, State("waiting", "", 0, 0, {})).status == "waiting" and "reason" in cell:
+            states[folder] = State("failed", cell["reason"], 0, 0, {})  # before it had a folder
     return dict(sorted(states.items()))
+
+
+def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
+    """What the sweeps started in `outputs` noted of their runs, by folder: what a later start says holds.
+
+    Raises:
+        FileError: it is damaged.
+    """
+    noted: dict[Path, dict[str, Any]] = {}
+    for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):
+        with reading(file):
+            noted |= {outputs / cell["folder"]: cell for cell in json.loads(file.read_text())}
+    return noted
 
 
 def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

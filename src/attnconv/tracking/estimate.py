@@ -6,14 +6,13 @@ What is counted is the time of one core; a study has several runs at once, one o
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from attnconv.config import Config
+from attnconv.tracking.states import State
 
 AT_ONCE = 2  # runs of a study at a time, one thread each
 
@@ -37,10 +36,6 @@ class Work:
     scale: str
     precision: str
     images: float
-
-    def as_noted(self) -> dict[str, Any]:
-        """As cells.json of a sweep has it."""
-        return asdict(self)
 
 
 def work_of(config: Config) -> Work:
@@ -93,6 +88,21 @@ class Rates:
         return ASSUMED.get(work.scale, ASSUMED["mini"]) * (FP32_SLOWER if work.precision == "fp32" else 1)
 
 
+def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rates: Rates, at_once: int) -> float | None:
+    """Seconds until the runs that a sweep noted and that can go on are done; None if there are no such runs.
+
+    Args:
+        noted: of a run's folder what cells.json has of it.
+        at_once: runs at a time.
+    """
+    left = [
+        rates.seconds(Work(**noted[folder]["work"])) * state.share_left
+        for folder, state in states.items()
+        if state.status not in ("done", "failed", "damaged") and "work" in noted.get(folder, {})
+    ]
+    return sum(left) / at_once if left else None
+
+
 def in_words(seconds: float) -> str:
     """A duration such as "4 h 10 min"."""
     minutes = max(1, round(seconds / 60))
@@ -101,7 +111,7 @@ def in_words(seconds: float) -> str:
 
 
 def _seconds(result: dict[str, Any]) -> float:
-    return result.get("train_cpu_seconds", result["seconds"])
+    return result.get("cpu_seconds", result["seconds"])
 
 
 def _images_seen(result: dict[str, Any]) -> float:
@@ -112,6 +122,9 @@ def _images_seen(result: dict[str, Any]) -> float:
 def _training_images(config: Config) -> int:
     """Training images before any are held out or left out."""
     data = config.data
-    if data.source == "arrays":
-        return len(np.load(Path(data.root, "train_labels.npy"), mmap_mode="r"))
+    labels = Path(data.root, "train_labels.npy")
+    if data.source == "arrays" and labels.exists():
+        import numpy as np  # looking at a study needs none
+
+        return len(np.load(labels, mmap_mode="r"))
     return TRAINING_IMAGES.get(data.source, data.train_images)
