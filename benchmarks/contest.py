@@ -28,6 +28,7 @@ from attnconv.training.distributed import Processes
 from attnconv.training.loop import FiniteGuard, Tally, train_epoch
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precision import autocast, choose_precision, computes_in_bf16
+from attnconv.training.share import keep_freed_memory
 from benchmarks.published import published_epoch, published_loader, published_network, published_optimizer
 
 SIDE, CLASSES = 32, 10  # CIFAR-10's images; their content does not matter here, so they are made up
@@ -116,6 +117,7 @@ class Bench:
     """Cases on one device, each against the published formulation."""
 
     def __init__(self, device: torch.device, rounds: int, images: int, compiled: bool, tiny: bool = False):
+        keep_freed_memory()  # as in training; the published formulation profits from it, too
         self.device, self.rounds, self.compiled = device, rounds, compiled
         self.precision = choose_precision("auto", device)
         # A CPU that only emulates bf16 would spend most of a round on a product that says nothing of it.

@@ -1,6 +1,6 @@
 """The measurements behind `impl: auto`: two ways to compute the same layer, forward and backward, in one process.
 
-    python scripts/bench_attention.py       position-only: dense / separable, separable / folded;
+    python scripts/bench_attention.py       position-only: dense / separable;
                                             content: dense / absorbed, dense / fused; windows: gathered / dense
     python scripts/bench_attention.py --device cuda
 
@@ -27,10 +27,6 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {
     "position-only, dense / separable": (
         partial(PositionalAttention, heads=9, encoding=QuadraticEncoding),
         ("dense", "separable"),
-    ),
-    "position-only, separable / folded": (
-        partial(PositionalAttention, heads=9, encoding=QuadraticEncoding),
-        ("separable", "folded"),
     ),
     "content q.k + q.r, dense / absorbed": (
         partial(ContentAttention, heads=9, relative=LearnedRelativeVectors),
