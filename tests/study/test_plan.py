@@ -13,7 +13,7 @@ from attnconv.models.match import resolve_node
 from attnconv.study.plan import Sweep, combinations, expand, in_order, plan, rows, source
 from attnconv.sweep import Cell
 from attnconv.tracking.estimate import Rates, Work, in_words, work_of
-from attnconv.tracking.run_folder import differences
+from attnconv.tracking.identity import differences
 from conftest import REPOSITORY
 
 RUNS = {
@@ -74,7 +74,7 @@ def test_runs_collected_before_precision_was_in_their_settings_are_found_again(t
     )
     assert sum(folder is not None for folder in found.values()) == 5
     cell = next(cell for cell in cells if cell.collected)
-    assert differences(cell.collected, replace(cell.config, precision="fp32")) == ["precision: bf16 -> fp32"]
+    assert differences(cell.collected, replace(cell.config, precision="fp32")) == {"precision": "bf16 -> fp32"}
 
 
 def test_copied_heads_are_those_of_another_seed_of_the_same_images():

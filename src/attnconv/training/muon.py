@@ -62,7 +62,7 @@ class Muon(torch.optim.Optimizer):
         self, params: Sequence[Group], momentum: float, dtype: torch.dtype, betas: tuple[float, float] = (0.9, 0.95)
     ):
         super().__init__(params, {"momentum": momentum, "betas": betas, "eps": EPS})
-        self.dtype = dtype
+        self.defaults["dtype"] = dtype  # where a copy of the optimizer keeps it, and no checkpoint
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no loss to give back
@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
-        _add_orthogonal(parameters, updates, group["lr"], self.dtype)
+        _add_orthogonal(parameters, updates, group["lr"], self.defaults["dtype"])
 
     def _step_adamw(self, group: Group, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         for parameter in parameters:

@@ -6,9 +6,9 @@ import sys
 
 import torch
 
-# Arguments of glibc's mallopt(3), and the largest values that it takes.
+# Arguments of glibc's mallopt(3): -1 switches trimming off, and no larger threshold is taken.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEEP_ALL, LARGEST_ON_HEAP = 2**31 - 1, 32 * 2**20
+KEEP_ALL, LARGEST_ON_HEAP = -1, 32 * 2**20
 
 POOL = "ATTNCONV_POOL"  # set by a sweep or a study for the processes that it starts
 
