@@ -126,6 +126,15 @@ def test_rates_are_read_from_finished_runs_of_one_thread():
     assert rates.seconds(conv) > 1000, "the run of results/runs/default had two threads"
 
 
+def test_a_damaged_result_says_nothing_of_time(tmp_path):
+    for seed, text in enumerate(("torn {", '["no result"]', '{"status": "done"}', '{"status": "failed"}')):
+        folder = tmp_path / f"name/conv3x3/mini-modern/frac1/seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(text)
+    work = Work("conv3x3", "mini", "bf16", images=1000)
+    assert Rates.measured([tmp_path]).seconds(work) == Rates().seconds(work)
+
+
 def test_work_counts_every_image_that_is_seen():
     def images(*overrides):
         return work_of(compose(["epochs=2", *overrides])).images

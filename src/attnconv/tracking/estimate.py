@@ -3,7 +3,6 @@
 What is counted is the time of one core; a study has several runs at once, one on each.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.tracking.states import State
+from attnconv.tracking.states import Damaged, State, find_folders, read_result
 
 AT_ONCE = 2  # runs of a study at a time, one thread each
 
@@ -21,7 +20,8 @@ ASSUMED = {"mini": 0.0026, "small": 0.008}
 FP32_SLOWER = 3.0
 
 TRAINING_IMAGES = {"cifar10": 50_000, "digits": 1_437}
-ONE_THREAD = re.compile(r", (?!1 thread)\d+ threads")  # what a run on several does not say of one
+SEVERAL_THREADS = re.compile(r", (?!1 thread)\d+ threads")  # how long these take, says nothing of one
+TIMED = {"status", "model", "scale", "precision", "device", "seconds", "epochs", "train_images", "fraction"}
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Rates:
     def measured(cls, folders: Iterable[Path]) -> "Rates":
         """From the finished runs below some folders; those of several threads say nothing of one."""
         found: dict[tuple[str, str, str], list[float]] = {}
-        for path in (path for folder in folders for path in sorted(folder.glob("**/frac*/seed*/result.json"))):
+        for run in (run for folder in folders for run in find_folders(folder)):
             try:
-                result = json.loads(path.read_text())
-            except ValueError:  # damaged, which a study and scripts/status.py say
+                result = read_result(run) or {}
+            except Damaged:  # which a study and scripts/status.py say
                 continue
-            if result["status"] == "done" and not ONE_THREAD.search(result["device"]):
+            if result.keys() >= TIMED and result["status"] == "done" and not SEVERAL_THREADS.search(result["device"]):
                 key = result["model"], result["scale"], result["precision"]
                 found.setdefault(key, []).append(_seconds(result) / _images_seen(result))
         return cls(found)
