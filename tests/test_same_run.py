@@ -12,7 +12,7 @@ import torch
 import yaml
 from hydra.core.singleton import Singleton
 
-from attnconv.config import DataConfig, to_plain
+from attnconv.config import DataConfig
 from attnconv.data.sources import _hash_of_files, data_hash, load_source
 from attnconv.errors import AlreadyDone, DataError, Diverged, RunFolderError, SweepIncomplete
 from attnconv.run import run
@@ -183,15 +183,12 @@ def test_a_damaged_folder_stops_no_sweep_by_its_precision(tiny, tmp_path, machin
 
 
 def test_the_table_of_distances_compares_no_two_precisions(tiny, tmp_path, monkeypatch, capsys):
+    pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "epochs=1")
     for seed, name in enumerate(("bf16", "fp32")):
-        folder = tmp_path / f"long_range_{name}/seed{seed}"
-        folder.mkdir(parents=True)
-        config = tiny("data=pairs", "data.root=''", f"seed={seed}")
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)))
-        identity = dict.fromkeys(("train_images", "epochs", "test_acc", "commit", "dirty"), 1)
-        result = {"status": "done", "model": name, "seed": seed, "precision": name, **identity}
-        (folder / "result.json").write_text(json.dumps(result))
-    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path), "--into", str(tmp_path)])
+        config = tiny(*pairs, f"seed={seed}", f"name=long_range_{name}", "precision=fp32")
+        result = run(config) | {"model": name, "precision": name}
+        (run_folder_path(config) / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--into", str(tmp_path)])
     with pytest.raises(SystemExit):
         runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
     assert "the runs are of several precisions (bf16, fp32), which are not compared" in capsys.readouterr().err
