@@ -220,6 +220,7 @@ class Bench:
             label_smoothing=config.recipe.label_smoothing,
             factor=lambda step: 1e-3,
             size=lambda step: None,
+            mix=None,
             precision=contender.precision,
             processes=Processes(),
             on_step=lambda step: None,

@@ -266,7 +266,8 @@ IDLE = [
     ("recipe.momentum=0.5 recipe.optimizer=adamw", "recipe.momentum=0.5 does nothing: recipe.optimizer=adamw"),
     ("recipe.cropped_from=0.5", "recipe.cropped_from=0.5 does nothing: no size of recipe.sizes=[]"),
     ("recipe.cropped_from=0.9 recipe.sizes=[0.5,0.75]", "recipe.cropped_from=0.9 does nothing"),
-    ("recipe.centers_lr=0.1 model=conv3x3", "recipe.centers_lr=0.1 does nothing: model=conv3x3 has no Gaussian heads"),
+    ("recipe.centers_lr=0.1 model=conv3x3", "does nothing: model=conv3x3 has no Gaussian heads to train"),
+    ("recipe.centers_lr=0.1 model=sa_quadratic_random", "model=sa_quadratic_random has no Gaussian heads to train"),
     ("match_model=resnet10", "match_model=resnet10 does nothing: match is null"),
 ]
 

@@ -80,11 +80,11 @@ def torchrun(tmp_path, processes, *overrides):
     return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content"])
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content recipe.cutmix=1"])
 def test_two_processes_train_what_one_does(tmp_path, tiny, model):
     # The last batch is not divisible by 2: of 15 images, of which one process has as many as of a whole batch.
     write_arrays(tmp_path / "arrays", train=47)
-    overrides = [f"model={model}", "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
+    overrides = [*f"model={model}".split(), "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
     overrides += ["data.flip=true", "eval_mirrored=true"]
     finished = torchrun(tmp_path, 2, *overrides, "name=two", "warm_up=true")
     assert finished.returncode == 0, finished.stderr

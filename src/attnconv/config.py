@@ -105,6 +105,8 @@ class RecipeConfig:
                                  rising=True)  # fmt: skip
     decay_factor: float = knob(10.0, "with schedule=step: what the learning rate is divided by", above=1)
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
+    cutmix: float = knob(0.0, "CutMix of every training batch: alpha of the Beta distribution of the share that an "
+                         "image keeps (1: uniform); 0: none", at_least=0)  # fmt: skip
     sizes: list[float] = knob([], "share of their height that training images have, one for each of so many equal "
                               "parts of training; []: as they are", above=0, at_most=16)  # fmt: skip
     cropped_from: float | None = knob(None, "sizes of at least so much are random crops of the images, smaller ones "

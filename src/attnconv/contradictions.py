@@ -86,12 +86,14 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
     if recipe.cropped_from is not None and recipe.cropped_from > max(recipe.sizes, default=0):
         yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large"
     if recipe.centers_lr is not None and not _may_have_gaussian_heads(config.model):
-        yield "recipe.centers_lr", f"model={config.model['name']} has no Gaussian heads"
+        yield "recipe.centers_lr", f"model={config.model['name']} has no Gaussian heads to train"
 
 
 def _may_have_gaussian_heads(node: dict[str, Any]) -> bool:
     """Whether a `model` node has a part with centers and spreads, or one that this package does not know."""
     target = str(node.get("_target_", "attnconv."))
+    if target.endswith(".frozen_heads"):
+        return False
     if not target.startswith("attnconv.") or target.rpartition(".")[2] in GAUSSIAN:
         return True
     return any(_may_have_gaussian_heads(part) for part in node.values() if isinstance(part, dict))

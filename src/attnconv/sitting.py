@@ -20,6 +20,7 @@ from attnconv.tracking.history import outcome, recorded_epochs
 from attnconv.tracking.provenance import peak_memory
 from attnconv.tracking.run_folder import run_name
 from attnconv.training.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
+from attnconv.training.cutmix import cutmix
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import FiniteGuard, Score, Tally, evaluate, train_epoch
 from attnconv.training.schedules import image_size, lr_factor
@@ -45,6 +46,7 @@ class Sitting:
         recipe, epochs = self.config.recipe, self.config.epochs
         self.factor = lr_factor(recipe, epochs, self.images)
         self.size = image_size(recipe, this.data.image_shape[1], epochs, self.images)
+        self.mix = cutmix(recipe.cutmix, this.data.classes, self.config.seed)
         self.doing = "training"
         self.warm_up_seconds: dict[str, float] = {}
         self.saved = time.perf_counter()
@@ -191,6 +193,7 @@ class Sitting:
             label_smoothing=recipe.label_smoothing,
             factor=self.factor,
             size=self.size,
+            mix=self.mix,
             precision=this.precision,
             processes=this.processes,
             on_step=self._after_step,

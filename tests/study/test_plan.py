@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attnconv.config import compose
+from attnconv.contradictions import require_effect
 from attnconv.errors import ConfigError
 from attnconv.models.cost import build_unfilled
 from attnconv.models.match import resolve_node
@@ -18,7 +19,7 @@ from conftest import REPOSITORY
 
 RUNS = {
     "table1": 15, "learning_rates": 15, "frozen_heads": 20 + 9 + 3, "data_size": 90 + 60, "small": 1 + 2 + 2,
-    "encodings": 9 + 3 + 1, "mixers": 18 + 9 + 6 + 9, "normalizers": 18, "optimizer": 6,
+    "encodings": 9 + 3 + 1, "mixers": 18 + 9 + 6 + 9, "normalizers": 18, "optimizer": 6, "cutmix": 24,
 }  # fmt: skip
 RUNS_FP32 = RUNS | {"table1": 9, "frozen_heads": 20, "data_size": 45, "small": 1 + 1, "mixers": 42 + 6}
 
@@ -35,6 +36,7 @@ def test_the_networks_of_all_rows_can_be_built_at_their_budget():
     cells = {}
     for sweep in (sweep for row in rows("bf16").values() for sweep in row):
         for cell in expand(sweep, "bf16", ["seed=0"]):
+            require_effect([(cell.config, cell.overrides)])  # as train.py does
             cells[str((cell.config.model | {"start": None}, cell.config.match))] = cell
     for cell in cells.values():
         node, match = resolve_node(cell.config, (3, 32, 32), 10)

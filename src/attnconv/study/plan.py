@@ -54,6 +54,7 @@ def rows(precision: str) -> dict[str, list[Sweep]]:
         "mixers": _mixers(whole),
         "normalizers": [Sweep("normalizers")],
         "optimizer": [Sweep("optimizer")],
+        "cutmix": [Sweep("cutmix")],
     }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
+from attnconv.training.cutmix import Mix
 from attnconv.training.distributed import Processes
 from attnconv.training.precision import autocast
 
@@ -51,9 +52,16 @@ class Tally:
         return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add the mean loss over some images, and what was predicted of them."""
+        """Add the mean loss over some images, and what was predicted of them.
+
+        Args:
+            labels: (B,), or the probabilities of the classes (B, classes), where a prediction is as correct as its
+                class is probable.
+        """
+        predicted = logits.detach().argmax(dim=1)
+        correct = predicted == labels if labels.dim() == 1 else labels.gather(1, predicted[:, None])
         self.loss += loss.detach() * len(labels)
-        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.correct += correct.sum()
         self.images += len(labels)
 
     def total(self, processes: Processes) -> "Tally":
@@ -126,6 +134,7 @@ def train_epoch(
     label_smoothing: float,
     factor: Callable[[int], float],
     size: Callable[[int], ImageSize | None],
+    mix: Mix | None,
     precision: str,
     processes: Processes,
     on_step: Callable[[int], None],
@@ -137,6 +146,7 @@ def train_epoch(
         steps_done: steps of this epoch that an earlier sitting took, whose images `tally` holds already.
         factor: step -> what every group's `initial_lr` is multiplied by.
         size: step -> size of the images; None: as they are.
+        mix: mixes the images of a batch (attnconv.training.cutmix); None: they stay apart.
         processes: among which each batch is divided.
         on_step: called after each step with the number of steps of this epoch taken.
 
@@ -150,10 +160,15 @@ def train_epoch(
         step, start = steps_before + index, starts[index]
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor(step)
+        batch = plan[start : start + batch_size]
+        share = processes.share(len(batch))
+        if mix is None:
+            images, labels = split.augmented(batch[share], size(step))
+        else:  # of all processes, or partners would be missing
+            images, labels = mix(*split.augmented(batch, size(step)), step)
+            images, labels = images[share].contiguous(memory_format=torch.channels_last), labels[share]
         # Dropout draws from torch's generator; setting it by the step makes the draw a function of (seed, step).
         torch.manual_seed(_dropout_seed(seed, step, processes.rank))
-        batch = plan[start : start + batch_size]
-        images, labels = split.augmented(batch[processes.share(len(batch))], size(step))
         with autocast(precision, device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)

@@ -1,0 +1,90 @@
+"""CutMix: what is mixed, that counters decide it, and what the numbers of a run with it mean."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from attnconv import sitting as sitting_module
+from attnconv.run import run
+from attnconv.tracking.run_folder import run_folder_path
+from attnconv.training.cutmix import cutmix
+from attnconv.training.loop import Tally
+
+IMAGES = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16).contiguous()
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def mixed(seed=0, step=0):
+    return cutmix(1.0, 4, seed)(IMAGES, LABELS, step)
+
+
+def test_alpha_0_mixes_nothing():
+    assert cutmix(0.0, 4, 0) is None
+
+
+def test_a_box_comes_from_another_image_and_the_label_in_proportion():
+    for step in range(20):
+        images, targets = mixed(step=step)
+        own = images == IMAGES
+        for place in range(6):
+            partner = (place - 1) % 6
+            assert set(images[place].unique().tolist()) <= {float(place), float(partner)}
+            rows, columns = (~own[place, 0]).nonzero(as_tuple=True)
+            if len(rows):
+                assert len(rows) == (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1), "a box"
+            expected = torch.zeros(4)
+            expected[LABELS[place]] += own[place, 0].float().mean()
+            expected[LABELS[partner]] += 1 - own[place, 0].float().mean()
+            torch.testing.assert_close(targets[place], expected)
+
+
+def test_counters_decide_what_is_mixed_and_nothing_else():
+    torch.manual_seed(1)
+    first = mixed(seed=3, step=7)
+    torch.manual_seed(2)
+    for one, other in zip(first, mixed(seed=3, step=7), strict=True):
+        assert torch.equal(one, other)
+    shares = {mixed(seed, step)[1][0, 0].item() for seed, step in itertools.product(range(3), range(3))}
+    assert len(shares) > 3
+
+
+def test_a_prediction_is_as_correct_as_its_class_is_probable():
+    tally = Tally.on(torch.device("cpu"))
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    tally.add(torch.tensor(1.0), logits, torch.tensor([[0.75, 0.25, 0.0], [0.6, 0.0, 0.4]]))
+    assert tally.score().accuracy == pytest.approx((0.75 + 0.4) / 2)
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_bytes(tiny, monkeypatch):
+    overrides = ["recipe.cutmix=1", "recipe.batch_size=16", "epochs=3"]
+    calm, config = tiny(*overrides, "name=calm"), tiny(*overrides, "checkpoint_steps=1")
+    run(calm)
+    steps, real = itertools.count(1), sitting_module.Sitting._after_step
+
+    def after_step(self, steps_in_epoch):
+        real(self, steps_in_epoch)
+        if next(steps) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sitting_module.Sitting, "_after_step", after_step)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    run(config)
+    for file in ("metrics.jsonl", "weights.safetensors", "predictions.npy", "heads.jsonl"):
+        assert (run_folder_path(config) / file).read_bytes() == (run_folder_path(calm) / file).read_bytes(), file
+
+
+def test_mixing_changes_training_and_not_how_it_is_scored(tiny):
+    plain, with_it = (tiny(f"recipe.cutmix={alpha}", f"name=alpha{alpha}") for alpha in (0, 1))
+    for config in (plain, with_it):
+        run(config)
+    first, second = (
+        json.loads((run_folder_path(config) / "metrics.jsonl").read_text().splitlines()[-1])
+        for config in (plain, with_it)
+    )
+    assert first["train/loss"] != second["train/loss"]
+    assert 0 <= second["train/acc"] <= 1
+    assert (20 * second["test/acc"]) % 1 == pytest.approx(0), "of 20 test images, each right or wrong"
