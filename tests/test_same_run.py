@@ -191,7 +191,7 @@ def test_the_table_of_distances_compares_no_two_precisions(tiny, tmp_path, monke
     monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--into", str(tmp_path)])
     with pytest.raises(SystemExit):
         runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
-    assert "the runs are of several precisions (bf16, fp32), which are not compared" in capsys.readouterr().err
+    assert "error: runs of several precisions (bf16, fp32) are not compared" in capsys.readouterr().err
     assert not (tmp_path / "long_range.csv").exists()
 
 
