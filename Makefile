@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
-CONVOLUTION_TESTS := tests/models/test_layout.py tests/study/test_theorem.py tests/training/test_speedrun.py \
+CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py tests/training/test_speedrun.py \
   tests/test_run.py tests/test_survival.py
 
 .DEFAULT_GOAL := help
@@ -33,11 +33,11 @@ test-avx2: setup-dev  ## the tests that train convolutions, as on a CPU without 
 	else echo "this CPU has no AVX-512: make test covers it"; fi
 
 test-slurm: setup-dev  ## sweeps on a Slurm cluster of one node, made on this machine: root and apt-get
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slurm tests/slurm
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slurm tests/sweeps/slurm
 
 torture: setup-dev  ## kill a run 50 times per recipe, damage its files, fill its disk, signal it
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) tests/torture.py --kills 50
-	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py tests/test_processes.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py tests/training/test_distributed.py
 
 notebooks: setup-dev  ## run the notebooks anew and keep what they show
 	$(VENV)/bin/jupyter execute --inplace --kernel_name=python3 notebooks/*.ipynb

@@ -8,12 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
-from attnconv.command import check_trial, sweeper_optimizes, train_arguments
 from attnconv.config import freeze, in_sweep, register_schema, valid_keys
-from attnconv.contradictions import require_effect
 from attnconv.data.root import check_root
 from attnconv.errors import one_line_errors
-from attnconv.tracking.run_folder import RunFolder
+from attnconv.runs.folder import RunFolder
+from attnconv.settings.arguments import check_trial, sweeper_optimizes, train_arguments
+from attnconv.settings.contradictions import require_effect
 
 register_schema()
 

@@ -1,8 +1,8 @@
 """Ours against the published formulation, in turn, in one process: `python scripts/bench.py [--only PART ...]`
 
 Same network, same weights, same batch; outputs are compared first, in float32 and as timed, and what differs is not
-timed. The published formulation is benchmarks/published.py: float32, eager, dense. Ours is what train.py runs, in
-the precision that it picks; both with SGD. Dropout is off but in the cases that name it: dropout on probabilities,
+timed. The published formulation is src/attnconv/bench/published.py: float32, eager, dense. Ours is what train.py runs,
+in the precision that it picks; both with SGD. Dropout is off but in the cases that name it: dropout on probabilities,
 which recipe=paper has and recipe=modern has not, leaves attention no choice but dense products. Parts:
 
     layer      one attention layer, forward and backward
@@ -18,7 +18,6 @@ our FLOP/s over what this machine does in a plain float32 and bf16 matrix produc
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, asked for memor
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from attnconv.command import ScriptParser, check_target, positive
+from attnconv.bench.compare import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
 from attnconv.errors import one_line_errors
-from attnconv.study.tables import BENCH_HEADER, bench_row, markdown
-from attnconv.tracking.provenance import commit, describe_device, versions
-from attnconv.training.precision import choose_device
-from benchmarks.contest import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
+from attnconv.report.tables import BENCH_HEADER, bench_row, markdown
+from attnconv.runs.provenance import commit, describe_device, versions
+from attnconv.settings.arguments import ScriptParser, check_target, positive
+from attnconv.training.device import choose_device
 
 
 def main() -> None:

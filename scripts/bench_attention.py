@@ -14,13 +14,12 @@ from functools import partial
 import torch
 from torch import nn
 
+from attnconv.bench.timing import Spread, benchmark_arguments, forward_backward_seconds, ratios, take_turns
 from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.relative import LearnedRelativeVectors
 from attnconv.mixers.window import WindowAttention
-from attnconv.study.bench import Spread, ratios, take_turns
-from attnconv.study.timing import benchmark_arguments, forward_backward_seconds
 
 SIZES = ((128, 8, 64), (32, 12, 64), (32, 16, 64), (8, 16, 400), (8, 32, 64))  # images, side of the map, width
 LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {

@@ -12,8 +12,8 @@ import statistics
 
 import torch
 
+from attnconv.bench.timing import benchmark_arguments, forward_backward_seconds
 from attnconv.mixers.window import WindowAttention
-from attnconv.study.timing import benchmark_arguments, forward_backward_seconds
 
 IMAGES, WIDTH, HEADS = 8, 64, 8
 WINDOWS = (3, 5, 7, 9, 11)

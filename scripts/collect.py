@@ -15,11 +15,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from attnconv.command import ScriptParser, existing_folder
 from attnconv.errors import RunFolderError, one_line_errors
-from attnconv.study.collect import Gathered, check_version, gather, tabulate
-from attnconv.study.weights import choose_weights, keep_weights
-from attnconv.tracking.states import collected_weights
+from attnconv.report.collect import Gathered, check_version, gather, tabulate
+from attnconv.report.weights import choose_weights, keep_weights
+from attnconv.runs.status import collected_weights
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

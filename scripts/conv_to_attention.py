@@ -19,19 +19,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.command import ScriptParser, check_target, positive
+from attnconv.analysis.conv_to_attention import ALPHA
+from attnconv.analysis.probe import compact, exchange
 from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.errors import ConfigError, one_line_errors
-from attnconv.files import write_whole
-from attnconv.readers import first_bytes
-from attnconv.study.theorem import compact, exchange
-from attnconv.theory.conversion import ALPHA
-from attnconv.tracking.provenance import commit, describe_device
-from attnconv.tracking.run_folder import run_name
-from attnconv.trained import build_untrained, load_trained, run_folder_of
-from attnconv.training.precision import choose_device
-from attnconv.weight_files import load_weights
+from attnconv.files import first_bytes, write_whole
+from attnconv.models.weight_files import load_weights
+from attnconv.runs.folder import run_name
+from attnconv.runs.load import build_untrained, load_trained, run_folder_of
+from attnconv.runs.provenance import commit, describe_device
+from attnconv.settings.arguments import ScriptParser, check_target, positive
+from attnconv.training.device import choose_device
 
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",

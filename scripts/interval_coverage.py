@@ -1,15 +1,15 @@
 """How often do nominal 95% intervals from a few seeds hold the truth? `python scripts/interval_coverage.py`
 
 Of the crossover of two straight lines over seven fractions (independent normal noise of 0.01 at every point), and of
-the probability of improvement between means half an sd apart: what attnconv.study.stats and results/data_size.md say.
+the probability of improvement between means half an sd apart: what attnconv.report.stats and results/data_size.md say.
 """
 
 import math
 
 import numpy as np
 
-from attnconv.command import ScriptParser
-from attnconv.study.stats import crossover, probability_of_improvement_interval
+from attnconv.report.stats import crossover, probability_of_improvement_interval
+from attnconv.settings.arguments import ScriptParser
 
 SAMPLES, RESAMPLES = 1000, 1000
 FRACTIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -17,7 +17,7 @@ PLACE, SLOPE, NOISE = 0.1, 0.01, 0.01  # where the lines cross, their difference
 
 
 def curve(accuracies: np.ndarray) -> dict[float, dict[int, float]]:
-    """Accuracies (fractions, seeds) as attnconv.study.stats wants them."""
+    """Accuracies (fractions, seeds) as attnconv.report.stats wants them."""
     return {fraction: dict(enumerate(row)) for fraction, row in zip(FRACTIONS, accuracies.tolist(), strict=True)}
 
 

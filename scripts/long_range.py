@@ -11,14 +11,14 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from attnconv.command import ScriptParser, existing_folder
-from attnconv.data.pairs import accuracy_of_counting
+from attnconv.analysis.receptive_field import widest_pair
+from attnconv.data.synthetic_pairs import accuracy_of_counting
 from attnconv.errors import RunFolderError, one_line_errors
-from attnconv.readers import read_csv
-from attnconv.study.tables import long_range_table
-from attnconv.theory.reach import widest_pair
-from attnconv.tracking.states import look
-from attnconv.trained import read_run_config
+from attnconv.files import read_csv
+from attnconv.report.tables import long_range_table
+from attnconv.runs.load import read_run_config
+from attnconv.runs.status import look
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 CLUTTER = 6  # of configs/data/pairs.yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -86,7 +86,8 @@ def main() -> None:
         f"of `python train.py experiment=long_range`: scale=mini, {rows[0]['train_images']:,} training images, "
         f"{rows[0]['epochs']} epochs, one seed. Test accuracy. *Italic*: beyond the wall, where not every pair of "
         "marks is seen by some pixel. The first row is what counting reaches: the better of two rules that add marks "
-        "up by colour and place, and never look at two together (`attnconv.data.pairs.accuracy_of_counting`).\n\n"
+        "up by colour and place, and never look at two together "
+        "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
     counting = {distance: accuracy_of_counting(distance, CLUTTER) for distance in {row["distance"] for row in rows}}
     (arguments.into / "long_range.md").write_text(text + long_range_table(read_csv(path), counting))

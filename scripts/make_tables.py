@@ -6,13 +6,13 @@
 import sys
 from pathlib import Path
 
-from attnconv.command import ScriptParser
 from attnconv.errors import one_line_errors
-from attnconv.readers import read_csv, read_json_lines, reading
-from attnconv.study.collect import read_runs
-from attnconv.study.data_size import data_size_page
-from attnconv.study.tables import bench_table, fill, models_table, paper_table, runs_table
-from attnconv.study.theorem_page import theorem_page
+from attnconv.files import read_csv, read_json_lines, reading
+from attnconv.report.collect import read_runs
+from attnconv.report.data_size import data_size_page
+from attnconv.report.tables import bench_table, fill, models_table, paper_table, runs_table
+from attnconv.report.theorem_page import theorem_page
+from attnconv.settings.arguments import ScriptParser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

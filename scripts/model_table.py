@@ -6,7 +6,7 @@
 Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that one image
 of a training batch keeps; the exponent of time in the number of pixels, in theory and measured on this machine;
 receptive field after 1 to 6 layers in pixels, in theory and in effect; what a layer makes of shifted and of shuffled
-maps (0: the same, 1: something else); whether its kernels depend on the content. `attnconv.study.models` says how.
+maps (0: the same, 1: something else); whether its kernels depend on the content. `attnconv.analysis.profile` says how.
 """
 
 import csv
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from attnconv.command import ScriptParser, existing_folder
-from attnconv.readers import read_csv
-from attnconv.study.models import cost_row, growth, sight_row, study_models
-from attnconv.study.tables import models_table
-from attnconv.tracking.provenance import describe_device
+from attnconv.analysis.profile import cost_row, growth, sight_row, study_models
+from attnconv.files import read_csv
+from attnconv.report.tables import models_table
+from attnconv.runs.provenance import describe_device
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCALES = ("paper", "mini")

@@ -2,21 +2,21 @@
 
 Writes RUN/probe.json: for every head where it looks, how narrowly, and what moves its map; for every layer how far its
 heads span a convolution, and how much of its output the best K x K convolution explains on images that it was not
-fitted to (attnconv.theory.likeness says how each is measured). All on test images, for the trained weights and for
-those that the run began with, so that learning is told from architecture. Prints the layers.
+fitted to (attnconv.analysis.conv_similarity says how each is measured). All on test images, for the trained weights and
+for the initial ones, so that what was learned is seen apart from the architecture. Prints the layers.
 """
 
 from pathlib import Path
 
-from attnconv.command import ScriptParser, positive
+from attnconv.analysis.probe import compact, probe
 from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
-from attnconv.study.tables import markdown
-from attnconv.study.theorem import compact, probe
-from attnconv.tracking.provenance import commit
-from attnconv.tracking.run_folder import run_name
-from attnconv.trained import load_trained
-from attnconv.training.precision import choose_device
+from attnconv.report.tables import markdown
+from attnconv.runs.folder import run_name
+from attnconv.runs.load import load_trained
+from attnconv.runs.provenance import commit
+from attnconv.settings.arguments import ScriptParser, positive
+from attnconv.training.device import choose_device
 
 
 def main() -> None:

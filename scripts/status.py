@@ -11,10 +11,10 @@ At the end the time that is left, if runs of a sweep are not done: from how long
 from collections import Counter
 from pathlib import Path
 
-from attnconv.command import ScriptParser, existing_folder
 from attnconv.errors import UserError
-from attnconv.tracking.estimate import AT_ONCE, Rates, in_words, time_left
-from attnconv.tracking.states import STATUSES, State, noted_cells, survey
+from attnconv.runs.estimate import AT_ONCE, Rates, in_words, time_left
+from attnconv.runs.status import STATUSES, State, noted_cells, survey
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

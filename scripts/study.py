@@ -13,16 +13,16 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from attnconv.command import ScriptParser, expand_home, positive
 from attnconv.config import valid_keys
 from attnconv.errors import one_line_errors
-from attnconv.study.plan import in_order, plan, rows
-from attnconv.study.workers import Workers
-from attnconv.sweep import Cell, run_cells
-from attnconv.tracking.estimate import AT_ONCE, Rates, in_words, work_of
-from attnconv.tracking.run_folder import run_name
-from attnconv.tracking.states import look
-from attnconv.training.precision import choose_device, choose_precision
+from attnconv.runs.estimate import AT_ONCE, Rates, in_words, work_of
+from attnconv.runs.folder import run_name
+from attnconv.runs.status import look
+from attnconv.settings.arguments import ScriptParser, expand_home, positive
+from attnconv.sweeps.grid import Cell, run_cells
+from attnconv.sweeps.study import in_order, plan, rows
+from attnconv.sweeps.workers import Workers
+from attnconv.training.device import choose_device, choose_precision
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -51,10 +51,16 @@ def test_every_other_member_composes_and_bears_its_name(group):
         assert getattr(compose([f"{group}={member}", *extra]), group).name == member
 
 
-def test_every_overlay_belongs_to_a_recipe_and_a_model():
-    # `optional` in the defaults list would let a misspelt overlay go unused without a word.
-    pairs = {f"{recipe}_{model}" for recipe in members("recipe") for model in members("model")}
-    assert set(members("overlay")) <= pairs
+def test_every_recipe_for_a_model_belongs_to_a_recipe_and_a_family():
+    # `optional` in the defaults list would let a misspelled file go unused without a word.
+    families = [*members("model"), "resnet"]
+    pairs = {f"{recipe}_{family}" for recipe in members("recipe") for family in families}
+    assert set(members("recipe_for_model")) <= pairs
+
+
+@pytest.mark.parametrize("model", ["resnet10", "resnet18", "nonlocal_resnet18", "se_resnet18", "vgg11_bn"])
+def test_published_convolutional_networks_share_their_settings(model):
+    assert compose([f"model={model}", "recipe=paper"]).recipe.schedule == "step"
 
 
 def test_a_recipe_follows_the_model():

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from attnconv.config import compose
-from attnconv.tracking.run_folder import RunFolder
-from attnconv.tracking.states import RESULT_KEYS
+from attnconv.runs.folder import RunFolder
+from attnconv.runs.status import RESULT_KEYS
 from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
 LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-import attnconv.sitting as sitting_module
+import attnconv.training.trainer as sitting_module
 from attnconv.config import CONFIGS
 from attnconv.errors import AlreadyDone, ConfigError, DataError, Diverged, RunFolderError
-from attnconv.prepared import prepare
 from attnconv.run import run
-from attnconv.tracking import dashboards
-from attnconv.tracking.run_folder import run_folder_path
+from attnconv.runs import dashboards
+from attnconv.runs.folder import run_folder_path
+from attnconv.training.setup import prepare
 
 
 def read(config, file):

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-import attnconv.sitting as sitting_module
+import attnconv.training.trainer as sitting_module
 import torture
 from attnconv.data.dataset import TrainSplit
 from attnconv.errors import Diverged, OutOfMemory, RunFolderError
 from attnconv.models.build import build_model
 from attnconv.run import run
-from attnconv.tracking.run_folder import RunFolder, run_folder_path
-from attnconv.training.checkpoint import Position, load_checkpoint, newest, save_checkpoint
+from attnconv.runs.checkpoint import Position, load_checkpoint, newest, save_checkpoint
+from attnconv.runs.folder import RunFolder, run_folder_path
 from conftest import PYTHON
 
 
@@ -63,7 +63,7 @@ def test_checkpoints_of_a_newer_version_and_of_another_model_are_refused(tiny, t
     assert load_checkpoint(tmp_path, small, optimizers[0]) == Position(1)
     with pytest.raises(RunFolderError, match="is a checkpoint of another model"):
         load_checkpoint(tmp_path, large, optimizers[1])
-    monkeypatch.setattr("attnconv.training.checkpoint.FORMAT", 0)
+    monkeypatch.setattr("attnconv.runs.checkpoint.FORMAT", 0)
     with pytest.raises(RunFolderError, match="written by a newer version"):
         load_checkpoint(tmp_path, small, optimizers[0])
 

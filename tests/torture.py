@@ -22,8 +22,8 @@ from typing import Any
 
 from attnconv.config import compose
 from attnconv.run import run
-from attnconv.tracking.run_folder import run_folder_path
-from attnconv.training.checkpoint import is_sound, newest
+from attnconv.runs.checkpoint import is_sound, newest
+from attnconv.runs.folder import run_folder_path
 from conftest import TINY_SCALE, write_arrays
 
 OVERRIDES = (

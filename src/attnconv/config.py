@@ -16,13 +16,23 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.errors import ConfigError, nearest
-from attnconv.limits import LARGEST_SEED, check_folder_name, check_limits, check_model, check_place
+from attnconv.settings.limits import LARGEST_SEED, check_folder_name, check_limits, check_model, check_place
 
 # Settings of older runs that are gone, with the value under which such a run is what the schema still describes.
 RETIRED = {"recipe.ema": None}
 
+# Code that has moved: what older runs call it, and its name today.
+MOVED = {
+    "attnconv.mixers.distance.distance_encoding": "attnconv.mixers.continuous_bias.distance_encoding",
+    "attnconv.models.zoo.timm_model": "attnconv.models.timm_models.timm_model",
+}
+
 # Here, because a process that a launcher starts imports this module, and composes before it calls anything in it.
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
+# recipe_for_model/ has one file per family; VGG shares the published settings of residual networks.
+OmegaConf.register_new_resolver(
+    "family", lambda model: "resnet" if "resnet" in model or model.startswith("vgg") else model, replace=True
+)
 
 # Knobs that models take as arguments of the same name.
 SHARED = ("patch", "layers", "heads", "width", "hidden", "center_std", "dropout", "attention_dropout")
@@ -217,7 +227,7 @@ def compose(overrides: list[str] | None = None) -> Config:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from attnconv.contradictions import require_effect
+    from attnconv.settings.contradictions import require_effect
 
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -260,14 +270,25 @@ def to_plain(config: Config) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def without_retired(plain: dict[str, Any]) -> dict[str, Any]:
-    """A config.yaml's content without retired settings, where they were off."""
+def up_to_date(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of an older run's config.yaml as this version writes it.
+
+    Retired settings that were off are left out, and code that has moved has its name of today.
+    """
     for key, off in RETIRED.items():
         part, _, leaf = key.rpartition(".")
         node = plain.get(part)
         if isinstance(node, dict) and node.get(leaf) == off:
             node.pop(leaf, None)
+    if "model" in plain:
+        plain["model"] = _renamed(plain["model"])
     return plain
+
+
+def _renamed(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: MOVED.get(value, value) if key == "_target_" else _renamed(value) for key, value in node.items()}
+    return [_renamed(item) for item in node] if isinstance(node, list) else node
 
 
 def valid_keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:

@@ -14,15 +14,15 @@ import torch
 
 from attnconv.config import Config
 from attnconv.errors import AlreadyDone, AtWork, CellFailed, Stopped, UserError
-from attnconv.explain import explain
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
-from attnconv.prepared import Run, prepare
-from attnconv.sitting import Sitting
-from attnconv.tracking.provenance import commit, describe_cpu, describe_device, versions
-from attnconv.tracking.run_folder import FORMAT, RunFolder, run_folder_path
-from attnconv.training.checkpoint import Position
+from attnconv.runs.checkpoint import Position
+from attnconv.runs.folder import FORMAT, RunFolder, run_folder_path
+from attnconv.runs.provenance import commit, describe_cpu, describe_device, versions
+from attnconv.training.device import pool
+from attnconv.training.failures import explain
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.share import pool
+from attnconv.training.setup import Run, prepare
+from attnconv.training.trainer import Sitting
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hydra's own grid sweeper, with attnconv.sweep between it and the launcher; Hydra wants plugins in this package."""
+"""Hydra's grid sweeper, with attnconv.sweeps.grid between it and the launcher; Hydra wants plugins in this package."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from attnconv.config import freeze
-from attnconv.contradictions import require_effect
 from attnconv.errors import UserError
+from attnconv.settings.contradictions import require_effect
 
 REQUEUES = 100  # times that a run which meets its time limit goes back into the cluster's queue
 
@@ -43,7 +43,7 @@ class CellSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from attnconv.sweep import Cell, run_cells  # imports torch
+        from attnconv.sweeps.grid import Cell, run_cells  # imports torch
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -61,13 +61,13 @@ class CellSweeper(BasicSweeper):
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:
         assert self.launcher is not None
         assert self.config is not None
-        from attnconv.training.share import POOL
+        from attnconv.training.device import POOL
 
         os.environ[POOL] = str(os.getpid())
         folder = self.config.hydra.launcher.get("submitit_folder")
         if folder is None:
             return [_reason(job) for job in self.launcher.launch(overrides, initial_job_idx=0)]
-        from attnconv.cluster import launch_on_cluster
+        from attnconv.sweeps.slurm import launch_on_cluster
 
         return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, Path(folder).parent)]
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from attnconv.mixers.distance import AxisDistanceEncoding, RadialDistanceEncoding, ScoreFunction
+from attnconv.mixers.continuous_bias import AxisDistanceEncoding, RadialDistanceEncoding, ScoreFunction
 from attnconv.mixers.encodings import (
     Encoding,
     GeneralizedQuadraticEncoding,

@@ -9,9 +9,8 @@ from attnconv.mixers.convolution import Convolution
 from attnconv.mixers.global_convolution import DepthwiseGlobal
 from attnconv.mixers.involution import Involution
 from attnconv.mixers.locally_connected import FullyConnected, LocallyConnected
-from attnconv.mixers.nonlocal_block import NonLocalBlock
 from attnconv.mixers.token_mlp import TokenMlp
-from attnconv.models.resnet import ResNet
+from attnconv.models.resnet import NonLocalBlock, ResNet
 from mixers import oracles
 
 WIDTH, GRID = 4, (3, 4)

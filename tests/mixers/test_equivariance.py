@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnconv.mixers.content import ContentAttention
-from attnconv.mixers.distance import distance_encoding
+from attnconv.mixers.continuous_bias import distance_encoding
 from attnconv.mixers.encodings import (
     GeneralizedQuadraticEncoding,
     LearnedEncoding,

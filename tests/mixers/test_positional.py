@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnconv.mixers.blocked import _blocks, apply_dense
-from attnconv.mixers.distance import AxisDistanceEncoding, RadialDistanceEncoding
+from attnconv.mixers.continuous_bias import AxisDistanceEncoding, RadialDistanceEncoding
 from attnconv.mixers.encodings import (
     GeneralizedQuadraticEncoding,
     LearnedEncoding,

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
+from attnconv.analysis.profile import CLAIMS, cost_row, study_models
 from attnconv.config import compose, model_node
 from attnconv.errors import ConfigError
 from attnconv.mixers.global_convolution import DepthwiseGlobal
-from attnconv.mixers.nonlocal_block import NonLocalBlock
 from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
 from attnconv.models.cost import activation_bytes, build_unfilled, flops_full, flops_paper, parameters
 from attnconv.models.match import match_width
-from attnconv.study.models import CLAIMS, cost_row, study_models
+from attnconv.models.resnet import NonLocalBlock
 from conftest import REPOSITORY
 
 CIFAR = (3, 32, 32)

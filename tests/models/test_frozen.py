@@ -9,7 +9,7 @@ from attnconv.errors import ConfigError
 from attnconv.models.build import build_model
 from attnconv.models.cost import parameters
 from attnconv.run import run
-from attnconv.tracking.run_folder import RunFolder
+from attnconv.runs.folder import RunFolder
 from attnconv.training.optimizers import build_optimizer
 
 TINY = ["scale=mini", "scale.layers=2", "scale.width=8", "scale.hidden=8"]

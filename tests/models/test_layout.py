@@ -12,9 +12,9 @@ from torch import nn
 
 from attnconv.models.build import build_model
 from attnconv.models.layout import is_faulty, place
-from attnconv.prepared import prepare
 from attnconv.run import run
-from attnconv.tracking.run_folder import run_folder_path
+from attnconv.runs.folder import run_folder_path
+from attnconv.training.setup import prepare
 
 CPU = torch.device("cpu")
 STEPS = 20  # of an unguarded narrow network, the first few abort on AVX2

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-from attnconv import sitting as sitting_module
 from attnconv.run import run
-from attnconv.tracking.run_folder import run_folder_path
+from attnconv.runs.folder import run_folder_path
+from attnconv.training import trainer as sitting_module
 from attnconv.training.cutmix import cutmix
 from attnconv.training.loop import Tally
 

@@ -7,8 +7,8 @@ import pytest
 
 from attnconv.errors import Stopped
 from attnconv.run import run
-from attnconv.tracking.run_folder import RunFolder
-from attnconv.training import share
+from attnconv.runs.folder import RunFolder
+from attnconv.training import device as share
 from attnconv.training.interrupts import Interrupts
 
 

@@ -11,11 +11,11 @@ from attnconv.data.dataset import load_dataset
 from attnconv.errors import ConfigError, DataError
 from attnconv.models.backbone import space_to_depth
 from attnconv.models.build import build_model
-from attnconv.prepared import prepare
 from attnconv.run import run
-from attnconv.tracking.run_folder import RunFolder
+from attnconv.runs.folder import RunFolder
 from attnconv.training.distributed import Processes
 from attnconv.training.schedules import image_size
+from attnconv.training.setup import prepare
 from attnconv.training.whitening import FLOOR, whiten_stem
 from conftest import TINY_SCALE
 
@@ -143,7 +143,7 @@ def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch, cropped_from, 
         )
         monkeypatch.setattr("attnconv.run.prepare", lambda config, this=this: this)
         if name == "warm":
-            monkeypatch.setattr("attnconv.sitting.train_epoch", lambda *arguments, **options: 1 / 0)
+            monkeypatch.setattr("attnconv.training.trainer.train_epoch", lambda *arguments, **options: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 run(config)
         else:

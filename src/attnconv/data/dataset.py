@@ -13,7 +13,7 @@ from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, norm
 from attnconv.data.sources import load_source
 from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError
-from attnconv.memory import require_memory
+from attnconv.training.memory import require_memory
 
 LEVELS = 256  # of a uint8
 COUNTED_AT_ONCE = 1024  # images

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from attnconv.config import DataConfig
-from attnconv.data.pairs import SIDE, make_pairs
 from attnconv.data.root import ARRAYS, check_root
+from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
-from attnconv.memory import require_memory
-from attnconv.readers import in_one_line, kind_of
+from attnconv.files import in_one_line, kind_of
+from attnconv.training.memory import require_memory
 
 PAIR_BYTES = 3 * SIDE * SIDE * 9  # of an image while it is drawn, in int64, and once it is
 

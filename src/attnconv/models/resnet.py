@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from attnconv.mixers.nonlocal_block import NonLocalBlock
-
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with batch norm and a shortcut, (B, in, H, W) -> (B, out, H / stride, W / stride).
@@ -41,6 +39,24 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.squeeze(self.norm2(self.conv2(y))) + self.shortcut(x))
+
+
+class NonLocalBlock(nn.Module):
+    """Global attention over space with its residual, (B, H, W, D) -> (B, H, W, D)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        inner = max(1, width // 2)
+        self.theta, self.phi, self.g = (nn.Linear(width, inner) for _ in range(3))
+        self.out = nn.Linear(inner, width)
+        self.norm = nn.BatchNorm1d(width)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(1, 2)
+        y = F.scaled_dot_product_attention(self.theta(pixels), self.phi(pixels), self.g(pixels), scale=1.0)
+        z = self.norm(self.out(y).flatten(0, 1))
+        return x + z.view(x.shape)
 
 
 class NonLocalStage(NonLocalBlock):

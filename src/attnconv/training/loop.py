@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.training.cutmix import Mix
+from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
-from attnconv.training.precision import autocast
 
 DROPOUT_STREAM = 4
 NEVER = 2**62  # a step that no run reaches

@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> t
     """Build the optimizer of what is not frozen; every group keeps its peak learning rate in `initial_lr`.
 
     Args:
-        precision: of the run, "bf16" or "fp32" (attnconv.training.precision).
+        precision: of the run, "bf16" or "fp32" (attnconv.training.device).
     """
     if recipe.optimizer == "sgd":
         # Reference: biases and norms decay like everything else; only centers and spreads do not.

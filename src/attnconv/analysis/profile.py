@@ -1,0 +1,277 @@
+"""What every model of the study costs and sees, before a step is trained: the rows of results/models.csv.
+
+Costs are those of the model at its scale, on 32 x 32 images of ten classes. What it sees is a property of its layers
+and is measured on untrained ones: six layers at width 64 (fully_connected: 16) on 16 x 16 positions of 2 x 2 pixels,
+with the paper's initial centers, or the first six blocks (VGG: convolutions) of a convolutional network at width 16, on
+random inputs.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.analysis.receptive_field import (
+    convolution_fields,
+    effective_side,
+    influence,
+    permutation_error,
+    shift_error,
+    stacked_support,
+    support,
+)
+from attnconv.config import CONFIGS, compose
+from attnconv.errors import ConfigError
+from attnconv.models.backbone import Backbone
+from attnconv.models.build import build_model
+from attnconv.models.cost import activation_bytes, build_unfilled, flops_full, flops_paper, parameters
+from attnconv.models.resnet import NonLocalBlock, ResNet
+from attnconv.models.vgg import Vgg
+
+IMAGE_SHAPE, CLASSES = (3, 32, 32), 10
+DEPTH = 6
+PATCH = 2
+SIDE = IMAGE_SHAPE[1] // PATCH  # of the map, in positions
+INPUTS = 16  # random inputs over which gradients are averaged
+MARGIN = 4  # positions, or pixels, that count as near the border
+GROWTH_SIDES = (8, 16, 32, 64)
+LARGEST_WEIGHTS = 2 * 2**30  # bytes; a map whose weights need more is left out of the growth
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What theory says of a model: its cost's exponent in the number of pixels, and whether its kernels see content."""
+
+    growth: float
+    sees_content: bool
+
+
+# Exponents of the mixing itself for many pixels. Attention in a random or global pattern is computed dense here.
+CLAIMS = {
+    "sa_quadratic": Claim(1.5, False),
+    "sa_quadratic_generalized": Claim(2, False),
+    "sa_learned": Claim(1.5, False),
+    "sa_sinusoidal": Claim(1.5, False),
+    "sa_distance": Claim(1.5, False),
+    "sa_learned_content": Claim(2, True),
+    "sa_learned_key": Claim(2, True),
+    "sa_content": Claim(2, True),
+    "sa_quadratic_content": Claim(2, True),
+    "sa_sinusoidal_content": Claim(2, True),
+    "sa_gated": Claim(2, True),
+    "vit": Claim(2, True),
+    "local_attention": Claim(1, True),
+    "random_attention": Claim(2, True),
+    "global_attention": Claim(2, True),
+    "bigbird": Claim(2, True),
+    "conv3x3": Claim(1, False),
+    "depthwise_global": Claim(1, False),
+    "mlp_mixer": Claim(1, False),
+    "locally_connected": Claim(1, False),
+    "fully_connected": Claim(2, False),
+    "involution": Claim(1, True),
+    "resnet18": Claim(1, False),
+    "resnet10": Claim(1, False),
+    "vgg11_bn": Claim(1, False),
+    "se_resnet18": Claim(1, True),
+    "nonlocal_resnet18": Claim(2, True),
+}
+
+SAME_LAYER = ("bigbird_window", "sa_quadratic_shifts", "sa_quadratic_random", "sa_quadratic_copied")
+
+
+def study_models() -> list[str]:
+    """Every model file but timm's, which is a door to others, and those that are another's layer, set otherwise."""
+    return sorted(path.stem for path in CONFIGS.glob("model/*.yaml") if path.stem not in ("timm", *SAME_LAYER))
+
+
+def cost_row(name: str, scale: str) -> dict[str, Any]:
+    """Parameters, FLOPs per image in both countings, and bytes of activations per image as a CPU computes it.
+
+    With the scale's own recipe: at paper scale dropout acts on probabilities, so that none is applied separably.
+    """
+    node = compose([f"model={name}", f"scale={scale}"]).model
+    model = build_unfilled(node, IMAGE_SHAPE, CLASSES)
+    image = torch.zeros(1, *IMAGE_SHAPE, device="meta")
+    return {
+        "parameters": parameters(model),
+        "flops_paper": flops_paper(model, image),
+        "flops_full": flops_full(model, image),
+        "activation_bytes": activation_bytes(_filled(node, model), IMAGE_SHAPE),
+    }
+
+
+def _filled(node: dict[str, Any], model: nn.Module) -> nn.Module:
+    """The model with memory for its weights, if that is not too much: kernels keep less than their definitions do."""
+    return model if 4 * parameters(model) > LARGEST_WEIGHTS else build_model(node, IMAGE_SHAPE, CLASSES)
+
+
+def sight_row(name: str) -> dict[str, Any]:
+    """Receptive fields after 1 to 6 layers in pixels of the image, and errors of a layer under shifts and shuffles."""
+    torch.manual_seed(0)
+    stack = _stack(name)
+    side = stack.maps.shape[1]
+    theory, effective = stack.fields, []
+    for depth in range(1, len(stack.jumps) + 1):
+        out_side = side // stack.jumps[depth - 1]
+        influences = influence(partial(stack.apply, depth=depth), stack.maps, (out_side // 2, out_side // 2))
+        effective.append(stack.pixels * effective_side(influences))
+    layer = stack.one_layer
+    claim = CLAIMS[name]
+    return {
+        "field_theory": " ".join(f"{field:.0f}" for field in theory),
+        "field_effective": " ".join(f"{field:.1f}" for field in effective),
+        "shift_error": f"{shift_error(layer, stack.layer_maps, MARGIN):.1e}",
+        "permutation_error": f"{permutation_error(layer, stack.layer_maps):.1e}",
+        "sees_content": "yes" if claim.sees_content else "no",
+        "growth_theory": claim.growth,
+    }
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Layers to look through: how to apply the first of them, to what, and what theory says they see."""
+
+    apply: Callable[..., Tensor]  # (maps, depth) -> maps, channels last
+    maps: Tensor
+    pixels: int  # side of a position of `maps`, in pixels of the image
+    jumps: Sequence[int]  # positions of `maps` per position after each depth
+    fields: Sequence[float]  # side, in pixels of the image
+    one_layer: Callable[[Tensor], Tensor]  # the mixing alone
+    layer_maps: Tensor
+
+
+def _stack(name: str) -> _Stack:
+    # A fully connected layer at width 64 would have 268 million weights.
+    width = 16 if name == "fully_connected" else 64
+    sizes = [f"scale.width={width}", f"scale.patch={PATCH}", "scale.cnn_width=16", "scale.center_std=2.0"]
+    scale = ["scale=mini", *sizes]
+    model: Any = build_model(compose([f"model={name}", *scale]).model, IMAGE_SHAPE, CLASSES).eval()
+    if isinstance(model, ResNet | Vgg):
+        return _convolution_stack(model)
+    maps = torch.randn(INPUTS, SIDE, SIDE, width)
+    return _backbone_stack(model, maps) if isinstance(model, Backbone) else _vit_stack(model, maps)
+
+
+def _backbone_stack(model: Any, maps: Tensor) -> _Stack:
+    mixer = model.layers[0].mixer
+    seen, centre = support(mixer, (SIDE, SIDE)), SIDE // 2 * SIDE + SIDE // 2
+    fields = [PATCH * math.sqrt(int(stacked_support(seen, depth, centre).sum())) for depth in range(1, DEPTH + 1)]
+
+    def apply(maps: Tensor, depth: int) -> Tensor:
+        return nn.Sequential(*model.layers[:depth])(maps)
+
+    return _Stack(apply, maps, PATCH, [1] * DEPTH, fields, mixer, maps)
+
+
+def _vit_stack(model: Any, maps: Tensor) -> _Stack:
+    positions = model.pos_embed[:, 1:].unflatten(1, (SIDE, SIDE))
+
+    def apply(maps: Tensor, depth: int) -> Tensor:
+        tokens = torch.cat([model.cls_token.expand(len(maps), -1, -1), (maps + positions).flatten(1, 2)], dim=1)
+        return model.blocks[:depth](tokens)[:, 1:].unflatten(1, (SIDE, SIDE))
+
+    def mix(maps: Tensor) -> Tensor:
+        # Its positions enter before the first layer: without the class token, the residual and the feed-forward part.
+        block = model.blocks[0]
+        return block.attn(block.norm1((maps + positions).flatten(1, 2))).view(maps.shape)
+
+    everything = [float(IMAGE_SHAPE[1])] * DEPTH
+    return _Stack(apply, maps, PATCH, [1] * DEPTH, everything, mix, maps)
+
+
+def _convolution_stack(model: ResNet | Vgg) -> _Stack:
+    stem, blocks = _convolutions(model)
+    images = torch.randn(INPUTS, *IMAGE_SHAPE[1:], IMAGE_SHAPE[0])
+    fields = convolution_fields([nn.Sequential(stem, blocks[0]), *blocks[1:DEPTH]], IMAGE_SHAPE[1])
+    # Without VGG's pooling, which would give a smaller map.
+    parts = [blocks[0]] if isinstance(model, ResNet) else blocks[0].children()
+    first = [part for part in parts if not isinstance(part, nn.MaxPool2d)]
+
+    def convolve(images: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+        return nn.Sequential(stem, *layers)(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    jumps = [IMAGE_SHAPE[1] // convolve(images[:1], blocks[: depth + 1]).shape[1] for depth in range(len(fields))]
+    attention = next((module for module in model.modules() if isinstance(module, NonLocalBlock)), None)
+    if attention is None:
+        layer, maps = (lambda maps: convolve(maps, first)), images
+    else:
+        layer, maps = awake(attention), torch.randn(INPUTS, SIDE, SIDE, attention.out.out_features)
+    return _Stack(lambda maps, depth: convolve(maps, blocks[:depth]), images, 1, jumps, fields, layer, maps)
+
+
+def awake(block: NonLocalBlock) -> Callable[[Tensor], Tensor]:
+    """What a non-local block adds to its input once it is no longer the identity, on channels-last maps."""
+    nn.init.ones_(block.norm.weight)
+    return lambda maps: NonLocalBlock.forward(block, maps) - maps
+
+
+def _convolutions(model: ResNet | Vgg) -> tuple[nn.Module, list[nn.Module]]:
+    """A convolutional network as a stem and blocks: a ResNet's own, and VGG's convolutions with what follows each."""
+    if isinstance(model, ResNet):
+        stem = nn.Sequential(model.stem, model.stem_norm, nn.ReLU())
+        blocks: list[nn.Module] = []
+        for block in model.blocks:
+            if hasattr(block, "conv1") or not blocks:
+                blocks.append(block)
+            else:
+                blocks[-1] = nn.Sequential(blocks[-1], block)  # a non-local block belongs to what it follows
+        return stem, blocks
+    groups: list[list[nn.Module]] = []
+    for layer in model.layers:
+        if isinstance(layer, nn.Conv2d):
+            groups.append([])
+        groups[-1].append(layer)
+    return nn.Identity(), [nn.Sequential(*group) for group in groups]
+
+
+def growth(name: str, rounds: int = 5) -> float:
+    """Measured exponent of the forward pass's time in the number of pixels, between the two largest sizes.
+
+    Those are 32^2 and 64^2 positions, or the largest that 2 GiB hold the weights of; smaller ones measure overhead. Of
+    one mixing layer at width 64, two images; of a whole convolutional network on images of twice those sides.
+    """
+    points: list[tuple[float, float]] = []
+    for side in reversed(GROWTH_SIDES):
+        timed = _growth_model(name, side) if len(points) < 2 else None
+        if timed is None:
+            continue
+        function, inputs = timed
+        with torch.no_grad():
+            function(inputs)
+            seconds = []
+            for _ in range(rounds):
+                started = time.perf_counter()
+                function(inputs)
+                seconds.append(time.perf_counter() - started)
+        # The least disturbed of them: other work on the machine only ever adds.
+        points.append((math.log(side * side), math.log(min(seconds))))
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+def _growth_model(name: str, side: int) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
+    node = compose([f"model={name}", "scale=mini", "scale.patch=1", "scale.layers=1", "scale.cnn_width=16"]).model
+    is_map = "patch" in node  # around a mixer; else a convolutional network
+    shape = (3, side, side) if is_map else (3, 2 * side, 2 * side)
+    try:
+        too_large = 4 * parameters(build_unfilled(node, shape, CLASSES)) > LARGEST_WEIGHTS
+    except ConfigError:  # VGG's poolings need 32 x 32 pixels
+        return None
+    if too_large:
+        return None
+    torch.manual_seed(0)
+    model: Any = build_model(node, shape, CLASSES).eval()
+    if name == "nonlocal_resnet18":
+        return awake(NonLocalBlock(64).eval()), torch.randn(2, side, side, 64)
+    if name == "vit":
+        return model.blocks[0].attn, torch.randn(2, side * side, node["width"])
+    if isinstance(model, Backbone):
+        mixer: Any = model.layers[0].mixer
+        return mixer, torch.randn(2, side, side, node["width"])
+    return model, torch.randn(2, *shape)

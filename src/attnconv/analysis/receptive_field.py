@@ -1,0 +1,145 @@
+"""What a layer can see, and what it does see: receptive fields, and how it takes a shifted or shuffled map.
+
+The receptive field of stacked layers is known twice: in theory, from who may see whom, and in effect, from gradients,
+as in Luo et al. (2016, arXiv 1701.04128). The second must lie inside the first. Luo et al. count pixels above 4.55% of
+the largest influence; with residuals the pixel itself outshines a broad field, so we count the pixels that hold 95.45%
+of all influence.
+
+Axes: B batch, H W rows and columns, D width, Q K output and input pixels (row-major).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.mixers.content import ContentAttention
+from attnconv.mixers.convolution import Convolution
+from attnconv.mixers.involution import Involution
+from attnconv.mixers.locally_connected import LocallyConnected
+from attnconv.mixers.patterns import axis_window, both_axes, window
+from attnconv.mixers.window import WindowAttention
+from attnconv.models.build import build_model
+from attnconv.models.resnet import NonLocalBlock
+
+EFFECTIVE_SHARE = 0.9545  # two standard deviations of a Gaussian
+
+
+def support(mixer: nn.Module, grid: tuple[int, int]) -> Tensor:
+    """Which input pixels each output pixel of a mixer can see, by its definition: (Q, K) bool."""
+    if isinstance(mixer, Convolution):
+        return both_axes(*(axis_window(size, mixer.convolution.kernel_size[0], "zero") for size in grid))
+    if isinstance(mixer, Involution | LocallyConnected):
+        return window(grid, mixer.kernel_size, "zero")[0]
+    if isinstance(mixer, WindowAttention):
+        return window(grid, mixer.kernel_size, mixer.border)[0]
+    if isinstance(mixer, ContentAttention) and mixer.pattern is not None:
+        return mixer.pattern(grid=grid, heads=mixer.heads).any(dim=0)
+    return torch.ones(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.bool)
+
+
+def stacked_support(one_layer: Tensor, depth: int, pixel: int) -> Tensor:
+    """Input pixels that output `pixel` can see through `depth` layers that each see `one_layer` (Q, K): (K,) bool."""
+    seen = torch.zeros(len(one_layer), dtype=torch.bool)
+    seen[pixel] = True
+    for _ in range(depth):
+        # A residual lets every pixel see itself, whatever the mixer sees.
+        seen = seen | one_layer[seen].any(dim=0)
+    return seen
+
+
+def widest_pair(node: dict[str, Any], depth: int, image_shape: tuple[int, int, int]) -> int:
+    """The largest distance along a row at which, for every two pixels, some output pixel sees both, in positions.
+
+    Args:
+        node: a `model` node of a network around a mixer (attnconv.models.backbone).
+        depth: layers to look through.
+        image_shape: (C, H, W) of the images, in pixels.
+    """
+    model: Any = build_model(node, image_shape, classes=2)
+    height, width = model.grid
+    one_layer = support(model.layers[0].mixer, (height, width))
+    fields = torch.stack([stacked_support(one_layer, depth, pixel) for pixel in range(height * width)])
+    together = (fields.T.float() @ fields.float() > 0).view(height, width, height, width)
+    row = torch.arange(height)
+    same_row = together[row, :, row]  # (H, W, W)
+    reached = 0
+    while reached + 1 < width and same_row.diagonal(reached + 1, dim1=1, dim2=2).all():
+        reached += 1
+    return reached
+
+
+def influence(function: Callable[[Tensor], Tensor], maps: Tensor, place: tuple[int, int]) -> Tensor:
+    """How much each input pixel moves one output pixel: the norm of all gradients, (rows, columns) of the input.
+
+    Args:
+        function: from maps (B, H, W, D) to maps (B, H', W', D').
+        maps: inputs over which the squares are averaged.
+        place: row and column of the output pixel.
+    """
+    maps = maps.detach().requires_grad_()
+    out = function(maps)[:, place[0], place[1]]
+    # A random direction of the output's channels for every input, so that none cancels another for all of them.
+    (gradient,) = torch.autograd.grad((out * torch.randn_like(out)).sum(), maps)
+    return gradient.square().sum(dim=(0, 3)).sqrt()
+
+
+def effective_side(influences: Tensor) -> float:
+    """Side of a square of as many pixels as hold 95.45% of all influence, in pixels."""
+    falling = influences.flatten().sort(descending=True).values.double()
+    before = falling.cumsum(0) - falling
+    return math.sqrt(int((before < EFFECTIVE_SHARE * falling.sum()).sum()))
+
+
+def convolution_fields(blocks: Sequence[nn.Module], image_side: int) -> list[int]:
+    """Side of the theoretical receptive field after each block of a convolutional network, in pixels of the image.
+
+    Kernels, strides and poolings in the order in which the modules stand; shortcuts see no more. Attention among them,
+    over space or over the means of channels, sees everything.
+    """
+    field, jump, fields = 1, 1, []
+    for block in blocks:
+        for name, module in block.named_modules():
+            if "shortcut" in name:
+                continue
+            if isinstance(module, NonLocalBlock | nn.AdaptiveAvgPool2d):
+                field = image_side
+            elif isinstance(module, nn.Conv2d | nn.MaxPool2d):
+                size, stride = (_first(value) for value in (module.kernel_size, module.stride))
+                field += (size - 1) * jump
+                jump *= stride
+        fields.append(min(field, image_side))
+    return fields
+
+
+def _first(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+def shift_error(layer: Callable[[Tensor], Tensor], maps: Tensor, margin: int) -> float:
+    """Relative change when the map is shifted by a row and a column instead of the output, off the border.
+
+    |layer(shifted x) - shifted layer(x)| / |layer(x)| over pixels at least `margin` from the border; 0 for what treats
+    all places alike.
+    """
+    step = (1, 1)
+    with torch.no_grad():
+        expected = layer(maps).roll(step, dims=(1, 2))
+        moved = layer(maps.roll(step, dims=(1, 2)))
+    inside = slice(margin, -margin)
+    difference, size = (moved - expected)[:, inside, inside], expected[:, inside, inside]
+    return float(difference.norm() / size.norm())
+
+
+def permutation_error(layer: Callable[[Tensor], Tensor], maps: Tensor) -> float:
+    """The same for a random order of all pixels instead of a shift: 0 for what knows no places at all."""
+    order = torch.randperm(maps.shape[1] * maps.shape[2], generator=torch.Generator().manual_seed(0))
+
+    def shuffle(x: Tensor) -> Tensor:
+        return x.flatten(1, 2)[:, order].reshape(x.shape)
+
+    with torch.no_grad():
+        expected = shuffle(layer(maps))
+        return float((layer(shuffle(maps)) - expected).norm() / expected.norm())

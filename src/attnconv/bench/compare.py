@@ -1,0 +1,245 @@
+"""The contest of scripts/bench.py: what is timed, on which networks, ours and the published formulation alike."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.bench.published import published_epoch, published_loader, published_network, published_optimizer
+from attnconv.bench.timing import (
+    Spread,
+    check_same,
+    flops_of,
+    growth_exponent,
+    matmul,
+    peak_bytes,
+    ratios,
+    take_turns,
+)
+from attnconv.config import Config, compose
+from attnconv.data.augmentation import pad, plan_epoch
+from attnconv.data.dataset import TrainSplit
+from attnconv.models.build import build_model
+from attnconv.training.device import autocast, choose_precision, computes_in_bf16, keep_freed_memory
+from attnconv.training.distributed import Processes
+from attnconv.training.loop import FiniteGuard, Tally, train_epoch
+from attnconv.training.optimizers import build_optimizer
+
+SIDE, CLASSES = 32, 10  # CIFAR-10's images; their content does not matter here, so they are made up
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}  # of the largest logit
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TINY = ("scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8")
+PARTS = ("layer", "step", "epoch", "inference", "growth")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed: a model at a scale, with so many images in a batch."""
+
+    part: str
+    model: str
+    scale: str
+    batch: int
+    overrides: tuple[str, ...] = ()
+    dropout: float = 0.0  # after sublayers and on probabilities
+    side: int = SIDE  # of the images, in pixels
+
+    def config(self) -> Config:
+        fixed = ["recipe=paper", f"recipe.dropout={self.dropout}", f"recipe.attention_dropout={self.dropout}"]
+        return compose([f"model={self.model}", f"scale={self.scale}", *fixed, "logger=none", *self.overrides])
+
+
+ON_CPU = (
+    Case("layer", "sa_quadratic", "paper", 8),
+    Case("layer", "sa_learned_content", "paper", 8),
+    Case("layer", "sa_quadratic", "mini", 128),
+    Case("layer", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
+    Case("layer", "sa_quadratic", "mini", 1, ("scale.patch=1",), side=64),
+    Case("step", "sa_quadratic", "paper", 8),
+    Case("step", "sa_quadratic", "paper", 8, dropout=0.1),
+    Case("step", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
+    Case("step", "sa_learned_content", "paper", 16),
+    Case("step", "sa_quadratic", "mini", 128),
+    Case("inference", "sa_quadratic", "paper", 16),
+    Case("inference", "sa_quadratic", "mini", 256),
+    Case("epoch", "sa_quadratic", "mini", 128),
+    Case("epoch", "sa_learned", "mini", 128),
+)
+# The batch of the paper; ours could take more.
+ON_GPU = tuple(
+    Case(part, model, "paper", 100)
+    for part in ("layer", "step", "inference", "epoch")
+    for model in ("sa_quadratic", "sa_learned", "sa_learned_content")
+) + tuple(Case("step", model, "paper", 100, dropout=0.1) for model in ("sa_quadratic", "sa_learned_content"))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network as it is trained: in some precision, compiled or not."""
+
+    network: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the same network, compiled or not
+    precision: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.device.type == "meta":  # only counted; autocast does not know it
+            return self.forward(images)
+        with autocast(self.precision, images.device):
+            return self.forward(images)
+
+    def layer(self, x: Tensor) -> None:
+        """One forward and backward pass."""
+        self(x).float().square().sum().backward()
+
+    def infer(self, images: Tensor) -> None:
+        """One forward pass."""
+        self.network.eval()
+        with torch.no_grad():  # the counter of FLOPs does not see through inference_mode
+            self(images)
+
+    def step(self, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+        """One training step."""
+        self.network.train()
+        loss = F.cross_entropy(self(images).float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+class Bench:
+    """Cases on one device, each against the published formulation."""
+
+    def __init__(self, device: torch.device, rounds: int, images: int, compiled: bool, tiny: bool = False):
+        keep_freed_memory()  # as in training; the published formulation profits from it, too
+        self.device, self.rounds, self.compiled = device, rounds, compiled
+        self.precision = choose_precision("auto", device)
+        # A CPU that only emulates bf16 would spend most of a round on a product that says nothing of it.
+        kinds = KINDS if computes_in_bf16(device) else {"fp32": torch.float32}
+        self.matmuls = {kind: matmul(dtype, device, tiny) for kind, dtype in kinds.items()}
+        draw = np.random.default_rng(0)
+        self.images = draw.integers(0, 256, (images, SIDE, SIDE, 3)).astype(np.uint8)
+        self.labels = draw.integers(0, CLASSES, images)
+
+    def compare(self, case: Case) -> dict[str, Any]:
+        """One line of results/bench.jsonl."""
+        config = case.config()
+        torch.manual_seed(0)
+        ours: Any = build_model(config.model, (3, case.side, case.side), CLASSES).to(self.device)
+        theirs: Any = published_network(config, (3, case.side, case.side), CLASSES, ours)
+        grid = ours.grid
+        x = torch.randn(case.batch, 3, case.side, case.side, device=self.device)
+        if case.part == "layer":
+            ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
+            x = torch.randn(case.batch, *grid, config.scale.width, device=self.device, requires_grad=True)
+        published, exact = Contender(theirs, theirs, "fp32"), Contender(ours, ours, "fp32")
+        ours.eval(), theirs.eval()  # without dropout they are the same function
+        difference = check_same(exact, published, x, TOLERANCE["fp32"], "in float32")
+        timed = Contender(ours, torch.compile(ours) if self.compiled else ours, self.precision)
+        check_same(timed, published, x, TOLERANCE[self.precision], f"in {self.precision}")
+
+        ours.train(), theirs.train()
+        contenders = {"published": published, "ours": timed}
+        if self.precision != "fp32":
+            contenders["ours_fp32"] = exact  # at equal precision
+        works = {
+            name: self.work(case.part, config, contender, x, as_published=name == "published")
+            for name, contender in contenders.items()
+        }
+        seconds = take_turns(works | {kind: work for kind, (work, _) in self.matmuls.items()}, self.rounds, self.device)
+        shown = len(self.images) if case.part == "epoch" else case.batch
+        line: dict[str, Any] = {
+            **asdict(case), "positions": list(grid), "rounds": self.rounds, "precision": self.precision,
+            "compiled": self.compiled, "difference_fp32": difference,
+            "ratio": asdict(ratios(seconds["published"], seconds["ours"])),
+            "ratio_fp32": asdict(ratios(seconds["published"], seconds.get("ours_fp32", seconds["ours"]))),
+        }  # fmt: skip
+        # Of an epoch a step, and uncompiled: a compiled graph hides its products from the counter.
+        one = "step" if case.part == "epoch" else case.part
+        for name, contender in contenders.items():
+            plain = Contender(contender.network, contender.network, contender.precision)
+            flops = self.flops(one, config, plain, x)
+            taken = Spread.of(seconds[name])
+            line[name] = {
+                "seconds": asdict(taken), "images_per_second": shown / taken.median,
+                "peak_bytes": peak_bytes(self.work(one, config, plain, x), self.device),
+                "flops_per_image": flops // case.batch, "flops_per_second": flops / case.batch * shown / taken.median,
+            }  # fmt: skip
+        rates = {
+            kind: Spread.of([flops / taken for taken in seconds[kind]]) for kind, (_, flops) in self.matmuls.items()
+        }
+        return line | {f"matmul_{kind}": asdict(found) for kind, found in rates.items()}
+
+    def flops(self, part: str, config: Config, contender: Contender, x: Tensor) -> int:
+        """FLOPs of one round, counted without memory: there every network is computed by its plain formulas."""
+        network = copy.deepcopy(contender.network).to("meta")
+        return flops_of(self.work(part, config, Contender(network, network, "fp32"), x.detach().to("meta")))
+
+    def work(
+        self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool = False
+    ) -> Callable[[], object]:
+        """What is timed in a round."""
+        if part == "layer":
+            return lambda: contender.layer(x)
+        if part == "inference":
+            return lambda: contender.infer(x)
+        network = contender.network
+        if as_published:
+            optimizer = published_optimizer(network)
+        else:
+            optimizer = build_optimizer(network, config.recipe, contender.precision)
+        if part == "step":
+            labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+            return lambda: contender.step(optimizer, x, labels)
+        if as_published:
+            loader = published_loader(self.images, self.labels, MEAN, STD, len(x))
+            return lambda: published_epoch(contender.network, optimizer, loader)
+        return lambda: self.our_epoch(config, contender, optimizer, len(x))
+
+    def our_epoch(self, config: Config, contender: Contender, optimizer: torch.optim.Optimizer, batch: int) -> None:
+        """The training loop that a run goes through, on the images of this bench."""
+        images, labels = (torch.from_numpy(array).to(self.device) for array in (self.images, self.labels))
+        mean, std = (torch.tensor(values, device=self.device) for values in (MEAN, STD))
+        train_epoch(
+            cast(nn.Module, contender.forward),
+            optimizer,
+            TrainSplit(images, labels, mean, std, pad(images, 4)),
+            plan_epoch(len(images), 0, 0, 4, True, self.device),
+            steps_before=0,
+            steps_done=0,
+            tally=Tally.on(self.device),
+            guard=FiniteGuard(self.device),
+            seed=0,
+            batch_size=batch,
+            label_smoothing=config.recipe.label_smoothing,
+            factor=lambda step: 1e-3,
+            size=lambda step: None,
+            mix=None,
+            precision=contender.precision,
+            processes=Processes(),
+            on_step=lambda step: None,
+        )
+
+    def growth(self, sides: tuple[int, ...] = (16, 32, 64), batch: int = 4) -> dict[str, Any]:
+        """The exponent of our attention layer's time in the number of pixels, at the mini scale's width."""
+        works = {}
+        for side in sides:
+            config = compose(["model=sa_quadratic", "scale=mini", "scale.patch=1", "logger=none"])
+            torch.manual_seed(0)
+            network: Any = build_model(config.model, (3, side, side), CLASSES).to(self.device)
+            mixer = network.layers[0].mixer
+            x = torch.randn(batch, side, side, config.scale.width, device=self.device, requires_grad=True)
+            works[f"{side}x{side}"] = self.work("layer", config, Contender(mixer, mixer, self.precision), x)
+        seconds = take_turns(works, self.rounds, self.device)
+        pixels = [side * side for side in sides]
+        slopes = [growth_exponent(pixels, list(row)) for row in zip(*seconds.values(), strict=True)]
+        return {
+            "part": "growth", "model": "sa_quadratic", "scale": "mini", "batch": batch, "precision": self.precision,
+            "rounds": self.rounds, "exponent": asdict(Spread.of(slopes)),
+            "seconds": {side: asdict(Spread.of(taken)) for side, taken in seconds.items()},
+        }  # fmt: skip

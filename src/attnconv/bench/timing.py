@@ -1,0 +1,160 @@
+"""Measuring two ways to compute the same thing: in turn, in one process, after they were seen to agree.
+
+A ratio of two times taken in turn says something on any machine; a time does not, so beside every time stands what the
+same machine did with a plain matrix product in the same run.
+"""
+
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnconv.errors import UserError, one_line_errors
+from attnconv.settings.arguments import ScriptParser, positive
+from attnconv.training.device import autocast, choose_device, choose_precision
+
+MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
+TINY_SIDE = 64
+
+
+class Disagree(UserError):
+    """Two ways to compute the same thing that do not."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes of what was measured in every round."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every work in every round; each round runs all of them once, and one before the first does not count.
+
+    The order turns around from round to round, so that none always comes after the same other.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for count in range(rounds + 1):
+        order = list(works) if count % 2 else list(works)[::-1]
+        for name in order:
+            _wait(device)
+            started = time.perf_counter()
+            works[name]()
+            _wait(device)
+            if count:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratios(slow: list[float], fast: list[float]) -> Spread:
+    """slow / fast, round by round."""
+    return Spread.of([before / after for before, after in zip(slow, fast, strict=True)])
+
+
+def matmul(kind: torch.dtype, device: torch.device, tiny: bool = False) -> tuple[Callable[[], object], int]:
+    """A square matrix product as a work for `take_turns`, and its FLOPs."""
+    side = TINY_SIDE if tiny else MATMUL_SIDE.get(device.type, 2048)
+    left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    times = 4
+
+    def work() -> None:
+        for _ in range(times):
+            left @ right
+
+    return work, times * 2 * side**3
+
+
+def flops_of(work: Callable[[], object]) -> int:
+    """FLOPs of every matrix product and convolution of a work, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Most bytes of tensors that a work holds at once, beyond what was there before it."""
+    if device.type == "cuda":
+        _wait(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        _wait(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    # The trace is the public way to the profiler's record of every allocation, in the order in which they were made.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    allocations = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    held = peak = 0
+    for _, size in allocations:
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+@torch.no_grad()
+def check_same(
+    ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], x: Tensor, tolerance: float, what: str
+) -> float:
+    """The largest difference of two functions' outputs, relative to the largest output.
+
+    Raises:
+        Disagree: it is above the tolerance, or not finite: what disagrees must not be timed.
+    """
+    expected = theirs(x).float()
+    difference = ((ours(x).float() - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= tolerance:
+        raise Disagree(f"{what}: outputs differ by {difference:.1e} of the largest, more than {tolerance:g}; not timed")
+    return difference
+
+
+def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """The slope of log(seconds) over log(sizes), by least squares."""
+    return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, seconds)]).slope
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
+        raise UserError(f"times and memory can be measured on a CPU or a CUDA device, not on {device.type}")
+
+
+def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> float:
+    """Seconds of one forward and backward pass, the device waited for."""
+    started = time.perf_counter()
+    with autocast(precision, x.device):
+        out = module(x)
+    out.float().square().sum().backward()
+    if x.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def benchmark_arguments(description: str | None) -> tuple[torch.device, str, int]:
+    """Device, precision and rounds from the command line of a benchmark."""
+    parser = ScriptParser(description)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--rounds", type=positive, default=9, help="9")
+    arguments = parser.parse_args()
+    with one_line_errors([]):
+        device = choose_device(arguments.device)
+    return device, choose_precision("auto", device), arguments.rounds

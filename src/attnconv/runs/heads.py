@@ -1,0 +1,66 @@
+"""Where the heads of a run look: centers and spreads per epoch (the paper's Figure 3), maps, a picture (Figure 4)."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads, widest_probs
+from attnconv.data.dataset import Split
+from attnconv.mixers.positional import PositionalAttention
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+IMAGES = 100  # over which attention that depends on content is averaged
+
+
+def first_images(split: Split) -> Tensor:
+    """Up to IMAGES images, (B, C, height, width), without augmentation."""
+    return next(split.batches(IMAGES))[0]
+
+
+class HeadWatcher:
+    """Reads the attention layers of a model; a model without any gives no record, no maps and no figure.
+
+    Args:
+        model: the network.
+        name: what figures call it.
+    """
+
+    def __init__(self, model: nn.Module, name: str):
+        self._model, self._name = model, name
+        self._mixers = attention_mixers(model)
+        self._grid: tuple[int, int] = getattr(model, "grid", (0, 0))
+
+    def record(self, epoch: int) -> dict[str, Any] | None:
+        """One line of heads.jsonl; None where no head is Gaussian."""
+        heads = gaussian_heads(self._model)
+        return {"epoch": epoch, **heads} if heads else None
+
+    def maps(self, split: Split) -> np.ndarray | None:
+        """What every head's central pixel sees, (L, N, H, W) float16; nan for heads that a layer lacks.
+
+        Args:
+            split: over whose first IMAGES attention that depends on content is averaged.
+        """
+        if not self._mixers:
+            return None
+        layers = central_maps(self._model, *self._grid, first_images(split))
+        maps = np.full((len(layers), max(map(len, layers)), *self._grid), np.nan, np.float16)
+        for layer, probs in zip(maps, layers, strict=True):
+            layer[: len(probs)] = probs.numpy()
+        return maps
+
+    def figure(self, epoch: int, split: Split) -> "Figure | None":
+        """One panel per layer; split as for `maps`."""
+        if not self._mixers:
+            return None
+        from attnconv.report.figures import plot_heads  # imports matplotlib
+
+        maps = central_maps(self._model, *self._grid, first_images(split))
+        probs = [
+            widest_probs(mixer, *self._grid) if isinstance(mixer, PositionalAttention) else probs
+            for mixer, probs in zip(self._mixers, maps, strict=True)
+        ]
+        return plot_heads(probs, f"{self._name}, epoch {epoch}: where the heads look from the central pixel")

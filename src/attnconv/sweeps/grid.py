@@ -1,0 +1,249 @@
+"""A sweep as a set of cells: the same command does what is missing, and the end says what became of each.
+
+Hydra composes the cells, and its launchers run them: one after the other, several at once (joblib), on a cluster
+(submitit). Which cell is done is read from the run folders, before and after; no record of the sweep is needed.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attnconv.config import Config, flatten, to_plain
+from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
+from attnconv.files import write_whole
+from attnconv.runs.estimate import work_of
+from attnconv.runs.folder import is_empty_failure, run_folder_path, run_name
+from attnconv.runs.identity import differences, name_hint, read_recorded, refusal
+from attnconv.runs.status import CELLS_FILE, collected_folder, look
+
+# Runs cells, given their overrides; for each, why it failed, or None.
+Launch = Callable[[list[list[str]]], Sequence[str | None]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    overrides: list[str]
+    config: Config
+
+    @cached_property
+    def folder(self) -> Path:
+        return run_folder_path(self.config)
+
+    def differences(self, folder: Path) -> dict[str, str]:
+        """In what the run of a folder is another one. Data is read only if that run's lay elsewhere."""
+        recorded = read_recorded(folder)
+        if recorded is None or recorded.data_hash is None or recorded.lies_at(self.config.data):
+            return differences(folder, self.config)
+        from attnconv.data.sources import data_hash  # imports torch
+
+        return differences(folder, self.config, data_hash=data_hash(self.config.data))
+
+    @cached_property
+    def different(self) -> dict[str, str]:
+        """In what the run that its own folder holds is another one."""
+        return self.differences(self.folder)
+
+    @cached_property
+    def collected(self) -> Path | None:
+        """The folder among collected results that holds this very run, if there is one."""
+        if self.config.collected is None:
+            return None
+        folder = collected_folder(Path(self.config.collected), run_name(self.config))
+        done = look(folder).status == "done" and not self.differences(folder)
+        return folder if done else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: done, skipped, failed, interrupted, unfinished, running, damaged or waiting; and why."""
+
+    cell: Cell
+    status: str
+    detail: str
+
+    @property
+    def complete(self) -> bool:
+        return self.status in ("done", "skipped")
+
+
+def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
+    """Run the cells that are not done, and print what became of all of them, whatever ends the sweep.
+
+    Args:
+        cells: composed and checked one by one.
+        launch: runs some of them.
+        record: folder of this start of the sweep; cells.json goes there, for scripts/status.py.
+
+    Raises:
+        ConfigError: there are no cells, or two of them have one folder; RunFolderError: a folder holds another run, or
+            cells would be of two precisions. Nothing has been run then.
+        SweepIncomplete: the sweep is over, and some cells are not done.
+        UserError: what `launch` raises, which has run nothing then.
+    """
+    check_cells(cells)
+    before = [_seen_to(cell) for cell in cells]
+    missing = [cell for cell, outcome in zip(cells, before, strict=True) if outcome is None]
+    if missing:
+        check_precision(
+            [cell for cell, seen in zip(cells, before, strict=True) if seen is None or seen.status != "damaged"]
+        )
+    _record(record, cells)
+    reasons: Sequence[str | None] = [None] * len(missing)
+    try:
+        if missing:
+            reasons = launch([cell.overrides for cell in missing])
+    except UserError:
+        raise  # the launcher took none of them
+    except Exception as error:  # of a process pool, one of whose processes was killed
+        print(f"error: the launcher gave up: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        outcomes = _conclude(cells, before, reasons, record)
+    except BaseException:
+        _conclude(cells, before, reasons, record)
+        raise
+    else:
+        outcomes = _conclude(cells, before, reasons, record)
+    incomplete = [outcome for outcome in outcomes if not outcome.complete]
+    if incomplete:
+        raise SweepIncomplete(_advice(incomplete, len(cells)))
+
+
+def _conclude(
+    cells: list[Cell], before: list[Outcome | None], reasons: Sequence[str | None], record: Path
+) -> list[Outcome]:
+    """Look what became of every cell, note it and print it."""
+    left = iter(reasons)
+    outcomes = [outcome or _outcome(cell, next(left)) for cell, outcome in zip(cells, before, strict=True)]
+    print(summary(outcomes), flush=True)
+    try:
+        _record(record, cells, outcomes)
+    except OSError as error:
+        print(f"warning: {record} cannot be written: {error.strerror}", file=sys.stderr)
+    return outcomes
+
+
+def check_cells(cells: list[Cell]) -> None:
+    """Refuse a sweep that cannot end well, before anything is run.
+
+    Raises:
+        ConfigError, RunFolderError: see `run_cells`.
+    """
+    if not cells:
+        raise ConfigError("the sweep is empty: some setting is swept over no values (does the glob match anything?)")
+    by_folder: dict[Path, Cell] = {}
+    for cell in cells:
+        other = by_folder.setdefault(cell.folder, cell)
+        if other is not cell:
+            raise ConfigError(f"two cells have the folder {cell.folder}: {_difference(other, cell)}")
+        if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
+            raise ConfigError(f"collected={cell.config.collected} is no folder")
+        status = look(cell.folder).status
+        if status == "damaged":
+            continue  # which the summary will say; the others can be run
+        if cell.different and not is_empty_failure(cell.folder):
+            raise RunFolderError(refusal(cell.folder, cell.different, cell.config, status == "done"))
+
+
+def check_precision(cells: list[Cell]) -> None:
+    """Refuse to mix: precision=auto takes a finished run of any precision for done, and would run the rest in its own.
+
+    Raises:
+        RunFolderError: naming a run of another precision than auto is on this machine.
+    """
+    from attnconv.training.device import precision_here  # imports torch
+
+    for cell in cells:
+        folder = cell.collected or cell.folder
+        recorded = read_recorded(folder) if cell.config.precision == "auto" else None
+        if recorded is None or recorded.precision is None or is_empty_failure(folder):
+            continue
+        here = precision_here(cell.config.device)
+        if recorded.precision != here:
+            raise RunFolderError(
+                f"{folder} is in {recorded.precision}, and precision=auto is {here} on this machine: "
+                f"add precision={recorded.precision}, or precision={here} and another name="
+            )
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """A line per cell, those that need attention last, and the counts."""
+    order = ("skipped", "done", "waiting", "running", "interrupted", "unfinished", "damaged", "failed")
+    lines = [
+        f"  {outcome.status:<11} {outcome.cell.folder}{': ' if outcome.detail else ''}{outcome.detail}"
+        for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome.status))
+    ]
+    counts = Counter(outcome.status for outcome in outcomes)
+    counted = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+    return "\n".join([*lines, f"sweep of {len(outcomes)} cells: {counted}"])
+
+
+def _seen_to(cell: Cell) -> Outcome | None:
+    """What there is to say of a cell that is not to be run; None for the others."""
+    if cell.collected:
+        return Outcome(cell, "skipped", f"done before, {_accuracy(look(cell.collected).result)}, in {cell.collected}")
+    state = look(cell.folder)
+    if state.status == "done":
+        return Outcome(cell, "skipped", f"done before, {_accuracy(state.result)}")
+    if state.status == "running":
+        return Outcome(cell, "running", f"{state.detail} is at work in it")
+    if state.status == "failed" and not cell.config.retry_failed and not cell.different:
+        return Outcome(cell, "failed", f"before, and not tried again: {state.detail}")
+    if state.status == "damaged":
+        return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it afresh")
+    return None
+
+
+def _outcome(cell: Cell, reason: str | None) -> Outcome:
+    """What became of a cell that was to be run; `reason` is why it failed, if that is known."""
+    state = look(cell.folder)
+    if state.status == "done":
+        return Outcome(cell, "done", _accuracy(state.result))
+    if reason is not None and state.status in ("waiting", "failed"):
+        return Outcome(cell, "failed", reason)
+    progress = f"after {state.epoch} of {state.epochs} epochs" if state.epochs else ""
+    return Outcome(cell, state.status, "; ".join(part for part in (progress, reason or state.detail) if part))
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    return f"test accuracy {result['test_acc']:.2%}"
+
+
+def _advice(incomplete: list[Outcome], total: int) -> str:
+    statuses = {outcome.status for outcome in incomplete}
+    advice = []
+    if statuses - {"failed", "damaged"}:
+        advice.append("the same command goes on with what is missing")
+    if "failed" in statuses:
+        advice.append("retry_failed=true tries again what failed")
+    if not advice:
+        advice.append("see above")
+    return f"error: {len(incomplete)} of {total} cells are not done; {', '.join(advice)}"
+
+
+def _difference(one: Cell, other: Cell) -> str:
+    first, second = flatten(to_plain(one.config)), flatten(to_plain(other.config))
+    keys = [key for key in first if first[key] != second.get(key)]
+    if not keys:
+        return "it is the same run twice"
+    hint = name_hint(keys, one.config) or "another name= for each"
+    return f"they differ in {', '.join(keys)}, which the folder does not show; say {hint}"
+
+
+def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -> None:
+    """Note which cells there are, with their folders relative to the outputs, and why some failed."""
+    failed = {outcome.cell.folder: outcome.detail for outcome in outcomes if outcome.status == "failed"}
+    noted = []
+    for cell in cells:
+        if cell.collected:
+            continue  # nothing of it will ever be here
+        folder = run_name(cell.config)
+        reason = {"reason": failed[cell.folder]} if cell.folder in failed else {}
+        noted.append({"folder": folder, "overrides": cell.overrides, "work": asdict(work_of(cell.config)), **reason})
+    record.mkdir(parents=True, exist_ok=True)
+    write_whole(record / CELLS_FILE, (json.dumps(noted, indent=1) + "\n").encode())

@@ -1,0 +1,211 @@
+"""The study: which runs decide the claims, in which order. `python scripts/study.py --list` prints it.
+
+A row is one question, answered by one experiment or by several: files of configs/experiment/ with their own values for
+what they sweep. Every row belongs to one precision, which its names hold, so that runs of two are never compared.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, open_dict
+
+from attnconv.config import CONFIGS, Config, freeze, register_schema
+from attnconv.errors import ConfigError, nearest
+from attnconv.runs.estimate import Rates, work_of
+from attnconv.sweeps.grid import Cell
+
+# Rows without which the study answers little. On a slow machine their cells are mixed, small ones first.
+ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size", "small")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """An experiment, and what a command line would add to it."""
+
+    experiment: str
+    overrides: tuple[str, ...] = ()
+
+
+def rows(precision: str) -> dict[str, list[Sweep]]:
+    """The sweeps of every row in the study's order; in fp32, which is slower, the essential rows are smaller."""
+    whole = precision == "bf16"
+    three = () if whole else ("model=conv3x3,sa_quadratic,sa_learned",)
+    named = () if whole else ("name='data_size_${data.equal}_${epochs}_fp32'",)
+    fractions = "0.01,0.05,0.25,1" if whole else "0.01,0.05,0.25"
+    return {
+        "table1": [Sweep("table1", three)],
+        "learning_rates": [Sweep("learning_rates")],
+        "frozen_heads": _frozen_heads(whole),
+        "data_size": [
+            *([Sweep("data_size")] if whole else []),
+            Sweep("data_size", ("data.equal=steps", "epochs=5", f"data.fraction={fractions}", *named)),
+        ],
+        "small": _small(whole),
+        "encodings": _encodings(),
+        "mixers": _mixers(whole),
+        "normalizers": [Sweep("normalizers")],
+        "optimizer": [Sweep("optimizer")],
+        "cutmix": [Sweep("cutmix")],
+    }
+
+
+def _frozen_heads(whole: bool) -> list[Sweep]:
+    """A tenth of the images, five seeds; all images, three seeds, whose learned heads are those of table1."""
+    sweeps = [Sweep("frozen_heads"), *_copied("${name}", "0.1", seeds=5)]
+    if whole:
+        frozen = ("data.fraction=1", "seed=0,1,2", "model=sa_quadratic_shifts,sa_quadratic_random")
+        sweeps += [Sweep("table1", ("model=sa_quadratic",)), Sweep("frozen_heads", frozen)]
+        sweeps += _copied("table1_${precision}", "1", seeds=3)
+    return sweeps
+
+
+def _copied(name: str, fraction: str, seeds: int) -> list[Sweep]:
+    """Heads copied from the next seed's run of sa_quadratic, so that they are another network's.
+
+    Args:
+        name: of the experiment that trained it.
+    """
+    folder = f"${{output}}/{name}/sa_quadratic/${{scale.name}}-${{recipe.name}}/frac{fraction}"
+    sweeps = []
+    for seed in range(seeds):
+        start = f"model.start='{folder}/seed{(seed + 1) % seeds}/weights.safetensors'"
+        fixed = ("model=sa_quadratic_copied", f"data.fraction={fraction}", f"seed={seed}", start)
+        sweeps.append(Sweep("frozen_heads", fixed))
+    return sweeps
+
+
+def _small(whole: bool) -> list[Sweep]:
+    """A pilot that says what the others take, then the quadratic network, then the two it is compared with."""
+    pilot = ("model=sa_quadratic", "epochs=5", "data.holdout=0.1", "name='small_pilot_${precision}'")
+    if not whole:
+        return [Sweep("small", pilot), Sweep("small", ("model=sa_quadratic",))]
+    return [
+        Sweep("small", pilot),
+        Sweep("small", ("model=sa_quadratic", "seed=0,1")),
+        Sweep("small", ("model=conv3x3,sa_learned",)),
+    ]
+
+
+def _encodings() -> list[Sweep]:
+    full_width = ("model=sa_learned_content", "match=null", "name='encodings_full_width_${precision}'")
+    heads = ("model=sa_quadratic", "scale.heads=16", "match=null", "seed=0", "name='encodings_16_heads_${precision}'")
+    return [Sweep("encodings"), Sweep("encodings", full_width), Sweep("encodings", heads)]
+
+
+def _mixers(whole: bool) -> list[Sweep]:
+    """Windows of every size, global mixers at two budgets; in fp32 also the references, which data_size has in bf16."""
+    kernel = "${model.mixer.kernel_size}"
+    name = f"name='mixers_kernel{kernel}_${{precision}}'"
+    local = ("model=local_attention", "model.mixer.kernel_size=3,5,7", name)
+    convolution = ("model=conv3x3", "model.mixer.kernel_size=5,7", f"model.name='conv{kernel}x{kernel}'", name)
+    flops = ("match=flops", "match_model=sa_learned_content", "name='mixers_flops_${precision}'")
+    return [
+        *([] if whole else [Sweep("mixers", ("model=conv3x3,sa_learned_content",))]),
+        Sweep("mixers"),
+        Sweep("mixers", local),
+        Sweep("mixers", convolution),
+        Sweep("mixers", ("model=depthwise_global,mlp_mixer,sa_learned_content", *flops)),
+    ]
+
+
+def plan(precision: str, only: Iterable[str], overrides: list[str], results: Path) -> dict[str, list[Cell]]:
+    """The cells of every row, each in the first row that has it.
+
+    Args:
+        precision: bf16 or fp32.
+        only: rows; all of them if empty.
+        overrides: for every experiment; they may sweep.
+        results: what was collected there is done.
+
+    Raises:
+        ConfigError: there is no such row.
+    """
+    of_study = rows(precision)
+    for name in only:
+        if name not in of_study:
+            raise ConfigError(f"the study has no row {name}{nearest(name, of_study)}")
+    cells: dict[str, list[Cell]] = {}
+    seen: set[Path] = set()
+    for name in list(only) or of_study:
+        found = {cell.folder: cell for sweep in of_study[name] for cell in expand(sweep, precision, overrides)}
+        cells[name] = [_collected(cell, str(results)) for folder, cell in found.items() if folder not in seen]
+        seen |= found.keys()
+    return _with_sources(cells)
+
+
+def in_order(cells: dict[str, list[Cell]], precision: str, rates: Rates) -> list[Cell]:
+    """Row by row; in fp32 the small cells of the essential rows first, then those of each further row."""
+    if precision == "bf16":
+        return [cell for of_row in cells.values() for cell in of_row]
+    essential = [cell for name in cells if name in ESSENTIAL for cell in cells[name]]
+    further = [of_row for name, of_row in cells.items() if name not in ESSENTIAL]
+    return [
+        cell
+        for some in (essential, *further)
+        for cell in sorted(some, key=lambda cell: rates.seconds(work_of(cell.config)))
+    ]
+
+
+def expand(sweep: Sweep, precision: str, overrides: list[str]) -> list[Cell]:
+    """The cells of a sweep, composed."""
+    cells = []
+    for combination in combinations(sweep, precision, overrides):
+        parsed = OverridesParser.create().parse_overrides(combination)
+        of_groups = [override for override in parsed if _is_group(override)]
+        composed = copy.deepcopy(_composed(tuple(str(override.input_line) for override in of_groups)))
+        # What Hydra does with the other overrides, which choose no files.
+        ConfigLoaderImpl._apply_overrides_to_config([it for it in parsed if not _is_group(it)], composed)
+        with open_dict(composed):
+            del composed["hydra"]
+        cells.append(Cell(combination, freeze(composed)))
+    return cells
+
+
+def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[list[str]]:
+    """The overrides of every cell: all combinations of what the experiment, the sweep and `overrides` sweep over."""
+    experiment = f"experiment={sweep.experiment}"
+    swept = _composed((experiment,)).hydra.sweeper.params
+    given = [experiment, f"precision={precision}", *(f"{key}={values}" for key, values in swept.items())]
+    parsed = OverridesParser.create().parse_overrides([*given, *sweep.overrides, *overrides])
+    (grid,) = BasicSweeper.split_arguments(parsed, None)
+    return [list(combination) for combination in grid]
+
+
+@cache
+def _composed(groups: tuple[str, ...]) -> DictConfig:
+    """The configuration that a choice of files makes; composing is slow, and a study has few choices."""
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("config", list(groups), return_hydra_config=True)
+
+
+def _is_group(override: Override) -> bool:
+    return (CONFIGS / override.key_or_group).is_dir()
+
+
+def _with_sources(cells: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
+    """Let runs be run again whose weights others need, where results/ has only their numbers."""
+    needed = {source(cell.config) for of_row in cells.values() for cell in of_row if cell.collected is None}
+    return {
+        name: [_collected(cell, None) if cell.folder / "weights.safetensors" in needed else cell for cell in of_row]
+        for name, of_row in cells.items()
+    }
+
+
+def _collected(cell: Cell, results: str | None) -> Cell:
+    return replace(cell, config=replace(cell.config, collected=results))
+
+
+def source(config: Config) -> Path | None:
+    """The weights of another run that a run begins with; None for one that needs none."""
+    start = config.model.get("start")
+    return Path(start) if start not in (None, "shifts", "random") else None

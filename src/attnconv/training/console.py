@@ -1,0 +1,73 @@
+"""What a person watching the run sees: a progress bar, or one line per epoch where there is no terminal."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from attnconv.runs.checkpoint import Position
+from attnconv.training.loop import Score, Tally
+
+REFRESH_SECONDS = 0.5  # reading a tally waits for the device, so it is read this seldom
+
+
+class Console:
+    """Progress of one run on standard error.
+
+    Args:
+        epochs: length of the run.
+        position: where it resumes.
+        images: training images per epoch.
+        shown: False for all but one of several processes.
+        label: begins every line of a run that shares its terminal with others; there is no bar then.
+    """
+
+    def __init__(self, epochs: int, position: Position, images: int, shown: bool = True, label: str | None = None):
+        self._epochs = epochs
+        self._images = images
+        self._shown = shown
+        self._label = f"{label}: " if label else ""
+        self._interactive = shown and label is None and sys.stderr.isatty()
+        self._last_refresh = 0.0
+        self._evaluated = ""
+        self._bar = tqdm(
+            total=epochs * images,
+            initial=position.epochs_done * images + position.images,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not self._interactive,
+        )
+
+    def step(self, epoch: int, tally: Tally, processes: int = 1) -> None:
+        """After every step; epochs count from 1. Of several processes it tells what this one has seen."""
+        if not self._interactive:
+            return
+        now = time.monotonic()
+        if now - self._last_refresh >= REFRESH_SECONDS:
+            self._last_refresh = now
+            score = tally.score()
+            self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
+            self._bar.set_postfix_str(
+                f"train loss {score.loss:.3f} acc {score.accuracy:.1%}{self._evaluated}", refresh=False
+            )
+        self._bar.update((epoch - 1) * self._images + processes * tally.images - self._bar.n)
+
+    def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
+        """After every epoch and its evaluation."""
+        self._evaluated = "".join(f" | {split} acc {_accuracy(score)}" for split, score in evaluated.items())
+        if self._shown and not self._interactive:
+            print(
+                f"{self._label}epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
+                f"{self._evaluated}  {images_per_second:.0f} img/s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.close()
+
+
+def _accuracy(score: Score) -> str:
+    return f"{score.accuracy:.1%}" + ("" if score.mirrored is None else f" ({score.mirrored:.1%} mirrored)")

@@ -1,0 +1,182 @@
+"""What a run consists of, built and checked before anything is written."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv.config import Config
+from attnconv.data.augmentation import ImageSize, scale
+from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.errors import ConfigError, OutOfMemory
+from attnconv.models.build import build_model
+from attnconv.models.cost import build_unfilled, parameters
+from attnconv.models.layout import place
+from attnconv.models.match import Match, resolve_node
+from attnconv.runs.folder import RunFolder
+from attnconv.settings.contradictions import asked_for
+from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
+from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
+from attnconv.training.failures import is_out_of_memory
+from attnconv.training.memory import TRAINING_BYTES, require_memory
+from attnconv.training.optimizers import build_optimizer
+from attnconv.training.precompile import batch_sizes, training_shapes, warm_up
+from attnconv.training.whitening import whiten_stem
+
+
+@dataclass
+class Run:
+    """What a run consists of, built and checked; nothing is written yet."""
+
+    config: Config
+    folder: RunFolder
+    device: torch.device
+    processes: Processes
+    precision: str
+    data: DataSet
+    model: nn.Module
+    forward: nn.Module  # the same network, compiled or distributed if it is to be
+    optimizer: torch.optim.Optimizer
+    match: Match | None  # how the model's width was scaled, if it was
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether evaluations look at mirror images, too: where training mirrors none, they would be another task."""
+        return self.config.eval_mirrored and self.config.data.flip
+
+    def warm_up(self, size: Callable[[int], ImageSize | None]) -> None:
+        """Compile and tune for everything that training and evaluation will meet (attnconv.training.precompile).
+
+        Args:
+            size: step -> size of the images; None: as they are.
+        """
+        config, data = self.config, self.data
+        splits = [split for split in (data.validation, data.test) if split is not None]
+        warm_up(
+            self.model,
+            self.forward,
+            self.optimizer,
+            data.train,
+            shapes=training_shapes(data.epoch_images, config.recipe.batch_size, config.epochs, size),
+            evaluated=[count for split in splits for count in batch_sizes(len(split), config.eval_batch_size)],
+            mirrored=self.mirrored,
+            precision=self.precision,
+            processes=self.processes,
+        )
+
+
+def prepare(config: Config) -> Run:
+    """Check everything that can be wrong before anything is written.
+
+    Raises:
+        UserError: run folder, device, data or model are not as the configuration needs them, or too large.
+    """
+    try:
+        return _prepare(config)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory("out of memory before training; lower the scale, or data.fraction") from error
+        raise
+
+
+def _prepare(config: Config) -> Run:
+    folder = RunFolder(config)
+    take_threads()
+    keep_freed_memory()
+    processes, device = join_processes(choose_device(config.device))
+    precision = folder.precision = choose_precision(config.precision, device)
+    if processes.writes:
+        folder.check()
+    config = replace(config, precision=precision)
+    data = load_dataset(config.data, device)
+    folder.data_hash = data.source_sha256
+    if processes.writes:
+        folder.check()  # once more, now that it is known which data it is
+    check_batches(processes, data.epoch_images, config.recipe.batch_size)
+    if processes.writes:
+        _check_batch_size(config, data.epoch_images)
+    node, match = resolve_node(config, data.image_shape, data.classes)
+    _check_memory(config, node, data)
+    torch.manual_seed(config.seed)
+    # Built on the CPU, so that equal seeds give equal weights on every device.
+    model = build_model(node, data.image_shape, data.classes)
+    _check_sizes(config, node, data)
+    if processes.count == 1:  # of several, batch norm sees the images of all
+        _check_last_batch(config, node, data)
+    if config.recipe.whitening:
+        try:
+            whiten_stem(model, data.train)
+        except ValueError as error:
+            raise ConfigError(f"model={config.model['name']}: {error}") from error
+    place(model, device)
+    optimizer = build_optimizer(model, config.recipe, precision)
+    forward: Any = distribute(model, processes, device)
+    if config.compile:
+        forward = torch.compile(forward)
+    return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
+
+
+def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError for a size that training images cannot have, or that the network cannot take."""
+    channels, height, width = data.image_shape
+    for size in dict.fromkeys(config.recipe.sizes):
+        side = round(size * height)
+        if side < 1:
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
+        if config.recipe.cropped_from is not None and side > height:
+            raise ConfigError(
+                f"recipe.sizes={config.recipe.sizes}: no crop of {side} pixels height fits into {height}; "
+                "recipe.cropped_from=null scales images instead"
+            )
+        try:
+            image = scale(torch.zeros(1, channels, height, width), side).to("meta")
+            build_unfilled(node, data.image_shape, data.classes)(image)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
+
+
+def _check_batch_size(config: Config, images: int) -> None:
+    """Say that a batch cannot be filled; raise ConfigError if its size was asked for, and for all images."""
+    size = config.recipe.batch_size
+    if size <= images:
+        return
+    few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
+    if config.data.fraction == 1 and asked_for("recipe.batch_size"):
+        raise ConfigError(f"{few}; at most recipe.batch_size={images}")
+    print(f"note: {few}; every step takes all of them", file=sys.stderr)
+
+
+def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise OutOfMemory for a network whose training this machine has no memory for, before it has any weights."""
+    model = build_unfilled(node, data.image_shape, data.classes)
+    count, buffers = parameters(model), sum(buffer.nbytes for buffer in model.buffers())
+    of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)
+    lower = ", ".join(f"scale.{name}={getattr(config.scale, name)}" for name in of_scale)
+    needed = TRAINING_BYTES * count + buffers
+    require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
+
+
+def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError if the last batch has one image, of which batch norm of this network cannot take a variance."""
+    size, images = config.recipe.batch_size, data.epoch_images
+    if min(size, images) != 1 and images % size != 1:
+        return
+    channels, height, width = data.image_shape
+    model = build_unfilled(node, data.image_shape, data.classes).train()
+    try:
+        for side in {round(share * height) for share in config.recipe.sizes} or {height}:
+            model(scale(torch.zeros(1, channels, height, width), side).to("meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        others = (*range(min(size, images) - 1, 1, -1), *range(size + 1, images + 1))
+        better = next((other for other in others if images % other != 1), None)
+        way_out = f"recipe.batch_size={better}" if better else "more images"
+        raise ConfigError(
+            f"model={config.model['name']} has batch norm, which cannot take the last batch of one image "
+            f"({images} images in batches of recipe.batch_size={size}); {way_out} leaves none"
+        ) from error

@@ -1,0 +1,167 @@
+"""Every number that describes a head or a layer, on a case whose answer is known."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from attnconv.analysis.conv_similarity import convolution_shares, head_numbers, lemma_residual, radius, variance_shares
+from attnconv.analysis.heads import mixer_traffic
+from attnconv.config import compose
+from attnconv.data.dataset import load_dataset
+from attnconv.mixers.shifts import grid_shifts
+from attnconv.runs.load import build_untrained
+
+H, W = 6, 5
+PIXELS = H * W
+CENTRE = H // 2 * W + W // 2
+
+
+def looking_at(row, column):
+    """A head that puts everything on one shift, or on the nearest pixel of the map: (1, 1, Q, K)."""
+    probs = torch.zeros(1, 1, PIXELS, PIXELS, dtype=torch.float64)
+    for query in range(PIXELS):
+        i = min(max(query // W + row, 0), H - 1)
+        j = min(max(query % W + column, 0), W - 1)
+        probs[0, 0, query, i * W + j] = 1
+    return probs
+
+
+EVEN = torch.full((1, 1, PIXELS, PIXELS), 1 / PIXELS, dtype=torch.float64)
+
+
+def only(numbers):
+    return {name: values[0] for name, values in numbers.items()}
+
+
+def test_a_one_hot_head():
+    numbers = only(head_numbers(looking_at(1, -1), H, W))
+    assert (numbers["center_row"], numbers["center_column"]) == (1, -1)
+    for name in ("spread", "radius_50", "radius_90", "entropy", "by_content"):
+        assert numbers[name] == pytest.approx(0, abs=1e-12), name
+    assert numbers["one_pixel"] == 1
+    # At the border it looks at a nearer pixel: sqrt(2) elsewhere.
+    below, left = [1] * (H - 1) + [0], [0] + [1] * (W - 1)
+    lengths = [math.hypot(down, aside) for down in below for aside in left]
+    assert numbers["distance"] == pytest.approx(sum(lengths) / PIXELS)
+    assert 0.5 < numbers["by_shift"] < 1, "the border has a share"
+    assert numbers["by_shift"] + numbers["by_place"] == pytest.approx(1)
+
+
+def test_an_even_head():
+    numbers = only(head_numbers(EVEN, H, W))
+    assert numbers["entropy"] == pytest.approx(math.log(PIXELS))
+    assert numbers["one_pixel"] == pytest.approx(1 / PIXELS)
+    assert (numbers["by_shift"], numbers["by_place"], numbers["by_content"]) == (1, 0, 0)
+    shifts = grid_shifts(H, W).double()
+    assert numbers["distance"] == pytest.approx(shifts.norm(dim=-1).mean().item())
+
+
+def test_the_query_itself_is_told_by_the_shift_alone():
+    shares = variance_shares(looking_at(0, 0), H, W)
+    assert shares["shift"].item() == pytest.approx(1)
+
+
+def test_a_head_of_content_alone():
+    """Every image has a place of its own at which all pixels look: nothing of it is due to the shift."""
+    images = torch.zeros(PIXELS, 1, PIXELS, PIXELS, dtype=torch.float64)
+    for image in range(PIXELS):
+        images[image, 0, :, image] = 1
+    shares = variance_shares(images, H, W)
+    assert shares["content"].item() == pytest.approx(1)
+    assert shares["shift"].item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_head_of_place_alone():
+    """All pixels of every image look at one corner: the map moves with the query, and not with the content."""
+    probs = torch.zeros(1, 1, PIXELS, PIXELS, dtype=torch.float64)
+    probs[..., 0] = 1
+    shares = variance_shares(probs.expand(3, -1, -1, -1), H, W)
+    assert shares["content"].item() == 0
+    # Only the corner's own shifts see it: the slow obvious sums.
+    by_shift = {}
+    shifts = grid_shifts(H, W)
+    for query, key in itertools.product(range(PIXELS), range(PIXELS)):
+        by_shift.setdefault(tuple(shifts[query, key].tolist()), []).append(float(key == 0))
+    mean = 1 / PIXELS
+    explained = sum(len(cells) * (sum(cells) / len(cells) - mean) ** 2 for cells in by_shift.values())
+    total = sum((cell - mean) ** 2 for cells in by_shift.values() for cell in cells)
+    assert shares["shift"].item() == pytest.approx(explained / total)
+    assert shares["place"].item() == pytest.approx(1 - explained / total)
+
+
+def test_shares_of_anything_sum_to_one():
+    torch.manual_seed(0)
+    probs = torch.randn(4, 3, PIXELS, PIXELS, dtype=torch.float64).softmax(-1)
+    assert torch.stack(list(variance_shares(probs, H, W).values())).sum(0).tolist() == pytest.approx([1] * 3)
+
+
+def test_radii_hold_what_they_should():
+    central = torch.zeros(1, H, W, dtype=torch.float64)
+    central[0, H // 2, W // 2] = 0.6
+    central[0, H // 2, W // 2 + 1] = central[0, H // 2, W // 2 - 1] = 0.1
+    central[0, H // 2 + 2, W // 2] = central[0, H // 2 - 2, W // 2] = 0.1
+    around = torch.zeros(1, 2, dtype=torch.float64)
+    assert [radius(central, around, share).item() for share in (0.5, 0.8, 0.9, 1.0)] == [0, 1, 2, 2]
+
+
+def test_nine_hard_heads_span_a_convolution_and_eight_all_but_a_ninth():
+    heads = [looking_at(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    assert lemma_residual(torch.cat(heads, dim=1), H, W) == pytest.approx(0, abs=1e-12)
+    assert lemma_residual(torch.cat(heads[1:], dim=1), H, W) == pytest.approx(1 / 9)
+    assert lemma_residual(torch.cat(heads[4:5] * 9, dim=1), H, W) == pytest.approx(8 / 9), "all alike: one tap"
+    assert lemma_residual(EVEN, H, W) == pytest.approx(1 - 1 / PIXELS)
+
+
+def test_hard_attention_is_not_needed_for_the_span():
+    """The generalised lemma: nine mixtures of nine taps, linearly independent, span them as well."""
+    torch.manual_seed(0)
+    taps = torch.cat([looking_at(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)], dim=1)
+    mixture = torch.rand(9, 9, dtype=torch.float64).softmax(-1)
+    mixed = torch.einsum("mn,bnqk->bmqk", mixture + torch.eye(9), taps) / 2
+    assert lemma_residual(mixed, H, W) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="fits nowhere in a 6x5 map"):
+        lemma_residual(mixed, H, W, kernel=7)
+
+
+def test_a_planted_convolution_is_found_whole_and_a_larger_one_in_part():
+    torch.manual_seed(0)
+    x = torch.randn(80, H, W, 3)
+    planted = nn.Conv2d(3, 4, 3, padding=1)
+    with torch.no_grad():
+        y = planted(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        energy = planted.weight.square().sum(dim=(0, 1))
+    single, *larger = convolution_shares(x, y, (1, 3, 5, 7))
+    assert larger == pytest.approx([1, 1, 1], abs=1e-3)
+    assert convolution_shares(x, y, (3,)) == pytest.approx([1], abs=1e-4), "and a kernel alone"
+    # Of independent pixels the 1 x 1 part explains what its weights weigh, but for taps that lie outside of the map.
+    inside = torch.tensor([[(H - abs(i)) * (W - abs(j)) / PIXELS for j in (-1, 0, 1)] for i in (-1, 0, 1)])
+    assert single == pytest.approx((energy[1, 1] / (energy * inside).sum()).item(), abs=0.05)
+    assert convolution_shares(x, y, (1,)) == pytest.approx([single], abs=1e-5)
+
+
+def test_what_has_nothing_to_do_with_the_input_is_not_explained():
+    """And on images that were fitted it would be: 136 weights explain some of 40 * 30 random outputs."""
+    torch.manual_seed(0)
+    x, y = torch.randn(80, H, W, 15), torch.randn(80, H, W, 1)
+    assert convolution_shares(x, y, (3,))[0] < 0
+    with pytest.raises(ValueError, match="two images"):
+        convolution_shares(x[:1], y[:1])
+
+
+def test_channels_that_depend_on_each_other_do_not_spoil_the_fit():
+    """As behind a layer norm: least squares by singular values is the oracle; in float32 the fit would be nonsense."""
+    config = compose(["data=digits", "scale=mini", "scale.patch=1", "scale.layers=2", "scale.width=16"])
+    data = load_dataset(config.data, torch.device("cpu"))
+    images, _ = next(data.test.batches(300))
+    x, y = mixer_traffic(build_untrained(config, data), images)[1]
+    features = nn.functional.unfold(x.double().permute(0, 3, 1, 2), 3, padding=1).transpose(1, 2)
+    features = nn.functional.pad(features, (0, 1), value=1.0)
+    weight = torch.linalg.lstsq(features[:150].flatten(0, 1), y[:150].double().flatten(0, 2), driver="gelsd").solution
+    wanted = y[150:].double().flatten(0, 2)
+    errors = (features[150:].flatten(0, 1) @ weight - wanted).square().sum()
+    expected = 1 - errors / (wanted - wanted.mean(dim=0)).square().sum()
+    assert expected > 0.97
+    assert convolution_shares(x, y, (3,)) == pytest.approx([expected.item()], abs=1e-3)

@@ -1,0 +1,121 @@
+"""Receptive fields: the effective one lies inside the theoretical one, and that one is what paper and pencil give."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from attnconv.analysis.heads import central_query
+from attnconv.analysis.receptive_field import (
+    convolution_fields,
+    effective_side,
+    influence,
+    permutation_error,
+    shift_error,
+    stacked_support,
+    support,
+    widest_pair,
+)
+from attnconv.config import compose
+from attnconv.models.backbone import Backbone
+from attnconv.models.build import build_model
+
+SIDE = 9
+SCALE = ["scale=mini", "scale.width=16", "scale.heads=4", "scale.hidden=8", "scale.layers=3", "scale.patch=1"]
+SHAPE = (3, SIDE, SIDE)
+MODELS = [
+    ["model=conv3x3"],
+    ["model=conv3x3", "model.mixer.kernel_size=5"],
+    ["model=locally_connected"],
+    ["model=involution", "model.mixer.kernel_size=3"],
+    ["model=local_attention", "model.mixer.kernel_size=3"],
+    ["model=local_attention", "model.mixer.kernel_size=3", "model.mixer.border=shift"],
+    ["model=random_attention", "model.mixer.pattern.density=0.05"],
+    ["model=global_attention", "model.mixer.pattern.count=2"],
+    ["model=bigbird", "model.mixer.pattern.density=0.03", "model.mixer.pattern.count=1"],
+    ["model=sa_quadratic"],
+    ["model=mlp_mixer"],
+]
+
+
+def layers(overrides):
+    torch.manual_seed(0)
+    model = build_model(compose([*SCALE, *overrides]).model, SHAPE, 10).double().eval()
+    assert isinstance(model, Backbone)
+    return list(model.layers)
+
+
+@pytest.mark.parametrize("overrides", MODELS, ids=" ".join)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients_reach_exactly_the_theoretical_field(overrides, depth):
+    stack = layers(overrides)
+    maps = torch.randn(4, SIDE, SIDE, 16, dtype=torch.float64)
+    for row, column in ((4, 4), (0, 8)):
+        seen = influence(nn.Sequential(*stack[:depth]), maps, (row, column)) > 0
+        theory = stacked_support(support(stack[0].mixer, (SIDE, SIDE)), depth, row * SIDE + column)
+        assert not (seen.flatten() & ~theory).any(), "a gradient from outside the field"
+        assert torch.equal(seen.flatten(), theory)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_stacked_windows_grow_by_k_minus_one_per_layer(kernel_size):
+    (layer, *_) = layers(["model=conv3x3", f"model.mixer.kernel_size={kernel_size}"])
+    for depth in (1, 2):
+        seen = stacked_support(support(layer.mixer, (SIDE, SIDE)), depth, central_query(SIDE, SIDE))
+        assert math.isqrt(int(seen.sum())) == min(SIDE, 1 + depth * (kernel_size - 1))
+
+
+def test_the_effective_side_counts_the_pixels_that_hold_almost_all_influence():
+    assert effective_side(torch.full((10, 10), 0.5)) == pytest.approx(math.sqrt(96))
+    peaked = torch.zeros(10, 10)
+    peaked[4:6, 4:6] = 1.0
+    peaked[0, 0] = 0.1
+    assert effective_side(peaked) == 2
+
+
+def test_fields_of_convolutional_networks_by_hand():
+    conv = partial(nn.Conv2d, 1, 1, padding=1)
+    assert convolution_fields([conv(kernel_size=3), conv(kernel_size=3, stride=2), conv(kernel_size=3)], 32) == [
+        3,
+        5,
+        9,
+    ]
+    resnet = build_model(compose(["model=resnet18", "scale=mini"]).model, (3, 32, 32), 10)
+    first = nn.Sequential(resnet.stem, resnet.blocks[0])
+    # Stem 3; each stride-1 block 4 more; the first strided block 2 + 4.
+    assert convolution_fields([first, *resnet.blocks[1:3]], 32) == [7, 11, 17]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shifts", "shuffles"),
+    [
+        (["model=conv3x3"], True, False),
+        (["model=depthwise_global"], True, False),
+        (["model=involution", "model.mixer.kernel_size=3"], True, False),
+        (["model=local_attention", "model.mixer.kernel_size=3"], True, False),
+        (["model=sa_content"], True, True),
+        (["model=mlp_mixer"], False, False),
+        (["model=locally_connected"], False, False),
+        (["model=fully_connected"], False, False),
+        (["model=random_attention"], False, False),
+        (["model=sa_learned_content"], False, False),
+    ],
+)
+def test_who_treats_all_places_alike(overrides, shifts, shuffles):
+    """Off the border a shifted map gives a shifted output, or clearly does not; so for a shuffled one."""
+    mixer = layers(overrides)[0].mixer
+    maps = torch.randn(2, SIDE, SIDE, 16, dtype=torch.float64)
+    errors = shift_error(mixer, maps, margin=3), permutation_error(mixer, maps)
+    for error, holds in zip(errors, (shifts, shuffles), strict=True):
+        assert error < 1e-6 if holds else error > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "positions"),
+    [("conv3x3", 1, 2), ("conv3x3", 2, 4), ("conv3x3", 4, 7), ("local_attention", 1, 6), ("sa_quadratic", 1, 7)],
+)
+def test_two_marks_meet_within_twice_the_reach(name, depth, positions):
+    node = compose([f"model={name}", "scale=mini", f"scale.layers={depth}"]).model
+    assert widest_pair(node, depth, (3, 32, 32)) == positions

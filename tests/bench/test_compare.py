@@ -1,0 +1,137 @@
+"""What a benchmark says is true of cases whose answer is known, and the baseline computes the published functions."""
+
+import json
+import math
+import subprocess
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from attnconv.bench.published import PerImage, published_loader, published_network
+from attnconv.bench.timing import (
+    Disagree,
+    Spread,
+    check_same,
+    flops_of,
+    growth_exponent,
+    peak_bytes,
+    ratios,
+    take_turns,
+)
+from attnconv.config import compose
+from attnconv.models.build import build_model
+from conftest import PYTHON, REPOSITORY
+
+CPU = torch.device("cpu")
+SMALL = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=12", "logger=none"]
+
+
+def pair(model, *overrides):
+    """Our network and the published one, with equal weights, in float64."""
+    config = compose([f"model={model}", *SMALL, "recipe=paper", *overrides])
+    torch.manual_seed(0)
+    ours = build_model(config.model, (3, 32, 32), 10).double()
+    return ours, published_network(config, (3, 32, 32), 10, ours)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("overrides", [["scale.patch=4"], ["scale.patch=2"]])
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_quadratic_generalized", "sa_learned", "sa_learned_content"])
+def test_our_network_is_the_published_one_with_the_same_gradients(model, overrides, mode):
+    networks = pair(model, *overrides)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    outputs, gradients = [], []
+    for network in networks:
+        network.train(mode == "train")
+        torch.manual_seed(1)  # equal dropout masks: they are drawn in the same order, on tensors of as many elements
+        out = network(x)
+        outputs.append(out.detach())
+        out.square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.parametrize("model", ["sa_content", "sa_sinusoidal", "conv3x3", "bigbird"])
+def test_what_the_paper_does_not_have_is_refused(model):
+    with pytest.raises(ValueError, match="the paper has no"):
+        pair(model)
+
+
+def test_images_are_loaded_one_by_one_and_normalised():
+    images = torch.arange(4 * 32 * 32 * 3, dtype=torch.uint8).view(4, 32, 32, 3).numpy()
+    labels = torch.arange(4).numpy()
+    one, label = PerImage(images, labels, [0.5] * 3, [0.25] * 3)[2]
+    assert (one.shape, label) == ((3, 32, 32), 2)
+    # Black borders of a crop are -2; the values are those of the image otherwise.
+    assert one.min() >= -2
+    assert one.max() <= 2
+    batch, seen = next(iter(published_loader(images, labels, [0.5] * 3, [0.25] * 3, 3)))
+    assert batch.shape == (3, 3, 32, 32)
+    assert set(seen.tolist()) < {0, 1, 2, 3}
+
+
+def test_turns_alternate_and_the_first_round_does_not_count():
+    calls = []
+    works = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    seconds = take_turns(works, 3, CPU)
+    assert "".join(calls) == "baabbaab"
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+
+
+def test_a_sleep_takes_its_time():
+    seconds = take_turns({"long": lambda: time.sleep(0.06), "none": lambda: None}, 2, CPU)
+    assert min(seconds["long"]) >= 0.06
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratios([2, 9, 4], [1, 3, 4]) == Spread(2, 1, 3)
+
+
+def test_flops_count_forward_and_backward():
+    layer, x = nn.Linear(5, 7), torch.randn(3, 5, requires_grad=True)
+    assert flops_of(lambda: layer(x)) == 2 * 3 * 5 * 7
+    assert flops_of(lambda: layer(x).sum().backward()) == 3 * 2 * 3 * 5 * 7
+
+
+def test_peak_bytes_are_those_held_at_once():
+    def work():
+        first = torch.ones(1000, 1000)  # 4 MB
+        second = first + 1  # 8 MB
+        del first
+        third = second * 2  # 8 MB
+        del second, third
+        return torch.ones(500, 1000)  # 2 MB
+
+    assert peak_bytes(work, CPU) == pytest.approx(8e6, rel=0.01)
+
+
+def test_what_differs_is_not_timed():
+    x = torch.randn(4, 5)
+    layer = nn.Linear(5, 3)
+    assert check_same(layer, layer, x, 1e-6, "here") == 0
+    with pytest.raises(Disagree, match=r"here: outputs differ by 1\.0e-01 of the largest, more than 0.01; not timed"):
+        check_same(lambda x: 1.1 * layer(x), layer, x, 0.01, "here")
+    with pytest.raises(Disagree, match="nan"):
+        check_same(lambda x: math.nan * layer(x), layer, x, 0.01, "here")
+
+
+def test_the_exponent_of_a_power_is_its_exponent():
+    assert growth_exponent([16, 64, 256], [3 * size**1.5 for size in (16, 64, 256)]) == pytest.approx(1.5)
+
+
+def test_the_command_writes_what_it_prints(tmp_path):
+    file = tmp_path / "bench.jsonl"
+    command = [PYTHON, "scripts/bench.py", "--models", "sa_quadratic"]
+    command += ["--tiny", "--json", str(file)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line["part"] for line in lines} == {"layer", "step", "epoch", "inference", "growth"}
+    for line in lines[:-1]:
+        assert f"{line['ratio']['median']:.2f} (" in done.stdout
+        assert line["published"]["seconds"]["median"] > 0
+        assert line["difference_fp32"] < 1e-4
+        assert {"device", "commit", "dirty", "versions", "matmul_fp32"} <= line.keys()

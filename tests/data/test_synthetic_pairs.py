@@ -1,0 +1,110 @@
+"""Pairs of marks: what is drawn is what the label says, balanced, exact in distance, and no shortcut remains."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnconv.config import compose
+from attnconv.data.dataset import load_dataset
+from attnconv.data.synthetic_pairs import CELL, COLOURS, SIDE, accuracy_of_counting, draw_scene, make_pairs, render
+from attnconv.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+def corners_of(image, colour):
+    """Upper left corners of the 2 x 2 marks of one colour, as a set: marks never touch the same cell."""
+    places = {tuple(place) for place in np.argwhere((image == np.array(colour)).all(axis=-1)).tolist()}
+    by_cell = {}
+    for row, column in sorted(places):
+        by_cell.setdefault((row // CELL, column // CELL), (row, column))
+    assert len(places) == 4 * len(by_cell)
+    return set(by_cell.values())
+
+
+@given(st.sampled_from(range(CELL, SIDE, CELL)), st.integers(0, 10), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_exactly_one_pair_lies_at_the_distance_and_agrees_as_the_label_says(distance, clutter, seed):
+    scene = draw_scene(8, distance, clutter, seed, split=0)
+    for image, agree in zip(render(scene, CPU).numpy(), scene.agree, strict=True):
+        red, blue = (corners_of(image, colour) for colour in COLOURS)
+        assert len(red) + len(blue) == 2 + clutter, "no mark is covered"
+        pairs = [
+            (first in red) == (second in red)
+            for first, second in itertools.combinations(sorted(red | blue), 2)
+            if sorted(np.abs(np.subtract(first, second))) == [0, distance]
+        ]
+        assert pairs == [bool(agree)]
+
+
+def test_stripes_run_as_the_label_says():
+    scene = draw_scene(40, 8, 2, 0, split=0)
+    for image, vertical, (row, column) in zip(render(scene, CPU).numpy(), scene.vertical, scene.block, strict=True):
+        block = image[row : row + 8, column : column + 8].astype(int)
+        uncovered = (block == block[..., :1]).all(-1)
+        grey = np.where(uncovered, block[..., 0], -1)
+        lines = grey if vertical else grey.T  # stripes as columns
+        for line in lines.T:
+            assert len(set(line.tolist()) - {-1}) <= 1
+        assert grey[uncovered].std() > 30
+
+
+def test_labels_are_balanced_and_the_tasks_independent():
+    scene = draw_scene(1000, 12, 4, 0, split=0)
+    assert scene.agree.sum() == scene.vertical.sum() == 500
+    assert abs(np.corrcoef(scene.agree, scene.vertical)[0, 1]) < 0.1
+
+
+def test_what_counting_can_tell_is_known():
+    """With 6 random marks the number of red ones is Binomial(6) plus 0 or 2, or plus 1: by hand, 57.0% two-sided."""
+    binomial = np.array([math.comb(6, k) for k in range(7)]) / 64
+    agree, differ = np.zeros(9), np.zeros(9)
+    agree[:7] += binomial / 2
+    agree[2:] += binomial / 2
+    differ[1:8] += binomial
+    by_hand = np.maximum(agree, differ).sum() / 2
+    assert by_hand == pytest.approx(0.570, abs=0.001)
+    assert accuracy_of_counting(8, 6) == pytest.approx(by_hand, abs=0.01)
+    assert accuracy_of_counting(28, 6) > 0.7, "marks of such a pair lie at the border, and places tell more"
+    assert accuracy_of_counting(8, 0) == 1.0, "two marks alone: equal ones add up, different ones cancel"
+
+
+def test_equal_seeds_give_equal_images_and_splits_differ():
+    one, same, other = (make_pairs("texture", 8, 4, 20, 20, seed, CPU) for seed in (0, 0, 1))
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not np.array_equal(one["train_images"], other["train_images"])
+    assert not np.array_equal(one["train_images"], one["test_images"])
+
+
+def test_the_task_changes_labels_only():
+    texture, agreement = (make_pairs(task, 8, 4, 20, 20, 0, CPU) for task in ("texture", "agreement"))
+    assert np.array_equal(texture["train_images"], agreement["train_images"])
+    assert not np.array_equal(texture["train_labels"], agreement["train_labels"])
+
+
+def test_the_configuration_reaches_the_images():
+    config = compose(["data=pairs", "data.distance=20", "data.train_images=30", "data.test_images=10"]).data
+    data = load_dataset(config, CPU)
+    assert (len(data.train), len(data.test), data.classes, data.image_shape) == (30, 10, 2, (3, 32, 32))
+    assert "20 pixels apart" in data.origin
+
+
+@pytest.mark.parametrize(
+    ("distance", "clutter", "complaint"), [(6, 0, "multiple of 4"), (32, 0, "multiple of 4"), (8, 11, "at most 10")]
+)
+def test_what_does_not_fit_is_refused(distance, clutter, complaint):
+    with pytest.raises(DataError, match=complaint):
+        draw_scene(4, distance, clutter, 0, 0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_images():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    scene = draw_scene(64, 12, 6, 0, 0)
+    assert torch.equal(render(scene, torch.device("cuda")).cpu(), render(scene, CPU))

@@ -1,0 +1,234 @@
+"""One table from run folders: complete, in one order, the same twice, and nothing dropped in silence."""
+
+import csv
+import json
+import shutil
+import subprocess
+
+import pandas
+import pytest
+
+from attnconv.errors import RunFolderError, SweepIncomplete
+from attnconv.report.collect import gather, kept_out, read_runs, tabulate, varying_settings
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from attnconv.runs.identity import differences
+from attnconv.runs.load import read_run_config
+from attnconv.sweeps.grid import Cell, run_cells
+from conftest import PYTHON, REPOSITORY
+
+
+@pytest.fixture
+def outputs(tiny, tmp_path):
+    """Four finished runs, one unfinished, one damaged."""
+    for overrides in (
+        ["seed=10"],
+        ["seed=9"],
+        ["seed=9", "data.fraction=0.5"],
+        ["name=lr", "recipe.lr=0.1", "data.flip=true", "eval_mirrored=true", "data.holdout=0.2"],
+        ["name=killed"],
+        ["name=torn"],
+    ):
+        run(tiny(*overrides))
+    (run_folder_path(tiny("name=killed")) / "result.json").unlink()
+    (run_folder_path(tiny("name=torn")) / "metrics.jsonl").write_text("")
+    return tmp_path / "outputs"
+
+
+def rows(results):
+    with (results / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_runs_become_rows_and_curves_and_collecting_twice_changes_nothing(outputs, tmp_path, tiny):
+    results = tmp_path / "results"
+    gathered = gather(outputs, results)
+    assert len(gathered.added) == 4
+    assert list(gathered.unfinished.values()) == ["unfinished killed before it ended"]
+    assert list(gathered.damaged.values()) == ["metrics.jsonl has 0 of 2 epochs"]
+    assert tabulate(results) == {}
+
+    table = rows(results)
+    assert [(row["name"], float(row["fraction"]), int(row["seed"])) for row in table] == [
+        ("default", 0.5, 9),
+        ("default", 1, 9),
+        ("default", 1, 10),
+        ("lr", 1, 0),
+    ]
+    assert [float(row["recipe.lr"]) for row in table] == [0.015, 0.015, 0.015, 0.1], "a setting that varies"
+    assert "recipe.momentum" not in table[0], "one that does not"
+    folder = run_folder_path(tiny("seed=10"))
+    result = json.loads((folder / "result.json").read_text())
+    for key in ("test_acc", "parameters", "flops_full", "seconds", "commit", "dirty", "device", "recipe", "scale"):
+        assert table[2][key] == str(result[key] if result[key] is not None else ""), key
+    assert float(table[2]["cpu_seconds"]) == result["cpu_seconds"]
+    cpu = result["cpu"]
+    assert table[2]["cpu_family"] == cpu["family"]
+    assert table[2]["cpu_flags"] == " ".join(cpu["flags"])
+    assert table[2]["cpu_threads"] == str(cpu["threads"])
+    assert table[2]["torch"] == result["versions"]["torch"]
+    assert table[2]["run"] == "default/sa_quadratic/mini-modern/frac1/seed10"
+
+    kept = results / "runs" / table[2]["run"]
+    for file in ("predictions.npy", "attention_maps.npy", "heads.jsonl"):
+        assert (kept / file).read_bytes() == (folder / file).read_bytes()
+    assert not (kept / "heads.png").exists(), "pictures only on request"
+    config = (kept / "config.yaml").read_text()
+    assert "\noutput: outputs\n" in f"\n{config}", "not where it ran"
+    assert str(tmp_path) not in config
+    assert (folder / "config.yaml").read_text().count("\n") == config.count("\n")
+
+    curves = pandas.read_parquet(results / "curves.parquet")
+    assert len(curves) == 8
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    of_run = curves[curves["run"] == table[2]["run"]]
+    assert of_run["test/acc"].tolist() == [record["test/acc"] for record in metrics]
+    assert of_run["val/acc"].isna().all()
+    assert (of_run["train_seconds"] > 0).all()
+    assert (of_run["train_cpu_seconds"] > 0).all()
+
+    mirrored = json.loads((run_folder_path(tiny("name=lr")) / "result.json").read_text())
+    for key in ("val_acc", "val_acc_mirrored", "test_acc", "test_acc_mirrored"):
+        assert float(table[3][key]) == mirrored[key]
+        assert curves[curves["run"] == table[3]["run"]][key.replace("_", "/", 1)].tolist()[-1] == mirrored[key]
+
+    before = files(results)
+    again = gather(outputs, results)
+    tabulate(results)
+    assert again.added == []
+    assert len(again.known) == 4
+    assert files(results) == before
+
+
+def test_runs_of_several_machines_add_up_and_another_run_of_a_name_replaces_one_only_on_request(tmp_path, tiny):
+    results, one = tmp_path / "results", tmp_path / "outputs"
+    run(tiny("seed=0"))
+    gather(one, results)
+    shutil.rmtree(one)
+    run(tiny("seed=1"))
+    run(tiny("seed=0", "recipe.lr=0.1"))
+    gathered = gather(one, results)
+    assert len(gathered.added) == 1
+    assert list(gathered.other) == ["default/sa_quadratic/mini-modern/frac1/seed0"]
+    tabulate(results)
+    assert len(rows(results)) == 2
+    assert "recipe.lr" not in rows(results)[0]
+    assert len(gather(one / "default", results, replace=True).added) == 1, "a run has its name wherever it lies"
+    tabulate(results)
+    assert rows(results)[0]["recipe.lr"] == "0.1"
+
+
+def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_predictions(tiny, tmp_path):
+    results = tmp_path / "results"
+    for seed, written in (("seed=0", {"format": 2}), ("seed=1", {})):
+        run(tiny(seed))
+        folder = run_folder_path(tiny(seed))
+        (folder / "predictions.npy").unlink()
+        (folder / "attention_maps.npy").unlink()
+        (folder / "heads.jsonl").write_text('{"epoch": 0, "mean_shift": [[[0.5, 0.5]]]}\n')
+        path = folder / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | written))
+    gathered = gather(tmp_path / "outputs", results, heads=True)
+    assert gathered.added == ["default/sa_quadratic/mini-modern/frac1/seed0"]
+    assert list(gathered.damaged.values()) == ["no predictions.npy"]
+    assert tabulate(results) == {}
+    assert [row["format"] for row in rows(results)] == ["2"]
+    assert {"heads.jsonl", "heads.png"} < {path.name for path in (results / "runs" / gathered.added[0]).iterdir()}
+
+
+def test_the_command_lists_what_is_damaged_and_fails(outputs, tmp_path):
+    results = tmp_path / "results"
+    command = [PYTHON, "scripts/collect.py", outputs, "--into", results]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert "damaged: torn/sa_quadratic/mini-modern/frac1/seed0: metrics.jsonl has 0 of 2 epochs" in finished.stdout
+    assert "not finished: killed/sa_quadratic/mini-modern/frac1/seed0: unfinished" in finished.stdout
+    assert len(rows(results)) == 4
+
+
+def test_results_of_a_newer_version_are_refused_and_left_as_they_are(outputs, tmp_path):
+    results = tmp_path / "results"
+    gather(outputs, results)
+    tabulate(results)
+    path = next((results / "runs").glob("**/result.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    before = files(results)
+    command = [PYTHON, "scripts/collect.py", outputs, "--into", results]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert f"error: {path} has format 99, of a newer version; this one knows" in finished.stderr
+    assert files(results) == before
+    table = (results / "runs.csv").read_text().splitlines()
+    (results / "runs.csv").write_text("\n".join([table[0], table[1].rpartition(",")[0] + ",99"]) + "\n")
+    with pytest.raises(RunFolderError, match="of format 99, of a newer version"):
+        read_runs(results / "runs.csv")
+
+
+def test_what_must_not_be_published_is_marked_and_not_read(outputs, tmp_path):
+    clean = {"name": "default", "commit": "abc", "dirty": False}
+    assert kept_out(clean) == ""
+    assert kept_out(clean | {"dirty": True}) == "dirty tree"
+    assert kept_out(clean | {"name": "quickstart"}) == "quickstart"
+    assert kept_out({"name": "default", "commit": None, "dirty": None}) == "unknown commit"
+
+    results = tmp_path / "results"
+    gather(outputs, results)
+    for path in (results / "runs").glob("**/result.json"):
+        seed9 = path.parent.name == "seed9"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "abc", "dirty": not seed9}))
+    tabulate(results)
+    assert [row["kept_out"] for row in rows(results)] == ["", "", "dirty tree", "dirty tree"]
+    published = read_runs(results / "runs.csv")
+    assert [(row["fraction"], row["seed"], row["kept_out"]) for row in published] == [(0.5, 9, None), (1, 9, None)]
+
+
+def test_a_setting_varies_if_it_does_beyond_the_names_of_model_and_recipe():
+    configs = [
+        (("a", "paper"), {"recipe.lr": 0.1, "model.x": 1, "seed": 0, "output": "here"}),
+        (("a", "modern"), {"recipe.lr": 0.2, "model.x": 1, "seed": 1, "output": "there"}),
+        (("b", "paper"), {"recipe.lr": 0.1, "model.y": 2, "seed": 0}),
+    ]
+    assert varying_settings(configs) == []
+    configs.append((("a", "paper"), {"recipe.lr": 0.1, "model.x": 3, "seed": 5, "output": "there"}))
+    assert varying_settings(configs) == ["model.x"]
+
+
+def test_a_sweep_takes_collected_runs_for_done_if_they_are_the_same(tiny, tmp_path, capsys):
+    results = tmp_path / "results"
+    run(tiny("seed=0"))
+    gather(tmp_path / "outputs", results)
+    shutil.rmtree(tmp_path / "outputs")
+    launched = []
+
+    def start(*overrides):
+        cells = [Cell([seed], tiny(seed, f"collected={results}", *overrides)) for seed in ("seed=0", "seed=1")]
+
+        def launch(overrides):
+            launched.extend(overrides)
+            return [None] * len(overrides)
+
+        with pytest.raises(SweepIncomplete):
+            run_cells(cells, launch, tmp_path / "record")
+
+    start()
+    assert launched == [["seed=1"]]
+    noted = json.loads((tmp_path / "record/cells.json").read_text())
+    assert [cell["overrides"] for cell in noted] == [["seed=1"]], "status.py has only this one to wait for"
+    assert "seed0: done before, test accuracy" in capsys.readouterr().out
+    start("recipe.lr=0.1")
+    assert launched == [["seed=1"], ["seed=0"], ["seed=1"]]
+
+
+def test_a_run_with_a_retired_setting_counts_where_it_was_off(tiny):
+    run(tiny("precision=fp32"))
+    folder = run_folder_path(tiny())
+    plain = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(plain.replace("recipe:\n", "recipe:\n  ema: null\n"))
+    assert differences(folder, tiny()) == {}
+    assert read_run_config(folder) == tiny("precision=fp32")
+    (folder / "config.yaml").write_text(plain.replace("recipe:\n", "recipe:\n  ema: 0.9\n"))
+    assert differences(folder, tiny()) == {"recipe.ema": "0.9 -> None"}

@@ -1,0 +1,87 @@
+"""README's numbers are results/'s numbers, and a mini number never fills a paper row."""
+
+import subprocess
+
+from attnconv.report.tables import bench_table, fill, paper_table, runs_table
+from conftest import PYTHON, REPOSITORY
+
+PAPER = [
+    {
+        "model": "sa_quadratic", "parameters_published": "12.1M", "parameters": "12086844", "flops_published": "6.2B",
+        "test_acc": "0.938",
+    }
+]  # fmt: skip
+RUN = {
+    "name": "default", "status": "done", "model": "sa_quadratic", "recipe": "paper", "scale": "paper",
+    "data": "cifar10", "epochs": 300, "test_acc": 0.9371, "seed": 0, "parameters": 12_086_844, "seconds": 600.0,
+    "train_images": 50_000,
+    "device": "GPU", "precision": "fp32", "run": "x",
+}  # fmt: skip
+
+
+def test_readme_is_what_results_say():
+    subprocess.run([PYTHON, "scripts/make_tables.py", "--check"], cwd=REPOSITORY, check=True)
+
+
+def test_only_full_runs_of_the_papers_own_recipe_and_scale_fill_its_table():
+    assert "0.937 (n=1)" in paper_table(PAPER, [RUN])
+    for change in (
+        {"scale": "mini"},
+        {"recipe": "modern"},
+        {"epochs": 2},
+        {"train_images": 45_000},
+        {"data": "arrays"},
+        {"name": "many_heads"},
+        {"parameters": 18_806_970},
+    ):
+        assert "not run" in paper_table(PAPER, [RUN | change]), change
+
+
+def test_the_papers_table_averages_no_two_precisions():
+    in_bf16 = RUN | {"precision": "bf16", "test_acc": 0.9, "seed": 1}
+    assert "| 0.900 (n=1) in bf16, 0.937 (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN])
+
+
+def test_a_row_names_scale_recipe_and_hardware():
+    row = runs_table([RUN]).splitlines()[2]
+    for part in ("paper, paper", "93.71%", "10.0", "GPU, fp32", "12,086,844"):
+        assert part in row
+
+
+def test_a_variant_under_a_name_of_its_own_is_no_row():
+    assert len(runs_table([RUN, RUN | {"name": "many_heads"}]).splitlines()) == 3
+
+
+def test_fill_replaces_what_is_between_the_markers_and_nothing_else():
+    text = "a\n<!-- table: x -->\nold\n<!-- end table -->\nb\n"
+    assert fill(text, {"x": "new\n"}) == "a\n<!-- table: x -->\nnew\n<!-- end table -->\nb\n"
+
+
+def bench_line(ratio, **changes):
+    side = {"images_per_second": 1068.2, "peak_bytes": 3 * 2**20, "flops_per_second": 2e11}
+    line = {
+        "part": "step", "model": "sa_quadratic", "scale": "mini", "batch": 128, "positions": [8, 8], "compiled": False,
+        "device": "a CPU", "precision": "bf16", "dirty": False, "published": side, "ours": side,
+        "ratio": {"median": ratio, "low": 1.0, "high": 9.0}, "matmul_fp32": {"median": 1e11},
+        "matmul_bf16": {"median": 4e11}, "ratio_fp32": {"median": 1.5, "low": 1.0, "high": 2.0},
+    }  # fmt: skip
+    return line | changes
+
+
+def test_of_equal_measurements_the_last_clean_one_is_shown():
+    growth = {"part": "growth", "dirty": False}
+    older = bench_line(7.0)
+    del older["ratio_fp32"]  # against an earlier baseline
+    lines = [bench_line(2.0), older, bench_line(3.0), bench_line(4.0, dirty=True), bench_line(5.0, batch=64), growth]
+    lines.append(bench_line(6.0, precision="fp32"))
+    header, _, *rows = bench_table(lines).splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [row[4] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)", "6.00 (1.00 to 9.00)"]
+    assert cells[0] == [
+        "step, `sa_quadratic`", "mini, 128 of 8x8", "a CPU, bf16", "1.50 (1.00 to 2.00)", "3.00 (1.00 to 9.00)",
+        "1,068", "1,068", "3", "3", "200%", "50%",
+    ]  # fmt: skip
+    assert len(header.split("|")) == len(rows[0].split("|"))
+    emulated = bench_line(2.0)
+    del emulated["matmul_bf16"]
+    assert bench_table([emulated]).splitlines()[-1].endswith("| 200% | - |")

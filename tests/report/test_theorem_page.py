@@ -1,0 +1,99 @@
+"""results/theorem.md says what conversion.json and probe.json say, and only those that a clean tree wrote."""
+
+import json
+
+import pytest
+
+from attnconv.analysis.probe import compact, exchange, probe
+from attnconv.report.collect import gather, read_runs, tabulate
+from attnconv.report.theorem_page import NUMBERS, layer_rows, likeness_summary, likeness_table, theorem_page
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from attnconv.runs.load import load_trained
+
+
+@pytest.fixture
+def examined(tiny, tmp_path):
+    """Two finished runs in results/, a converted and a probed one, as if of a clean tree, and the rows of runs.csv."""
+    results = tmp_path / "results"
+    for overrides, file in ((["model=conv3x3"], "conversion.json"), (["scale.patch=2"], "probe.json")):
+        config = tiny("name=page", *overrides)
+        run(config)
+        folder = run_folder_path(config)
+        trained = load_trained(folder)
+        found = exchange(trained.model, trained.data.test) if file[0] == "c" else probe(trained, 8, 20)
+        about = {"dirty": False, "images": 8, "fit_images": 20}
+        (folder / file).write_text(compact(about | found))
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"dirty": False, "commit": "0" * 40}))
+    gather(tmp_path / "outputs", results)
+    assert tabulate(results) == {}
+    return results, read_runs(results / "runs.csv")
+
+
+def test_the_page_has_what_was_found(examined):
+    results, runs = examined
+    page = theorem_page(results, runs)
+    (conversion,) = [line for line in page.splitlines() if line.startswith("| [`conv3x3`]")]
+    cells = [cell.strip() for cell in conversion.split("|")][1:-1]
+    found = json.loads(next((results / "runs").glob("**/conversion.json")).read_text())
+    assert cells[:4] == ["[`conv3x3`](runs/page/conv3x3/mini-modern/frac1/seed0)", "40 images, 2 epochs", "2", "18"]
+    assert cells[5] == f"{found['largest_logit']:.1f}"
+    assert cells[6:8] == ["0 of 20", f"{found['convolution_acc']:.2%}"], "one accuracy for both"
+    assert cells[8] == f"{found['attention_parameters'] / found['convolution_parameters']:.3g} x"
+
+    probed = json.loads(next((results / "runs").glob("**/probe.json")).read_text())
+    assert likeness_summary([(row, probed) for row in runs if row["model"] == "sa_quadratic"]) in page
+    assert likeness_table(probed) in page
+    assert "### sa_quadratic\n" in page
+    assert "8 images, convolutions fitted to 10 and judged on as many others" in page
+
+
+def test_rows_are_means_over_heads_before_and_after(examined):
+    results, _ = examined
+    probed = json.loads(next((results / "runs").glob("**/probe.json")).read_text())
+    layers = layer_rows(probed)
+    assert len(layers) == 2
+    assert all(list(layer) == list(NUMBERS) for layer in layers)
+    heads = [head["entropy"] for head in probed["heads"] if (head["layer"], head["weights"]) == (2, "trained")]
+    assert len(heads) == 3
+    assert layers[1]["entropy"][1] == pytest.approx(sum(heads) / 3)
+    initial = next(row for row in probed["layers"] if (row["layer"], row["weights"]) == (1, "initial"))
+    assert layers[0]["conv3"][0] == initial["conv3"]
+    assert f"{layers[0]['conv3'][0]:.2f} → {layers[0]['conv3'][1]:.2f}" in likeness_table(probed)
+
+
+def test_what_a_dirty_tree_found_is_left_out(examined):
+    results, runs = examined
+    for path in (results / "runs").glob("**/*.json"):
+        if path.name in ("probe.json", "conversion.json"):
+            path.write_text(compact(json.loads(path.read_text()) | {"dirty": True}))
+    page = theorem_page(results, runs)
+    assert "page/" not in page
+
+
+def test_another_run_of_the_name_takes_what_was_found_of_the_first_with_it(tiny, tmp_path):
+    results = tmp_path / "results"
+    run(tiny())
+    folder = run_folder_path(tiny())
+    gather(tmp_path / "outputs", results)
+    (folder / "probe.json").write_text('{"dirty": false}')
+    assert len(gather(tmp_path / "outputs", results).added) == 1, "examined later"
+    kept = next((results / "runs").glob("**/probe.json"))
+    (folder / "probe.json").write_text('{"dirty": true}')
+    assert len(gather(tmp_path / "outputs", results).known) == 1, "the clean one stays"
+    assert json.loads(kept.read_text()) == {"dirty": False}
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"test_acc": 0.5}))
+    (folder / "probe.json").unlink()
+    assert len(gather(tmp_path / "outputs", results).other) == 1
+    assert kept.exists()
+    gather(tmp_path / "outputs", results, replace=True)
+    assert not kept.exists()
+
+
+def test_a_record_is_the_same_after_a_round_trip_and_has_a_line_per_row():
+    record = {"a": 1, "rows": [{"x": 0.1}, {"x": None}], "none": [], "name": "é"}
+    text = compact(record)
+    assert json.loads(text) == record
+    assert text.count("\n") == 2 + 4 + 3

@@ -1,0 +1,172 @@
+"""Run folders from elsewhere: their network comes back, what is wrong is a line, and only known code is run."""
+
+import json
+import runpy
+import shutil
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from attnconv.config import compose, to_plain
+from attnconv.data.dataset import load_dataset
+from attnconv.errors import UserError
+from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
+from attnconv.runs.load import build_untrained, load_trained
+from conftest import REPOSITORY, TINY_SCALE, write_arrays
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run folder as a finished run leaves it, with untrained weights."""
+    root = tmp_path_factory.mktemp("trained")
+    write_arrays(root / "arrays")
+    config, folder = compose([*TINY_SCALE, "model=conv3x3", "data=arrays", f"data.root={root}/arrays"]), root / "run"
+    model = build_untrained(config, load_dataset(config.data, torch.device("cpu")))
+    (folder / "checkpoints").mkdir(parents=True)
+    write(folder, to_plain(config))
+    (folder / "result.json").write_text(json.dumps({"status": "done", "format": 1}))
+    export_weights(folder / "weights.safetensors", model)
+    save_checkpoint(folder / "checkpoints", model, torch.optim.SGD(model.parameters()), Position(1), 7)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it to damage."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def write(folder, plain):
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(plain))
+
+
+def changed(folder, **changes):
+    write(folder, OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) | changes)
+
+
+def model_of(folder, **changes):
+    return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["model"] | changes
+
+
+def script(monkeypatch, capsys, name, *arguments):
+    """Run a script in this process; returns its exit code, and what it printed."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    try:
+        runpy.run_path(str(REPOSITORY / f"scripts/{name}.py"), run_name="__main__")
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_a_checkpoint_of_a_run_is_read_with_the_runs_configuration(folder, monkeypatch, capsys):
+    (folder / "weights.safetensors").unlink()
+    (checkpoint,) = (folder / "checkpoints").glob("step*.pt")
+    code, out, _ = script(monkeypatch, capsys, "conv_to_attention", "--checkpoint", checkpoint)
+    assert code == 0
+    assert out.splitlines()[0] == f"default/conv3x3/mini-modern/frac1/seed0, {checkpoint.name}"
+    assert not (folder / "conversion.json").exists(), "not the finished run's"
+
+
+def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monkeypatch, capsys, tmp_path):
+    weights = (folder / "weights.safetensors").rename(tmp_path / "some.safetensors")
+    asked = ["--checkpoint", weights, "--data", arrays, "--model"]
+    settings = [*TINY_SCALE, "data=arrays"]
+    assert script(monkeypatch, capsys, "conv_to_attention", *asked, "conv3x3", *settings)[0] == 0
+    for arguments, complaint in (
+        (["--checkpoint", weights], f"which network are the weights in {weights} of? --model NAME"),
+        ([*asked, "resnet10", *settings], "holds another network: 1 of this network's"),
+        ([*asked, "conv3x3", *settings, "scale.hidden=9"], "another shape of"),
+        (["--checkpoint", folder, "--model", "conv3x3"], "config.yaml says which network that is: leave out --model"),
+        (["--checkpoint", tmp_path / "some"], f"some does not exist; {tmp_path} has some.safetensors"),
+        (["--checkpoint", tmp_path, "--model", "conv3x3"], "no config.yaml; files of weights in it: some.safetensors"),
+    ):
+        code, _, err = script(monkeypatch, capsys, "conv_to_attention", *arguments)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert err.startswith("error: ")
+        assert complaint in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda run: (run / "config.yaml").unlink(), "is not a run folder: no config.yaml"),
+        (lambda run: (run / "config.yaml").write_text(""), "config.yaml is no configuration of a run"),
+        (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml: "),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml: "),
+        (lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [trap]"), "config.yaml: "),
+        (lambda run: changed(run, epochs="many"), "is no configuration of a run (epochs: many)"),
+        (lambda run: changed(run, model="resnet18"), "is no configuration of a run"),
+        (lambda run: changed(run, brightness=1), "is not a configuration of this version (Key 'brightness' not in"),
+        (lambda run: changed(run, seed=-1), "config.yaml: seed must be at least 0, not -1"),
+        (lambda run: changed(run, model={"name": "x"}), "config.yaml: model lacks _target_"),
+        (lambda run: (run / "result.json").write_text('{"status": "done", "format": 99}'), "of a newer version"),
+        (lambda run: (run / "result.json").write_text("[]"), "result.json holds no result"),
+        (lambda run: (run / "weights.safetensors").write_bytes(b""), "weights.safetensors is empty"),
+        (lambda run: (run / "weights.safetensors").write_text("x"), "weights.safetensors is text"),
+        (lambda run: (run / "weights.safetensors").unlink(), "has no weights.safetensors"),
+        (lambda run: changed(run, model=model_of(run, width=9)), "another shape of"),
+    ],
+)  # fmt: skip
+def test_a_run_folder_that_is_none_is_one_line(folder, monkeypatch, capsys, damage, complaint):
+    monkeypatch.chdir(folder)
+    damage(folder)
+    code, _, err = script(monkeypatch, capsys, "probe", folder)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert err.startswith(f"error: {folder}")
+    assert complaint in err
+    assert not (folder / "trap").exists()
+
+
+def test_a_path_that_is_no_folder_is_one_line(folder, monkeypatch, capsys, tmp_path):
+    for path, complaint in (
+        (folder / "config.yaml", "is a file, not a run folder"),
+        (tmp_path / "runs", f"does not exist; {tmp_path} has run"),
+        (folder / "checkpoints", "no config.yaml; files of weights in it: step00000007-"),
+    ):
+        code, _, err = script(monkeypatch, capsys, "probe", path)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert complaint in err
+
+
+TARGETS = [
+    "os.mkdir",
+    "builtins.eval",
+    "trap.Module",
+    "torch.load",
+    "torch.nn.functional.relu",  # not a network
+    "timm.create_model",  # can download
+    "timm.models._builder.os.mkdir",  # leads out of timm
+    "attnconv.runs.checkpoint.write_whole",
+    "attnconv.models.build.instantiate",
+    "attnconvolution.models.Model",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("place", ["model", "mixer", "list"])
+def test_code_from_elsewhere_is_neither_run_nor_imported(folder, monkeypatch, target, place):
+    (folder / "trap.py").write_text("raise SystemError('imported')")
+    monkeypatch.syspath_prepend(folder)
+    node = {"_target_": target, "path": str(folder / "made")}
+    inner = {"_target_": node["_target_"], "_args_": [str(folder / "made")]}
+    nodes = {"model": model_of(folder) | node, "mixer": model_of(folder, mixer=inner)}
+    changed(folder, model=nodes.get(place) or model_of(folder, mixer={**model_of(folder)["mixer"], "parts": [inner]}))
+    with pytest.raises(UserError, match=f"_target_={target} is code from outside") as refused:
+        load_trained(folder)
+    assert f"--trust {target.rpartition('.')[0]}" in str(refused.value)
+    assert not (folder / "made").exists()
+
+
+def test_code_of_ones_own_is_trusted_by_name(folder, monkeypatch):
+    code = "from attnconv.mixers.convolution import Convolution\n\nclass Own(Convolution):\n    pass\n"
+    (folder / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    mixer = model_of(folder)["mixer"]
+    changed(folder, model=model_of(folder, mixer={**mixer, "_target_": "mine.Own"}))
+    with pytest.raises(UserError, match="if it is yours, trust it: --trust mine"):
+        load_trained(folder)
+    assert load_trained(folder, trusted=["mine"]).config.model["mixer"]["_target_"] == "mine.Own"

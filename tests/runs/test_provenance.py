@@ -1,0 +1,69 @@
+"""What a result says of the machine that made it."""
+
+import json
+import platform
+
+import pytest
+import torch
+
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from attnconv.runs.provenance import describe_cpu, parse_cpuinfo
+
+AMD = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+flags\t\t: fpu sse avx avx2 avx512f avx512bw avx512_bf16 vaes
+
+processor\t: 1
+model\t\t: 99
+"""
+INTEL = """vendor_id\t: GenuineIntel
+cpu family\t: 6
+model\t\t: 143
+model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
+flags\t\t: avx2 avx512f avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8
+"""
+ARM = """processor\t: 0
+BogoMIPS\t: 243.75
+Features\t: fp asimd sve bf16
+CPU implementer\t: 0x41
+CPU part\t: 0xd40
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "family", "flags"),
+    [
+        (AMD, "AMD EPYC", "AMD family 25 model 17", ["avx2", "avx512f", "avx512_bf16"]),
+        (
+            INTEL,
+            "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+            "Intel family 6 model 143",
+            ["avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"],
+        ),
+        (AMD.replace("AuthenticAMD", "HygonGenuine"), "AMD EPYC", "HygonGenuine family 25 model 17", None),
+        (ARM, None, platform.machine(), []),
+        ("", None, platform.machine(), []),
+    ],
+    ids=["AMD", "Intel", "another maker", "ARM", "no /proc/cpuinfo"],
+)
+def test_a_processor_is_known_by_family_and_flags(text, model, family, flags):
+    found = parse_cpuinfo(text)
+    assert found["model"] == model or (model is None and found["model"])
+    assert found["family"] == family
+    assert found["flags"] == flags or flags is None
+
+
+def test_a_run_says_which_cpu_it_had_and_how_long(tiny):
+    config = tiny()
+    result = run(config)
+    assert result["cpu"] == describe_cpu()
+    assert result["cpu"]["threads"] == torch.get_num_threads()
+    assert result["device"] == f"{result['cpu']['model']}, {torch.get_num_threads()} threads"
+    lines = (run_folder_path(config) / "timing.jsonl").read_text().splitlines()
+    times = [json.loads(line) for line in lines]
+    assert all(record["train_cpu_seconds"] > 0 and record["eval_cpu_seconds"] > 0 for record in times)
+    assert result["cpu_seconds"] == sum(record["train_cpu_seconds"] + record["eval_cpu_seconds"] for record in times)

@@ -1,0 +1,156 @@
+"""What a person types wrong, at train.py and at the scripts: one line that says what to type, and exit code 2."""
+
+import runpy
+import sys
+
+import pytest
+
+from attnconv.errors import UserError
+from attnconv.settings.arguments import expand_home, train_arguments
+from conftest import REPOSITORY
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """A function that runs a script in this process: exit code, and lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        return code, capsys.readouterr().err.splitlines()
+
+    yield run
+    assert not list(tmp_path.glob("outputs*")), "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["name=lr=0.1"], """name=lr=0.1 cannot be read: quote the value for the shell and for Hydra: 'name="lr="""),
+        (["name=größe"], """for the shell and for Hydra: 'name="größe"'"""),
+        (["name={"], """for the shell and for Hydra: 'name="{"'"""),
+        (["name='open"], """for the shell and for Hydra: 'name="open"'"""),
+        (["recipe.milestones=[5,10"], """for the shell and for Hydra: 'recipe.milestones="[5,10"'"""),
+        (["name=a,b"], """name=a,b has several values: with -m each of them is a run; a list is name=[A,B]; as one"""),
+        (["seed=range(0,3)"], "seed=range(0,3) has several values"),
+        (["-m", "seed=range(0,x)"], "seed=range(0,x): TypeError while evaluating"),
+        (["seed"], "the argument 'seed' has no value: say seed=VALUE"),
+        (["größe=3"], "there is no setting 'größe'"),
+        (["batch_size=10"], "there is no setting 'batch_size'; did you mean 'recipe.batch_size'?"),
+        (["trainer=gpu"], "there is no setting 'trainer'; python train.py --help lists them"),
+        (["model.mixer.kernel_size=3"], "the chosen model has no setting 'model.mixer.kernel_size'; others have"),
+        (
+            ["model=local_attention", "model.mixer.kernel_size="],
+            "model.mixer.kernel_size is empty: say model.mixer.kernel_size=VALUE",
+        ),
+        (["hydra/sweeper=nevergrad"], "is a plugin that is not installed: pip install hydra-nevergrad-sweeper"),
+        (["hydra/sweeper=grid"], "hydra/sweeper=grid does not exist"),
+        (["-m", "seed=0,1", "--cfg", "job"], "-m and --cfg exclude each other"),
+        (["--run", "--info", "all"], "--run and --info exclude each other"),
+        (["--cfg"], "expected one argument"),
+        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+        (["--info", "everything"], "invalid choice: 'everything'"),
+        (["--resolve"], "--resolve goes with --cfg"),
+        (["-p", "model"], "--package goes with --cfg"),
+        (["--shell-completion"], "--shell-completion needs one of"),
+        (["--experimental-rerun", "file"], "--experimental-rerun is not supported"),
+        (["-cd", "absent"], "absent' not found"),
+        (["-cp", "absent"], "Primary config directory not found"),
+        (["--config-name", "absent"], "--config-name absent: there is no such file"),
+        (["--bogus"], "unrecognized arguments: --bogus; python train.py --help shows how"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_train_cannot_do_is_one_line(command, arguments, complaint):
+    code, errors = command("train.py", "logger=none", "device=cpu", *arguments)
+    assert code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert complaint in errors[0]
+
+
+def test_a_package_that_does_not_exist_is_one_line(command):
+    assert command("train.py", "--cfg", "job", "-p", "absent") == (2, ["package 'absent' not found in config"])
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--hydra-help"], ["--help"], ["--cfg", "job", "--resolve"]])
+def test_what_only_shows_something_succeeds(command, arguments):
+    code, errors = command("train.py", *arguments)
+    assert not code
+    assert not errors
+
+
+def test_flags_and_settings_come_in_any_order():
+    assert train_arguments(["scale=mini", "-m", "seed=0,1"]) == ["scale=mini", "seed=0,1", "-m"]
+    assert train_arguments(["-cd", "more", "a=1", "-c", "job", "b=2"]) == ["a=1", "b=2", "-cd", "more", "-c", "job"]
+    with pytest.raises(UserError, match="unrecognized"):
+        train_arguments(["-m", "--seeds", "seed=0"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("output=~/runs", "output=/home/ada/runs"),
+        ("output=~", "output=/home/ada"),
+        ('output="~/my runs"', 'output="/home/ada/my runs"'),
+        ("data.root=~/a,~/b", "data.root=/home/ada/a,/home/ada/b"),
+        ("+collected=~/runs", "+collected=/home/ada/runs"),
+        ("output=runs~/old", "output=runs~/old"),
+        ("name=~x", "name=~x"),
+        ("~experiment", "~experiment"),
+    ],
+)
+def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, read):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert expand_home(typed) == read
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "complaint"),
+    [
+        ("status", ["absent"], "absent: no such folder"),
+        ("status", ["."], "no run and no sweep below ."),
+        ("collect", ["absent"], "absent: no such folder"),
+        ("collect", ["."], "no run folder below ."),
+        ("collect", [], "required: outputs"),
+        ("long_range", ["absent"], "absent: no such folder"),
+        ("long_range", ["."], "no finished run of experiment=long_range below ."),
+        ("long_range", [".", "--into", "absent"], "absent: no such folder"),
+        ("make_tables", ["--nope"], "unrecognized arguments: --nope"),
+        ("model_table", ["--only", "sa_quadratik"], "invalid choice: 'sa_quadratik'"),
+        ("model_table", ["--into", "absent"], "absent: no such folder"),
+        ("probe", ["absent"], "absent does not exist"),
+        ("probe", [".", "--device", "tpu9"], "device=tpu9 is no device"),
+        ("probe", [".", "--images", "0"], "'0' is not a whole number of at least 1"),
+        ("probe", [".", "--fit-images", "1"], "--fit-images must be at least 2"),
+        ("conv_to_attention", [], "which network?"),
+        ("conv_to_attention", ["--model", "resnet18", "--images", "-1"], "'-1' is not a whole number"),
+        ("conv_to_attention", ["--model", "resnet18", "--alpha", "nan"], "--alpha must be above 0, not nan"),
+        ("conv_to_attention", ["--model", "resnet18", "--device", "gpu"], "device=gpu is no device"),
+        ("conv_to_attention", ["--model", "resnet18", "scale=mimi"], "scale=mimi does not exist; did you mean 'mini'?"),
+        ("conv_to_attention", ["batch_size=1", "--model", "resnet18"], "did you mean 'recipe.batch_size'?"),
+        ("conv_to_attention", ["--model", "resnet18", "--json", "absent/file"], "there is no folder absent"),
+        ("bench", ["--rounds", "0"], "'0' is not a whole number of at least 1"),
+        ("bench", ["--device", "gpu"], "device=gpu is no device"),
+        ("bench_attention", ["--rounds", "none"], "'none' is not a whole number of at least 1"),
+        ("bench_window", ["--device", "gpu"], "device=gpu is no device"),
+        ("interval_coverage", ["--nope"], "unrecognized arguments: --nope"),
+    ],
+)
+def test_what_a_script_cannot_do_is_one_line(command, script, arguments, complaint):
+    code, errors = command(f"scripts/{script}.py", *arguments)
+    assert code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert complaint in errors[0]
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (REPOSITORY / "scripts").glob("*.py")))
+def test_every_script_helps(command, script):
+    assert command(f"scripts/{script}.py", "--help") == (0, [])

@@ -1,0 +1,247 @@
+"""A sweep: what is done stays, what is missing is run, and the end says what became of every cell."""
+
+import fcntl
+import json
+import signal
+
+import pytest
+
+from attnconv.errors import CellFailed, RunFolderError, Stopped, SweepIncomplete
+from attnconv.run import run, run_in_sweep
+from attnconv.runs.folder import RunFolder
+from attnconv.runs.status import look, survey
+from attnconv.sweeps.grid import Cell, run_cells
+
+
+@pytest.fixture
+def sweep(tiny, tmp_path):
+    """A function that starts a sweep over seeds, in this process, and returns the seeds that it ran."""
+
+    def start(*seeds, overrides=(), fail=None, launch=None):
+        cells = [Cell([f"seed={seed}"], tiny("epochs=1", f"seed={seed}", *overrides)) for seed in seeds]
+        ran = []
+
+        def launch_here(overrides):
+            reasons = []
+            for ((seed,),) in ((one,) for one in overrides):
+                (cell,) = (cell for cell in cells if cell.overrides == [seed])
+                ran.append(cell.config.seed)
+                try:
+                    if fail:
+                        fail(cell)
+                    run(cell.config)
+                    reasons.append(None)
+                except RuntimeError as error:
+                    reasons.append(str(error))
+            return reasons
+
+        try:
+            run_cells(cells, launch or launch_here, tmp_path / "outputs" / ".sweeps" / "now")
+        finally:
+            start.ran = ran
+        return ran
+
+    return start
+
+
+def folders(tiny, *seeds):
+    return [RunFolder(tiny("epochs=1", f"seed={seed}")).path for seed in seeds]
+
+
+def summary(capsys):
+    """Status and detail of every line of the last summary, by seed, and the counts."""
+    lines = capsys.readouterr().out.splitlines()
+    counts = max(index for index, line in enumerate(lines) if line.startswith("sweep of "))
+    cells = {}
+    for line in lines[:counts]:
+        if "/seed" in line and line.startswith("  "):
+            status, _, rest = line.strip().partition(" ")
+            seed, _, detail = rest.rpartition("/seed")[2].partition(": ")
+            cells[int(seed)] = status, detail
+    return cells, lines[counts]
+
+
+def test_what_is_done_is_not_run_again(sweep, capsys):
+    assert sweep(0, 1) == [0, 1]
+    assert sweep(0, 1, 2) == [2]
+    cells, counts = summary(capsys)
+    assert {seed: status for seed, (status, _) in cells.items()} == {0: "skipped", 1: "skipped", 2: "done"}
+    assert counts == "sweep of 3 cells: 2 skipped, 1 done"
+    assert sweep(0, 1, 2) == []
+
+
+def test_what_failed_is_run_again_only_on_request(sweep, tiny, capsys):
+    def write_failure(cell):
+        if cell.config.seed == 1:
+            folder = RunFolder(cell.config)
+            folder.open()
+            folder.write_result({"status": "failed", "reason": "Diverged: the loss"})
+            folder.close()
+            raise RuntimeError("the loss")
+
+    with pytest.raises(SweepIncomplete, match="1 of 2 cells are not done; retry_failed=true tries again what failed"):
+        sweep(0, 1, fail=write_failure)
+    cells, counts = summary(capsys)
+    assert cells[1] == ("failed", "the loss")
+    assert counts == "sweep of 2 cells: 1 done, 1 failed"
+    with pytest.raises(SweepIncomplete):
+        sweep(0, 1)
+    assert sweep.ran == []
+    assert summary(capsys)[0][1] == ("failed", "before, and not tried again: Diverged: the loss")
+    assert sweep(0, 1, overrides=["retry_failed=true"]) == [1]
+
+
+def test_what_was_stopped_goes_on_and_the_summary_comes_all_the_same(sweep, tiny, capsys):
+    def stop(cell):
+        if cell.config.seed == 1:
+            raise Stopped(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        sweep(0, 1, 2, fail=stop)
+    cells, counts = summary(capsys)
+    assert counts == "sweep of 3 cells: 1 done, 2 waiting"
+    assert cells[0][0] == "done"
+    assert sweep(0, 1, 2) == [1, 2]
+
+
+def test_a_cell_that_another_process_has_is_left_to_it(sweep, tiny, capsys):
+    folder = RunFolder(tiny("epochs=1", "seed=1"))
+    folder.open()
+    try:
+        with pytest.raises(SweepIncomplete, match="the same command goes on with what is missing"):
+            sweep(0, 1)
+        assert sweep.ran == [0]
+        status, detail = summary(capsys)[0][1]
+        assert status == "running"
+        assert detail.startswith("process ")
+        run_in_sweep(tiny("epochs=1", "seed=1"))  # it was taken after the sweep had begun
+        assert "skipped: process" in capsys.readouterr().out
+    finally:
+        folder.close()
+    assert sweep(0, 1) == [1]
+
+
+def test_a_damaged_folder_is_named_and_left_alone(sweep, tiny, capsys):
+    sweep(0)
+    (folder,) = folders(tiny, 0)
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(SweepIncomplete, match="see above"):
+        sweep(0)
+    assert summary(capsys)[0][0] == (
+        "damaged",
+        "metrics.jsonl has 0 of 1 epochs; delete the folder to run it afresh",
+    )
+
+
+def test_a_folder_of_another_configuration_stops_the_sweep_before_it_begins(sweep):
+    sweep(0)
+    with pytest.raises(
+        RunFolderError, match=r"holds a finished run of another configuration \(recipe\.lr: 0\.015 -> 0\.5\)"
+    ):
+        sweep(1, 0, overrides=["recipe.lr=0.5"])
+    assert sweep.ran == []
+
+
+def test_a_launcher_that_gives_up_leaves_a_summary(sweep, capsys):
+    def give_up(overrides):
+        raise OSError("a worker was killed")
+
+    with pytest.raises(SweepIncomplete, match="1 of 1 cells are not done; the same command goes on"):
+        sweep(0, launch=give_up)
+    assert "error: the launcher gave up: OSError: a worker was killed" in capsys.readouterr().err
+
+
+def test_a_failed_cell_keeps_nothing_of_its_run(tiny):
+    """An error holds on to the frames that it came through, and so to model and data."""
+    with pytest.raises(CellFailed, match="less than one image") as failed:
+        run_in_sweep(tiny("data.fraction=0.001"))
+    assert failed.value.__context__ is None
+    assert failed.value.__cause__ is None
+
+
+def test_states_are_read_from_folders(sweep, tiny, tmp_path):
+    outputs = tmp_path / "outputs"
+    sweep(0, 1, 2, 3, 4)
+    waiting, failed, interrupted, killed, newer = folders(tiny, 5, 1, 2, 3, 4)
+    result = json.loads((newer / "result.json").read_text())
+    (failed / "result.json").write_text('{"status": "failed", "reason": "because"}')
+    (interrupted / "result.json").write_text('{"status": "interrupted"}')
+    (killed / "result.json").unlink()
+    (newer / "result.json").write_text(json.dumps(result | {"format": 99}))
+    states = survey(outputs)
+    found = {folder.name: (state.status, state.epoch, state.epochs) for folder, state in states.items()}
+    assert found == {
+        "seed0": ("done", 1, 1),
+        "seed1": ("failed", 1, 1),
+        "seed2": ("interrupted", 1, 1),
+        "seed3": ("unfinished", 1, 1),
+        "seed4": ("damaged", 0, 0),
+    }
+    assert states[failed].detail == "because"
+    assert "of a newer version" in states[newer].detail
+    assert look(waiting).status == "waiting"
+
+
+def test_a_retry_that_is_killed_is_not_the_failure_before_it(tiny):
+    folder = RunFolder(tiny())
+    folder.open()
+    folder.write_result({"status": "failed", "reason": "OutOfMemory"})
+    folder.close()
+    assert look(folder.path).status == "failed"
+    again = RunFolder(tiny())
+    again.open()
+    again.close()  # as the operating system does for a process that is killed
+    assert look(folder.path).status == "unfinished"
+
+
+def test_a_sitting_that_cannot_begin_says_why(tiny, monkeypatch):
+    config = tiny()
+
+    def damaged(*arguments):
+        raise RunFolderError("no checkpoint is sound\nand more")
+
+    monkeypatch.setattr("attnconv.training.trainer.load_checkpoint", damaged)
+    with pytest.raises(RunFolderError):
+        run(config)
+    state = look(RunFolder(config).path)
+    assert (state.status, state.detail) == ("failed", "RunFolderError: no checkpoint is sound")
+
+
+def test_two_may_look_at_once(tiny):
+    folder = RunFolder(tiny())
+    folder.open()
+    folder.close()
+    with (folder.path / ".lock").open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        assert look(folder.path).status == "unfinished"
+
+
+def test_links_are_followed(sweep, tmp_path):
+    sweep(0)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/link").symlink_to(tmp_path / "outputs/default")
+    assert [state.status for state in survey(tmp_path / "elsewhere").values()] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "detail"),
+    [
+        ("timing.jsonl", None, "timing.jsonl has 0 of 1 epochs"),
+        ("result.json", "{", "result.json: JSONDecodeError"),
+        ("result.json", "[]", "result.json holds no result"),
+        ("config.yaml", "a: [", "config.yaml: "),
+        ("config.yaml", None, "no config.yaml"),
+        ("metrics.jsonl", '{"epoch": 1\n', "metrics.jsonl: JSONDecodeError"),
+        ("metrics.jsonl", '{"epoch": 1, "test/acc": 2}\n', "result.json says test/acc 0"),
+    ],
+)
+def test_damage_is_said(sweep, tiny, file, content, detail):
+    sweep(0)
+    (folder,) = folders(tiny, 0)
+    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+    state = look(folder)
+    assert state.status == "damaged"
+    assert detail in state.detail
+    with pytest.raises(SweepIncomplete, match="1 of 2 cells are not done; see above"):
+        sweep(0, 1)
+    assert sweep.ran == [1]

@@ -1,0 +1,151 @@
+"""The study's rows hold the runs that they should, in the order in which they should be run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnconv.config import compose
+from attnconv.errors import ConfigError
+from attnconv.models.cost import build_unfilled
+from attnconv.models.match import resolve_node
+from attnconv.runs.estimate import Rates, Work, in_words, work_of
+from attnconv.runs.identity import differences
+from attnconv.settings.contradictions import require_effect
+from attnconv.sweeps.grid import Cell
+from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows, source
+from conftest import REPOSITORY
+
+RUNS = {
+    "table1": 15, "learning_rates": 15, "frozen_heads": 20 + 9 + 3, "data_size": 90 + 60, "small": 1 + 2 + 2,
+    "encodings": 9 + 3 + 1, "mixers": 18 + 9 + 6 + 9, "normalizers": 18, "optimizer": 6, "cutmix": 24,
+}  # fmt: skip
+RUNS_FP32 = RUNS | {"table1": 9, "frozen_heads": 20, "data_size": 45, "small": 1 + 1, "mixers": 42 + 6}
+
+
+@pytest.mark.parametrize(("precision", "counts"), [("bf16", RUNS), ("fp32", RUNS_FP32)])
+def test_every_row_has_its_runs_and_its_precision(precision, counts):
+    found = {name: [combinations(sweep, precision, []) for sweep in row] for name, row in rows(precision).items()}
+    assert {name: sum(map(len, sweeps)) for name, sweeps in found.items()} == counts
+    cells = [cell for row in found.values() for sweep in row for cell in sweep]
+    assert all(f"precision={precision}" in cell for cell in cells)
+
+
+def test_the_networks_of_all_rows_can_be_built_at_their_budget():
+    cells = {}
+    for sweep in (sweep for row in rows("bf16").values() for sweep in row):
+        for cell in expand(sweep, "bf16", ["seed=0"]):
+            require_effect([(cell.config, cell.overrides)])  # as train.py does
+            cells[str((cell.config.model | {"start": None}, cell.config.match))] = cell
+    for cell in cells.values():
+        node, match = resolve_node(cell.config, (3, 32, 32), 10)
+        network = build_unfilled(node, (3, 32, 32), 10)
+        if match:
+            assert abs(match.difference) < 0.01, cell.overrides
+        assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+def test_the_paper_s_recipe_comes_with_its_own_settings():
+    (cell, *_) = expand(Sweep("optimizer"), "bf16", [])
+    config = cell.config
+    assert (config.recipe.name, config.recipe.optimizer, config.recipe.dropout) == ("paper", "sgd", 0.1)
+    assert (config.epochs, config.scale.name) == (60, "mini")
+
+
+@pytest.mark.parametrize("row", RUNS)
+def test_names_hold_the_precision_so_that_two_never_meet(row):
+    names = {
+        precision: {cell.config.name for sweep in rows(precision)[row] for cell in expand(sweep, precision, ["seed=0"])}
+        for precision in ("bf16", "fp32")
+    }
+    assert not names["bf16"] & names["fp32"]
+
+
+def test_expanding_is_what_hydra_composes():
+    (cell, *_) = expand(Sweep("frozen_heads", ("data.fraction=1", "seed=2")), "fp32", ["scale.layers=1"])
+    assert cell.config == compose(cell.overrides)
+    assert (cell.config.name, cell.config.data.subset_seed, cell.config.precision) == ("frozen_heads_fp32", 2, "fp32")
+
+
+def test_runs_collected_before_precision_was_in_their_settings_are_found_again(tmp_path):
+    (cells,) = plan("bf16", ["data_size"], ["data.fraction=0.25", "seed=0"], REPOSITORY / "results").values()
+    found = {(cell.config.name, cell.config.model["name"]): cell.collected for cell in cells}
+    assert found["data_size_epochs_20", "conv3x3"] == (
+        REPOSITORY / "results/runs/data_size_epochs_20/conv3x3/mini-modern/frac0.25/seed0"
+    )
+    assert sum(folder is not None for folder in found.values()) == 5
+    cell = next(cell for cell in cells if cell.collected)
+    assert differences(cell.collected, replace(cell.config, precision="fp32")) == {"precision": "bf16 -> fp32"}
+
+
+def test_copied_heads_are_those_of_another_seed_of_the_same_images():
+    (cells,) = plan("bf16", ["frozen_heads"], [], Path("nowhere")).values()
+    folders = {cell.folder for cell in cells}
+    copied = [cell for cell in cells if source(cell.config)]
+    assert len(copied) == 8
+    for cell in copied:
+        weights = source(cell.config)
+        assert weights.parent in folders, "a run of this row makes it"
+        assert weights.parent.parent.name == cell.folder.parent.name
+        assert weights.parent.name != cell.folder.name
+
+
+def test_a_row_that_does_not_exist_names_the_nearest():
+    with pytest.raises(ConfigError, match="the study has no row table_1; did you mean 'table1'"):
+        plan("bf16", ["table_1"], [], Path("nowhere"))
+
+
+RATES = Rates({("conv3x3", "mini", "bf16"): [0.001, 0.002, 0.009], ("sa_quadratic", "mini", "bf16"): [0.004]})
+
+
+def test_order_is_the_study_s_in_bf16_and_by_size_in_fp32():
+    def cell(*overrides):
+        return Cell(list(overrides), compose(["scale=mini", "recipe=modern", "precision=fp32", *overrides]))
+
+    large, small = cell("model=sa_quadratic"), cell("model=conv3x3", "data.fraction=0.1")
+    smaller = cell("model=conv3x3", "data.fraction=0.01")
+    rows_of = {"table1": [large], "data_size": [small], "cutmix": [smaller]}
+    assert in_order(rows_of, "bf16", RATES) == [large, small, smaller]
+    assert in_order(rows_of, "fp32", RATES) == [small, large, smaller]
+
+
+def test_rates_are_of_the_same_model_or_of_the_nearest():
+    def seconds(model, scale, precision):
+        return RATES.seconds(Work(model, scale, precision, images=1000))
+
+    assert seconds("conv3x3", "mini", "bf16") == pytest.approx(2)
+    assert seconds("conv3x3", "mini", "fp32") == pytest.approx(6)
+    assert seconds("sa_learned", "mini", "bf16") == pytest.approx(3)
+    assert seconds("sa_learned", "small", "fp32") == pytest.approx(24)
+
+
+def test_rates_are_read_from_finished_runs_of_one_thread():
+    rates = Rates.measured([REPOSITORY / "results/runs/default", REPOSITORY / "results/runs/quarter"])
+    vgg = Work("vgg11_bn", "mini", "bf16", images=20 * 12_500)
+    assert rates.seconds(vgg) == pytest.approx(318.84, abs=0.01), "the time that its only run took"
+    conv = Work("conv3x3", "mini", "bf16", images=20 * 50_000)
+    assert rates.seconds(conv) > 1000, "the run of results/runs/default had two threads"
+
+
+def test_a_damaged_result_says_nothing_of_time(tmp_path):
+    for seed, text in enumerate(("torn {", '["no result"]', '{"status": "done"}', '{"status": "failed"}')):
+        folder = tmp_path / f"name/conv3x3/mini-modern/frac1/seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(text)
+    work = Work("conv3x3", "mini", "bf16", images=1000)
+    assert Rates.measured([tmp_path]).seconds(work) == Rates().seconds(work)
+
+
+def test_work_counts_every_image_that_is_seen():
+    def images(*overrides):
+        return work_of(compose(["epochs=2", *overrides])).images
+
+    assert images() == 100_000
+    assert images("data.fraction=0.1", "data.holdout=0.1") == pytest.approx(9_000)
+    assert images("data.fraction=0.1", "data.equal=steps") == pytest.approx(100_000)
+    assert images("data=digits") == 2 * 1_437
+
+
+def test_durations_in_words():
+    assert [in_words(seconds) for seconds in (1, 90, 15_000)] == ["1 min", "2 min", "4 h 10 min"]

@@ -1,0 +1,99 @@
+"""The study as a command: it says what it will do, does it, and goes on after it was stopped."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+
+import pandas
+import pytest
+
+from attnconv.config import compose
+from attnconv.errors import SweepIncomplete
+from attnconv.runs.status import look
+from attnconv.sweeps.grid import Cell, run_cells
+from attnconv.sweeps.workers import Workers
+from conftest import PYTHON, REPOSITORY, TINY_SCALE
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+DIGITS = ["data=digits", "scale.patch=1", *TINY_SCALE[1:]]
+TWO = ["--only", "learning_rates", *DIGITS, "model=conv3x3", "recipe.lr_scale=0.5,2", "match=null", "data.fraction=1"]
+
+
+def study(tmp_path, *arguments):
+    return [PYTHON, str(REPOSITORY / "scripts/study.py"), *TWO, f"output={tmp_path}/outputs", *arguments]
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """A function: run such a command in this process, and return what it printed."""
+
+    def run(command):
+        monkeypatch.chdir(REPOSITORY)
+        monkeypatch.setattr("sys.argv", command[1:])
+        runpy.run_path(command[1], run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_study_is_stopped_goes_on_and_is_collected(tmp_path, here):
+    command = study(tmp_path, "epochs=6", "--precision", "fp32")
+    with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [line.partition(", about ")[0] for line in lines] == ["run 1 of 2", "run 2 of 2"]
+    assert "sweep of 2 cells: " in rest
+    assert "failed" not in rest
+
+    folders = list((tmp_path / "outputs").glob("**/seed100"))
+    assert {look(folder).status for folder in folders} <= {"interrupted", "waiting"}
+    status = [PYTHON, str(REPOSITORY / "scripts/status.py"), f"{tmp_path}/outputs"]
+    assert re.fullmatch(r"about \d+ min left with 2 at once", here(status).splitlines()[-1])
+    assert "sweep of 2 cells: 2 done" in here(command)
+    assert here(status).splitlines()[-1] == "2 runs: 2 done"
+    assert "sweep of 2 cells: 2 skipped" in here(command)
+
+    results = tmp_path / "results"
+    with pytest.raises(SystemExit, match="0"):
+        here([PYTHON, str(REPOSITORY / "scripts/collect.py"), f"{tmp_path}/outputs", "--into", str(results)])
+    table = pandas.read_csv(results / "runs.csv")
+    assert sorted(table["name"]) == ["learning_rates_0.5_fp32", "learning_rates_2.0_fp32"]
+    assert (table["precision"] == "fp32").all()
+
+
+def test_a_dry_run_lists_the_runs_and_their_time_and_writes_nothing(tmp_path, here):
+    *cells, last = here(study(tmp_path, "--dry-run")).splitlines()
+    assert [line.split()[-1].partition("/")[0].rpartition("_")[0] for line in cells] == [
+        "learning_rates_0.5",
+        "learning_rates_2.0",
+    ]
+    assert last.startswith("2 runs, 0 done, about ")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_waits_for_the_run_whose_heads_it_copies_and_a_failed_one_stops_no_other(tmp_path, capsys):
+    fixed = [*DIGITS, "scale=mini", "logger=none", f"output={tmp_path}/outputs", "precision=fp32", "epochs=1"]
+    donor = tmp_path / "outputs/default/sa_quadratic/mini-modern/frac1/seed1/weights.safetensors"
+    several = [
+        ["model=sa_quadratic_copied", f"model.start={donor}"],
+        ["model=conv3x3", "scale.patch=3"],
+        ["model=sa_quadratic", "seed=1"],
+        ["model=sa_quadratic_copied", "seed=1", f"model.start={tmp_path}/never"],
+    ]
+    cells = [Cell([*fixed, *overrides], compose([*fixed, *overrides])) for overrides in several]
+    started = []
+    with pytest.raises(SweepIncomplete, match="2 of 4 cells are not done"):
+        run_cells(cells, Workers(cells, 2, tmp_path / "logs", started.append), tmp_path / "outputs/.sweeps/now")
+    assert [cells.index(cell) for cell in started] == [1, 2, 0]
+    assert [look(cell.folder).status for cell in cells] == ["done", "waiting", "done", "waiting"]
+    summary = capsys.readouterr().out
+    assert "do not divide into patches of 3x3 (all that it printed: " in summary
+    assert f"needs {tmp_path}/never, which is not there" in summary
+    assert "sweep of 4 cells: 2 done, 2 failed" in summary
+    noted = json.loads((tmp_path / "outputs/.sweeps/now/cells.json").read_text())
+    assert ["reason" in cell for cell in noted] == [False, True, False, True]

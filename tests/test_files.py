@@ -1,0 +1,117 @@
+"""Tables from outside: whatever is wrong with one is a line that names it."""
+
+import json
+
+import pytest
+
+from attnconv.files import FileError, kind_of, read_csv, read_json, read_json_lines
+from attnconv.report.collect import read_runs
+from attnconv.report.theorem_page import read_examined
+from attnconv.runs.status import RESULT_KEYS, survey
+
+CONFIG = "name: x\nmodel: {name: x}\nscale: {name: x}\nrecipe: {name: x}\ndata: {fraction: 1}\nseed: 0\n"
+JSON, LINES, CSV = "x.json", "x.jsonl", "x.csv"
+
+
+def read(path):
+    """What the scripts read a table with, by its name."""
+    if path.name == JSON:
+        return read_json(path, ["dirty"])
+    return read_json_lines(path, ["part"]) if path.name == LINES else read_csv(path, ["model", "seed"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        (JSON, b"", "is empty (0 bytes)"),
+        (JSON, b'{"dirty": fal', "has content that does not belong there (Expecting value: line 1 column 11"),
+        (JSON, b"[1]", "a list stands where an object should"),
+        (JSON, b"[" * 100_000, "has content that does not belong there (maximum recursion depth"),
+        (JSON, b"{}", "lacks 'dirty'"),
+        (JSON, b"\xff\xfe\x00", "is of an unknown kind"),
+        (JSON, b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (JSON, b"<html>", "is a web page"),
+        (LINES, b'{"part": 1}\n{"par', "Unterminated string"),
+        (LINES, b'{"part": 1}\n\n', "Expecting value"),
+        (LINES, b"<<<<<<< HEAD\n", "Expecting value"),
+        (LINES, b'{"x": 1}\n', "lacks 'part'"),
+        (CSV, b"model,seed\n", "it has no row"),
+        (CSV, b"model\nx\n", "lacks 'seed'"),
+        (CSV, b"model,seed\nx\n", "row 1 has not one cell per column"),
+        (CSV, b"model,seed\nx,1,2\n", "row 1 has not one cell per column"),
+        (CSV, b'model,seed\n"x,1\n', "unexpected end of data"),
+        (CSV, b"\x1f\x8b\x08\xff", "is compressed with gzip: unpack it first"),
+    ],
+)
+def test_a_table_that_is_none_is_one_line(tmp_path, name, content, complaint):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(FileError) as refused:
+        read(path)
+    assert str(refused.value).startswith(f"{path} ")
+    assert complaint in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [JSON, LINES, CSV])
+def test_a_table_that_cannot_be_opened_is_one_line(tmp_path, name):
+    with pytest.raises(FileError, match="cannot be read: No such file"):
+        read(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileError, match="cannot be read: Is a directory"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"run,format\nx,1\n", "lacks 'kept_out'"),
+        (b"run,kept_out,format\nx,,one\n", "has content that does not belong there"),
+        (b"run,kept_out,format\nx,1\ny,1,2,3,4\n", "has content that does not belong there"),
+        (b"\x89HDF\r\n\x1a\n\xff", "is an HDF5 file"),
+    ],
+)
+def test_a_table_of_runs_that_is_none_is_one_line(tmp_path, content, complaint):
+    (tmp_path / "runs.csv").write_bytes(content)
+    with pytest.raises(FileError, match=complaint) as refused:
+        read_runs(tmp_path / "runs.csv")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_lies_next_to_runs_is_named_when_it_is_damaged(tmp_path):
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/probe.json").write_text("{")
+    with pytest.raises(FileError, match=r"runs/x/probe\.json has content"):
+        read_examined(tmp_path, [{"run": "x"}], "probe.json")
+    (tmp_path / ".sweeps/now").mkdir(parents=True)
+    (tmp_path / ".sweeps/now/cells.json").write_text('[{"place": 1}]')
+    with pytest.raises(FileError, match=r"cells\.json lacks 'folder'"):
+        survey(tmp_path)
+
+
+def test_a_character_may_be_cut_where_the_first_bytes_end():
+    assert kind_of("ö".encode()[:1] + b"x").startswith("of an unknown kind")
+    assert kind_of(b"x" + "ö".encode()[:1]) == "text, beginning 'x'"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("config.yaml", "epochs: 2\n", "config.yaml is no configuration of a run"),
+        ("config.yaml", "epochs: 0\n" + CONFIG, "config.yaml is no configuration of a run (epochs: 0)"),
+        ("result.json", '{"status": "done", "format": "x"}', "result.json holds no result"),
+        ("result.json", '{"status": "done"}', "result.json lacks name, model, recipe"),
+        ("metrics.jsonl", "1\n", "metrics.jsonl has a line that is not a record"),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "metrics.jsonl: RecursionError"),
+    ],
+)
+def test_a_run_folder_from_elsewhere_is_damaged_and_not_a_traceback(tmp_path, file, content, complaint):
+    folder = tmp_path / "x/frac1/seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)
+    (folder / "result.json").write_text(json.dumps({"status": "done"} | dict.fromkeys(RESULT_KEYS, "x")))
+    (folder / file).write_text(content)
+    state = survey(tmp_path)[folder]
+    assert state.status == "damaged"
+    assert state.detail.startswith(complaint)

@@ -1,0 +1,123 @@
+"""A run as processes see it: signals that stop it, and torchrun that spreads it."""
+
+import json
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_metrics import own_predictions
+
+from attnconv.run import run
+from attnconv.runs.checkpoint import newest
+from attnconv.runs.folder import run_folder_path
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from test_command import ENVIRONMENT
+
+
+def start(tmp_path, *overrides):
+    """train.py in the background, on tiny arrays."""
+    if not (tmp_path / "arrays").exists():
+        write_arrays(tmp_path / "arrays")
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
+    command = [PYTHON, "train.py", *TINY_SCALE, *fixed, *overrides]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+LONG = ("epochs=2", "recipe.batch_size=1")  # an epoch of 3,000 steps
+
+
+def begun(tmp_path, *overrides):
+    """A run in the middle of its first epoch."""
+    write_arrays(tmp_path / "arrays", train=3000)
+    process = start(tmp_path, *LONG, *overrides)
+    process.stdout.readline(), process.stdout.readline()  # signals are caught before it says that it begins
+    return process
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tmp_path, signum, code):
+    process = begun(tmp_path)
+    process.send_signal(signum)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert errors.splitlines()[-1] == f"stopped by {signum.name}; the same command goes on from here"
+    (result,) = (tmp_path / "outputs").glob("**/result.json")
+    assert json.loads(result.read_text())["status"] == "interrupted"
+    position = torch.load(newest(result.parent / "checkpoints"), weights_only=True)["position"]
+    assert position["epochs_done"] == 0
+    assert position["steps_in_epoch"] == position["images"] > 0, "no step is lost"
+    again = start(tmp_path, *LONG)
+    again.stdout.readline()
+    opening = again.stdout.readline()
+    again.kill()
+    again.communicate()
+    assert f"resuming after epoch 0 and {position['steps_in_epoch']} steps" in opening
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    process = begun(tmp_path)
+    process.send_signal(signal.SIGSTOP)  # so that both arrive before the loop looks
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate()
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert "stopped by" not in errors
+    assert not list((tmp_path / "outputs").glob("**/result.json"))
+    assert not list((tmp_path / "outputs").glob("**/*.pt"))
+
+
+def torchrun(tmp_path, processes, *overrides):
+    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
+    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["train.py", *TINY_SCALE, *fixed, "precision=fp32", *overrides]
+    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content recipe.cutmix=1"])
+def test_two_processes_train_what_one_does(tmp_path, tiny, model):
+    # The last batch is not divisible by 2: of 15 images, of which one process has as many as of a whole batch.
+    write_arrays(tmp_path / "arrays", train=47)
+    overrides = [*f"model={model}".split(), "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
+    overrides += ["data.flip=true", "eval_mirrored=true"]
+    finished = torchrun(tmp_path, 2, *overrides, "name=two", "warm_up=true")
+    assert finished.returncode == 0, finished.stderr
+    one, two = tiny(*overrides, "precision=fp32"), tiny(*overrides, "name=two")
+    shutil.rmtree(run_folder_path(one), ignore_errors=True)
+    run(one)
+    losses = [
+        [json.loads(line) for line in (run_folder_path(config) / "metrics.jsonl").read_text().splitlines()]
+        for config in (one, two)
+    ]
+    for alone, together in zip(*losses, strict=True):
+        for key in alone:
+            assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-6), key
+    weights = [load_file(run_folder_path(config) / "weights.safetensors") for config in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3)
+    result = json.loads((run_folder_path(two) / "result.json").read_text())
+    assert result["processes"] == 2
+    predictions = np.load(run_folder_path(two) / "predictions.npy")
+    expected, labels = own_predictions(run_folder_path(two))
+    assert predictions.tolist() == expected, "in the order of the split, whichever process predicted them"
+    assert np.mean(predictions == labels.numpy()) == result["test_acc"]
+
+
+def test_torchrun_is_for_one_run(tmp_path):
+    finished = torchrun(tmp_path, 2, "seed=0,1", "-m")
+    assert finished.returncode != 0
+    assert "torchrun trains one run at a time; start a sweep (-m) without it" in finished.stderr
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
+    write_arrays(tmp_path / "arrays", train=33)
+    finished = torchrun(tmp_path, 2, "recipe.batch_size=16")
+    assert finished.returncode != 0
+    assert "torchrun started 2 processes, but a batch has only 1 images (33 images in batches of 16)" in finished.stderr
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,153 @@
+"""When a run is evaluated, on what, and with which augmentation."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from attnconv.analysis.heads import attention_mixers, central_query
+from attnconv.run import run
+from attnconv.runs.folder import RunFolder
+from attnconv.runs.load import load_trained
+from attnconv.training.loop import tta_logits
+from conftest import write_arrays
+
+
+def metrics(config):
+    return RunFolder(config).read_lines("metrics.jsonl")
+
+
+def test_an_epoch_may_go_without_an_evaluation_but_not_the_last(tiny):
+    config = tiny("epochs=5", "eval_every=2")
+    run(config)
+    assert [record["epoch"] for record in metrics(config) if "test/acc" in record] == [2, 4, 5]
+
+
+def test_holdout_spares_the_test_split_until_the_end(tiny):
+    config = tiny("data.holdout=0.2", "epochs=3")
+    result = run(config)
+    assert all("val/acc" in record for record in metrics(config))
+    assert ["test/acc" in record for record in metrics(config)] == [False, False, True]
+    assert result["val_acc"] == metrics(config)[-1]["val/acc"]
+
+
+def own_predictions(folder):
+    """What the weights of a finished run predict of the test images, one by one and in their order."""
+    found = load_trained(folder)
+    with torch.no_grad():
+        return [int(found.model(images).argmax()) for images, _ in found.data.test.batches(1)], found.data.test.labels
+
+
+@pytest.mark.parametrize("overrides", [["data.holdout=0.2"], ["data.flip=true", "eval_mirrored=true"]], ids=str)
+def test_the_last_predictions_are_kept_in_the_order_of_the_test_split(tiny, overrides):
+    config = tiny("eval_batch_size=7", "precision=fp32", *overrides)
+    result = run(config)
+    predictions = np.load(RunFolder(config).path / "predictions.npy")
+    expected, labels = own_predictions(RunFolder(config).path)
+    assert predictions.dtype == np.uint8
+    assert predictions.tolist() == expected
+    assert np.mean(predictions == labels.numpy()) == result["test_acc"]
+
+
+def test_more_classes_than_a_byte_holds_take_two(tiny, tmp_path):
+    write_arrays(tmp_path / "many", train=300, test=300, classes=300)
+    config = tiny(f"data.root={tmp_path}/many", "epochs=1", "recipe.batch_size=100", "precision=fp32")
+    result = run(config)
+    predictions = np.load(RunFolder(config).path / "predictions.npy")
+    expected, labels = own_predictions(RunFolder(config).path)
+    assert predictions.dtype == np.uint16
+    assert predictions.tolist() == expected
+    assert np.mean(predictions == labels.numpy()) == result["test_acc"]
+
+
+def test_the_map_of_a_content_head_is_the_mean_over_test_images(tiny):
+    config = tiny("model=sa_content", "epochs=1", "scale.patch=2")
+    run(config)
+    folder = RunFolder(config).path
+    found = load_trained(folder)
+    first, middle = attention_mixers(found.model)[0], central_query(4, 4)
+    seen = []
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(first.attention_probs(4, 4, inputs[0])[0, :, middle]))
+    with torch.no_grad():
+        for images, _ in found.data.test.batches(1):
+            found.model(images)
+    assert len(seen) == 20, "fewer than 100 images: all"
+    maps = np.load(folder / "attention_maps.npy")
+    expected = torch.stack(seen).mean(dim=0).view(3, 4, 4)
+    np.testing.assert_allclose(maps[0], expected, atol=1e-3)
+
+
+def test_a_mirror_image_is_read_from_right_to_left():
+    images = torch.arange(2 * 3 * 4).view(2, 1, 3, 4)
+    plain, mean = tta_logits(lambda some: some.flatten(1), images, mirrored=True)
+    for image, own, both in zip(images, plain, mean, strict=True):
+        for row, column in itertools.product(range(3), range(4)):
+            assert own[4 * row + column] == image[0, row, column]
+            assert both[4 * row + column] == (image[0, row, column] + image[0, row, 3 - column]) / 2
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Options for a data set of noise, of which a network tells other things than of its mirror image."""
+    draw, folder = np.random.default_rng(0), tmp_path / "noise"
+    folder.mkdir()
+    for split, count in (("train", 800), ("test", 400)):
+        np.save(folder / f"{split}_images.npy", draw.integers(0, 256, size=(count, 8, 8, 3), dtype=np.uint8))
+        np.save(folder / f"{split}_labels.npy", np.arange(count) % 4)
+    return f"data.root={folder}", "data.flip=true", "eval_mirrored=true", "eval_batch_size=7", "precision=fp32"
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content"])
+def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, noise, model):
+    config = tiny(*noise, f"model={model}", "data.holdout=0.5", "epochs=1")
+    result = run(config)
+    found = load_trained(RunFolder(config).path)
+    for split, name in ((found.data.test, "test"), (found.data.validation, "val")):
+        correct = {"acc": 0, "acc_mirrored": 0}
+        for images, labels in split.batches(1):
+            with torch.no_grad():
+                own = found.model(images)[0]
+                other = found.model(torch.from_numpy(images.numpy()[..., ::-1].copy()))[0]
+            correct["acc"] += int(own.argmax() == labels[0])
+            correct["acc_mirrored"] += int((own + other).argmax() == labels[0])
+        assert correct["acc"] != correct["acc_mirrored"], "else this would say nothing"
+        for kind, count in correct.items():
+            assert result[f"{name}_{kind}"] == pytest.approx(count / len(split))
+            assert metrics(config)[-1][f"{name}/{kind}"] == result[f"{name}_{kind}"]
+    said = capsys.readouterr()
+    assert (
+        "test accuracy {test_acc:.2%} ({test_acc_mirrored:.2%} with mirror images) after 1 epochs".format_map(result)
+        in said.out
+    )
+    assert (
+        "; validation accuracy {val_acc:.2%} ({val_acc_mirrored:.2%} with mirror images)".format_map(result) in said.out
+    )
+    assert "| val acc {val_acc:.1%} ({val_acc_mirrored:.1%} mirrored) |".format_map(result) in said.err
+
+
+def test_an_interrupted_run_may_look_at_mirror_images_from_now_on(tiny, noise, monkeypatch):
+    before = ("epochs=3", "eval_mirrored=false")
+    with monkeypatch.context() as patch:
+        patch.setattr("attnconv.training.trainer.export_weights", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tiny(*noise, *before))
+    last = max((RunFolder(tiny(*noise, *before)).checkpoints).iterdir())
+    last.unlink()
+    assert "test_acc_mirrored" in run(tiny(*noise, "epochs=3"))
+    assert ["test/acc_mirrored" in record for record in metrics(tiny(*noise))] == [False, False, True]
+
+
+def test_looking_at_mirror_images_changes_nothing_else(tiny):
+    configs = [tiny("data.flip=true", f"eval_mirrored={mirrored}", f"name={mirrored}") for mirrored in (False, True)]
+    for config in configs:
+        run(config)
+    without, with_them = (metrics(config) for config in configs)
+    assert all("test/acc_mirrored" in record for record in with_them)
+    assert without == [{key: record[key] for key in record if key != "test/acc_mirrored"} for record in with_them]
+
+
+def test_images_that_training_does_not_mirror_are_not_mirrored(tiny):
+    config = tiny("data.flip=false")
+    config.eval_mirrored = True
+    assert "test_acc_mirrored" not in run(config)

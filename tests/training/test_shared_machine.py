@@ -1,0 +1,32 @@
+"""What a run takes of the machine."""
+
+import platform
+import subprocess
+
+import pytest
+
+from conftest import PYTHON
+
+PAGES = """
+import resource, torch
+from attnconv.training.device import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(1_000_000) for _ in range(40)]  # 160 MB
+    del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for _ in range(8):
+    faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere it does nothing")
+def test_what_a_step_frees_serves_the_next_without_page_faults():
+    plain, kept = (
+        int(subprocess.run([PYTHON, "-c", PAGES.format(keep=keep)], capture_output=True, text=True, check=True).stdout)
+        for keep in (False, True)
+    )
+    assert kept < plain / 4
