@@ -7,7 +7,7 @@ CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py te
   tests/test_run.py tests/test_survival.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart study test test-avx2 test-slurm torture notebooks check lint types format clean
+.PHONY: help setup setup-dev quickstart study page test test-avx2 test-slurm torture notebooks check lint types format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ quickstart: setup  ## train on handwritten digits: at least 97%; ARGS=... adds s
 
 study: setup  ## the runs that decide the claims, resumed where they stopped: days; ONLY=table1 picks a row
 	$(RUN) scripts/study.py $(if $(ONLY),--only $(ONLY))
+
+page: setup  ## docs/index.html, the page to explore results/ in: made from results/ alone, no training
+	$(RUN) scripts/make_page.py
 
 test: setup-dev  ## the whole CPU test suite: minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
@@ -44,9 +47,10 @@ notebooks: setup-dev  ## run the notebooks anew and keep what they show
 
 check: lint types test  ## lint, types and tests
 
-lint: setup-dev  ## ruff: rules and format
+lint: setup-dev  ## ruff: rules and format; oxlint: the JavaScript of the page
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/oxlint -c src/attnconv/report/page/.oxlintrc.json src/attnconv/report/page tests/report/page
 
 types: setup-dev  ## mypy
 	$(VENV)/bin/mypy

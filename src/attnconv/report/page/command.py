@@ -1,0 +1,55 @@
+"""The command that makes a run anew, from its configuration."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+from attnconv.config import CONFIGS, compose, flatten, to_plain
+from attnconv.runs.identity import free_to_change, with_defaults
+
+GROUPS = ("model", "scale", "recipe", "data")
+NEEDED = ("model.timm_name", "data.root")  # settings without a default, which a choice may need to be composed
+ANY_MODEL = "conv3x3"  # stands for a model whose file is not in configs/, which brings the same other settings
+
+
+def command_of(config: dict[str, Any]) -> str:
+    """Return `python train.py ...` with every setting in which a config.yaml differs from what its groups compose."""
+    settings = with_defaults(flatten(config))
+    names = {group: config[group]["name"] for group in GROUPS} | {"model": _model_file(config["model"]["name"])}
+    needed = [f"{key}={_written(settings[key])}" for key in NEEDED if settings.get(key) and _needs(names, key)]
+    known = (CONFIGS / "model" / f"{names['model']}.yaml").exists()
+    composed = names if known else names | {"model": ANY_MODEL}
+    today = _composed(*(f"{group}={name}" for group, name in composed.items()), *(needed if known else []))
+    different = [
+        f"{key}={_written(value)}"
+        for key, value in settings.items()
+        if key in today and today[key] != value and not free_to_change(key) and not _follows(key)
+        and (known or not key.startswith("model."))
+    ]  # fmt: skip
+    chosen = [f"{group}={name}" for group, name in names.items() if (group, name) != ("data", "cifar10")]
+    return " ".join(["python train.py", *chosen, *needed, *different])
+
+
+def _model_file(name: str) -> str:
+    """Return which file of configs/model a model of this name comes from: timm's all come from one."""
+    return "timm" if name.startswith("timm_") else name
+
+
+def _needs(names: dict[str, str], key: str) -> bool:
+    return names["model"] == "timm" if key.startswith("model.") else names["data"] == "arrays"
+
+
+def _follows(key: str) -> bool:
+    """Whether a key is the name of a group's choice, or code, which the groups bring, or has been said already."""
+    return key in {f"{group}.name" for group in GROUPS} or key in NEEDED or key.rpartition(".")[2].startswith("_")
+
+
+@cache
+def _composed(*overrides: str) -> dict[str, Any]:
+    return flatten(to_plain(compose(list(overrides))))
+
+
+def _written(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return text if re.fullmatch(r"[\w./~+-]+", text) else f"'{text}'"

@@ -1,0 +1,97 @@
+"""Which runs and images the page shows: those of results/, or a user's own."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.errors import RunFolderError
+from attnconv.report.collect import read_runs
+from attnconv.report.page.images import Images, first_of_each_class, read_images
+from attnconv.report.page.runs import Shown, describe
+from attnconv.runs.identity import differences, in_words
+from attnconv.runs.load import read_run_config
+from attnconv.runs.status import collected_folder, collected_weights, look, read_config
+
+IMAGES = "test_images.npz"  # in results/
+# Networks whose weights go into the page, so that it can run them: position-only heads, and heads that see content.
+LIVE = ("sa_quadratic", "sa_learned_content")
+HEADS = ("heads.jsonl", "attention_maps.npy")
+
+
+def from_results(results: Path, page: Path) -> dict[str, Any]:
+    """Return the data of the page that shows results/: of every model with heads its best documented run.
+
+    Raises:
+        UserError: a table, a run or the images are missing or damaged.
+    """
+    rows, images = read_runs(results / "runs.csv"), read_images(results / IMAGES)
+    chosen = [row for row in best_documented(rows, results) if row["data_hash"] == images.data_hash]
+    runs = []
+    for row in chosen:
+        folder, weights = collected_folder(results, row["run"]), collected_weights(results, row["run"])
+        live = row["model"] in LIVE and row["scale"] == "mini"
+        shown = Shown(folder, weights if weights.exists() else None, live, _between(page, folder))
+        runs.append(describe(shown, images.shape))
+    return {"made": "make page", "images": {images.data_hash: images.describe()}, "runs": runs}
+
+
+def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the data of a page that shows these finished runs, all of their weights included.
+
+    Args:
+        root: where the data is, if not where the runs found it.
+        trusted: see `read_run_config`.
+
+    Raises:
+        UserError: a folder is not a finished run, or its data is not there.
+    """
+    images: dict[str, Images] = {}
+    runs = []
+    for folder in folders:
+        data = _data_of(folder, root, trusted)
+        images.setdefault(data.source_sha256, first_of_each_class(data, read_config(folder)["data"]["source"]))
+        weights = folder / "weights.safetensors"
+        shown = Shown(folder, weights if weights.exists() else None, True, _between(page, folder))
+        runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
+    made = f"python scripts/make_page.py {' '.join(map(str, folders))}"
+    return {"made": made, "images": {digest: each.describe() for digest, each in images.items()}, "runs": runs}
+
+
+def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
+    """Return the data of a finished run."""
+    config, state = read_run_config(folder, trusted), look(folder)
+    if state.status != "done":
+        raise RunFolderError(f"{folder} is {state.status}, not a finished run {state.detail}".strip())
+    config.data.root = root or config.data.root
+    data = load_dataset(config.data, torch.device("cpu"))
+    different = differences(folder, config, data_hash=data.source_sha256)
+    if different:
+        raise RunFolderError(f"{folder} was trained on other data ({in_words(different)}); --data names its folder")
+    return data
+
+
+def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[str, Any]]:
+    """Return of every model and scale the run of which results/ keeps most; models without heads are left out.
+
+    Weights come first, then heads by epoch, then maps; then the run with most images, and the lowest seed.
+    """
+    best: dict[tuple[str, str], tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    for row in rows:
+        folder = collected_folder(results, row["run"])
+        kept = (collected_weights(results, row["run"]).exists(), *((folder / file).exists() for file in HEADS))
+        rank = (*kept, row["train_images"], row["epochs"], -row["seed"])
+        key = (row["model"], row["scale"])
+        if "mixer" in read_config(folder)["model"] and any(kept) and (key not in best or rank > best[key][0]):
+            best[key] = (rank, row)
+    order = {model: place for place, model in enumerate(LIVE)}
+    return [row for _, row in sorted(best.values(), key=lambda pair: (
+        order.get(pair[1]["model"], len(order)), pair[1]["model"], pair[1]["scale"]))]  # fmt: skip
+
+
+def _between(page: Path, folder: Path) -> str:
+    """Return the way from the page to a folder."""
+    return Path(os.path.relpath(folder.absolute(), page.absolute().parent)).as_posix()

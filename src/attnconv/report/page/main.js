@@ -1,0 +1,108 @@
+// The page: its data, the reader's choices, and its sections.
+
+import { unpack, unpackAll } from "./arrays.js";
+import { layerAttention } from "./attention.js";
+import { html } from "./dom.js";
+import { accuracy, thousands } from "./format.js";
+import { look, shownBy } from "./heads.js";
+import { forward, isLive } from "./network.js";
+import { acceptImages, OWN } from "./picker.js";
+import { querySection } from "./query.js";
+import { makeState, oneOf, whole } from "./state.js";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+
+function makePage() {
+  const loaded = new Map();
+  const runs = data.runs.map((run) => ({ ...run, label: labelOf(run) }));
+  const images = Object.values(data.images);
+  const most = Math.max(0, ...images.map(({ labels }) => labels.length - 1));
+  const state = makeState({
+    run: oneOf(
+      runs.map(({ run }) => run),
+      "",
+    ),
+    layer: whole(1, 1000, 4),
+    epoch: whole(0, 1e6, OWN),
+    query: whole(0, 1e6, -1),
+    image: whole(0, most, 0),
+  });
+  let own;
+  return {
+    data,
+    runs,
+    state,
+    /** A run with its arrays unpacked, once. */
+    load(run) {
+      if (!loaded.has(run)) loaded.set(run, unpackAll(run));
+      return loaded.get(run);
+    },
+    imagesOf: ({ data_hash: hash }) => data.images[hash],
+    /** {pixels, key, name} of the image that is chosen, as this run sees it. */
+    image(run) {
+      const set = this.imagesOf(run);
+      if (state.values.image === OWN && own?.pixels.length === run.image.reduce((a, b) => a * b)) return own;
+      if (!set) return undefined;
+      const index = Math.min(Math.max(state.values.image, 0), set.labels.length - 1);
+      return {
+        pixels: set.one(index),
+        key: `${run.data_hash} ${index}`,
+        name: set.class_names[set.labels[index]],
+        label: set.labels[index],
+      };
+    },
+    setOwn(file, pixels) {
+      own = { pixels, key: `own ${Date.now()}`, name: "your image" };
+      state.values.image = undefined; // so that a second image of one's own is a change, too
+      state.set({ image: OWN });
+    },
+    say: (text) => document.getElementById("message").replaceChildren(text),
+  };
+}
+
+function labelOf({ model, scale, train_images: images, test_acc: share }) {
+  return `${model}, ${scale} scale, ${thousands(images)} images: ${accuracy(share)}`;
+}
+
+async function start() {
+  for (const set of Object.values(data.images)) {
+    const { shape, values } = await unpack(set.pixels);
+    const size = shape[1] * shape[2] * shape[3];
+    set.one = (index) => values.subarray(index * size, (index + 1) * size);
+  }
+  const page = makePage();
+  const sections = [querySection(page)].filter(Boolean);
+  document
+    .getElementById("main")
+    .append(...sections, html("p", { id: "message", role: "status", "aria-live": "polite" }));
+  document
+    .getElementById("nav")
+    .append(
+      ...sections.map((section) =>
+        html(
+          "li",
+          {},
+          html(
+            "a",
+            { href: `#${section.id}`, onclick: (event) => jump(event, section) },
+            section.querySelector("h2").textContent,
+          ),
+        ),
+      ),
+    );
+  document.getElementById("made").append(`Made by ${data.made}.`);
+  acceptImages(page, () => page.runs.find(({ run }) => run === page.state.values.run) ?? page.runs[0]);
+  // For the console: await attnconv.load(attnconv.runs[0]), attnconv.forward(run, pixels), attnconv.look(run, layer, epoch, image).
+  globalThis.attnconv = Object.assign(page, { forward, look, shownBy, isLive, layerAttention });
+  document.documentElement.dataset.ready = "yes";
+}
+
+/** Scroll without the address, which holds the reader's choices. */
+function jump(event, section) {
+  event.preventDefault();
+  section.setAttribute("tabindex", -1);
+  section.focus({ preventScroll: true });
+  section.scrollIntoView();
+}
+
+start();

@@ -1,0 +1,129 @@
+"""What the page shows of one run: its configuration, its heads through training, its maps and its weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from attnconv.files import read_json, read_json_lines, reading
+from attnconv.models.weight_files import read_weights
+from attnconv.report.page.arrays import packed
+from attnconv.report.page.command import command_of
+from attnconv.runs.folder import name_of
+from attnconv.runs.status import read_finished
+
+# What the page says of a run, from result.json; an older run lacks some.
+FACTS = (
+    "model", "recipe", "scale", "data", "seed", "fraction", "train_images", "epochs", "parameters", "test_acc",
+    "seconds", "cpu_seconds", "precision", "device", "commit", "data_hash",
+)  # fmt: skip
+CURVES = ("train/loss", "train/acc", "val/acc", "test/acc")
+EVERYTHING = ("",)  # a prefix of every tensor's name
+POSITIONS = "encoding."  # in the name of the tensors that position-only attention is made from
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run to show.
+
+    Attributes:
+        folder: with config.yaml, result.json and the rest.
+        weights: its weights, or None.
+        live: whether all weights go into the page, so that it can run the network; else those of encodings only.
+        link: from the page to the folder.
+    """
+
+    folder: Path
+    weights: Path | None
+    live: bool
+    link: str
+
+
+def describe(
+    shown: Shown, images: tuple[int, int, int], moments: tuple[list[float], list[float]] | None = None
+) -> dict[str, Any]:
+    """Return what the page holds of a run, packed.
+
+    Args:
+        images: (C, height, width) of its data.
+        moments: mean and standard deviation per channel with which the network sees them, if its configuration leaves
+            them to the data.
+
+    Raises:
+        Damaged: it is not a finished run; FileError: a file of it is damaged.
+    """
+    config, result, metrics = read_finished(shown.folder)
+    model = config["model"]
+    patch = model.get("patch", 1)
+    mean, std = moments or (config["data"].get("mean"), config["data"].get("std"))
+    return {
+        "run": name_of(config),
+        "link": shown.link,
+        "command": command_of(config),
+        **{fact: result.get(fact) for fact in FACTS},
+        "image": images,
+        "patch": patch,
+        "grid": [images[1] // patch, images[2] // patch],
+        "mean": mean,
+        "std": std,
+        "layers": model.get("layers"),
+        "heads": model.get("heads"),
+        "mixer": _plain(model["mixer"]) if "mixer" in model else None,
+        "tensors": _tensors(shown),
+        "history": _history(shown.folder / "heads.jsonl"),
+        "maps": _maps(shown.folder / "attention_maps.npy"),
+        "curves": {"epoch": [line["epoch"] for line in metrics]}
+        | {name: [line.get(name) for line in metrics] for name in CURVES if any(name in line for line in metrics)},
+        "probe": _probe(shown.folder / "probe.json"),
+    }
+
+
+def _plain(node: Any) -> Any:
+    """Return a node of the model's configuration with its class by its last name: {target: PositionalAttention}."""
+    if not isinstance(node, dict):
+        return node
+    plain = {key: _plain(value) for key, value in node.items() if not key.startswith("_")}
+    return {"target": node["_target_"].rpartition(".")[2], **plain} if "_target_" in node else plain
+
+
+def _tensors(shown: Shown) -> dict[str, Any] | None:
+    """Return the tensors that the page computes from, those of encodings as they are, others in float16."""
+    if shown.weights is None:
+        return None
+    found: dict[str, Tensor] = read_weights(shown.weights)
+    return {
+        name: packed((tensor if POSITIONS in name else tensor.half()).numpy())
+        for name, tensor in found.items()
+        if tensor.is_floating_point() and (shown.live or POSITIONS in name)
+    }
+
+
+def _history(path: Path) -> dict[str, Any] | None:
+    """Return centers (E, L, N, 2) and spreads (E, L, N[, 2, 2]) of Gaussian heads by epoch."""
+    if not path.exists():
+        return None
+    lines = read_json_lines(path, ("epoch", "centers", "spreads"))
+    with reading(path):
+        arrays = {name: np.array([line[name] for line in lines], np.float32) for name in ("centers", "spreads")}
+    return {"epochs": [line["epoch"] for line in lines], **{name: packed(array) for name, array in arrays.items()}}
+
+
+def _maps(path: Path) -> dict[str, Any] | None:
+    """Return the attention of the central pixel, (L, N, H, W), nan for heads that a layer lacks."""
+    if not path.exists():
+        return None
+    with reading(path):
+        return packed(np.load(path, allow_pickle=False).astype(np.float16))
+
+
+def _probe(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    found = read_json(path, ("dirty", "heads", "layers"))
+    return None if found["dirty"] else {name: _rounded(found[name]) for name in ("heads", "layers")}
+
+
+def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows]

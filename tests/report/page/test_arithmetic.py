@@ -1,0 +1,76 @@
+"""The page computes what PyTorch computes: maps of every kind of attention, and logits. Run by Node, no browser."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from page_runs import own_page, run_folders
+
+from attnconv.analysis.heads import DECIMALS, attention_mixers, mixer_inputs
+from attnconv.report.page.images import first_of_each_class
+from attnconv.runs.load import load_trained
+
+HERE = Path(__file__).parent
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="needs node: apt-get install nodejs")
+
+POSITION = ("quadratic", "non-isotropic", "learned", "sinusoidal", "distance", "radial", "relu", "sigmoid", "16 heads")
+CONTENT = ("content", "learned content", "four terms", "quadratic content")
+
+
+@pytest.fixture(scope="module")
+def computed():
+    """What Node found, by kind."""
+    shown = subprocess.run([str(NODE), HERE / "arithmetic.mjs", own_page()], capture_output=True, text=True, check=True)
+    return dict(zip(run_folders(), json.loads(shown.stdout), strict=True))
+
+
+def as_in_the_page(trained):
+    """Round the weights as the page has them: heads to the decimals of heads.jsonl, all but encodings to float16.
+
+    Heads that see content are computed from the weights.
+    """
+    sees_content = any(name.endswith("query.weight") for name, _ in trained.model.named_parameters())
+    for name, parameter in trained.model.named_parameters():
+        if name.endswith((".centers", ".spreads")) and not sees_content:
+            parameter.data = parameter.data.double().round(decimals=DECIMALS).float()
+        elif "encoding." not in name:
+            parameter.data = parameter.data.half().float()
+    return trained
+
+
+@pytest.mark.parametrize("kind", [*POSITION, *CONTENT])
+def test_maps_of_every_query_pixel(computed, kind):
+    trained = as_in_the_page(load_trained(run_folders()[kind]))
+    image = next(trained.data.test.batches(len(trained.data.test)))[0]
+    first = first_of_each_class(trained.data, "arrays").places[:1]
+    inputs = mixer_inputs(trained.model, image[first])
+    assert computed[kind]["shown"] == ("content" if kind in CONTENT else "position")
+    assert len(computed[kind]["maps"]) == len(inputs) == 2
+    for mixer, x, maps in zip(attention_mixers(trained.model), inputs, computed[kind]["maps"], strict=True):
+        expected = mixer.attention_probs(4, 4, x)[0].transpose(0, 1).detach()
+        np.testing.assert_allclose(np.array(maps), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*POSITION, *CONTENT])
+def test_logits_and_predictions(computed, kind):
+    trained = load_trained(run_folders()[kind])
+    images = next(trained.data.test.batches(len(trained.data.test)))[0]
+    with torch.no_grad():
+        expected = trained.model(images[first_of_each_class(trained.data, "arrays").places]).numpy()
+    logits = np.array(computed[kind]["logits"])
+    np.testing.assert_allclose(logits, expected, atol=1e-2)
+    assert (logits.argmax(1) == expected.argmax(1)).all()
+
+
+def test_what_it_cannot_compute_shows_what_the_run_recorded(computed):
+    maps = np.load(run_folders()["gated"] / "attention_maps.npy").astype(float)
+    assert computed["gated"]["shown"] == "center"
+    shown = np.array(computed["gated"]["maps"])[:, 0].reshape(maps.shape)
+    np.testing.assert_array_equal(shown, maps)
+    assert computed["gated"]["logits"] is None
+    assert computed["resnet"] == computed["resnet"] | {"shown": None, "maps": [], "logits": None}

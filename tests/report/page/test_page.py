@@ -1,0 +1,69 @@
+"""What the page is made from, and what is refused: one line, exit code 2."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from page_runs import make_page, own_page, run_folders
+
+from attnconv.report.page.assemble import bundle
+from conftest import REPOSITORY, write_arrays
+
+PAGE = REPOSITORY / "docs" / "index.html"
+
+
+def data_of(page: Path) -> dict:
+    """The data inside a page."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text())[1])
+
+
+def test_the_page_of_results_is_up_to_date_and_small(tmp_path):
+    (tmp_path / "docs").mkdir()
+    made = tmp_path / "docs" / "index.html"
+    assert make_page("--out", made) == 0
+    depth = re.compile(r'"(\.\./)+[^"]*results/')  # links begin at the page
+    committed, anew = (depth.sub('"../results/', path.read_text()) for path in (PAGE, made))
+    assert committed == anew, "make page"
+    assert PAGE.stat().st_size < 3_000_000
+
+
+def test_each_run_says_what_it_was_and_how_to_make_it_anew():
+    runs = data_of(own_page())["runs"]
+    assert len(runs) == len(run_folders())
+    by_name = {run["run"].partition("/")[0]: run for run in runs}
+    radial = by_name["radial"]["command"].split()
+    assert radial[:3] == ["python", "train.py", "model=sa_distance"]
+    assert {"model.mixer.encoding.kind=radial", "epochs=2", "name=radial", "scale.heads=3"} < set(radial)
+    assert by_name["resnet"]["mixer"] is None
+    assert by_name["16_heads"]["heads"] == 16
+    page = own_page()
+    assert all((page.parent / run["link"] / "result.json").exists() for run in runs)
+
+
+def test_modules_share_no_names_and_end_no_script():
+    script = bundle("main.js")
+    assert "</script" not in script
+    assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("case", ["missing", "file", "unfinished", "other data", "no data", "no folder"])
+def test_bad_input_is_one_line(case, tmp_path, capsys):
+    run = run_folders()["quadratic"]
+    write_arrays(tmp_path / "other", seed=1)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    arguments, says = {
+        "missing": ([tmp_path / "nowhere"], "does not exist"),
+        "file": ([tmp_path / "file"], "is a file, not a run folder"),
+        "unfinished": ([tmp_path / "empty"], "is not a run folder"),
+        "other data": ([run, "--data", tmp_path / "other"], "was trained on other data"),
+        "no data": ([run, "--data", tmp_path / "nowhere"], "there is no folder"),
+        "no folder": ([run, "--out", tmp_path / "nowhere" / "page.html"], "cannot be written"),
+    }[case]
+    out = [] if "--out" in arguments else ["--out", tmp_path / "page.html"]
+    assert make_page(*arguments, *out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not (tmp_path / "page.html").exists()
