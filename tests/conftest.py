@@ -1,17 +1,48 @@
 """What several tests need: tiny data, tiny configurations, and CIFAR-10 where it is."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
-from attnconv.config import Config, compose
+from attnconv import config
+from attnconv.config import CONFIGS, Config, freeze, register_schema
+from attnconv.settings.contradictions import require_effect
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
+
+GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+PARSER = OverridesParser.create()
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Do what attnconv.config.compose does, ten times as fast: Hydra reads a choice of files only once."""
+    if any(override.startswith(("+", "~")) for override in overrides):
+        return config.compose(list(overrides))
+    choices = [override for override in overrides if override.partition("=")[0] in GROUPS]
+    composed = chosen(*choices).copy()
+    for value in PARSER.parse_overrides([override for override in overrides if override not in choices]):
+        OmegaConf.update(composed, value.key_or_group, value.value())
+    frozen = freeze(composed)
+    require_effect([(frozen, list(overrides))])
+    return frozen
+
+
+@cache
+def chosen(*choices: str) -> DictConfig:
+    """Return what Hydra composes of these files, with interpolations unresolved. Copy it before changing it."""
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("config", list(choices))
 
 
 def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, classes: int = 4, seed: int = 0) -> None:

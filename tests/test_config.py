@@ -1,16 +1,23 @@
 """Every configuration composes and builds, says who it is, and no typo survives."""
 
+import json
 import shutil
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
 
-from attnconv.config import CONFIGS, Config, compose, freeze, register_schema, valid_keys
+from attnconv import config as settings
+from attnconv.config import CONFIGS, Config, freeze, register_schema, valid_keys
 from attnconv.errors import ConfigError, explain_composition_error, nearest
 from attnconv.models.build import build_model
+from conftest import chosen, compose
 
 # What a model has no default for.
 NEEDS = {"timm": ["model.timm_name=resnet10t"], "sa_quadratic_copied": ["model.start=weights.safetensors"]}
@@ -20,16 +27,51 @@ def members(group: str) -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob(f"{group}/*.yaml") if not path.stem.startswith("_"))
 
 
-@pytest.mark.parametrize("scale", members("scale"))
+def overlays(model: str) -> set[str]:
+    """The recipes that have settings of their own for a family of models."""
+    family = "resnet" if "resnet" in model or model.startswith("vgg") else model
+    return {recipe for recipe in members("recipe") if f"{recipe}_{family}" in members("recipe_for_model")}
+
+
 @pytest.mark.parametrize("model", members("model"))
-def test_every_model_builds_at_every_scale_under_every_recipe(model, scale):
+def test_every_model_builds_at_every_scale_under_every_recipe(model):
+    """Hydra reads a model once, and once more for a recipe that has settings of its own for it."""
     extra, name = NEEDS.get(model, []), "timm_resnet10t" if model == "timm" else model
-    for recipe in members("recipe"):
-        config = compose([f"model={model}", f"scale={scale}", f"recipe={recipe}", *extra])
+    for recipe, scale in product(members("recipe"), members("scale")):
+        own = [f"recipe={recipe}"] if recipe in overlays(model) else []
+        config = chosen(f"model={model}", *own).copy()
+        config.scale = chosen(f"scale={scale}").scale
+        if not own:
+            config.recipe = chosen(f"recipe={recipe}").recipe
+        for override in extra:
+            key, _, value = override.partition("=")
+            OmegaConf.update(config, key, value)
+        config = freeze(config)
         assert (config.model["name"], config.scale.name, config.recipe.name) == (name, scale, recipe)
-        with torch.device("meta"):
-            network = build_model(config.model, (3, 32, 32), 10)
-            assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+        network = build(json.dumps(config.model))
+        if scale == "small":  # tests/models/test_cost.py shows images to the others
+            assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@lru_cache(maxsize=8)
+def build(model: str) -> nn.Module:
+    """A network without values; its node as text, so that equal ones are built once."""
+    with torch.device("meta"):
+        return build_model(json.loads(model), (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "",
+        "scale=mini",
+        "scale=mini model=resnet18 data=pairs data.distance=12 data.mean=[0.5,0.4,0.3]",
+        "model=fully_connected recipe=modern name='lr_${recipe.lr}' recipe.lr=0.3 +model.mixer.impl=dense",
+        "experiment=speedrun logger=none seed=3 recipe.sizes=[0.5,1]",
+    ],
+)
+def test_what_the_tests_compose_is_what_the_command_composes(overrides):
+    assert compose(overrides.split()) == settings.compose(overrides.split())
 
 
 @pytest.mark.parametrize("experiment", members("experiment"))

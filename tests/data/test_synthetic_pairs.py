@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnconv.config import compose
 from attnconv.data.dataset import load_dataset
 from attnconv.data.synthetic_pairs import CELL, COLOURS, SIDE, accuracy_of_counting, draw_scene, make_pairs, render
 from attnconv.errors import DataError
+from conftest import compose
 
 CPU = torch.device("cpu")
 

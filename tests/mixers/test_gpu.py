@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnconv.config import compose
 from attnconv.models.build import build_model
+from conftest import compose
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 MIXERS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "mixer:" in path.read_text())

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from attnconv.analysis.profile import CLAIMS, cost_row, study_models
-from attnconv.config import compose, model_node
+from attnconv.config import model_node
 from attnconv.errors import ConfigError
 from attnconv.mixers.global_convolution import DepthwiseGlobal
 from attnconv.models.backbone import Backbone
@@ -16,7 +16,7 @@ from attnconv.models.build import build_model
 from attnconv.models.cost import activation_bytes, build_unfilled, flops_full, flops_paper, parameters
 from attnconv.models.match import match_width
 from attnconv.models.resnet import NonLocalBlock
-from conftest import REPOSITORY
+from conftest import REPOSITORY, compose
 
 CIFAR = (3, 32, 32)
 IMAGE = torch.zeros(1, *CIFAR, device="meta")

@@ -4,13 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from attnconv.config import compose
 from attnconv.errors import ConfigError
 from attnconv.models.build import build_model
 from attnconv.models.cost import parameters
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.training.optimizers import build_optimizer
+from conftest import compose
 
 TINY = ["scale=mini", "scale.layers=2", "scale.width=8", "scale.hidden=8"]
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from attnconv.config import compose
 from attnconv.errors import ConfigError
 from attnconv.models.backbone import space_to_depth
 from attnconv.models.build import build_model
+from conftest import compose
 
 CIFAR = (3, 32, 32)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from attnconv.config import compose, to_plain
+from attnconv.config import to_plain
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError
 from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
 from attnconv.runs.load import build_untrained, load_trained
-from conftest import REPOSITORY, TINY_SCALE, write_arrays
+from conftest import REPOSITORY, TINY_SCALE, compose, write_arrays
 
 
 @pytest.fixture(scope="module")

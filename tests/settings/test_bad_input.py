@@ -13,12 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
-from attnconv.config import CONFIGS, compose, freeze, register_schema
+from attnconv.config import CONFIGS, freeze, register_schema
 from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.models.build import build_model
 from attnconv.settings.contradictions import require_effect
 from attnconv.training.setup import prepare
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnconv.config import compose
 from attnconv.errors import ConfigError
 from attnconv.models.cost import build_unfilled
 from attnconv.models.match import resolve_node
@@ -15,7 +14,7 @@ from attnconv.runs.identity import differences
 from attnconv.settings.contradictions import require_effect
 from attnconv.sweeps.grid import Cell
 from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows, source
-from conftest import REPOSITORY
+from conftest import REPOSITORY, compose
 
 RUNS = {
     "table1": 15, "learning_rates": 15, "frozen_heads": 20 + 9 + 3, "data_size": 90 + 60, "small": 1 + 2 + 2,

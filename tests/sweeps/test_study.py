@@ -10,12 +10,11 @@ import subprocess
 import pandas
 import pytest
 
-from attnconv.config import compose
 from attnconv.errors import SweepIncomplete
 from attnconv.runs.status import look
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.workers import Workers
-from conftest import PYTHON, REPOSITORY, TINY_SCALE
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 DIGITS = ["data=digits", "scale.patch=1", *TINY_SCALE[1:]]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnconv.config import compose
 from attnconv.training.schedules import lr_factor
+from conftest import compose
 
 GOLDEN = json.loads((Path(__file__).parent / "paper_learning_rates.json").read_text())
 IMAGES, BATCH = 50_000, 100

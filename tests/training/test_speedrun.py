@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from attnconv.config import compose
 from attnconv.data.augmentation import ImageSize, pad, plan_epoch, scale
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import ConfigError, DataError
@@ -17,7 +16,7 @@ from attnconv.training.distributed import Processes
 from attnconv.training.schedules import image_size
 from attnconv.training.setup import prepare
 from attnconv.training.whitening import FLOOR, whiten_stem
-from conftest import TINY_SCALE
+from conftest import TINY_SCALE, compose
 
 CPU = torch.device("cpu")
 
