@@ -98,12 +98,6 @@ def central_maps(model: nn.Module, height: int, width: int, images: Tensor) -> l
     return [torch.stack(layer).sum(dim=0) / len(images) for layer in zip(*sums, strict=True)]
 
 
-@torch.no_grad()
-def widest_probs(mixer: PositionalAttention, height: int, width: int) -> Tensor:
-    """Attention to every shift of an H x W map, the query in the middle: (N, 2H-1, 2W-1), float32 on the CPU."""
-    return mixer.shift_probs(height, width).float().cpu()
-
-
 def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
     """Mean shift (N, 2) in pixels and covariance (N, 2, 2) in pixels squared of the central pixel's attention.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads, widest_probs
+from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads
 from attnconv.data.dataset import Split
 from attnconv.mixers.positional import PositionalAttention
 
@@ -53,14 +53,14 @@ class HeadWatcher:
         return maps
 
     def figure(self, epoch: int, split: Split) -> "Figure | None":
-        """One panel per layer; split as for `maps`."""
-        if not self._mixers:
-            return None
-        from attnconv.report.figures import plot_heads  # imports matplotlib
+        """Ellipses of Gaussian heads, a panel per layer; maps of other heads, a row per layer; split as for `maps`."""
+        from attnconv.report.figures import gaussians, maps  # imports matplotlib
+        from attnconv.report.figures.data import Gaussians, Maps
 
-        maps = central_maps(self._model, *self._grid, first_images(split))
-        probs = [
-            widest_probs(mixer, *self._grid) if isinstance(mixer, PositionalAttention) else probs
-            for mixer, probs in zip(self._mixers, maps, strict=True)
-        ]
-        return plot_heads(probs, f"{self._name}, epoch {epoch}: where the heads look from the central pixel")
+        title, heads = f"{self._name}, epoch {epoch}", gaussian_heads(self._model)
+        if heads and all(isinstance(mixer, PositionalAttention) for mixer in self._mixers):
+            return gaussians.centers(
+                Gaussians(title, self._grid, np.array(heads["centers"]), np.array(heads["spreads"]))
+            )
+        probs = self.maps(split)
+        return None if probs is None else maps.whole(Maps(f"{title}: what the central position attends to", probs))

@@ -1,0 +1,62 @@
+"""Draw the figures: results/ -> results/figures/*.png and *.pdf, without training. `python scripts/make_figures.py`
+
+    python scripts/make_figures.py --list                    what there is, and which command makes what is missing
+    python scripts/make_figures.py --only overview growth    some of them
+    python scripts/make_figures.py --run RUN                 all that one run of your own allows, into RUN/figures
+
+RUN is a run folder, finished or not: outputs/NAME/MODEL/SCALE-RECIPE/fracF/seedS.
+"""
+
+from pathlib import Path
+
+from attnconv.errors import one_line_errors
+from attnconv.report.figures.catalog import entries
+from attnconv.report.figures.gallery import make_figures, read_index
+from attnconv.report.figures.of_run import figures_of_run
+from attnconv.settings.arguments import ScriptParser, existing_folder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def show_list(results: Path) -> None:
+    """Print every figure, and of those that are not drawn the command that makes their runs."""
+    drawn = read_index(results)
+    for entry in entries():
+        print(f"{entry.name:45}{'drawn' if entry.name in drawn else entry.command}")
+
+
+def draw_all(results: Path, only: list[str]) -> None:
+    """Draw figures of results/, and print what could not be drawn and why."""
+    made = make_figures(results, only)
+    for name, reason in made.kept.items():
+        print(f"{name}: left as it was: {reason}")
+    if made.missing:
+        print("\nnot drawn, because their runs are missing:")
+    for entry in made.missing:
+        print(f"  {entry.name:45}{entry.command}")
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--results", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="draw these")
+    parser.add_argument("--list", action="store_true", help="list the figures and draw none")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="draw one run")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="with --run: where its figures go (RUN/figures)")
+    parser.add_argument("--data", metavar="FOLDER", help="with --run: where its images are, if they were moved")
+    arguments = parser.parse_args()
+    if arguments.run and (arguments.only or arguments.list):
+        parser.error("--run draws all figures of one run: leave out --only and --list")
+    if not arguments.run and (arguments.into or arguments.data):
+        parser.error("--into and --data go with --run")
+    with one_line_errors([]):
+        if arguments.list:
+            show_list(arguments.results)
+        elif arguments.run:
+            figures_of_run(arguments.run, arguments.into, arguments.data)
+        else:
+            draw_all(arguments.results, arguments.only)
+
+
+if __name__ == "__main__":
+    main()

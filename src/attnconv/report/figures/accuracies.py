@@ -1,0 +1,86 @@
+"""Accuracies over seeds: every seed a dot, Student's 95% interval of the mean where there are three seeds or more."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from attnconv.report.colors import look
+from attnconv.report.figures.data import Group, Groups, Protocol
+from attnconv.report.figures.style import new_figure, set_title, styled
+from attnconv.report.stats import Interval, t_interval
+
+FEWEST = 3  # seeds for which an interval is drawn
+
+
+def interval(values: list[float]) -> Interval | None:
+    """Student's 95% interval of the mean; None for fewer than FEWEST values."""
+    return t_interval(values) if len(values) >= FEWEST else None
+
+
+@styled
+def by_images(protocols: list[Protocol]) -> Figure:
+    """Draw accuracy by number of training images, a panel per protocol: lines of means, bands of 95%."""
+    figure = new_figure(height=3.1)
+    axes = np.atleast_1d(np.array(figure.subplots(1, len(protocols), sharey=True)))
+    for axis, protocol in zip(axes, protocols, strict=True):
+        draw_protocol(axis, protocol)
+    axes[0].set_ylabel("test accuracy (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), columnspacing=1.2)
+    return figure
+
+
+def draw_protocol(axis: Axes, protocol: Protocol) -> None:
+    """Draw one protocol into axes; models stand a little apart so that their dots do not cover each other."""
+    count = len(protocol.accuracies)
+    for place, (model, by_images) in enumerate(protocol.accuracies.items()):
+        color, marker = look(model)
+        apart = 1.035 ** (place - (count - 1) / 2)
+        sizes = sorted(by_images)
+        values = [[100 * value for value in by_images[size].values()] for size in sizes]
+        xs = np.array(sizes) * apart
+        axis.plot(xs, [np.mean(row) for row in values], color=color, label=model, linewidth=1.1)
+        for x, row in zip(xs, values, strict=True):
+            axis.plot([x] * len(row), row, marker, color=color, markersize=2.4, linestyle="", markeredgewidth=0)
+        bands = [interval(row) for row in values]
+        known = np.array([band is not None for band in bands])
+        low = [band.low if band else np.nan for band in bands]
+        high = [band.high if band else np.nan for band in bands]
+        axis.fill_between(xs, low, high, where=known.tolist(), color=color, alpha=0.13, linewidth=0)
+    ticks = sorted({size for by_images in protocol.accuracies.values() for size in by_images})
+    axis.set(xscale="log", xlabel="training images", title=protocol.title)
+    axis.set_xticks(ticks, [short(tick) for tick in ticks])
+    axis.minorticks_off()
+
+
+def short(images: int) -> str:
+    """12500 as 12.5k."""
+    return f"{images / 1000:g}k" if images >= 1000 else str(images)
+
+
+@styled
+def compared(groups: Groups) -> Figure:
+    """Draw a panel per set of groups, a row per group: seeds as dots, their mean a stroke, its 95% a bar."""
+    rows = max(len(panel) for panel in groups.panels.values())
+    figure = new_figure(height=0.24 * rows + 0.95)
+    axes = np.atleast_1d(np.array(figure.subplots(1, len(groups.panels))))
+    for axis, (title, panel) in zip(axes, groups.panels.items(), strict=True):
+        _draw_groups(axis, panel)
+        axis.set(title=title, xlabel="test accuracy (%)")
+    set_title(figure, groups.title)
+    return figure
+
+
+def _draw_groups(axis: Axes, groups: list[Group]) -> None:
+    for row, group in enumerate(groups):
+        color, marker = look(group.model)
+        values = [100 * value for value in group.accuracies.values()]
+        bar = interval(values)
+        if bar:
+            axis.plot([bar.low, bar.high], [row, row], color=color, alpha=0.25, linewidth=6, solid_capstyle="butt")
+        axis.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.2)
+        axis.plot(values, [row] * len(values), marker, color=color, markersize=3.2, markeredgewidth=0)
+    axis.set_yticks(range(len(groups)), [f"{group.label}" for group in groups])
+    axis.set_ylim(len(groups) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0)

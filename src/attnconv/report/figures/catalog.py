@@ -1,0 +1,133 @@
+"""The list of figures: the loader of each one's data, the function that draws it, and the command that makes its runs.
+
+What each shows is in captions.toml. Imports no matplotlib: drawing functions are named, and found when they are called.
+"""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from attnconv.report.figures import paper_data, study_data
+from attnconv.report.figures.results import Results
+
+CAPTIONS = Path(__file__).with_name("captions.toml")
+SCALES = {
+    "mini": "64 channels on 8x8 positions",
+    "small": "96 channels on 16x16 positions",
+    "paper": "400 channels on 16x16 positions",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure.
+
+    Attributes:
+        name: of its files.
+        command: makes what it is drawn from.
+        load: from results/ to its data; None where runs are missing.
+        draw: module:function below attnconv.report, from the data to a Figure.
+        scale: of the runs that it shows, where there is a figure per scale.
+    """
+
+    name: str
+    command: str
+    load: Callable[[Results], Any]
+    draw: str
+    scale: str = ""
+
+    @property
+    def caption(self) -> str:
+        """What it shows."""
+        said = _captions()[self.name.removesuffix(f"_{self.scale}") if self.scale else self.name]
+        return f"{said} Here scale={self.scale}: {SCALES[self.scale]}." if self.scale else said
+
+
+@cache
+def _captions() -> dict[str, str]:
+    return tomllib.loads(CAPTIONS.read_text())
+
+
+def _nothing(results: Results) -> tuple[()]:
+    return ()
+
+
+def _of_runs(scale: str) -> list[Entry]:
+    """The paper's figures that need runs, at one scale."""
+    run, table1, generalized, sixteen = {
+        "mini": (
+            "python train.py experiment=table1 model={}",
+            "make study ONLY=table1",
+            "make study ONLY=encodings",
+            "make study ONLY=encodings",
+        ),
+        "small": (
+            "python train.py experiment=small model={}",
+            "make study ONLY=small",
+            "python train.py experiment=small model=sa_quadratic_generalized",
+            "python train.py experiment=small model=sa_quadratic scale.heads=16 name=small_16_heads",
+        ),
+        "paper": (
+            "python train.py model={} (needs a GPU)",
+            "python train.py -m model=resnet18,sa_quadratic,sa_learned,sa_learned_content (needs a GPU)",
+            "python train.py model=sa_quadratic_generalized (needs a GPU)",
+            "python train.py experiment=many_heads (needs a GPU)",
+        ),
+    }[scale]
+    quadratic, learned, content = (run.format(model) for model in ("sa_quadratic", "sa_learned", "sa_learned_content"))
+    any_covariance = partial(paper_data.gaussians, model="sa_quadratic_generalized", study=paper_data.GENERALIZED)
+    sixteen_heads = partial(paper_data.gaussians, study=paper_data.SIXTEEN_HEADS)
+    images = f"{content}, then python scripts/collect.py outputs --weights '*/sa_learned_content/*/seed0'"
+    rows: list[tuple[str, str, Callable[..., Any], str]] = [
+        ("02_accuracy_by_epoch", table1, paper_data.accuracy_by_epoch, "curves:by_epoch"),
+        ("03_centers_in_training", quadratic, paper_data.centers_in_training, "gaussians:centers_in_training"),
+        ("04_centers", quadratic, paper_data.gaussians, "gaussians:centers"),
+        ("04_centers_as_printed", quadratic, paper_data.gaussians, "gaussians:as_printed"),
+        ("05_learned_maps", learned, partial(paper_data.maps, model="sa_learned"), "maps:zoomed"),
+        ("06_content_maps", content, partial(paper_data.maps, model="sa_learned_content"), "maps:whole"),
+        ("07_to_10_content_in_images", images, paper_data.weights, "content:from_weights"),
+        ("12_non_isotropic", generalized, any_covariance, "gaussians:centers"),
+        ("14_sixteen_heads", sixteen, sixteen_heads, "gaussians:centers"),
+    ]
+    return [
+        Entry(f"figure_{name}_{scale}", command, partial(load, scale=scale), f"figures.{draw}", scale)
+        for name, command, load, draw in rows
+    ]
+
+
+def _ours() -> list[Entry]:
+    """This project's own figures."""
+    compared = "figures.accuracies:compared"
+    probe = "python scripts/probe.py RUN, then python scripts/collect.py outputs"
+    distances = "python train.py experiment=long_range && python scripts/long_range.py outputs"
+    return [
+        Entry("accuracy_by_images", _row("data_size"), study_data.protocols, "figures.accuracies:by_images"),
+        Entry("frozen_heads", _row("frozen_heads"), study_data.frozen_heads, compared),
+        Entry("encodings", _row("encodings"), study_data.encodings, compared),
+        Entry(
+            "accuracy_by_cpu_minutes", _row("table1"), study_data.accuracy_by_cpu_minutes, "figures.curves:by_minutes"
+        ),
+        Entry("convolution_share", probe, study_data.convolution_shares, "figures.layers:convolution_share"),
+        Entry("growth", "python scripts/model_table.py", study_data.costs, "figures.costs:growth"),
+        Entry("windows", _row("mixers"), study_data.windows, compared),
+        Entry("normalizers", _row("normalizers"), study_data.normalizers, compared),
+        Entry("long_range", distances, study_data.reaches, "figures.costs:long_range"),
+    ]
+
+
+def _row(name: str) -> str:
+    return f"make study ONLY={name}"
+
+
+def entries() -> list[Entry]:
+    """All figures, in the order of the gallery."""
+    drawings = [
+        Entry("figure_01_theorem", "make figures", _nothing, "figures.illustrations:theorem"),
+        Entry("figure_11_factorization", "make figures", _nothing, "figures.illustrations:factorization"),
+    ]
+    papers = [*drawings, *(entry for scale in SCALES for entry in _of_runs(scale))]
+    first = Entry("overview", _row("data_size"), study_data.overview, "figures.overview:overview")
+    return [first, *sorted(papers, key=lambda entry: entry.name.split("_")[1]), *_ours()]

@@ -1,0 +1,43 @@
+"""What heads see in single images (the paper's Figures 7 to 10): computed from a run's weights and its test images."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from attnconv.analysis.heads import attention_mixers, mixer_inputs
+from attnconv.data.dataset import normalise
+from attnconv.report.figures.data import ImageMaps, Weights
+from attnconv.report.figures.maps import of_images
+from attnconv.runs.load import Trained, load_trained
+
+# Test images of CIFAR-10 (horse, frog, ship) and queries in shares of height and width; else the first three.
+CIFAR10 = ((13, 0.25, 0.4), (19, 0.5, 0.5), (1, 0.6, 0.5))
+OTHERS = ((0, 0.5, 0.5), (1, 0.5, 0.5), (2, 0.5, 0.5))
+
+
+def from_weights(found: Weights) -> Figure:
+    """Draw what the heads see in three test images.
+
+    Raises:
+        DataError, FileError, RunFolderError: see attnconv.runs.load.load_trained.
+    """
+    return of_images(image_maps(load_trained(found.folder, weights=found.file), found.title))
+
+
+@torch.no_grad()
+def image_maps(trained: Trained, title: str) -> ImageMaps:
+    """What one pixel of each of three test images attends to, in every head of every layer."""
+    test = trained.data.test
+    candidates = CIFAR10 if trained.config.data.name == "cifar10" else OTHERS
+    chosen = [one for one in candidates if one[0] < len(test)]
+    images = test.images[[index for index, *_ in chosen]]
+    shown = normalise(images, test.mean, test.std)
+    layers, places = [], np.zeros((len(chosen), 2), int)
+    for mixer, inputs in zip(attention_mixers(trained.model), mixer_inputs(trained.model, shown), strict=True):
+        _, height, width, _ = inputs.shape
+        places = np.array([(int(row * height), int(column * width)) for _, row, column in chosen])
+        probs = mixer.attention_probs(height, width, inputs)  # type: ignore[operator]
+        probs = probs.expand(len(chosen), -1, -1, -1)
+        seen = [probs[image, :, row * width + column] for image, (row, column) in enumerate(places)]
+        layers.append(torch.stack(seen).unflatten(-1, (height, width)).float().cpu().numpy())
+    return ImageMaps(title, images.cpu().numpy(), places, np.stack(layers, 1))

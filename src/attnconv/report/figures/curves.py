@@ -1,0 +1,78 @@
+"""Accuracy as training goes on: by epoch (the paper's Figure 2) and by minutes of a CPU core."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from attnconv.report.colors import look
+from attnconv.report.figures.data import Curve, Curves, History
+from attnconv.report.figures.style import new_figure, set_title, styled
+
+
+@styled
+def by_epoch(found: Curves) -> Figure:
+    """Draw test accuracy by epoch, a thin line per seed."""
+    figure, axis = _seeds(found)
+    axis.set_xlabel("epoch")
+    return figure
+
+
+@styled
+def by_minutes(found: Curves) -> Figure:
+    """Draw test accuracy by minutes of a CPU core, a thin line per seed, on a logarithmic scale."""
+    figure, axis = _seeds(found)
+    axis.set(xscale="log", xlabel="training time (minutes of one CPU core, all threads added up)")
+    axis.xaxis.set_major_formatter("{x:g}")
+    return figure
+
+
+def _seeds(found: Curves) -> tuple[Figure, Axes]:
+    figure = new_figure(height=3)
+    axis = figure.subplots()
+    best = 0.0
+    for model in models_in_order(found.curves):
+        seen = False
+        for curve in found.curves:
+            if curve.model == model:
+                color, marker = look(model)
+                label = None if seen else model
+                axis.plot(curve.at, _percent(curve.accuracy), color=color, marker=marker, label=label,
+                          markersize=2.5, linewidth=0.9)  # fmt: skip
+                seen, best = True, max(best, curve.accuracy[-1])
+    last = [100 * curve.accuracy[-1] for curve in found.curves]
+    axis.set(ylabel="test accuracy (%)", title=found.title, ylim=(min(last) - 25, min(max(last) + 3, 100.5)))
+    axis.legend(loc="lower right")
+    return figure, axis
+
+
+def models_in_order(curves: list[Curve]) -> list[str]:
+    """Models by their mean accuracy at the end, best first: the order of the lines at the right."""
+    last: dict[str, list[float]] = {}
+    for curve in curves:
+        last.setdefault(curve.model, []).append(curve.accuracy[-1])
+    return sorted(last, key=lambda model: (-float(np.mean(last[model])), model))
+
+
+@styled
+def history(run: History) -> Figure:
+    """Draw a run's accuracy and loss by epoch, training dashed."""
+    figure = new_figure(height=2.5)
+    color = look(run.model).color
+    for axis, quantity, unit, factor in zip(
+        figure.subplots(1, 2), ("acc", "loss"), ("accuracy (%)", "loss (nats)"), (100, 1), strict=True
+    ):
+        for split, style, shade in (("train", "--", 0.5), ("val", ":", 1.0), ("test", "-", 1.0)):
+            points = run.metrics.get(f"{split}/{quantity}", [])
+            if points:
+                epochs, values = zip(*points, strict=True)
+                axis.plot(epochs, factor * np.array(values), style, color=color, alpha=shade, label=split,
+                          marker="o", markersize=2)  # fmt: skip
+        axis.set(xlabel="epoch", ylabel=unit)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend()
+    set_title(figure, run.title)
+    return figure
+
+
+def _percent(values: list[float]) -> list[float]:
+    return [100 * value for value in values]

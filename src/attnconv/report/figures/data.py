@@ -1,0 +1,222 @@
+"""What figures are drawn from: plain data, read by the loaders and known by its digest. Imports no matplotlib.
+
+Axes: L layers, N heads, E epochs, I images, H W rows and columns of a map, in positions.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+
+def digest(data: Any) -> str:
+    """A hash of some data, equal for equal data; of files it is for their owner to say what is in them."""
+    return hashlib.sha256(json.dumps(_plain(data), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    return None if isinstance(value, Path) else value
+
+
+def radius(mass: float) -> float:
+    """Standard deviations around the center that hold a share `mass` of a Gaussian in the plane."""
+    return math.sqrt(-2 * math.log(1 - mass))
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """The Gaussian heads of a network after some epoch.
+
+    Attributes:
+        title: says of which run they are.
+        grid: (H, W).
+        centers: (L, N, 2), rows before columns, in positions.
+        spreads: (L, N) inverse standard deviations in 1/positions, or (L, N, 2, 2) = S with inverse covariance S S^T.
+    """
+
+    title: str
+    grid: tuple[int, int]
+    centers: Floats
+    spreads: Floats
+
+    def axes_of(self, layer: int, head: int) -> tuple[Floats, Floats]:
+        """Standard deviations (2,) along the ellipse's axes, in positions, and the axes' directions, (2, 2) columns."""
+        spread = self.spreads[layer, head]
+        precision = spread**2 * np.eye(2) if spread.ndim == 0 else spread @ spread.T
+        values, directions = np.linalg.eigh(precision)
+        with np.errstate(divide="ignore"):
+            return 1 / np.sqrt(np.clip(values, 0, None)), directions
+
+    def reach(self, layer: int, head: int, mass: float) -> float:
+        """How far from the query the ellipse of a head goes at most along an axis, in positions."""
+        deviations, directions = self.axes_of(layer, head)
+        if not np.isfinite(deviations).all():
+            return math.inf
+        half = radius(mass) * np.sqrt(directions**2 @ deviations**2)
+        return float((np.abs(self.centers[layer, head]) + half).max())
+
+
+@dataclass(frozen=True)
+class CentersInTraining:
+    """Centers of one layer's heads after several epochs: (E, N, 2) in positions; `layer` counts from 1."""
+
+    title: str
+    grid: tuple[int, int]
+    layer: int
+    epochs: list[int]
+    centers: Floats
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the central pixel, (H // 2, W // 2), attends to: (L, N, H, W), nan for heads that a layer lacks."""
+
+    title: str
+    probs: Array
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """What one pixel of each image attends to.
+
+    Attributes:
+        title: says of which run.
+        images: (I, height, width, C) uint8.
+        queries: (I, 2) rows and columns, in positions.
+        probs: (I, L, N, H, W).
+    """
+
+    title: str
+    images: Array
+    queries: Array
+    probs: Array
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A run's folder and its file of weights; `sha256` is that of the file's content."""
+
+    title: str
+    folder: Path
+    file: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Test accuracy, 0 to 1, of one run, `at` some of its epochs or minutes of a CPU core."""
+
+    model: str
+    seed: int
+    at: list[float]
+    accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Runs of one experiment."""
+
+    title: str
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class History:
+    """One run: (epoch, value) pairs by the name of the metric, such as test/acc."""
+
+    title: str
+    model: str
+    metrics: Mapping[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Runs on more and more images, `title` says what was held equal.
+
+    Attributes:
+        accuracies: model -> training images -> seed -> test accuracy, 0 to 1.
+    """
+
+    title: str
+    accuracies: Mapping[str, Mapping[int, Mapping[int, float]]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed: seed -> test accuracy, 0 to 1."""
+
+    label: str
+    model: str
+    accuracies: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups to compare, in panels: the panel's title -> its groups from top to bottom."""
+
+    title: str
+    panels: Mapping[str, list[Group]]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Share of a layer's output that the best 3 x 3 convolution explains, by layer, before and after training."""
+
+    model: str
+    initial: list[float]
+    trained: list[float]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The networks of one figure."""
+
+    title: str
+    networks: list[Share]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One model: exponents of its time in the number of pixels, and activations of one image in MB."""
+
+    model: str
+    theory: float
+    measured: float
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One model with some layers: test accuracy by distance in pixels, and the distance that it cannot pass."""
+
+    model: str
+    layers: int
+    limit: int
+    accuracies: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The parts of the README's figure."""
+
+    protocol: Protocol
+    heads: Gaussians
+    layer: int

@@ -1,0 +1,144 @@
+"""results/figures/: every figure as PNG and PDF, what each was drawn from (index.json), and a page that shows them.
+
+A figure is stale if its data is not what it was drawn from, or its files are not those that were written.
+"""
+
+import hashlib
+import json
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnconv.errors import DataError, UserError, nearest
+from attnconv.files import read_json, write_whole
+from attnconv.report.figures.catalog import Entry, entries
+from attnconv.report.figures.data import digest
+from attnconv.report.figures.results import Results
+
+FORMATS = ("png", "pdf")
+INTRODUCTION = """# Figures
+
+Made by `make figures` from results/, without training. Each PNG has a PDF of its name. Figures named after the paper's
+say what the paper shows; those at scale=mini and scale=small are of smaller networks than the paper's.
+"""
+
+
+@dataclass
+class Made:
+    """What became of the figures, by name: drawn, without runs, or kept because they cannot be drawn here."""
+
+    drawn: list[str] = field(default_factory=list)
+    missing: list[Entry] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], None] = print) -> Made:
+    """Draw the figures whose runs results/ has, into results/figures/.
+
+    Args:
+        results: the folder results/.
+        only: names of figures; all of them if empty.
+        said: hears of every figure.
+
+    Raises:
+        UserError: there is no such figure, or a file in results/ is damaged.
+    """
+    folder, source, made = results / "figures", Results(results), Made()
+    folder.mkdir(parents=True, exist_ok=True)
+    before, chosen = read_index(results), choose(only)
+    index = {name: record for name, record in before.items() if name not in {entry.name for entry in chosen}}
+    for entry in chosen:
+        data = entry.load(source)
+        if data is None:
+            made.missing.append(entry)
+            continue
+        try:
+            figure = resolve(entry.draw)() if data == () else resolve(entry.draw)(data)
+        except DataError as error:  # the images that it shows are not on this machine
+            made.kept[entry.name] = str(error)
+            index |= {name: record for name, record in before.items() if name == entry.name}
+            continue
+        resolve("figures.style:save")(figure, folder, entry.name)
+        index[entry.name] = {"data": digest(data), **_hashes(folder, entry.name)}
+        made.drawn.append(entry.name)
+        said(f"{folder / entry.name}.png")
+    known = [entry.name for entry in entries()]
+    for name in before.keys() - index.keys():
+        _remove(folder, name)
+    kept = {name: index[name] for name in known if name in index}
+    write_whole(folder / "index.json", (json.dumps(kept, indent=1) + "\n").encode())
+    write_whole(folder / "README.md", page(kept).encode())
+    return made
+
+
+def stale_figures(results: Path) -> list[str]:
+    """Name the figures in results/figures/ that `make figures` would change, and those that it would add.
+
+    Raises:
+        UserError: a file in results/ is damaged.
+    """
+    source, index, folder = Results(results), read_index(results), results / "figures"
+    stale = [name for name in index if name not in {entry.name for entry in entries()}]
+    for entry in entries():
+        data, record = entry.load(source), index.get(entry.name)
+        if (data is None) != (record is None) or (
+            record is not None and record != {"data": digest(data), **_hashes(folder, entry.name)}
+        ):
+            stale.append(entry.name)
+    shown = folder / "README.md"
+    if not shown.exists() or shown.read_text() != page(index):
+        stale.append("README.md")
+    return stale
+
+
+def read_index(results: Path) -> dict[str, dict[str, str]]:
+    """What every figure was drawn from, and the hashes of its files; empty where nothing was drawn yet."""
+    path = results / "figures" / "index.json"
+    return read_json(path) if path.exists() else {}
+
+
+def choose(only: Iterable[str]) -> list[Entry]:
+    """The entries of these names, or all.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    by_name = {entry.name: entry for entry in entries()}
+    for name in only:
+        if name not in by_name:
+            raise UserError(f"there is no figure {name}{nearest(name, by_name)}")
+    return [entry for name, entry in by_name.items() if name in set(only)] or list(by_name.values())
+
+
+def page(index: dict[str, dict[str, str]]) -> str:
+    """The page that shows the figures, and says which command makes the others."""
+    shown = [entry for entry in entries() if entry.name in index]
+    others = [entry for entry in entries() if entry.name not in index]
+    parts = [INTRODUCTION]
+    parts += [f"\n## {entry.name}\n\n{entry.caption}\n\n![{entry.name}]({entry.name}.png)\n" for entry in shown]
+    if others:
+        parts.append("\n## Not drawn yet\n\nTheir runs are missing. Train and collect them, then `make figures`.\n\n")
+        parts += [f"- {entry.name}: `{entry.command}`\n" for entry in others]
+    return "".join(parts)
+
+
+def resolve(draw: str) -> Callable[..., Any]:
+    """The drawing function of that name; imports matplotlib."""
+    function: Callable[..., Any] = pkgutil.resolve_name(f"attnconv.report.{draw}")
+    return function
+
+
+def _hashes(folder: Path, name: str) -> dict[str, str]:
+    """The files of a figure, by their kind; empty for one that is not there."""
+    files = {kind: folder / f"{name}.{kind}" for kind in FORMATS}
+    return {
+        kind: hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+        for kind, file in files.items()
+    }
+
+
+def _remove(folder: Path, name: str) -> None:
+    for kind in FORMATS:
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)

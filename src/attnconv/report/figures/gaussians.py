@@ -1,0 +1,174 @@
+"""Where Gaussian heads look: the paper's Figures 3, 4, 12 and 14, from centers and spreads.
+
+A Gaussian head holds a share m of its attention inside the ellipse at sqrt(-2 ln(1 - m)) standard deviations, which is
+drawn as what it is. The paper draws contours of the probabilities on 11 x 11 positions instead, with rows upward
+(`as_printed`).
+
+Axes: L layers, N heads, E epochs.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
+
+from attnconv.report.colors import head_color
+from attnconv.report.figures.data import CentersInTraining, Floats, Gaussians, radius
+from attnconv.report.figures.style import panels, set_title, styled
+
+MASSES: tuple[tuple[float, Any, float], ...] = (
+    (0.5, "solid", 1.2),
+    (0.9, (0, (1, 1.2)), 0.8),
+)  # share of the attention inside, line style, width
+NARROWEST = 2.5  # positions: half a frame is at least as wide
+PRINTED = 11  # positions a side of the map that the paper's code draws
+THRESHOLDS = 1000  # that it tries between 0 and the largest probability
+
+
+@styled
+def centers(heads: Gaussians, columns: int = 3) -> Figure:
+    """Draw one panel a layer, all on one scale: a dot at every center, ellipses around 50% and 90% of its attention.
+
+    An ellipse that reaches beyond all shifts of the map is not cut off but counted above its panel, as is a center.
+    """
+    count = len(heads.centers)
+    figure, axes = panels(count, min(columns, count), height=2.3)
+    half = frame(heads)
+    for layer, axis in enumerate(axes):
+        beyond = draw_layer(axis, heads, layer, half)
+        axis.set_title(f"layer {layer + 1}", pad=15)
+        _count_beyond(axis, beyond)
+        _label_shifts(axis)
+    set_title(figure, heads.title)
+    _explain(figure)
+    return figure
+
+
+def frame(heads: Gaussians) -> float:
+    """Half the side of the frame that holds every ellipse not wider than all shifts of the map, in positions."""
+    widest = max(heads.grid)
+    layers, count = heads.centers.shape[:2]
+    places = itertools.product(range(layers), range(count), MASSES)
+    reaches = [heads.reach(layer, head, mass) for layer, head, (mass, *_) in places]
+    reaches += [float(value) for value in np.abs(heads.centers).max(-1).ravel()]
+    return 1.04 * max([NARROWEST, *(reach for reach in reaches if reach <= widest)])
+
+
+def draw_layer(axis: Axes, heads: Gaussians, layer: int, half: float) -> dict[str, list[int]]:
+    """Draw layer `layer`, from 0; returns the heads whose center or ellipse of some share is beyond the frame."""
+    _draw_frame(axis, half, "")
+    beyond: dict[str, list[int]] = {"center": [], "50%": [], "90%": []}
+    for head, center in enumerate(heads.centers[layer]):
+        color = head_color(head)
+        if np.abs(center).max() > half:
+            beyond["center"].append(head)
+        axis.plot(center[1], center[0], "o", color=color, markersize=2.8, zorder=3)
+        for mass, style, width in MASSES:
+            if heads.reach(layer, head, mass) > half:
+                beyond[f"{mass:.0%}"].append(head)
+                continue
+            deviations, directions = heads.axes_of(layer, head)
+            size = 2 * radius(mass) * deviations
+            angle = math.degrees(math.atan2(directions[0, 0], directions[1, 0]))
+            axis.add_patch(
+                Ellipse((center[1], center[0]), *size, angle=angle, fill=False, edgecolor=color, linestyle=style,
+                        linewidth=width)
+            )  # fmt: skip
+    return beyond
+
+
+def _draw_frame(axis: Axes, half: float, title: str) -> None:
+    axis.plot(0, 0, "s", color="black", markersize=4, zorder=4)
+    axis.set(xlim=(-half, half), ylim=(half, -half), title=title, aspect="equal")
+    axis.tick_params(labelsize=7, length=2.5, width=0.6)
+    axis.locator_params(nbins=5, steps=[1, 2, 4, 5, 10], integer=True)
+
+
+def _label_shifts(axis: Axes) -> None:
+    """Name the axes of the outer panels; the others share them."""
+    axis.set_xlabel("column shift (positions)", fontsize=7)
+    axis.set_ylabel("row shift (positions)", fontsize=7)
+    axis.label_outer()
+
+
+def _count_beyond(axis: Axes, beyond: dict[str, list[int]]) -> None:
+    """Name above a panel what its frame does not hold, heads as dots of their colors."""
+    for line, (what, heads) in enumerate((what, heads) for what, heads in beyond.items() if heads):
+        text = f"{what} outside"
+        colored = [(text, 0.0, "black"), *(("●", 40 + 4.2 * place, head_color(h)) for place, h in enumerate(heads))]
+        for label, right, color in colored:
+            axis.annotate(label, (0, 1), xytext=(right, 11 - 6.5 * line), xycoords="axes fraction", fontsize=5.5,
+                          textcoords="offset points", color=color, va="center", annotation_clip=False)  # fmt: skip
+
+
+def _explain(figure: Figure) -> None:
+    lines = [Line2D([], [], color="black", linestyle=style, linewidth=width) for _, style, width in MASSES]
+    marks = [Line2D([], [], color="black", marker=marker, linestyle="", markersize=3.5) for marker in ("s", "o")]
+    figure.legend(
+        [*marks, *lines], ["query", "center of a head", "50% of its attention", "90%"],
+        loc="outside lower center", ncols=4, handlelength=1.8, columnspacing=1.2, fontsize=7, frameon=False,
+    )  # fmt: skip
+
+
+@styled
+def as_printed(heads: Gaussians, columns: int = 3) -> Figure:
+    """Draw Figure 4 as the paper's own code does, to be laid next to the print.
+
+    Probabilities on a map of 11 x 11 positions, contours by linear interpolation at thresholds found among 1000, rows
+    upward. The circles of narrow heads become polygons.
+    """
+    count = len(heads.centers)
+    figure, axes = panels(count, min(columns, count), height=1.95)
+    shifts = np.arange(PRINTED) - PRINTED // 2
+    for layer, axis in enumerate(axes):
+        for head in range(heads.centers.shape[1]):
+            probs = printed_probs(heads, layer, head)
+            for mass, style, width in MASSES:
+                level = printed_threshold(probs, mass)
+                if probs.min() < level < probs.max():
+                    axis.contour(shifts, shifts, probs, [level], colors=[head_color(head)],
+                                 linestyles=["dotted" if mass > 0.5 else style], linewidths=width)  # fmt: skip
+        axis.plot(0, 0, "s", color="black", markersize=4, zorder=4)
+        axis.set(title=f"layer {layer + 1}", aspect="equal", xticks=[], yticks=[])
+    set_title(figure, f"{heads.title}; drawn the paper's way")
+    return figure
+
+
+def printed_probs(heads: Gaussians, layer: int, head: int) -> Floats:
+    """Softmax of a head's scores over the PRINTED x PRINTED shifts around the query."""
+    shifts = np.arange(PRINTED) - PRINTED // 2
+    offsets = np.stack(np.meshgrid(shifts, shifts, indexing="ij"), -1) - heads.centers[layer, head]
+    spread = heads.spreads[layer, head]
+    whitened = offsets * spread if spread.ndim == 0 else offsets @ spread
+    scores = -0.5 * (whitened**2).sum(-1)
+    probs = np.exp(scores - scores.max())
+    return np.asarray(probs / probs.sum())
+
+
+def printed_threshold(probs: Floats, mass: float) -> float:
+    """The probability above which cells hold a share `mass`, interpolated between THRESHOLDS equal steps."""
+    levels = np.linspace(0, probs.max(), THRESHOLDS)
+    held = np.array([probs[probs >= level].sum() for level in levels])
+    return float(np.interp(-mass, -held, levels))
+
+
+@styled
+def centers_in_training(found: CentersInTraining) -> Figure:
+    """Draw one panel an epoch: where the centers of one layer are, and where they came from."""
+    count = len(found.epochs)
+    figure, axes = panels(count, 4, height=1.5)
+    half = 1.08 * max(NARROWEST, min(max(found.grid), float(np.abs(found.centers).max())))
+    for index, (axis, epoch) in enumerate(zip(axes, found.epochs, strict=True)):
+        _draw_frame(axis, half, "before training" if epoch == 0 else f"epoch {epoch}")
+        for head in range(found.centers.shape[1]):
+            path = found.centers[: index + 1, head]
+            axis.plot(path[:, 1], path[:, 0], color=head_color(head), linewidth=0.7, alpha=0.6)
+            axis.plot(path[-1, 1], path[-1, 0], "o", color=head_color(head), markersize=3.2, zorder=3)
+        _label_shifts(axis)
+    set_title(figure, f"{found.title}, layer {found.layer}")
+    return figure

@@ -1,0 +1,108 @@
+"""What heads attend to, as maps: the paper's Figures 5 to 10.
+
+Axes: L layers, N heads, H W rows and columns; the query is at (H // 2, W // 2) unless said otherwise.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from attnconv.report.figures.data import Array, ImageMaps, Maps
+from attnconv.report.figures.style import COLUMN, new_figure, set_title, styled
+
+ZOOM = 7  # positions a side around the query: Figure 5's
+QUERY = "#ff2a2a"  # the frame around the query pixel
+
+
+@styled
+def whole(maps: Maps) -> Figure:
+    """Draw a row of maps per layer, a column per head: all positions."""
+    return _grid(maps.title, in_order(maps.probs), _center(maps.probs))
+
+
+@styled
+def zoomed(maps: Maps, side: int = ZOOM) -> Figure:
+    """Draw the same within `side` x `side` positions around the query."""
+    probs = in_order(maps.probs)
+    row, column = _center(probs)
+    half = side // 2
+    top, left = max(row - half, 0), max(column - half, 0)
+    near = probs[:, :, top : row + half + 1, left : column + half + 1]
+    rows, columns = near.shape[2:]
+    return _grid(f"{maps.title}: the {rows}x{columns} positions around the query", near, (row - top, column - left))
+
+
+def in_order(probs: Array) -> Array:
+    """Heads of every layer by their largest probability, largest first: a head's number means nothing."""
+    peaks = np.nan_to_num(probs.astype(np.float64), nan=-1).max(axis=(2, 3))
+    order = np.argsort(-peaks, axis=1, kind="stable")
+    return np.take_along_axis(probs, order[:, :, None, None], axis=1)
+
+
+@styled
+def of_images(found: ImageMaps, layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> Figure:
+    """Draw for every image its picture with the query, and what each head of each layer attends to from there."""
+    images = len(found.images)
+    shown = [layer for layer in layers if layer < found.probs.shape[1]]
+    heads = found.probs.shape[2]
+    figure = new_figure(height=images * (len(shown) * 0.36 + 0.2) + 0.3)
+    parts = np.atleast_1d(np.array(figure.subfigures(images, 1)))
+    for part, image, query, probs in zip(parts, found.images, found.queries, found.probs, strict=True):
+        left, right = part.subfigures(1, 2, width_ratios=[1, 2.6])
+        axis = left.subplots()
+        axis.imshow(image, interpolation="nearest")
+        scale = image.shape[0] / probs.shape[2]
+        _frame_query(axis, (query + 0.5) * scale - 0.5, scale)
+        _bare(axis)
+        axes = right.subplots(len(shown), heads, squeeze=False)
+        for row, layer in enumerate(shown):
+            for head in range(heads):
+                _draw_map(axes[row, head], probs[layer, head], query, labeled=False)
+            axes[row, 0].set_ylabel(f"{layer + 1}", fontsize=6, rotation=0, labelpad=5, va="center")
+    set_title(figure, found.title)
+    return figure
+
+
+def _grid(title: str, probs: Array, query: tuple[int, int]) -> Figure:
+    layers, heads, rows, columns = probs.shape
+    side = (COLUMN - 0.45) / heads
+    figure = new_figure(height=layers * (side * rows / columns + 0.13) + 0.42)
+    axes = figure.subplots(layers, heads, squeeze=False)
+    for layer in range(layers):
+        for head in range(heads):
+            _draw_map(axes[layer, head], probs[layer, head], np.array(query), labeled=True)
+        axes[layer, 0].set_ylabel(f"layer {layer + 1}", fontsize=7)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    set_title(figure, title)
+    return figure
+
+
+def _draw_map(axis: Axes, probs: Array, query: Array, labeled: bool) -> None:
+    """Draw one head, its darkest color at its largest probability, which stands below it."""
+    _bare(axis)
+    if np.isnan(probs).any():
+        axis.set_axis_off()
+        return
+    values = probs.astype(np.float64)
+    axis.imshow(values, cmap="Blues", vmin=0, vmax=values.max(), interpolation="nearest")
+    _frame_query(axis, query, 1)
+    if labeled:
+        largest = values.max()
+        axis.set_xlabel(f"{largest:.{2 if largest >= 0.095 else 3}f}".lstrip("0"), fontsize=5.5, labelpad=1)
+
+
+def _frame_query(axis: Axes, query: Array, scale: float) -> None:
+    row, column = query
+    corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1)]) * scale / 2
+    axis.plot(column + corners[:, 0], row + corners[:, 1], color=QUERY, linewidth=0.7)
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, linewidth=0.3)
+
+
+def _center(probs: Array) -> tuple[int, int]:
+    return probs.shape[2] // 2, probs.shape[3] // 2

@@ -1,0 +1,87 @@
+"""Every figure that one run allows: its accuracy, and of attention where its heads look."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from attnconv.analysis.heads import attention_mixers
+from attnconv.config import Config
+from attnconv.errors import DataError, RunFolderError
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.report.figures import curves, gaussians, layers, maps, paper_data
+from attnconv.report.figures.content import image_maps
+from attnconv.report.figures.data import History, Maps, Share, Shares
+from attnconv.report.figures.results import layer_shares, read_maps, read_probe
+from attnconv.report.figures.style import FORMATS, save
+from attnconv.runs.folder import run_name
+from attnconv.runs.load import load_trained, read_run_config
+from attnconv.runs.status import Damaged, read_lines
+
+
+def figures_of_run(folder: Path, into: Path | None = None, root: str | None = None) -> None:
+    """Draw what a run folder allows, and print every file and what is left out.
+
+    Args:
+        folder: a run folder with at least one epoch.
+        into: where the figures go; folder/figures if None.
+        root: where the run's images are, if they were moved.
+
+    Raises:
+        RunFolderError, ConfigError, FileError: it is not a run folder, has no epoch yet, or is damaged.
+    """
+    config, into = read_run_config(folder), into or folder / "figures"
+    history = read_history(folder, config)
+    into.mkdir(parents=True, exist_ok=True)
+    for name, figure in _figures(folder, config, history, root):
+        save(figure, into, name)
+        print(f"{into / name}.{FORMATS[0]}")
+
+
+def read_history(folder: Path, config: Config) -> History:
+    """Accuracies and losses of every epoch so far.
+
+    Raises:
+        RunFolderError: there is none, or they are damaged.
+    """
+    try:
+        lines = read_lines(folder / "metrics.jsonl")
+        metrics = {
+            name: [(int(line["epoch"]), float(line[name])) for line in lines if line.get(name) is not None]
+            for name in sorted({name for line in lines for name in line} - {"epoch"})
+        }
+    except (Damaged, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{folder}/metrics.jsonl is damaged ({error})") from error
+    if not lines:
+        raise RunFolderError(f"{folder} has no epoch yet: there is nothing to draw")
+    epochs = f"{len(lines)} epochs" if len(lines) == config.epochs else f"epoch {len(lines)} of {config.epochs}"
+    return History(f"{run_name(config)}, {epochs}", str(config.model["name"]), metrics)
+
+
+def _figures(folder: Path, config: Config, history: History, root: str | None) -> Iterator[tuple[str, Figure]]:
+    yield "accuracy", curves.history(history)
+    if (folder / "heads.jsonl").exists():
+        yield "centers", gaussians.centers(paper_data.gaussians_of(folder, history.title))
+        yield "centers_as_printed", gaussians.as_printed(paper_data.gaussians_of(folder, history.title))
+        training = paper_data.centers_in_training_of(folder, history.title)
+        yield "centers_in_training", gaussians.centers_in_training(training)
+    if (folder / "attention_maps.npy").exists():
+        probs = Maps(history.title, read_maps(folder))
+        yield "attention_maps", maps.whole(probs)
+        yield "attention_maps_zoomed", maps.zoomed(probs)
+    if (folder / "probe.json").exists():
+        share = Share(history.model, **layer_shares(read_probe(folder)))
+        yield "convolution_share", layers.convolution_share(Shares(history.title, [share]))
+    if (folder / "weights.safetensors").exists() and (folder / "attention_maps.npy").exists():
+        yield from _of_images(folder, history.title, root)
+
+
+def _of_images(folder: Path, title: str, root: str | None) -> Iterator[tuple[str, Figure]]:
+    """Attention in single images, of a network in which it depends on them."""
+    try:
+        trained = load_trained(folder, root)
+    except DataError as error:
+        print(f"attention_in_images: left out: {error}")
+        return
+    if not all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
+        yield "attention_in_images", maps.of_images(image_maps(trained, title))

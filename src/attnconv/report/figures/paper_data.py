@@ -1,0 +1,109 @@
+"""The data of the paper's figures: each loader returns its figure's, or None where the runs are missing.
+
+A figure that shows one run takes it from the first study in STUDIES that has one: of most images, then of the lowest
+seed. Imports no matplotlib.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from attnconv.report.figures.data import CentersInTraining, Curve, Curves, Gaussians, Maps, Weights
+from attnconv.report.figures.results import Results, Row, grid_of, read_heads, read_maps, title_of
+from attnconv.runs.status import collected_weights, read_config
+
+STUDIES = {"mini": ("table1", "frozen_heads", "data_size_epochs_20", "default"), "small": ("small",),
+           "paper": ("default",)}  # fmt: skip
+TABLE1 = {"mini": "table1", "small": "small", "paper": "default"}
+RECIPES = {"mini": "modern", "small": "modern", "paper": "paper"}
+GENERALIZED = {"mini": "encodings", "small": "small", "paper": "default"}
+SIXTEEN_HEADS = {"mini": "encodings_16_heads", "small": "small_16_heads", "paper": "many_heads"}
+LAYER = 4  # Figure 3's
+PANELS = 8  # epochs that Figure 3 shows
+
+
+def accuracy_by_epoch(results: Results, scale: str) -> Curves | None:
+    """Figure 2: the models of Table 1 on all images."""
+    runs = results.of_study(TABLE1[scale], scale=scale, recipe=RECIPES[scale], data="cifar10", fraction=1.0)
+    if len({run["model"] for run in runs}) < 2:
+        return None
+    title = f"CIFAR-10, scale={scale}, recipe={RECIPES[scale]}, {runs[0]['precision']}"
+    return Curves(title, [curve for run in runs for curve in curve_of(run, results.curves[run["run"]], "epoch")])
+
+
+def curve_of(run: Row, epochs: list[Row], axis: str) -> list[Curve]:
+    """Test accuracy of a run by `epoch` or by CPU `minutes`; empty where none was measured."""
+    if axis == "minutes":
+        seconds = np.cumsum([record["train_cpu_seconds"] for record in epochs])
+        at = [float(value) / 60 for value in seconds]
+    else:
+        at = [float(record["epoch"]) for record in epochs]
+    points = [(x, record["test/acc"]) for x, record in zip(at, epochs, strict=True)]
+    known = [(x, float(y)) for x, y in points if not (np.isnan(x) or np.isnan(y))]
+    if not known:
+        return []
+    return [Curve(run["model"], int(run["seed"]), [x for x, _ in known], [y for _, y in known])]
+
+
+def gaussians(
+    results: Results, scale: str, model: str = "sa_quadratic", study: dict[str, str] | None = None
+) -> Gaussians | None:
+    """Figures 4, 12 and 14: centers and spreads after the last epoch.
+
+    Args:
+        study: by scale the one that has the run, if it is not one of STUDIES.
+    """
+    run = _run(results, model, scale, "heads.jsonl", (study[scale],) if study else ())
+    return None if run is None else gaussians_of(results.folder(run), title_of(run))
+
+
+def gaussians_of(folder: Path, title: str) -> Gaussians:
+    """The heads of a run after its last recorded epoch."""
+    last = read_heads(folder)[-1]
+    centers, spreads = np.array(last["centers"], float), np.array(last["spreads"], float)
+    return Gaussians(title, grid_of(folder, read_config(folder)), centers, spreads)
+
+
+def centers_in_training(results: Results, scale: str) -> CentersInTraining | None:
+    """Figure 3: centers of layer 4."""
+    run = _run(results, "sa_quadratic", scale, "heads.jsonl")
+    return None if run is None else centers_in_training_of(results.folder(run), title_of(run))
+
+
+def centers_in_training_of(folder: Path, title: str) -> CentersInTraining:
+    """Centers of one layer's heads after up to PANELS epochs, more of them early, when most moves."""
+    lines = read_heads(folder)
+    last = len(lines) - 1
+    chosen = [lines[index] for index in sorted({round(last * (step / (PANELS - 1)) ** 1.5) for step in range(PANELS)})]
+    layer = min(LAYER, len(lines[-1]["centers"]))
+    centers = np.array([line["centers"][layer - 1] for line in chosen], float)
+    return CentersInTraining(
+        title, grid_of(folder, read_config(folder)), layer, [line["epoch"] for line in chosen], centers
+    )
+
+
+def maps(results: Results, scale: str, model: str) -> Maps | None:
+    """Figures 5 and 6: what the central pixel attends to."""
+    run = _run(results, model, scale, "attention_maps.npy")
+    return None if run is None else Maps(title_of(run), read_maps(results.folder(run)))
+
+
+def weights(results: Results, scale: str) -> Weights | None:
+    """Figures 7 to 10: a network with content whose weights are in results/weights/."""
+    runs = [run for study in STUDIES[scale] for run in results.of_study(study, model="sa_learned_content", scale=scale)]
+    for run in runs:
+        file = collected_weights(results.path, run["run"])
+        if file.exists():
+            return weights_of(results.folder(run), file, title_of(run))
+    return None
+
+
+def weights_of(folder: Path, file: Path, title: str) -> Weights:
+    """A run with its file of weights."""
+    return Weights(title, folder, file, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def _run(results: Results, model: str, scale: str, file: str, studies: tuple[str, ...] = ()) -> Row | None:
+    wanted = {"model": model, "scale": scale, "recipe": RECIPES[scale], "data": "cifar10"}
+    return results.best_run(studies or STUDIES[scale], file, **wanted)

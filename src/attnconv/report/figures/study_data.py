@@ -1,0 +1,172 @@
+"""The data of this project's own figures: each loader returns its figure's, or None where the runs are missing.
+
+Imports no matplotlib.
+"""
+
+from attnconv.files import read_csv, reading
+from attnconv.report.figures.data import Cost, Curves, Group, Groups, Overview, Protocol, Reach, Share, Shares
+from attnconv.report.figures.paper_data import curve_of, gaussians
+from attnconv.report.figures.results import Results, Row, by_seed, layer_shares, read_probe
+
+ORDER = ("conv3x3", "resnet10", "sa_quadratic", "sa_learned", "sa_learned_content")
+ENCODINGS = ("sa_quadratic", "sa_quadratic_generalized", "sa_distance", "sa_sinusoidal", "sa_learned")
+WITH_CONTENT = ("sa_learned_content", "sa_sinusoidal_content")
+FROZEN = {"sa_quadratic": "learned", "sa_quadratic_copied": "copied from another network",
+          "sa_quadratic_shifts": "fixed on the 3x3 shifts", "sa_quadratic_random": "fixed at random"}  # fmt: skip
+LAYER = 5  # that README's figure shows
+
+
+def protocols(results: Results) -> list[Protocol] | None:
+    """Accuracy by number of images, at equal epochs and at equal steps; all images at equal epochs are table1's."""
+    runs = [run for run in results.runs if run["name"].startswith("data_size_") and run["scale"] == "mini"]
+    kinds = sorted({(run["equal"], -int(run["epochs"]), run["precision"], run["name"]) for run in runs})
+    found = []
+    for equal, epochs, precision, name in kinds:
+        of_kind = [run for run in runs if run["name"] == name and run["precision"] == precision]
+        if equal == "epochs":
+            wanted = {"scale": "mini", "recipe": "modern", "epochs": -epochs, "precision": precision}
+            of_kind += results.of_study("table1", **wanted)
+        if len({run["train_images"] for run in of_kind}) > 1:
+            steps = {int(run["steps"]) for run in of_kind if run["steps"] is not None}
+            held = (
+                f"{-epochs} epochs each" if equal == "epochs" else f"{' or '.join(map(str, sorted(steps)))} steps each"
+            )
+            found.append(Protocol(f"scale=mini, {held}, {precision}", _by_model(of_kind)))
+    return found or None
+
+
+def _by_model(runs: list[Row]) -> dict[str, dict[int, dict[int, float]]]:
+    models = sorted({run["model"] for run in runs}, key=lambda model: (_place(model), model))
+    return {
+        model: {
+            images: by_seed([run for run in runs if run["model"] == model and run["train_images"] == images])
+            for images in sorted({int(run["train_images"]) for run in runs if run["model"] == model})
+        }
+        for model in models
+    }
+
+
+def _place(model: str) -> int:
+    return ORDER.index(model) if model in ORDER else len(ORDER)
+
+
+def groups(results: Results, study: str, models: dict[str, str]) -> dict[str, list[Group]] | None:
+    """The models of a study, labeled, in a panel per number of images; None where fewer than two have runs."""
+    runs = [run for run in results.of_study(study) if run["model"] in models]
+    panels = {}
+    for images in sorted({int(run["train_images"]) for run in runs}):
+        here = [run for run in runs if run["train_images"] == images]
+        present = [model for model in models if any(run["model"] == model for run in here)]
+        if len(present) > 1:
+            panels[f"{images:,} images"] = [
+                Group(models[model], model, by_seed([run for run in here if run["model"] == model]))
+                for model in present
+            ]
+    return panels or None
+
+
+def frozen_heads(results: Results) -> Groups | None:
+    """Learned heads against heads that do not learn where to look."""
+    panels = groups(results, "frozen_heads", FROZEN)
+    return None if panels is None else Groups("Where Gaussian heads look: learned or fixed (scale=mini)", panels)
+
+
+def encodings(results: Results) -> Groups | None:
+    """Every encoding of position next to the others, on all images with as many parameters."""
+    wanted = {"scale": "mini", "recipe": "modern"}
+    runs = results.of_study("encodings", **wanted)
+    if not runs:
+        return None
+    runs = runs + results.of_study("table1", precision=runs[0]["precision"], **wanted)
+    panel = [
+        Group(model, model, by_seed(found))
+        for model in ("conv3x3", *ENCODINGS, *WITH_CONTENT)
+        if (found := [run for run in runs if run["model"] == model])
+    ]
+    return Groups("Encodings of position (scale=mini)", {f"{runs[0]['train_images']:,} images": panel})
+
+
+def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
+    """Test accuracy of Table 1's models by minutes of a CPU core."""
+    runs = results.of_study("table1", scale="mini", recipe="modern")
+    curves = [curve for run in runs for curve in curve_of(run, results.curves[run["run"]], "minutes")]
+    devices = sorted({run["device"] for run in runs})
+    if len({curve.model for curve in curves}) < 2:
+        return None
+    return Curves(f"CIFAR-10, scale=mini, {runs[0]['precision']} on {', '.join(devices)}", curves)
+
+
+def windows(results: Results) -> Groups | None:
+    """Local attention against convolution of the same window."""
+    panels = {}
+    for size in (3, 5, 7):
+        runs = results.of_study(f"mixers_kernel{size}")
+        panel = [Group(run, run, by_seed(found)) for run in ("local_attention", f"conv{size}x{size}")
+                 if (found := [one for one in runs if one["model"] == run])]  # fmt: skip
+        if panel:
+            panels[f"{size}x{size} positions"] = panel
+    return Groups("Windows: attention or convolution (scale=mini, 12,500 images)", panels) if panels else None
+
+
+def normalizers(results: Results) -> Groups | None:
+    """What turns scores into probabilities, in attention to positions alone and to content."""
+    panels = {}
+    for model in ("sa_learned", "sa_learned_content"):
+        runs = {kind: results.of_study(f"normalizers_{kind}", model=model) for kind in ("softmax", "relu", "sigmoid")}
+        panel = [Group(kind, model, by_seed(found)) for kind, found in runs.items() if found]
+        if len(panel) > 1:
+            panels[model] = panel
+    return Groups("Normalizers (scale=mini, 12,500 images)", panels) if panels else None
+
+
+def convolution_shares(results: Results) -> Shares | None:
+    """Of every encoding the probed run of most images, at one number of images, that which most encodings have."""
+    probed = [run for run in results.runs if (results.folder(run) / "probe.json").exists() and run["scale"] == "mini"]
+    counts: dict[int, set[str]] = {}
+    for run in probed:
+        counts.setdefault(int(run["train_images"]), set()).add(run["model"])
+    if not counts:
+        return None
+    images = max(counts, key=lambda images: (len(counts[images]), images))
+    chosen: dict[str, Row] = {}
+    for run in sorted(probed, key=lambda run: (_place(run["model"]), run["model"], run["seed"])):
+        if run["train_images"] == images:
+            chosen.setdefault(run["model"], run)
+    networks = [Share(model, **layer_shares(read_probe(results.folder(run)))) for model, run in chosen.items()]
+    return Shares(f"How much of a layer's output is convolution (scale=mini, {images:,} images)", networks)
+
+
+def costs(results: Results) -> list[Cost] | None:
+    """Exponents and activations of every model at scale=paper."""
+    path = results.path / "models.csv"
+    if not path.exists():
+        return None
+    with reading(path):
+        return [
+            Cost(row["model"], float(row["growth_theory"]), float(row["growth_measured"]),
+                 int(row["activation_bytes"]) / 1e6)
+            for row in read_csv(path)
+            if row["scale"] == "paper"
+        ]  # fmt: skip
+
+
+def reaches(results: Results) -> list[Reach] | None:
+    """Accuracy by distance of every model of experiment=long_range."""
+    path = results.path / "long_range.csv"
+    if not path.exists():
+        return None
+    found: dict[tuple[str, int, int], dict[int, float]] = {}
+    with reading(path):
+        for row in read_csv(path):
+            key = (row["model"], int(row["layers"]), int(row["wall"]))
+            found.setdefault(key, {})[int(row["distance"])] = float(row["test_acc"])
+    return [Reach(*key, accuracies) for key, accuracies in sorted(found.items())]
+
+
+def overview(results: Results) -> Overview | None:
+    """README's figure: the widest data-size protocol, and one layer of quadratic heads of the largest scale."""
+    by_images = protocols(results)
+    heads = next((found for scale in ("paper", "small", "mini") if (found := gaussians(results, scale))), None)
+    if not by_images or heads is None:
+        return None
+    return Overview(by_images[0], heads, min(LAYER, len(heads.centers)))

@@ -1,0 +1,83 @@
+"""How every figure looks, and how it is written: the same bytes whenever the same data is drawn."""
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from attnconv.files import write_whole
+
+P = ParamSpec("P")
+
+STYLE = Path(__file__).parents[1] / "attnconv.mplstyle"
+COLUMN = 5.5  # inches: the width of the paper's text
+LINE = 88  # characters of a title in one line
+FORMATS = ("png", "pdf")
+# By default files hold the version of matplotlib and the time of day.
+METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Let a function draw in the project's style, whatever style is set around it."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.style.context(["default", STYLE]):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(height: float, width: float = COLUMN) -> Figure:
+    """Make an empty figure; sizes in inches."""
+    return Figure(figsize=(width, height))
+
+
+def panels(count: int, columns: int, height: float, width: float = COLUMN) -> tuple[Figure, list[Axes]]:
+    """Make a figure with `count` panels, `columns` side by side.
+
+    Args:
+        height: of a row of panels, in inches.
+        width: of the figure, in inches.
+    """
+    rows = -(-count // columns)
+    figure = new_figure(height * rows, width)
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, axes[:count]
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Write a title above a figure, in lines that are no longer than it is wide."""
+    figure.suptitle(textwrap.fill(title, LINE))
+
+
+def image_bytes(figure: Figure, kind: str = "png") -> bytes:
+    """Return the figure as a file: a pdf, or a png of 256 colors, which takes a third of the room."""
+    buffer = io.BytesIO()
+    with matplotlib.style.context(["default", STYLE]):  # ticks and their labels are made only now
+        figure.savefig(buffer, format=kind, metadata=METADATA[kind])
+    return _in_few_colors(buffer) if kind == "png" else buffer.getvalue()
+
+
+def _in_few_colors(png: io.BytesIO) -> bytes:
+    few = Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write name.png and name.pdf, which have one layout."""
+    for kind in FORMATS:
+        write_whole(folder / f"{name}.{kind}", image_bytes(figure, kind))
+        figure.set_layout_engine("none")  # laid out once: it is what takes long

@@ -1,0 +1,71 @@
+"""Every figure that one run allows, whatever its model."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnconv.report.figures import maps
+from attnconv.report.figures.content import image_maps
+from attnconv.report.figures.data import ImageMaps, Maps
+from attnconv.report.figures.of_run import figures_of_run
+from attnconv.report.figures.style import image_bytes
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from attnconv.runs.load import load_trained
+
+ATTENTION = {"accuracy", "attention_maps", "attention_maps_zoomed"}
+GAUSSIAN = ATTENTION | {"centers", "centers_as_printed", "centers_in_training"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [(["model=sa_quadratic_generalized", "scale.heads=4"], GAUSSIAN), (["model=resnet10"], {"accuracy"})],
+)
+def test_a_run_is_drawn_whatever_its_model(tiny, overrides, expected):
+    config = tiny("scale.layers=1", *overrides)
+    run(config)
+    folder = run_folder_path(config)
+    figures_of_run(folder)
+    for kind in ("png", "pdf"):
+        assert {path.stem for path in (folder / "figures").glob(f"*.{kind}")} == expected
+    assert {Image.open(path).width for path in (folder / "figures").glob("*.png")} == {1100}
+
+
+def test_content_is_drawn_in_single_images_where_they_are(tiny, tmp_path, capsys):
+    config = tiny("model=sa_learned_content", "scale.layers=1", "epochs=1")
+    run(config)
+    elsewhere = (tmp_path / "arrays").rename(tmp_path / "elsewhere")
+    figures_of_run(run_folder_path(config), tmp_path / "drawn")
+    assert {path.stem for path in (tmp_path / "drawn").iterdir()} == ATTENTION
+    assert "attention_in_images: left out: " in capsys.readouterr().out
+
+    trained = load_trained(run_folder_path(config), str(elsewhere))
+    found = image_maps(trained, "a run")
+    assert found.images.shape == (3, 8, 8, 3)
+    assert found.probs.shape == (3, 1, 3, 2, 2)
+    assert found.queries.tolist() == [[1, 1]] * 3
+    np.testing.assert_allclose(found.probs.sum(axis=(3, 4)), 1, rtol=1e-5)
+    assert not np.allclose(found.probs[0], found.probs[1]), "attention depends on the image"
+
+
+def test_heads_are_in_the_order_of_their_largest_probability():
+    probs = np.zeros((1, 3, 2, 2), np.float16)
+    probs[0, :, 0, 0] = 0.25, 0.75, np.nan
+    assert maps.in_order(probs)[0, :2, 0, 0].tolist() == [0.75, 0.25], "heads that a layer lacks come last"
+
+
+def test_sixteen_heads_on_a_map_that_is_not_square_and_smaller_than_the_zoom():
+    probs = np.random.default_rng(0).dirichlet(np.ones(20), size=(2, 16)).reshape(2, 16, 4, 5)
+    figure = maps.zoomed(Maps("a run", probs))
+    assert len(figure.axes) == 32
+    assert figure.axes[0].images[0].get_array().shape == (4, 5)
+
+
+def test_the_query_of_an_image_is_framed_where_it_is():
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    figure = maps.of_images(ImageMaps("a run", images, np.array([[1, 2]]), np.full((1, 1, 1, 4, 4), 1 / 16)))
+    assert image_bytes(figure).startswith(b"\x89PNG")
+    picture, drawn = (axis.lines[0].get_xydata() for axis in figure.axes)
+    assert picture.min(axis=0).tolist() == [3.5, 1.5]
+    assert picture.max(axis=0).tolist() == [5.5, 3.5]
+    assert drawn.min(axis=0).tolist() == [1.5, 0.5]
