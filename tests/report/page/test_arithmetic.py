@@ -10,7 +10,10 @@ import pytest
 import torch
 from page_runs import own_page, run_folders
 
+from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.analysis.heads import DECIMALS, attention_mixers, mixer_inputs
+from attnconv.mixers.encodings import QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
 from attnconv.report.page.images import first_of_each_class
 from attnconv.runs.load import load_trained
 
@@ -74,3 +77,31 @@ def test_what_it_cannot_compute_shows_what_the_run_recorded(computed):
     np.testing.assert_array_equal(shown, maps)
     assert computed["gated"]["logits"] is None
     assert computed["resnet"] == computed["resnet"] | {"shown": None, "maps": [], "logits": None}
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0, 46.0, 104.0])
+def test_the_theorem(alpha):
+    draw = np.random.default_rng(0)
+    image, weights = torch.from_numpy(draw.random((1, 1, 9, 7), np.float32)), draw.normal(size=9).astype(np.float32)
+    convolution = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    convolution.weight.data = torch.from_numpy(weights).reshape(1, 1, 3, 3)
+    taps = [[row, column] for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    moved = [[row + 0.2, column - 0.3] for row, column in taps]
+    about = {"image": image.flatten().tolist(), "height": 9, "width": 7, "weights": weights.tolist(), "alpha": alpha}
+    settings = [about | {"centers": taps, "padded": True}, about | {"centers": moved, "padded": False}]
+    command = [str(NODE), str(HERE / "theorem.mjs")]
+    shown = subprocess.run(command, input=json.dumps(settings), capture_output=True, text=True, check=True)
+    padded, alone = json.loads(shown.stdout)
+
+    with torch.no_grad():
+        expected = ConvolutionAsAttention(convolution, alpha)(image).flatten()
+        np.testing.assert_allclose(padded["attention"], expected, atol=1e-6)
+        np.testing.assert_allclose(padded["convolution"], convolution(image).flatten(), atol=1e-6)
+        layer = PositionalAttention(1, 9, (9, 7), QuadraticEncoding)
+        layer.encoding.centers.copy_(torch.tensor(moved))
+        layer.encoding.spreads.fill_((2 * alpha) ** 0.5)
+        layer.value.weight.copy_(torch.from_numpy(weights)[None])
+        layer.value.bias.zero_()
+        np.testing.assert_allclose(alone["attention"], layer(image.permute(0, 2, 3, 1)).flatten(), atol=1e-5)
+    if alpha == 104:
+        assert padded["attention"] == padded["convolution"], "from alpha = 104 on nothing is left of other pixels"

@@ -3,8 +3,9 @@
 import shutil
 from urllib.parse import parse_qs, urlsplit
 
+import PIL.Image
 import pytest
-from page_runs import own_page
+from page_runs import make_page, own_page, run_folders
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs requirements-dev.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,13 +51,13 @@ def choices(page):
 
 
 def rings(page):
-    return page.inner_html("svg.rings")
+    return page.inner_html("#query svg.rings")
 
 
 def test_clicks_keys_and_the_slider_change_the_map(visit):
     page = visit()
     seen = [rings(page)]
-    box = page.locator("svg.rings").bounding_box()
+    box = page.locator("#query svg.rings").bounding_box()
     page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
     assert choices(page) == {"query": "0"}
     page.keyboard.press("ArrowRight")
@@ -92,3 +93,108 @@ def test_every_run_can_be_chosen(visit):
 @pytest.mark.parametrize("fragment", ["query=99999", "layer=7", "epoch=1.5", "run=nobody", "image=-3", "%%%", "query="])
 def test_an_address_that_makes_no_sense_shows_the_page(visit, fragment):
     assert rings(visit(fragment))
+
+
+def test_sharper_heads_come_nearer_to_the_convolution(visit):
+    page = visit()
+    alpha = page.get_by_role("slider", name="Alpha")
+    said = [page.inner_text("#theorem .readout")]
+    alpha.press("End")
+    said.append(page.inner_text("#theorem .readout"))
+    assert choices(page)["alpha"] == "104"
+    assert said[1].startswith("Alpha 104: attention differs from the convolution by at most 0, off the border by 0,")
+    page.get_by_role("radio", name="the image alone").check(force=True)
+    said.append(page.inner_text("#theorem .readout"))
+    assert "heads at the border look at the nearest pixels" in said[2]
+    assert "off the border by 0," in said[2]
+    assert len(set(said)) == 3
+
+
+def test_a_head_is_dragged_and_its_tap_moves(visit):
+    page = visit()
+    tap = "svg.plane rect"
+    before = page.locator(tap).nth(8).get_attribute("x")
+    head = page.locator("svg.plane .head").nth(8)
+    head.scroll_into_view_if_needed()
+    box, plane = head.locator("text").bounding_box(), page.locator("svg.plane").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + plane["width"] / 7, box["y"] + box["height"] / 2, steps=3)
+    page.mouse.up()
+    assert float(page.locator(tap).nth(8).get_attribute("x")) == float(before) + 1
+    page.keyboard.press("Shift+ArrowRight")
+    assert float(page.locator(tap).nth(8).get_attribute("x")) == float(before) + 2
+    assert choices(page)["centers"].startswith("-1,-1;-1,0;")
+    page.get_by_role("button", name="Put the heads back").click()
+    assert page.locator(tap).nth(8).get_attribute("x") == before
+    assert choices(page) == {}
+
+
+def test_heads_and_patches_change_the_prediction(visit):
+    page = visit()
+    numbers = [page.inner_html("#network table")]
+    buttons = page.locator("#network .layer button")
+    assert buttons.count() == 6
+    buttons.first.focus()
+    page.keyboard.press("Enter")
+    assert buttons.first.inner_text() == "off"
+    assert choices(page) == {"heads": "o....."}
+    numbers.append(page.inner_html("#network table"))
+    page.keyboard.press("Enter")
+    assert buttons.first.inner_text() == "3x3"
+    numbers.append(page.inner_html("#network table"))
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert choices(page) == {"heads": "t...o."}
+    page.locator("#network svg.rings").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert choices(page) == {"heads": "t...o.", "hidden": "4"}
+    numbers.append(page.inner_html("#network table"))
+    assert "2 of 6 heads changed, 1 patches hidden" in page.inner_text("#network .readout >> nth=0")
+    page.get_by_role("button", name="As trained").click()
+    assert page.inner_html("#network table") == numbers[0]
+    assert len(set(numbers)) == 4
+    page.get_by_role("button", name="Run all images of the page").click()
+    page.get_by_text("are right with these heads").wait_for()
+
+
+def test_an_image_of_ones_own(visit, tmp_path):
+    page = visit()
+    before = page.inner_html("#network table")
+    PIL.Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "red.png")
+    (tmp_path / "text.png").write_text("no image")
+    page.locator("#network input[type=file]").set_input_files(tmp_path / "red.png")
+    page.wait_for_function("before => document.querySelector('#network table').outerHTML !== before", arg=before)
+    assert "It is" not in page.inner_text("#network .readout >> nth=0")
+    page.locator("#network input[type=file]").set_input_files(tmp_path / "text.png")
+    page.get_by_text("text.png is not an image that this browser can read").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_barrier(visit, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs requirements-dev.txt")
+    page = visit(color_scheme=scheme, viewport={"width": 390, "height": 800}, bypass_csp=True)
+    found = axe.Axe().run(page).response["violations"]
+    serious = [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
+    assert serious == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_figures_are_saved(visit):
+    page = visit()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save rings as SVG").click()
+    assert "<ellipse" in saved.value.path().read_text()
+    with page.expect_download() as saved:
+        page.locator("#query").get_by_role("button", name="Save CSV").click()
+    lines = saved.value.path().read_text().splitlines()
+    assert lines[0].startswith("head,")
+    assert len(lines) == 4
+
+
+def test_without_heads_there_are_charts_only(visit, tmp_path):
+    assert make_page(run_folders()["resnet"], "--out", tmp_path / "resnet.html") == 0
+    page = visit(path=tmp_path / "resnet.html")
+    assert page.locator("#query").count() == page.locator("#network").count() == 0

@@ -1,8 +1,10 @@
 // Line charts with bands and dots, a legend, a table, and a row of buttons that saves them.
 
-import { html, readout, saving, svg, table } from "./dom.js";
+import { html, readout, roving, saving, svg, table } from "./dom.js";
 
-const [WIDTH, HEIGHT] = [640, 360];
+const HEIGHT = 360;
+// As wide as there is room for when the page opens, so that labels stay readable on a phone.
+const WIDTH = Math.min(640, Math.max(320, (globalThis.innerWidth ?? 640) - 40));
 const MARGIN = { left: 52, right: 16, top: 12, bottom: 44 };
 
 function scale(kind, [low, high], [from, to]) {
@@ -101,24 +103,14 @@ function drawMark(mark, color, place) {
   );
 }
 
-/** Marks are one tab stop: arrow keys walk along them, and whatever has the focus or is clicked is read out. */
+/** Marks are one tab stop; whatever has the focus or is clicked is read out. */
 function walkable(picture, marks, show) {
   const nodes = [...picture.querySelectorAll(".mark")];
-  nodes[0]?.setAttribute("tabindex", 0);
+  roving(picture, nodes);
   picture.addEventListener("focusin", ({ target }) => {
-    const index = nodes.indexOf(target);
-    if (index < 0) return;
-    nodes.forEach((node) => node.setAttribute("tabindex", node === target ? 0 : -1));
-    show(marks[Number(target.dataset.mark)]);
+    if (target.dataset.mark) show(marks[Number(target.dataset.mark)]);
   });
   picture.addEventListener("click", ({ target }) => target.closest?.(".mark")?.focus());
-  picture.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const index = nodes.indexOf(document.activeElement);
-    if (!step || index < 0) return;
-    event.preventDefault();
-    nodes[(index + step + nodes.length) % nodes.length].focus();
-  });
 }
 
 /**

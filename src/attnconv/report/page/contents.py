@@ -12,6 +12,7 @@ from attnconv.errors import RunFolderError
 from attnconv.report.collect import read_runs
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
+from attnconv.report.page.study import probes
 from attnconv.runs.identity import differences, in_words
 from attnconv.runs.load import read_run_config
 from attnconv.runs.status import collected_folder, collected_weights, look, read_config
@@ -36,7 +37,10 @@ def from_results(results: Path, page: Path) -> dict[str, Any]:
         live = row["model"] in LIVE and row["scale"] == "mini"
         shown = Shown(folder, weights if weights.exists() else None, live, _between(page, folder))
         runs.append(describe(shown, images.shape))
-    return {"made": "make page", "images": {images.data_hash: images.describe()}, "runs": runs}
+    folders = [collected_folder(results, row["run"]) for row in rows if row["data_hash"] == images.data_hash]
+    probed = probes((folder, _between(page, folder), images.shape) for folder in folders)
+    shipped = {images.data_hash: images.describe()}
+    return {"made": "make page", "images": shipped, "runs": runs, "probes": probed}
 
 
 def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
@@ -58,7 +62,9 @@ def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Se
         shown = Shown(folder, weights if weights.exists() else None, True, _between(page, folder))
         runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
     made = f"python scripts/make_page.py {' '.join(map(str, folders))}"
-    return {"made": made, "images": {digest: each.describe() for digest, each in images.items()}, "runs": runs}
+    shipped = {digest: each.describe() for digest, each in images.items()}
+    probed = probes((folder, _between(page, folder), run["image"]) for folder, run in zip(folders, runs, strict=True))
+    return {"made": made, "images": shipped, "runs": runs, "probes": probed}
 
 
 def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:

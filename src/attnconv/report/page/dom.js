@@ -181,3 +181,23 @@ export function readout() {
   const line = html("p", { className: "readout", role: "status", "aria-live": "polite" });
   return { line, say: (...content) => line.replaceChildren(...content.flat()) };
 }
+
+const DIRECTIONS = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+
+/** Rows and columns that an arrow key moves by; undefined for other keys. */
+export const arrow = (event) => DIRECTIONS[event.key];
+
+/** Make elements one tab stop, in which the arrow keys move the focus: rows of `columns` elements, or one long row. */
+export function roving(container, elements, columns = elements.length) {
+  elements.forEach((element, index) => element.setAttribute("tabindex", index ? -1 : 0));
+  container.addEventListener("focusin", ({ target }) => {
+    if (elements.includes(target)) elements.forEach((each) => each.setAttribute("tabindex", each === target ? 0 : -1));
+  });
+  container.addEventListener("keydown", (event) => {
+    const index = elements.indexOf(document.activeElement);
+    if (!arrow(event) || index < 0) return;
+    event.preventDefault();
+    const [down, right] = arrow(event);
+    elements[index + down * (columns === elements.length ? 1 : columns) + right]?.focus();
+  });
+}

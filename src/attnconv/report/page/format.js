@@ -9,6 +9,6 @@ export const accuracy = (share) => `${(100 * share).toFixed(2)}%`;
 /** A whole number with its thousands apart. */
 export const thousands = (count) => count.toLocaleString("en");
 
-/** A small number, such as an error, in scientific notation with two digits; 0 as it is. */
+/** A small number, such as an error, with two digits; 0 as it is. */
 export const scientific = (value) =>
-  value === 0 ? "0" : value.toExponential(1).replace("e+0", "").replace("e", " · 10^");
+  value === 0 ? "0" : value >= 0.01 ? value.toPrecision(2) : value.toExponential(1);

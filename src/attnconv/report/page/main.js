@@ -6,9 +6,13 @@ import { html } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 import { look, shownBy } from "./heads.js";
 import { forward, isLive } from "./network.js";
+import { MEASURE_NAMES, likenessSection } from "./likeness_view.js";
+import { networkSection } from "./network_view.js";
 import { acceptImages, OWN } from "./picker.js";
 import { querySection } from "./query.js";
-import { makeState, oneOf, whole } from "./state.js";
+import { makeState, oneOf, real, textLike, whole } from "./state.js";
+import { KERNELS } from "./theorem.js";
+import { LEAST, MOST, centersField, theoremSection } from "./theorem_view.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -26,6 +30,21 @@ function makePage() {
     epoch: whole(0, 1e6, OWN),
     query: whole(0, 1e6, -1),
     image: whole(0, most, 0),
+    probe: oneOf(
+      data.probes.map(({ run }) => run),
+      "",
+    ),
+    measure: oneOf(MEASURE_NAMES, "explained"),
+    network: oneOf(
+      runs.map(({ run }) => run),
+      "",
+    ),
+    heads: textLike(/^[.ot]+$/),
+    hidden: textLike(/^\d+(\.\d+)*$/),
+    kernel: oneOf(Object.keys(KERNELS), "edges"),
+    alpha: real(LEAST, MOST, 2),
+    border: oneOf(["padded", "image"], "padded"),
+    centers: centersField,
   });
   let own;
   return {
@@ -37,6 +56,7 @@ function makePage() {
       if (!loaded.has(run)) loaded.set(run, unpackAll(run));
       return loaded.get(run);
     },
+    labelOf,
     imagesOf: ({ data_hash: hash }) => data.images[hash],
     /** {pixels, key, name} of the image that is chosen, as this run sees it. */
     image(run) {
@@ -71,7 +91,9 @@ async function start() {
     set.one = (index) => values.subarray(index * size, (index + 1) * size);
   }
   const page = makePage();
-  const sections = [querySection(page)].filter(Boolean);
+  const sections = [querySection(page), theoremSection(page), likenessSection(page), networkSection(page)].filter(
+    Boolean,
+  );
   document
     .getElementById("main")
     .append(...sections, html("p", { id: "message", role: "status", "aria-live": "polite" }));

@@ -1,13 +1,12 @@
 // Where does each head look? A query pixel on an image, the heads as rings and as maps, through training.
 
 import { meanPlace } from "./contours.js";
-import { choice, copying, html, readout, runLink, saving, select, slider, svg, table } from "./dom.js";
+import { arrow, choice, copying, html, readout, runLink, saving, select, slider, svg, table } from "./dom.js";
 import { accuracy, percent } from "./format.js";
 import { epochsOf, layersOf, look, shownBy } from "./heads.js";
 import { imagePicker } from "./picker.js";
 import { MARGIN, drawMaps, drawRings } from "./rings.js";
 
-const KEYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const LEAD =
   "Every pixel of a layer's map asks each head which pixels to average. Click a pixel, or focus the image and use the " +
   "arrow keys. Bold rings hold 50% of a head's attention, thin ones 90%: exact ellipses for Gaussian heads, level lines " +
@@ -50,9 +49,9 @@ export function querySection(page) {
   const move = (query) => shownBy(shown.run) !== "center" && state.set({ query });
   rings.addEventListener("click", (event) => move(queryAt(rings, event, shown)));
   rings.addEventListener("keydown", (event) => {
-    if (!KEYS[event.key]) return;
+    if (!arrow(event)) return;
     event.preventDefault();
-    move(stepped(shown, KEYS[event.key]));
+    move(stepped(shown, arrow(event)));
   });
   state.onChange((changed) => {
     if (["run", "layer", "epoch", "query", "image"].some((name) => changed.has(name))) update(changed);

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from attnconv.files import read_json, read_json_lines, reading
+from attnconv.files import read_json_lines, reading
 from attnconv.models.weight_files import read_weights
 from attnconv.report.page.arrays import packed
 from attnconv.report.page.command import command_of
@@ -59,10 +59,7 @@ def describe(
     patch = model.get("patch", 1)
     mean, std = moments or (config["data"].get("mean"), config["data"].get("std"))
     return {
-        "run": name_of(config),
-        "link": shown.link,
-        "command": command_of(config),
-        **{fact: result.get(fact) for fact in FACTS},
+        **facts(config, result, shown.link),
         "image": images,
         "patch": patch,
         "grid": [images[1] // patch, images[2] // patch],
@@ -76,8 +73,13 @@ def describe(
         "maps": _maps(shown.folder / "attention_maps.npy"),
         "curves": {"epoch": [line["epoch"] for line in metrics]}
         | {name: [line.get(name) for line in metrics] for name in CURVES if any(name in line for line in metrics)},
-        "probe": _probe(shown.folder / "probe.json"),
     }
+
+
+def facts(config: dict[str, Any], result: dict[str, Any], link: str) -> dict[str, Any]:
+    """Return what the page says of any run: its name, where it is, how to make it anew, and what came of it."""
+    about = {"run": name_of(config), "link": link, "command": command_of(config)}
+    return about | {fact: result.get(fact) for fact in FACTS}
 
 
 def _plain(node: Any) -> Any:
@@ -116,14 +118,3 @@ def _maps(path: Path) -> dict[str, Any] | None:
         return None
     with reading(path):
         return packed(np.load(path, allow_pickle=False).astype(np.float16))
-
-
-def _probe(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    found = read_json(path, ("dirty", "heads", "layers"))
-    return None if found["dirty"] else {name: _rounded(found[name]) for name in ("heads", "layers")}
-
-
-def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
