@@ -12,6 +12,7 @@ and the default alpha they are written to RUN/conversion.json as well.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import torch
 from torch import nn
 
 from attnconv.analysis.conv_to_attention import ALPHA
-from attnconv.analysis.probe import compact, exchange
+from attnconv.analysis.exchange import exchange
+from attnconv.analysis.probe import compact
 from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.errors import ConfigError, one_line_errors
@@ -35,6 +37,7 @@ from attnconv.training.device import choose_device
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
     "largest_difference": "largest difference of logits", "largest_logit": "largest logit",
+    "logits_range": "most a logit differs by image",
     "predictions_changed": "predictions changed",
 }  # fmt: skip
 
@@ -93,15 +96,15 @@ def main() -> None:
         "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
     )
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
-    parser.add_argument("--images", type=positive, help="compare on so many test images only")
+    parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
     parser.add_argument("--alpha", type=float, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
     parser.add_argument("--batch", type=positive, default=100, help="test images at once")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--json", type=Path, help="write the numbers there; of a run, if not beside it")
+    parser.add_argument("--json", type=Path, help="write the numbers there; of a run, elsewhere than in its folder")
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
     arguments = parser.parse_intermixed_args()
-    if not arguments.alpha > 0:
-        parser.error(f"--alpha must be above 0, not {arguments.alpha:g}")
+    if not 0 < arguments.alpha < math.inf:
+        parser.error(f"--alpha must be above 0 and finite, not {arguments.alpha:g}")
     check_target(parser, arguments.json)
     with one_line_errors(valid_keys()):
         arguments.device = str(choose_device(arguments.device))

@@ -1,9 +1,11 @@
 """What several tests need: tiny data, tiny configurations, and CIFAR-10 where it is."""
 
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,3 +75,17 @@ def tiny(tmp_path: Path, arrays: Path) -> Callable[..., Config]:
         return compose([*TINY_SCALE, *fixed, "epochs=2", "recipe.batch_size=16", *overrides])
 
     return build
+
+
+def script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, *arguments: object
+) -> tuple[Any, str, str]:
+    """Run scripts/NAME.py in this process: its exit code, and what it printed to stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    code: Any = 0
+    try:
+        runpy.run_path(str(REPOSITORY / f"scripts/{name}.py"), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err

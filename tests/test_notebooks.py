@@ -41,7 +41,7 @@ def test_the_theorem_shows_what_it_says(executed):
     facts = dict(line.split() for line in printed(executed, "pandas.Series").splitlines()[1:])
     assert int(facts["predictions_changed"]) == 0
     assert float(facts["attention_acc"]) == float(facts["convolution_acc"]) > 0.95
-    assert "is no tap of a convolution" in printed(
+    assert "is not a tap of a convolution" in printed(
         executed, "attentive = load_trained(run_folder_path(config))\nlayer ="
     )
     assert "made hard, it is Conv2d(32, 32" in printed(executed, "with torch.no_grad()")

@@ -1,6 +1,5 @@
-"""A convolution becomes attention that computes the same on every input, border included; and back, where it can."""
+"""A convolution becomes attention that computes the same on every input, border included, as a drop-in for it."""
 
-import copy
 import math
 
 import pytest
@@ -8,16 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from attnconv.analysis.conv_to_attention import (
-    ConvolutionAsAttention,
-    Inconvertible,
-    convert,
-    convolution_from_attention,
-    leak,
-)
-from attnconv.mixers.encodings import LearnedEncoding, QuadraticEncoding
-from attnconv.mixers.positional import PositionalAttention
+from attnconv.analysis.conv_to_attention import ConvolutionAsAttention, _is_channels_last, leak
 
 
 @st.composite
@@ -99,84 +92,129 @@ def test_the_papers_alpha_and_the_one_from_which_float32_is_exact():
     assert ((hard[1] > 0).sum(-1) == 1).all()
 
 
-def network():
-    torch.manual_seed(0)
-    shared = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), shared, nn.ReLU(), shared, nn.Conv2d(8, 4, 1))
+def exactly(convolution, x, **tolerance):
+    """The convolution's output and the attention's, equal in all that a caller sees."""
+    attention = ConvolutionAsAttention(convolution)
+    expected, found = convolution(x), attention(x)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert found.is_contiguous() == expected.is_contiguous()
+    assert _is_channels_last(found) == _is_channels_last(expected)
+    torch.testing.assert_close(found, expected, **tolerance)
 
 
-def test_a_network_is_converted_whole_and_a_shared_convolution_stays_one():
-    model = network().eval()
-    x = torch.randn(2, 3, 9, 9)
-    before = model(x)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    replaced = convert(model)
-    assert list(replaced) == ["0", "2", "4", "5"]
-    assert replaced["2"] is replaced["4"]
-    assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
-    torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-6)
-    # Three numbers per head, its center and its spread, are all that it costs.
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters + 3 * (9 + 9 + 1)
+@pytest.mark.parametrize("last", ["input", "kernel", "neither"])
+def test_the_memory_format_is_the_convolutions(last):
+    convolution, x = nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 6, 5)
+    if last == "kernel":
+        convolution = convolution.to(memory_format=torch.channels_last)
+    exactly(convolution, x.to(memory_format=torch.channels_last) if last == "input" else x)
 
 
-def test_what_cannot_be_converted_is_named_and_nothing_is_touched():
-    class Standardised(nn.Conv2d):
-        pass
-
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Standardised(4, 4, 3), nn.ConvTranspose2d(4, 4, 2), nn.Conv3d(1, 1, 1))
-    with pytest.raises(Inconvertible, match=r"1 \(Standardised\), 2 \(ConvTranspose2d\), 3 \(Conv3d\)"):
-        convert(model)
-    assert type(model[0]) is nn.Conv2d
-    with pytest.raises(Inconvertible, match="has no convolution"):
-        convert(nn.Linear(1, 1))
+def test_no_image_and_no_batch():
+    convolution = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    exactly(convolution, torch.randn(0, 4, 6, 5))
+    exactly(convolution, torch.randn(4, 6, 5))
+    exactly(nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), torch.randn(4, 6, 5))
+    exactly(nn.Conv1d(4, 6, 3), torch.randn(0, 4, 6))
+    exactly(nn.Conv1d(4, 6, 3, padding=2, padding_mode="reflect"), torch.randn(4, 6))
 
 
-def hard_attention(shifts, alpha=200.0, width=4):
-    torch.manual_seed(0)
-    layer = PositionalAttention(width, len(shifts), (7, 8), QuadraticEncoding).double()
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_the_type_is_the_convolutions_with_autocast_and_without(weights):
+    convolution, x = nn.Conv2d(4, 6, 3).to(weights), torch.randn(2, 4, 6, 5)
+    exactly(convolution, x.to(weights), rtol=0.02, atol=0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exactly(convolution, x, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 4, 6, 5, dtype=torch.int64),
+        torch.zeros(2, 4, 6, 5, dtype=torch.float64),
+        torch.zeros(2, 3, 6, 5),
+        torch.zeros(4, 6),
+        torch.zeros(1, 2, 4, 6, 5),
+        torch.zeros(2, 4, 2, 5),
+    ],
+    ids=lambda x: f"{x.dtype} {tuple(x.shape)}",
+)
+def test_what_a_convolution_does_not_take_the_attention_does_not_take(x):
+    convolution = nn.Conv2d(4, 6, 3)
+    for layer in (convolution, ConvolutionAsAttention(convolution)):
+        with pytest.raises(RuntimeError):
+            layer(x)
+
+
+def test_the_attributes_are_the_convolutions():
+    for convolution in (
+        nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), groups=2),
+        nn.Conv2d(4, 6, 2, padding="same", padding_mode="circular", bias=False),
+        nn.Conv1d(4, 6, 5),
+    ):
+        attention = ConvolutionAsAttention(convolution)
+        assert torch.equal(attention.weight, convolution.weight)
+        assert attention.weight.requires_grad
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding"):
+            assert getattr(attention, name) == getattr(convolution, name), name
+        assert attention.padding_mode == convolution.padding_mode
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_positions_beyond_256_pixels_are_exact_in_short_types(kind, when):
+    convolution, x = nn.Conv1d(2, 2, 3, dilation=301), torch.randn(1, 2, 700)
+    attention = ConvolutionAsAttention(convolution.to(kind) if when == "before" else convolution).to(kind)
+    assert attention.value.dtype == kind
+    assert attention.encoding.centers.tolist() == [[0, 0], [0, 301], [0, 602]]
+    torch.testing.assert_close(attention(x.to(kind)), convolution.to(kind)(x.to(kind)), rtol=0.02, atol=0.02)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor made, in numbers."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.size = max([self.size, *(part.numel() for part in tree_leaves(out) if isinstance(part, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2, "dilation": 40}, {"padding": 700, "padding_mode": "circular"}])
+def test_what_a_long_sequence_needs_grows_with_its_length(settings):
+    convolution, x = nn.Conv1d(1, 1, 3, **settings), torch.randn(1, 1, 3000)
+    attention = ConvolutionAsAttention(convolution)
+    with torch.no_grad(), Largest() as made:
+        found = attention(x)
+    torch.testing.assert_close(found, convolution(x))
+    assert made.size < 3000**2 / 10
+
+
+def test_blocks_of_queries_see_all_that_soft_heads_can(monkeypatch):
+    """A head that has moved out of the map and one that is wide: the same as with all keys at once."""
+    attention = ConvolutionAsAttention(nn.Conv2d(2, 3, 3, padding=1), alpha=0.3).double()
     with torch.no_grad():
-        layer.encoding.centers.copy_(torch.tensor(shifts))
-        layer.encoding.spreads.fill_(math.sqrt(2 * alpha))
-    return layer
+        attention.encoding.centers[0] = torch.tensor([-9.3, 50.2])
+        attention.encoding.spreads[1] = 0.05
+    x = torch.randn(1, 2, 11, 40, dtype=torch.float64)
+    whole = attention(x)
+    monkeypatch.setattr("attnconv.analysis.conv_to_attention.QUERIES_AT_ONCE", 4)
+    torch.testing.assert_close(attention(x), whole)
 
 
-def test_hard_attention_is_the_convolution_that_it_equals():
-    shifts = [(-1, 0), (2, 1), (0, 0), (2, 1), (0, -3)]  # two heads at one pixel, a kernel of 5 x 7
-    layer = hard_attention(shifts)
-    convolution = convolution_from_attention(layer, 7, 8)
-    assert convolution.kernel_size == (5, 7)
-    x = torch.randn(2, 7, 8, 4, dtype=torch.float64)
-    attended, convolved = layer(x), convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    inside = (slice(None), slice(1, 5), slice(3, 7))  # no head looks out of the map from there
-    torch.testing.assert_close(convolved[inside], attended[inside], rtol=0, atol=1e-12)
-    assert not torch.allclose(convolved, attended), "at the border they differ"
+@pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf])
+def test_heads_need_a_sharpness(alpha):
+    with pytest.raises(ValueError, match="alpha must be above 0 and finite"):
+        ConvolutionAsAttention(nn.Conv2d(1, 1, 3), alpha)
 
 
-def test_there_and_back_gives_the_same_kernel():
-    original = nn.Conv2d(4, 4, 3, padding=1).double()
-    attention = ConvolutionAsAttention(original)
-    layer = hard_attention([(row - 1, column - 1) for row, column in attention.encoding.centers.tolist()])
-    with torch.no_grad():
-        layer.value.weight.copy_(attention.value[0].T)
-        layer.value.bias.copy_(attention.bias)
-    back = convolution_from_attention(layer, 7, 8)
-    assert torch.equal(back.weight, original.weight)
-    assert torch.equal(back.bias, original.bias)
-
-
-def test_attention_that_is_no_convolution_is_refused_and_the_head_named():
-    soft = hard_attention([(0, 0), (1, 1)])
-    with torch.no_grad():
-        soft.encoding.spreads[1] = 1.0
-    with pytest.raises(Inconvertible, match=r"head 1 is no tap of a convolution: .* only 0\.\d+ is at its shift"):
-        convolution_from_attention(soft, 7, 8)
-    with pytest.raises(Inconvertible, match="head 0 is no tap"):  # between two pixels
-        convolution_from_attention(hard_attention([(0.5, 0)]), 7, 8)
-    with pytest.raises(Inconvertible, match="head 0 is no tap"):  # untrained
-        convolution_from_attention(PositionalAttention(4, 2, (7, 8), LearnedEncoding), 7, 8)
-    with pytest.raises(Inconvertible, match="Linear is no position-only attention"):
-        convolution_from_attention(nn.Linear(1, 1), 7, 8)
-    broken = copy.deepcopy(hard_attention([(0, 0)]))
-    broken.value = nn.Identity()
-    with pytest.raises(Inconvertible, match="with a linear value projection"):
-        convolution_from_attention(broken, 7, 8)
+def test_a_network_can_learn_on():
+    """The gradients of the values are those of the kernel."""
+    convolution = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    attention, x = ConvolutionAsAttention(convolution), torch.randn(2, 4, 6, 5)
+    attention(x).square().sum().backward()
+    convolution(x).square().sum().backward()
+    found = attention.value.grad.unflatten(1, (9, -1)).permute(0, 3, 2, 1).reshape(convolution.weight.shape)
+    torch.testing.assert_close(found, convolution.weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(attention.bias.grad, convolution.bias.grad, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from attnconv.analysis.probe import compact, exchange, probe
+from attnconv.analysis.exchange import exchange
+from attnconv.analysis.probe import compact, probe
 from attnconv.report.collect import gather, read_runs, tabulate
 from attnconv.report.theorem_page import NUMBERS, layer_rows, likeness_summary, likeness_table, theorem_page
 from attnconv.run import run

@@ -1,9 +1,7 @@
 """Run folders from elsewhere: their network comes back, what is wrong is a line, and only known code is run."""
 
 import json
-import runpy
 import shutil
-import sys
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError
 from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
 from attnconv.runs.load import build_untrained, load_trained
-from conftest import REPOSITORY, TINY_SCALE, compose, write_arrays
+from conftest import TINY_SCALE, compose, script, write_arrays
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +46,6 @@ def changed(folder, **changes):
 
 def model_of(folder, **changes):
     return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["model"] | changes
-
-
-def script(monkeypatch, capsys, name, *arguments):
-    """Run a script in this process; returns its exit code, and what it printed."""
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    try:
-        runpy.run_path(str(REPOSITORY / f"scripts/{name}.py"), run_name="__main__")
-        code = 0
-    except SystemExit as ended:
-        code = ended.code
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
 
 
 def test_a_checkpoint_of_a_run_is_read_with_the_runs_configuration(folder, monkeypatch, capsys):

@@ -131,7 +131,7 @@ def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, rea
         ("probe", [".", "--fit-images", "1"], "--fit-images must be at least 2"),
         ("conv_to_attention", [], "which network?"),
         ("conv_to_attention", ["--model", "resnet18", "--images", "-1"], "'-1' is not a whole number"),
-        ("conv_to_attention", ["--model", "resnet18", "--alpha", "nan"], "--alpha must be above 0, not nan"),
+        ("conv_to_attention", ["--model", "resnet18", "--alpha", "nan"], "--alpha must be above 0 and finite, not nan"),
         ("conv_to_attention", ["--model", "resnet18", "--device", "gpu"], "device=gpu is no device"),
         ("conv_to_attention", ["--model", "resnet18", "scale=mimi"], "scale=mimi does not exist; did you mean 'mini'?"),
         ("conv_to_attention", ["batch_size=1", "--model", "resnet18"], "did you mean 'recipe.batch_size'?"),

@@ -1,95 +1,105 @@
-"""The theorem as code: a convolution becomes multi-head attention that computes the same function, and back.
+"""The theorem as code: a convolution becomes multi-head attention that computes the same function.
 
 Theorem 1 of the paper: K^2 heads with a quadratic encoding express any K x K convolution. There is one head per tap of
 the kernel (Lemma 1), a Gaussian around the tap's shift so narrow that one pixel gets all of its attention (Lemma 2).
-The paper claims the pixels off the border: at the border softmax shares the attention among the pixels that there are,
+The paper claims the pixels off the border: at the border softmax shares the attention among the pixels that are there,
 where a convolution meets its padding. Here the keys are the padded map, so that a head finds there what the convolution
 would, and the border is right as well; queries are the pixels at which the convolution has an output, which covers
 strides, even kernels and convolutions without padding. Dilation only moves the heads; groups are zeros in the values.
+Whole networks: attnconv.analysis.convert. The way back: attnconv.analysis.attention_to_conv.
 
 Axes: B batch, C channels, H W rows and columns, N heads (taps, row-major), G groups, O outputs.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.module_tracker import ModuleTracker
 
-from attnconv.errors import UserError
+from attnconv.analysis.plain_convolution import Inconvertible, read_convolution, same_pads
 from attnconv.mixers.blocked import apply_separable
 from attnconv.mixers.encodings import QuadraticEncoding, exact_positions
-from attnconv.mixers.positional import PositionalAttention
-from attnconv.mixers.shifts import grid_shifts
 
 # From 104 on exp(-alpha) is 0 in float32, and softmax gives exactly one pixel everything (the paper says 46).
 ALPHA = 104.0
-PADDING_MODES = {"zeros": "constant", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
-
-
-class Inconvertible(UserError):
-    """A convolution that has no attention to become, or an attention that is no convolution."""
+QUERIES_AT_ONCE = 256  # along an axis: what a long sequence needs grows with its length, not with the square
 
 
 class ConvolutionAsAttention(nn.Module):
     """Multi-head attention with a quadratic encoding that computes a convolution, (B, C, H, W) -> (B, O, H', W').
 
-    Also (B, C, L) -> (B, O, L') for a one-dimensional convolution.
+    Also (B, C, L) -> (B, O, L') for a one-dimensional convolution, and both without B. The type of the output, also
+    under autocast, and its memory format are the convolution's.
 
     Args:
-        convolution: nn.Conv1d or nn.Conv2d; any size, stride, dilation, groups, padding and padding mode.
+        convolution: an nn.Conv1d or nn.Conv2d of any size, stride, dilation, groups, padding and padding mode, or a
+            layer that computes one, as attnconv.analysis.plain_convolution reads it.
         alpha: sharpness of the heads, in 1/pixels^2; see `leak` for the error that it leaves.
 
     Parameters: encoding (centers (N, 2) in pixels of the padded map, spreads (N,) in 1/pixels), value (G, N*C/G, O/G),
-    bias (O,) or None.
+    bias (O,) or None. All are copies; they are frozen where the convolution's are. The encoding stays in float32 or
+    wider, because bf16 has no odd numbers beyond 256.
 
     Raises:
-        Inconvertible: another kind of convolution.
+        Inconvertible: a layer that computes anything else than one convolution.
+        ValueError: alpha is not above 0 and finite.
     """
 
-    def __init__(self, convolution: nn.Conv1d | nn.Conv2d, alpha: float = ALPHA):
+    def __init__(self, convolution: nn.Module, alpha: float = ALPHA):
         super().__init__()
-        if type(convolution) not in (nn.Conv1d, nn.Conv2d):
-            raise Inconvertible(f"{type(convolution).__name__} is none of nn.Conv1d and nn.Conv2d")
-        self.axes = len(convolution.kernel_size)
-        # A row of pixels is a map of one row.
-        one = (1,) * (2 - self.axes)
-        self.kernel_size, self.stride, self.dilation = (
-            one + tuple(sizes) for sizes in (convolution.kernel_size, convolution.stride, convolution.dilation)
-        )
-        # Last axis first, both sides of each, as F.pad wants it; it knows "same" too.
-        self.padding: list[int] = list(convolution._reversed_padding_repeated_twice)
-        self.padding_mode = PADDING_MODES[convolution.padding_mode]
-        self.groups = convolution.groups
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha must be above 0 and finite, not {alpha:g}")
+        try:
+            plain = read_convolution(convolution)
+        except Inconvertible as reason:
+            raise Inconvertible(f"{type(convolution).__name__}: {reason}") from reason
+        weight = plain.weight
+        self.out_channels, self.groups = weight.shape[0], plain.groups
+        self.in_channels = weight.shape[1] * plain.groups
+        self.kernel_size, self.stride, self.dilation = tuple(weight.shape[2:]), plain.stride, plain.dilation
+        self.padding, self.pads, self.pad_mode = convolution.padding, plain.pads, plain.pad_mode
+        self.padding_mode: Any = convolution.padding_mode
+        self.channels_last = _is_channels_last(weight)
 
-        weight = convolution.weight.detach().reshape(*convolution.weight.shape[:2], *self.kernel_size)
-        outputs, inputs, rows, columns = weight.shape
-        taps = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(weight)
-        self.encoding = QuadraticEncoding(heads=rows * columns, width=inputs, grid=(rows, columns)).to(weight)
+        rows, columns = self._two(self.kernel_size)
+        exact = torch.promote_types(weight.dtype.to_real(), torch.float32)
+        self.encoding = QuadraticEncoding(heads=rows * columns, width=self.in_channels, grid=(rows, columns))
+        self.encoding.to(device=weight.device, dtype=exact)
+        taps = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
         with torch.no_grad():
-            self.encoding.centers.copy_(taps * torch.tensor(self.dilation).to(weight))
+            self.encoding.centers.copy_(taps * torch.tensor(self._two(self.dilation)))
             self.encoding.spreads.fill_(math.sqrt(2 * alpha))
-        by_group = weight.reshape(self.groups, outputs // self.groups, inputs, rows * columns)
-        self.value = nn.Parameter(by_group.permute(0, 3, 2, 1).flatten(1, 2).contiguous())
-        self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
+        by_group = weight.detach().reshape(self.groups, self.out_channels // self.groups, -1, self.heads)
+        value = by_group.permute(0, 3, 2, 1).flatten(1, 2).clone(memory_format=torch.contiguous_format)
+        learns = any(parameter.requires_grad for name, parameter in convolution.named_parameters() if name != "bias")
+        self.value = nn.Parameter(value, requires_grad=learns)
+        self.encoding.requires_grad_(learns)
+        self.bias: nn.Parameter | None = None
+        if plain.bias is not None:
+            learns = convolution.bias.requires_grad if isinstance(convolution.bias, Tensor) else learns
+            self.bias = nn.Parameter(plain.bias.detach().clone(), requires_grad=learns)
+        self.train(convolution.training)
 
     @property
     def heads(self) -> int:
         """N, the number of taps."""
         return math.prod(self.kernel_size)
 
+    @property
+    def weight(self) -> Tensor:
+        """The kernel (O, C/G, ...) of the values, as the convolution has it."""
+        taps = self.value.unflatten(1, (self.heads, -1)).permute(0, 3, 2, 1)
+        return taps.reshape(self.out_channels, -1, *self.kernel_size)
+
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Factors of the probabilities on a padded H x W map: (N, H' queries, H keys) and (N, W' queries, W keys)."""
-        with exact_positions(self.value.device):
-            scores = (self.encoding.row_scores, self.encoding.column_scores)
-            rows, columns = (
-                of_axis(self._shifts(axis, size)).softmax(dim=-1)
-                for axis, (of_axis, size) in enumerate(zip(scores, (height, width), strict=True))
-            )
-            return rows, columns
+        rows, columns = (
+            self._probs(axis, self._queries(axis, size), slice(0, size)) for axis, size in enumerate((height, width))
+        )
+        return rows, columns
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
         """Probabilities (1, N, H'*W', H*W) of the outputs' pixels over the pixels of a padded H x W map."""
@@ -97,25 +107,91 @@ class ConvolutionAsAttention(nn.Module):
         return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)[None]
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, self.padding, mode=self.padding_mode) if any(self.padding) else x
-        if self.axes == 1:
-            return self._attend(padded.unsqueeze(-2)).squeeze(-2)
-        return self._attend(padded)
+        self._check(x)
+        maps = x if x.dim() == len(self.kernel_size) + 2 else x[None]
+        pads = self.pads
+        if pads is None:
+            pads = same_pads(tuple(maps.shape[2:]), self.kernel_size, self.stride, self.dilation)
+        padded = F.pad(maps, pads, mode=self.pad_mode) if any(pads) else maps
+        one_row = len(self.kernel_size) == 1
+        out = self._attend(padded.unsqueeze(-2) if one_row else padded)
+        out = out.squeeze(-2) if one_row else out
+        # The products leave channels last; a convolution's output is so where its input or its kernel is.
+        last = _is_channels_last(x) or (self.channels_last and x.dim() == 4)
+        out = out.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return out if maps is x else out[0]
 
     def _attend(self, padded: Tensor) -> Tensor:
-        rows, columns = self.axis_probs(*padded.shape[-2:])
-        averages = apply_separable(rows.to(padded), columns.to(padded), padded.permute(0, 2, 3, 1))
+        """(B, C, H, W) -> (B, O, H', W'), block by block of queries, with the keys that the block's heads can see."""
+        sizes = (padded.shape[2], padded.shape[3])
+        blocks = [self._queries(axis, size).split(QUERIES_AT_ONCE) for axis, size in enumerate(sizes)]
+        rows = []
+        for block in blocks[0]:
+            row_keys = self._keys(0, block, sizes[0])
+            row_probs = self._probs(0, block, row_keys)
+            parts = []
+            for other in blocks[1]:
+                column_keys = self._keys(1, other, sizes[1])
+                factors = row_probs, self._probs(1, other, column_keys)
+                parts.append(self._attend_block(*factors, padded[:, :, row_keys, column_keys]))
+            rows.append(torch.cat(parts, dim=2))
+        return torch.cat(rows, dim=1).permute(0, 3, 1, 2)
+
+    def _attend_block(self, rows: Tensor, columns: Tensor, maps: Tensor) -> Tensor:
+        averages = apply_separable(rows.to(maps), columns.to(maps), maps.permute(0, 2, 3, 1))
         batch, height, width, _ = averages.shape
         # Heads of N*C channels; a group of outputs takes, of every head, its group of channels.
-        grouped = averages.reshape(batch * height * width, self.heads, self.groups, -1).permute(2, 0, 1, 3).flatten(2)
-        out = (grouped @ self.value.to(padded)).permute(1, 0, 2).reshape(batch, height, width, -1)
-        return (out if self.bias is None else out + self.bias.to(padded)).permute(0, 3, 1, 2)
+        wide = averages.reshape(batch * height * width, self.heads, self.groups, self.in_channels // self.groups)
+        out = (wide.permute(2, 0, 1, 3).flatten(2) @ self.value).permute(1, 0, 2)
+        out = out.reshape(batch, height, width, self.out_channels)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
 
-    def _shifts(self, axis: int, size: int) -> Tensor:
-        """Key minus query along one axis of a padded map, (queries, keys), in pixels; queries are at the first taps."""
-        keys = torch.arange(size, device=self.value.device)
-        last = size - 1 - self.dilation[axis] * (self.kernel_size[axis] - 1)
-        return keys - torch.arange(0, last + 1, self.stride[axis], device=keys.device)[:, None]
+    def _queries(self, axis: int, size: int) -> Tensor:
+        """Where the first tap is for every output along an axis of a padded map, in pixels."""
+        last = size - 1 - self._two(self.dilation)[axis] * (self._two(self.kernel_size)[axis] - 1)
+        if last < 0:
+            raise RuntimeError(f"a padded map of {size} pixels is smaller than the kernel")
+        return torch.arange(0, last + 1, self._two(self.stride)[axis], device=self.value.device)
+
+    def _keys(self, axis: int, queries: Tensor, size: int) -> slice:
+        """The keys of an axis beyond which the softmax of every head is exactly 0 for these queries."""
+        if size <= QUERIES_AT_ONCE or queries.is_meta:
+            return slice(0, size)
+        kind, centers = torch.finfo(self.encoding.centers.dtype), self.encoding.centers[:, axis]
+        alpha = self.encoding.spreads.square().min().item() / 2
+        # exp(-alpha d^2) is 0 beyond; two pixels more, as the nearest key is up to half a pixel from the center.
+        reach = math.ceil(math.sqrt((1 - math.log(kind.smallest_normal * kind.eps)) / max(alpha, kind.eps))) + 2
+        ends = (queries[0] + centers.min()).item(), (queries[-1] + centers.max()).item()
+        first, last = (min(max(round(end), 0), size - 1) for end in ends)
+        return slice(max(first - reach, 0), min(last + reach + 1, size))
+
+    def _probs(self, axis: int, queries: Tensor, keys: slice) -> Tensor:
+        """Probabilities (N, Q, K) of queries (Q,) over some keys of one axis."""
+        shifts = torch.arange(keys.start, keys.stop, device=queries.device) - queries[:, None]
+        with exact_positions(queries.device):
+            of_axis = (self.encoding.row_scores, self.encoding.column_scores)[axis]
+            return of_axis(shifts).softmax(dim=-1)
+
+    def _check(self, x: Tensor) -> None:
+        """Raise RuntimeError for what the convolution would not take either."""
+        axes = len(self.kernel_size)
+        if x.dim() not in (axes + 1, axes + 2) or x.shape[-axes - 1] != self.in_channels:
+            raise RuntimeError(f"expected {self.in_channels} channels of {axes}-D maps, not {tuple(x.shape)}")
+        if x.dtype != self.value.dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+            raise RuntimeError(f"expected an input of {self.value.dtype}, as the weights are, not {x.dtype}")
+
+    def _two(self, sizes: tuple[int, ...]) -> tuple[int, int]:
+        """Of rows and columns: a sequence is a map of one row."""
+        rows, columns = (1, *sizes)[-2:]
+        return rows, columns
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "ConvolutionAsAttention":
+        before = [parameter.detach() for parameter in self.encoding.parameters()]
+        super()._apply(fn, recurse)
+        for parameter, exact in zip(self.encoding.parameters(), before, strict=True):
+            if parameter.dtype.itemsize < 4:
+                parameter.data = exact.to(parameter.device)
+        return self
 
 
 def leak(alpha: float) -> float:
@@ -128,104 +204,5 @@ def leak(alpha: float) -> float:
     return -math.expm1(-2 * math.log1p(others))
 
 
-def convert(model: nn.Module, alpha: float = ALPHA) -> dict[str, ConvolutionAsAttention]:
-    """Replace every convolution inside a model, in place; returns what has replaced them, by name.
-
-    Raises:
-        Inconvertible: there is none, or some cannot be converted; all of these are named, and nothing is replaced.
-    """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)}
-    strange = [f"{name} ({type(module).__name__})" for name, module in found.items() if not _is_plain(module)]
-    if strange:
-        raise Inconvertible(f"cannot convert {', '.join(strange)}: no plain nn.Conv1d or nn.Conv2d")
-    if not found:
-        raise Inconvertible("the model has no convolution")
-    made: dict[int, ConvolutionAsAttention] = {}
-    replaced = {}
-    # A convolution that stands in several places stays one layer.
-    for name, module in model.named_modules(remove_duplicate=False):
-        if id(module) in {id(convolution) for convolution in found.values()}:
-            replaced[name] = made.setdefault(id(module), ConvolutionAsAttention(module, alpha))
-    for name, attention in replaced.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, attention)
-    return replaced
-
-
-def refuse_convolutions(model: nn.Module, x: Tensor) -> None:
-    """Run a converted model and refuse it if anything inside still computes a convolution.
-
-    Raises:
-        Inconvertible: naming the modules in which one is computed without being a layer of its own.
-    """
-    seen: set[str] = set()
-    tracker = ModuleTracker()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if "convolution" in str(function):
-                seen.add(max(tracker.parents, key=len))
-            return function(*args, **(kwargs or {}))
-
-    with torch.no_grad(), tracker, Watch():
-        model(x)
-    if seen:
-        raise Inconvertible(f"cannot convert the convolutions that {', '.join(sorted(seen))} computes by itself")
-
-
-def convolution_from_attention(layer: Any, height: int, width: int, tolerance: float = 1e-6) -> nn.Conv2d:
-    """The convolution that a layer of hard heads computes, the converse of the theorem.
-
-    On an H x W map both have the same output (B, H, W, D), permuted for the convolution, wherever no head would look
-    out of the map: there a head looks at the nearest pixel, and a convolution at its padding.
-
-    Args:
-        layer: position-only attention with a linear value projection.
-        tolerance: attention that a head may spend on other pixels than its own.
-
-    Raises:
-        Inconvertible: attention that depends on content, or a head that is not hard or not the same everywhere.
-    """
-    if not isinstance(layer, PositionalAttention) or not isinstance(layer.value, nn.Linear):
-        raise Inconvertible(f"{type(layer).__name__} is no position-only attention with a linear value projection")
-    probs = layer.attention_probs(height, width)[0].detach()
-    shifts = grid_shifts(height, width, probs.device)
-    middle = height // 2 * width + width // 2
-    heads = [_hard_shift(head, probs[head], shifts, middle, tolerance) for head in range(layer.heads)]
-    reach = [max(abs(shift[axis]) for shift in heads) for axis in range(2)]
-    weight, channels = layer.value.weight, layer.value.out_features
-    convolution = nn.Conv2d(
-        layer.value.in_features // layer.heads,
-        channels,
-        (2 * reach[0] + 1, 2 * reach[1] + 1),
-        padding=(reach[0], reach[1]),
-        bias=layer.value.bias is not None,
-    ).to(weight)
-    with torch.no_grad():
-        convolution.weight.zero_()
-        for head, (row, column) in enumerate(heads):  # heads that look at one pixel add up
-            convolution.weight[:, :, row + reach[0], column + reach[1]] += weight.unflatten(1, (layer.heads, -1))[
-                :, head
-            ]
-        if convolution.bias is not None and layer.value.bias is not None:
-            convolution.bias.copy_(layer.value.bias)
-    return convolution
-
-
-def _hard_shift(head: int, probs: Tensor, shifts: Tensor, middle: int, tolerance: float) -> tuple[int, int]:
-    """The one shift (row, column) in pixels that a head of probabilities (Q, K) looks at from everywhere."""
-    shift = shifts[middle, probs[middle].argmax()]
-    at_shift = (shifts == shift).all(dim=-1)
-    least = probs[at_shift].min().item()
-    if least < 1 - tolerance:
-        row, column = shift.tolist()
-        raise Inconvertible(
-            f"head {head} is no tap of a convolution: of the attention of some pixel only {least:.6f} is at its shift, "
-            f"{row} rows and {column} columns away"
-        )
-    row, column = shift.tolist()
-    return row, column
-
-
-def _is_plain(module: nn.Module) -> bool:
-    return type(module) in (nn.Conv1d, nn.Conv2d)
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

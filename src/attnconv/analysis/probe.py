@@ -1,19 +1,14 @@
-"""The theorem on trained networks: convolutions exchanged for attention, and how convolutional attention has become."""
+"""How convolutional the attention layers of a trained network have become."""
 
-import copy
 import json
-import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_similarity import head_numbers, layer_numbers
-from attnconv.analysis.conv_to_attention import ALPHA, convert, refuse_convolutions
 from attnconv.analysis.heads import attention_mixers, mixer_traffic
-from attnconv.data.dataset import Split
 from attnconv.errors import ConfigError
-from attnconv.models.cost import flops_full, parameters
 from attnconv.runs.load import Trained, build_untrained
 
 
@@ -25,56 +20,6 @@ def compact(record: dict[str, Any]) -> str:
         text = "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]" if rows else json.dumps(value)
         lines.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-@torch.inference_mode()
-def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 100) -> dict[str, Any]:
-    """Convert a copy of a CNN and compare both on a split, batch by batch in turn, so that both meet the same machine.
-
-    Args:
-        model: in evaluation mode, on the split's device; it is left as it is.
-
-    Returns:
-        layers and heads converted; largest_difference of logits, beside largest_logit; predictions changed, of images;
-        accuracies, parameters, FLOPs per image (in full) and seconds of the convolutional and the attention network.
-
-    Raises:
-        Inconvertible: naming what cannot be converted.
-    """
-    attention = copy.deepcopy(model)
-    replaced = convert(attention, alpha)
-    example = next(split.batches(2))[0]
-    refuse_convolutions(attention, example)
-    models, seconds, correct = (model, attention), [0.0, 0.0], [0, 0]
-    difference, largest, changed = 0.0, 0.0, 0
-    for images, labels in split.batches(batch):
-        logits = []
-        for which, network in enumerate(models):
-            started = time.perf_counter()
-            logits.append(network(images).float().cpu())  # waits for the device
-            seconds[which] += time.perf_counter() - started
-            correct[which] += int((logits[-1].argmax(1) == labels.cpu()).sum())
-        difference = max(difference, (logits[0] - logits[1]).abs().max().item())
-        largest = max(largest, logits[0].abs().max().item())
-        changed += int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
-    row: dict[str, Any] = {
-        "layers": len(replaced),
-        "heads": sum(layer.heads for layer in replaced.values()),
-        "alpha": alpha,
-        "images": len(split),
-        "largest_difference": difference,
-        "largest_logit": largest,
-        "predictions_changed": changed,
-    }
-    for which, name in enumerate(("convolution", "attention")):
-        counted = copy.deepcopy(models[which]).to("meta")
-        row |= {
-            f"{name}_acc": correct[which] / len(split),
-            f"{name}_parameters": parameters(models[which]),
-            f"{name}_flops": flops_full(counted, example[:1].to("meta")),
-            f"{name}_seconds": seconds[which],
-        }
-    return row
 
 
 def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[str, list[dict[str, Any]]]:

@@ -1,0 +1,143 @@
+"""The converse of the theorem: hard attention becomes the convolution that it computes.
+
+Axes: B batch, H W rows and columns, Q K query and key pixels (row-major), N heads, D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
+from attnconv.analysis.plain_convolution import Inconvertible, static_same_pads
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.mixers.shifts import grid_shifts
+
+TOLERANCE = 1e-6  # attention that a head may spend on other pixels than its own
+MODES = {"constant": "zeros"}  # F.pad's name -> nn.Conv2d's; the others are the same
+
+
+def convolution_from_attention(
+    layer: Any, height: int | None = None, width: int | None = None, tolerance: float = TOLERANCE
+) -> Any:
+    """Build the convolution that a layer of hard heads computes.
+
+    On an H x W map position-only attention and the convolution have the same output (B, H, W, D), permuted for the
+    convolution, wherever no head would look out of the map: there a head looks at the nearest pixel, and a convolution
+    at its padding. ConvolutionAsAttention is a convolution everywhere, and needs no map.
+
+    Args:
+        layer: position-only attention with a linear value projection, or a ConvolutionAsAttention.
+        height, width: of the map, for position-only attention.
+        tolerance: attention that a head may spend on other pixels than its own.
+
+    Raises:
+        Inconvertible: attention that depends on content, or a head that is not hard or not the same everywhere.
+        ValueError: position-only attention without a map.
+    """
+    if isinstance(layer, ConvolutionAsAttention):
+        return _of_converted(layer, tolerance)
+    if not isinstance(layer, PositionalAttention) or not isinstance(layer.value, nn.Linear):
+        raise Inconvertible(f"{type(layer).__name__} is not position-only attention with a linear value projection")
+    if height is None or width is None:
+        raise ValueError("position-only attention computes a convolution on a map: give its height and width")
+    return _of_positional(layer, height, width, tolerance)
+
+
+def _of_positional(layer: PositionalAttention, height: int, width: int, tolerance: float) -> nn.Conv2d:
+    value: Any = layer.value
+    probs = layer.attention_probs(height, width)[0].detach()
+    shifts = grid_shifts(height, width, probs.device)
+    heads = [_hard_shift(head, probs[head], shifts, (height, width), tolerance) for head in range(layer.heads)]
+    reach = [max(abs(shift[axis]) for shift in heads) for axis in range(2)]
+    convolution = nn.Conv2d(
+        value.in_features // layer.heads,
+        value.out_features,
+        (2 * reach[0] + 1, 2 * reach[1] + 1),
+        padding=(reach[0], reach[1]),
+        bias=value.bias is not None,
+    ).to(value.weight)
+    by_head = value.weight.unflatten(1, (layer.heads, -1))
+    with torch.no_grad():
+        convolution.weight.zero_()
+        for head, (row, column) in enumerate(heads):  # heads that look at one pixel add up
+            convolution.weight[:, :, row + reach[0], column + reach[1]] += by_head[:, head]
+        if convolution.bias is not None:
+            convolution.bias.copy_(value.bias)
+    return convolution
+
+
+def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int], tolerance: float) -> tuple[int, int]:
+    """The one shift (row, column) in pixels that a head of probabilities (Q, K) looks at from all queries that can.
+
+    A shift of more than half the map is inside it for few queries, none of them in the middle.
+    """
+    height, width = grid
+    places = (shifts[..., 0] + height - 1) * (2 * width - 1) + shifts[..., 1] + width - 1
+    count = (2 * height - 1) * (2 * width - 1)
+    flat = probs.flatten()
+    least = flat.new_full((count,), torch.inf).scatter_reduce(0, places.flatten(), flat, "amin")
+    total = flat.new_zeros(count).scatter_add(0, places.flatten(), flat)
+    hard = least >= 1 - tolerance
+    best = int(total.where(hard, -1.0).argmax() if hard.any() else total.argmax())
+    row, column = best // (2 * width - 1) - height + 1, best % (2 * width - 1) - width + 1
+    if not hard[best]:
+        raise Inconvertible(
+            f"head {head} is not a tap of a convolution: of the attention of some pixel only {least[best]:.6f} is at "
+            f"its shift, {row} rows and {column} columns away"
+        )
+    return row, column
+
+
+def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
+    taps = [_hard_tap(layer, head, tolerance) for head in range(layer.heads)]
+    kernel = torch.zeros_like(layer.weight)
+    for source, target in enumerate(taps):  # heads may have changed places, or met
+        kernel.flatten(2)[:, :, target] += layer.weight.detach().flatten(2)[:, :, source]
+    kind: Any = {1: nn.Conv1d, 2: nn.Conv2d}[len(layer.kernel_size)]
+    shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+    more: dict[str, Any] = {"dilation": layer.dilation, "groups": layer.groups, "bias": layer.bias is not None}
+    if layer.pads is None:
+        from timm.layers import Conv2dSame
+
+        if kind is nn.Conv1d:
+            raise Inconvertible("its SAME padding depends on the map, which nn.Conv1d cannot")
+        kind = Conv2dSame
+    else:
+        more |= {"padding": _padding(layer), "padding_mode": MODES.get(layer.pad_mode, layer.pad_mode)}
+    convolution = kind(*shape, **more)
+    convolution.to(layer.value).train(layer.training)
+    with torch.no_grad():
+        convolution.weight.copy_(kernel).requires_grad_(layer.value.requires_grad)
+        if layer.bias is not None:
+            convolution.bias.copy_(layer.bias)
+            convolution.bias.requires_grad_(layer.bias.requires_grad)
+    return convolution
+
+
+def _padding(layer: ConvolutionAsAttention) -> Any:
+    """The padding of a layer as nn.Conv2d takes it: first axis first, one number for both sides, or "same"."""
+    assert layer.pads is not None
+    before, behind = layer.pads[::2][::-1], layer.pads[1::2][::-1]
+    if before == behind and layer.padding != "same":
+        return before
+    if max(layer.stride) == 1 and layer.pads == static_same_pads(layer.kernel_size, layer.dilation):
+        return "same"
+    raise Inconvertible("pads its sides differently, which nn.Conv2d cannot")
+
+
+def _hard_tap(layer: ConvolutionAsAttention, head: int, tolerance: float) -> int:
+    """The tap (row-major) that a head looks at, which after training need not be its own."""
+    places, least = [], 1.0
+    for axis, (size, gap) in enumerate(zip(layer._two(layer.kernel_size), layer._two(layer.dilation), strict=True)):
+        extent = gap * (size - 1) + 1
+        query = torch.zeros(1, dtype=torch.int64, device=layer.value.device)
+        probs = layer._probs(axis, query, slice(-extent, 2 * extent))[head, 0]
+        place = int(probs.argmax()) - extent
+        least *= probs.max().item()
+        if place % gap or not 0 <= place < extent:
+            raise Inconvertible(f"head {head} has moved off the kernel's taps")
+        places.append(place // gap)
+    if least < 1 - tolerance:
+        raise Inconvertible(f"head {head} is not a tap of a convolution: only {least:.6f} of its attention is at one")
+    return places[0] * layer._two(layer.kernel_size)[1] + places[1]

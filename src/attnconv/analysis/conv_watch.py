@@ -1,0 +1,70 @@
+"""Who computes a convolution: a watch over a running network, below all that a forward pass can hide one in."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnconv.analysis.plain_convolution import Inconvertible, listed
+
+# aten::conv2d, aten::convolution, torchvision::deform_conv2d, quantized::conv2d, and so on; not convert_element_type.
+CONVOLVES = re.compile(r"conv(?!ert)")
+
+
+@dataclass
+class Seen:
+    """What a network did while it was watched."""
+
+    called: set[nn.Module] = field(default_factory=set)
+    convolving: dict[str, str] = field(default_factory=dict)  # innermost module's name -> operator
+
+    def refuse_convolutions(self) -> None:
+        """Raise Inconvertible if a convolution was computed, naming the modules that computed one."""
+        if self.convolving:
+            found = listed([f"{name} ({operator})" for name, operator in self.convolving.items()])
+            raise Inconvertible(f"cannot convert the convolutions that are not layers, computed inside {found}")
+
+    def refuse_uncalled(self, replaced: dict[str, Any]) -> None:
+        """Raise Inconvertible if a layer was not called, since nothing then shows that it was converted right."""
+        uncalled = [name for name, layer in replaced.items() if layer not in self.called]
+        if uncalled:
+            raise Inconvertible(f"not reached by the images, so not known to be converted: {listed(uncalled)}")
+
+
+@contextmanager
+def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
+    """Note in `seen` which modules of a model are called and which compute convolutions.
+
+    Below autograd and inference mode every operator arrives, also those of modules that PyTorch does not know of, in
+    Python lists, and those of a function; the innermost known module is named for them.
+    """
+    inside = [type(model).__name__]
+
+    def enter(name: str, module: nn.Module, inputs: Any) -> None:
+        inside.append(f"{name} {type(module).__name__}".lstrip())
+        seen.called.add(module)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        inside.pop()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if CONVOLVES.search(function.name()):
+                seen.convolving.setdefault(inside[-1], function.name())
+            return function(*args, **(kwargs or {}))
+
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(partial(enter, name)))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        with Watch():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()

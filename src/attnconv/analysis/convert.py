@@ -1,0 +1,143 @@
+"""Whole networks: every convolution inside becomes attention, and back, or what cannot is named and nothing is done.
+
+Shared layers stay one layer, tied parameters stay tied, frozen ones frozen.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from attnconv.analysis.attention_to_conv import convolution_from_attention
+from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
+from attnconv.analysis.conv_watch import Seen, watching
+from attnconv.analysis.plain_convolution import Inconvertible, evaluating, listed
+
+ROLES = {"weight": "value", "bias": "bias"}  # what a convolution's parameters become
+
+
+def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict[str, ConvolutionAsAttention]:
+    """Replace every convolution inside a model, in place; returns what has replaced them, by name.
+
+    Shared layers stay one layer, tied weights stay tied. Convolutions that are not layers (torch.nn.functional, modules
+    in Python lists, other libraries' operators) show only while the model runs: give an example, and the converted
+    model is run on it and watched.
+
+    Args:
+        example: an input of the model, or None to trust that all convolutions are layers of it.
+
+    Raises:
+        Inconvertible: there is none, some cannot be converted, or with the example one is computed elsewhere or a layer
+            is not reached; all of these are named, and nothing is replaced.
+    """
+    _refuse_opaque(model)
+    convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, _ConvNd)}
+    if "" in convolutions:
+        raise Inconvertible("the model itself is a convolution, not replaced in place: ConvolutionAsAttention(model)")
+    made: dict[nn.Module, nn.Module] = {}
+    refused = _tied_elsewhere(model, set(convolutions.values()))
+    for name, layer in convolutions.items():
+        try:
+            made[layer] = ConvolutionAsAttention(layer, alpha)
+        except Inconvertible as reason:
+            refused.append(f"{name} ({reason})")
+    if refused:
+        raise Inconvertible(f"cannot convert {listed(refused)}")
+    if not made:
+        raise Inconvertible("the model has no convolution")
+    _keep_ties(made, ROLES)
+    replaced: dict[str, Any] = _replace(model, made)
+    if example is not None:
+        try:
+            _check_on(model, example, replaced)
+        except BaseException:
+            _replace(model, {new: old for old, new in made.items()})
+            raise
+    return replaced
+
+
+def convert_back(model: nn.Module) -> dict[str, nn.Module]:
+    """Replace every ConvolutionAsAttention inside a model by its convolution, in place; returns these by name.
+
+    Raises:
+        Inconvertible: there is none, or some cannot be converted; these are named, and nothing is replaced.
+    """
+    attention = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvolutionAsAttention)}
+    made: dict[nn.Module, nn.Module] = {}
+    refused = []
+    for name, layer in attention.items():
+        try:
+            made[layer] = convolution_from_attention(layer)
+        except Inconvertible as reason:
+            refused.append(f"{name} ({reason})")
+    if refused:
+        raise Inconvertible(f"cannot convert {listed(refused)}")
+    if not made or "" in attention:
+        raise Inconvertible("the model has no attention that was a convolution, or is one itself")
+    _keep_ties(made, {new: old for old, new in ROLES.items()})
+    return _replace(model, made)
+
+
+def _replace(model: nn.Module, by: Mapping[nn.Module, nn.Module]) -> dict[str, nn.Module]:
+    """Put other modules in the places of some, everywhere in a model; returns the new ones, by every name."""
+    names = {name: by[module] for name, module in model.named_modules(remove_duplicate=False) if module in by}
+    for parent in list(model.modules()):
+        for child, module in list(parent._modules.items()):
+            if module is not None and module in by:
+                setattr(parent, child, by[module])
+    return names
+
+
+def _keep_ties(made: Mapping[nn.Module, nn.Module], roles: Mapping[str, str]) -> None:
+    """Tie the parameters of new layers that were tied in the old ones; `roles` says which new one an old one became."""
+    first: dict[nn.Parameter, Any] = {}
+    for old, new in made.items():
+        for before, after in roles.items():
+            parameter = old._parameters.get(before)
+            if parameter is None:
+                continue
+            own = getattr(new, after)
+            tied = first.setdefault(parameter, own)
+            if not torch.equal(tied, own):
+                raise Inconvertible(f"layers share a {before} and compute with different ones: cannot keep them tied")
+            setattr(new, after, tied)
+
+
+def _check_on(model: nn.Module, example: Any, replaced: dict[str, Any]) -> None:
+    seen = Seen()
+    with torch.no_grad(), evaluating(model), watching(model, seen):
+        model(example)
+    seen.refuse_convolutions()
+    seen.refuse_uncalled(replaced)
+
+
+def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]:
+    """Name the modules that share a convolution's parameter, but not as another's weight or another's bias."""
+    roles: dict[nn.Parameter, list[tuple[str, nn.Module, str]]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                roles.setdefault(parameter, []).append((path, module, name))
+    parts = {part for layer in convolutions for part in layer.modules()}
+    refused = []
+    for owners in roles.values():
+        kinds = {(name, owner.groups if owner in convolutions else None) for _, owner, name in owners}
+        alike = len(kinds) == 1 and all(owner in convolutions and name in ROLES for _, owner, name in owners)
+        if len(owners) > 1 and not alike and any(owner in parts for _, owner, _ in owners):
+            refused.append(f"{' and '.join(path for path, *_ in owners)} (they share a parameter)")
+    return refused
+
+
+def _refuse_opaque(model: nn.Module) -> None:
+    """Raise Inconvertible for models whose layers are not there to be replaced."""
+    for name, module in model.named_modules():
+        what = name or "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise Inconvertible(f"{what} is scripted or traced: convert the model before torch.jit")
+        if re.match(r"torch\..*\.quantized\.", type(module).__module__):
+            raise Inconvertible(f"{what} is quantized ({type(module).__name__}): convert the float model")
+        if hasattr(module, "_orig_mod"):
+            raise Inconvertible(f"{what} is compiled: convert the model before torch.compile")

@@ -1,0 +1,111 @@
+"""The theorem on whole networks: convolutions exchanged for attention, and both networks compared image by image."""
+
+import copy
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.analysis.conv_to_attention import ALPHA
+from attnconv.analysis.conv_watch import Seen, watching
+from attnconv.analysis.convert import convert
+from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.data.dataset import Split
+from attnconv.errors import UserError
+from attnconv.models.cost import flops_full, parameters
+
+# Logits that move by less than this share of the largest, from image to image, are rounding: float32 has 1e-7.
+CONSTANT = 1e-6
+
+
+class Meaningless(UserError):
+    """A comparison of networks from which nothing follows."""
+
+
+def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 100) -> dict[str, Any]:
+    """Convert a copy of a CNN and compare both on a split, batch by batch in turn, so that both meet the same machine.
+
+    The attention network is watched on every batch: it must compute no convolution, and call every converted layer.
+
+    Args:
+        model: in evaluation mode, on the split's device, of any floating type; it is left as it is.
+
+    Returns:
+        layers and heads converted; largest_difference of logits, next to largest_logit and logits_range, the most that
+        a logit differs between images; predictions changed, of images; accuracies, parameters, FLOPs per image (in
+        full) and seconds of the convolutional and the attention network.
+
+    Raises:
+        Inconvertible: naming what cannot be converted.
+        Meaningless: logits that are not finite, or the same for all images.
+    """
+    example = next(split.batches(2))[0].to(_type_of(model))
+    with torch.no_grad():
+        _logits(model, example)  # reparametrized weights, such as of weight norm, can be copied only after a call
+    attention = copy.deepcopy(model)
+    replaced = convert(attention, alpha)
+    layers = set(replaced.values())
+    row: dict[str, Any] = {"layers": len(layers), "heads": sum(layer.heads for layer in layers), "alpha": alpha}
+    seen = Seen()
+    row |= _compare((model, attention), split, batch, seen)
+    seen.refuse_uncalled(replaced)
+    for name, network in (("convolution", model), ("attention", attention)):
+        counted = copy.deepcopy(network).to("meta")
+        row |= {
+            f"{name}_acc": row.pop(f"{name}_correct") / len(split),
+            f"{name}_parameters": parameters(network),
+            f"{name}_flops": flops_full(counted, example[:1].to("meta")),
+            f"{name}_seconds": row.pop(f"{name}_seconds"),
+        }
+    return row
+
+
+@torch.inference_mode()
+def _compare(networks: tuple[nn.Module, nn.Module], split: Split, batch: int, seen: Seen) -> dict[str, Any]:
+    """Compare the logits of the convolutional and the attention network; `seen` is of the second."""
+    seconds, correct, difference, changed, kept = [0.0, 0.0], [0, 0], 0.0, 0, []
+    watches = (Seen(), seen)  # both, so that watching takes the time of both
+    for images, labels in split.batches(batch):
+        logits = []
+        for which, network in enumerate(networks):
+            with watching(network, watches[which]):
+                started = time.perf_counter()
+                logits.append(_logits(network, images.to(_type_of(network))).cpu())  # waits for the device
+                seconds[which] += time.perf_counter() - started
+            correct[which] += int((logits[-1].argmax(1) == labels.cpu()).sum())
+        seen.refuse_convolutions()
+        difference = max(difference, (logits[0] - logits[1]).abs().max().item())
+        changed += int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
+        kept.append(logits[0])
+    numbers = {"images": len(split), "largest_difference": difference, **_scale(kept), "predictions_changed": changed}
+    for which, name in enumerate(("convolution", "attention")):
+        numbers |= {f"{name}_correct": correct[which], f"{name}_seconds": seconds[which]}
+    return numbers
+
+
+def _scale(batches: Iterable[Tensor]) -> dict[str, float]:
+    """The largest logit, and the most that a logit differs between images: what to read a difference by."""
+    logits = torch.cat(list(batches))
+    largest = logits.abs().max().item()
+    # Of a single image its classes have to do.
+    spread = (logits.amax(0) - logits.amin(0)) if len(logits) > 1 else logits.amax(1) - logits.amin(1)
+    if spread.max().item() <= CONSTANT * largest:
+        raise Meaningless(f"the logits are the same for all images (up to {largest:.3g}): comparing them means nothing")
+    return {"largest_logit": largest, "logits_range": spread.max().item()}
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    out = network(images)
+    if not isinstance(out, Tensor) or out.dim() != 2:
+        what = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise Inconvertible(f"the network returns {what}, not logits (images, classes): there is nothing to compare")
+    if not out.isfinite().all():
+        raise Meaningless("the network has logits that are not finite: comparing them means nothing")
+    return out.float() if out.dtype.itemsize < 4 else out
+
+
+def _type_of(model: nn.Module) -> torch.dtype:
+    """The type that a network computes in."""
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)

@@ -1,0 +1,250 @@
+"""What a layer computes, if that is one convolution: read by watching it compute, not from its attributes.
+
+Attributes can be edited after construction, and a subclass, a parametrization or a hook can compute with another weight
+or padding than the layer shows. So the layer runs on random maps, and what reaches torch.conv1d or torch.conv2d counts:
+weight standardization, weight and spectral norm, pruning and TensorFlow's SAME padding are evaluated on the way.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+
+from attnconv.errors import UserError
+
+ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+# They compute the weight from other parameters before each call; any other hook may do anything.
+REPARAMETRIZATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)
+MARGIN = 2  # pixels by which the maps are larger than the kernel
+
+
+class Inconvertible(UserError):
+    """A convolution that has no attention to become, or an attention that is not a convolution."""
+
+
+def listed(names: Sequence[str], shown: int = 4) -> str:
+    """Join names for one line: the first few, and how many more."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+@dataclass(frozen=True)
+class PlainConvolution:
+    """A convolution as its layer computes it.
+
+    weight (O, C/G, ...) and bias (O,) or None; stride, dilation (one number per axis) and groups G; pads, last axis
+    first, both sides of each, as F.pad takes them, or None for TensorFlow's SAME, which depends on the map; pad_mode as
+    F.pad names it.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    pads: tuple[int, ...] | None
+    pad_mode: str
+
+
+def same_pads(
+    size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Compute TensorFlow's SAME padding of a map of `size`, as F.pad takes it: last axis first."""
+    totals = [
+        max(((pixels - 1) // step) * step + (taps - 1) * gap + 1 - pixels, 0)
+        for pixels, taps, step, gap in zip(size, kernel, stride, dilation, strict=True)
+    ]
+    return _halves(totals)
+
+
+def static_same_pads(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """Compute the padding of PyTorch's padding="same", as F.pad takes it: last axis first."""
+    return _halves([gap * (taps - 1) for taps, gap in zip(kernel, dilation, strict=True)])
+
+
+@torch.no_grad()
+def read_convolution(layer: Any) -> PlainConvolution:
+    """Run a layer on random maps in evaluation mode and read the one convolution that it computes.
+
+    Raises:
+        Inconvertible: with the reason alone, if it computes anything else; the layer's name is the caller's to say.
+    """
+    _refuse_hooks(layer)
+    with evaluating(layer):
+        axes = layer.weight.dim() - 2
+        if axes not in (1, 2) or layer.transposed:
+            raise Inconvertible("not a 1-D or 2-D convolution")
+        # Every remainder by the stride, where SAME padding differs; PyTorch's own forward pass needs only two maps.
+        own = type(layer).forward not in (nn.Conv1d.forward, nn.Conv2d.forward) or "forward" in vars(layer)
+        sizes = range(max(_each(layer.stride, axes)) + 2 if own else 2)
+        calls = [_watch(layer, axes, extra) for extra in sizes]
+    first = calls[0]
+    for call in calls[1:]:
+        if not (_same(call.weight, first.weight) and _same(call.bias, first.bias)):
+            raise Inconvertible("its weight depends on its input")
+    return PlainConvolution(
+        first.weight, first.bias, first.stride, first.dilation, first.groups, _pads(calls), first.pad_mode
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of torch.conv1d or torch.conv2d: its arguments, and all padding on the way to it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    pads: tuple[int, ...]
+    pad_mode: str
+    size: tuple[int, ...]  # of the map before padding
+
+
+def _watch(layer: Any, axes: int, extra: int) -> _Call:
+    """Run a layer on a map, `extra` pixels larger than needed, and return its one convolution."""
+    # A reparametrized weight has the type of its parameters only after the next call.
+    weight, like = layer.weight, next(layer.parameters())
+    widest = 0 if isinstance(layer.padding, str) else max(_each(layer.padding, axes))
+    steps = _each(layer.dilation, axes)
+    reach = [step * (taps - 1) + 1 for step, taps in zip(steps, weight.shape[2:], strict=True)]
+    size = [max(side, widest) + MARGIN + extra for side in reach]
+    draw = torch.Generator().manual_seed(extra)
+    x = torch.randn(1 + extra % 2, weight.shape[1] * layer.groups, *size, generator=draw, dtype=like.dtype)
+    x = x.to(like.device)
+    untouched = x.clone()
+    with _Recorder() as seen:
+        try:
+            out = layer(x)
+        except Exception as error:  # a layer may refuse with whatever error it has
+            raise Inconvertible(f"cannot be called: {str(error).splitlines()[0]}") from error
+    call = _only_convolution(seen, x, out, axes)
+    _refuse_changes_in_place(call, untouched, out)
+    return call
+
+
+def _only_convolution(seen: "_Recorder", x: Tensor, out: Any, axes: int) -> _Call:
+    """Check that x, perhaps padded, went into one convolution, and that this is what came back."""
+    if len(seen.convolutions) != 1:
+        raise Inconvertible(f"computes {len(seen.convolutions)} convolutions")
+    function, found, result = seen.convolutions[0]
+    if function not in (torch.conv1d, torch.conv2d):
+        raise Inconvertible(f"computes {function.__name__}")
+    source, pads, mode = found["input"], (0,) * (2 * axes), "constant"
+    if source is not x:
+        padded = [(pads, mode) for before, pads, mode, after in seen.pads if before is x and after is source]
+        if not padded:
+            raise Inconvertible("changes its input before the convolution")
+        pads, mode = padded[0]
+        if len(pads) > 2 * axes:
+            raise Inconvertible("pads its channels")
+    if out is not result:
+        raise Inconvertible("changes the convolution's output")
+    stride, dilation = _each(found["stride"], axes), _each(found["dilation"], axes)
+    own = _own_pads(found["padding"], tuple(found["weight"].shape[2:]), dilation)
+    if any(own) and mode != "constant":
+        raise Inconvertible("pads in two ways")
+    pads = pads + (0,) * (len(own) - len(pads))
+    return _Call(
+        found["weight"], found["bias"], stride, dilation, found["groups"],
+        tuple(map(sum, zip(pads, own, strict=True))), mode, tuple(x.shape[2:]),
+    )  # fmt: skip
+
+
+def _refuse_changes_in_place(call: _Call, x: Tensor, out: Tensor) -> None:
+    """Raise Inconvertible if x or the output was changed where it is, which leaves it the same tensor."""
+    if x.device.type == "meta":
+        return
+    function = torch.conv1d if x.dim() == 3 else torch.conv2d
+    padded = F.pad(x, call.pads, mode=call.pad_mode)
+    again = function(padded, call.weight, call.bias, call.stride, 0, call.dilation, call.groups)
+    rounding = 64 * torch.finfo(out.dtype).eps * again.abs().max()
+    if (again - out).abs().max() > rounding:
+        raise Inconvertible("changes the convolution's input or output in place")
+
+
+def _pads(calls: list[_Call]) -> tuple[int, ...] | None:
+    """The padding of all calls; None if it is TensorFlow's SAME."""
+    if len({call.pads for call in calls}) == 1:
+        return calls[0].pads
+    for call in calls:
+        if call.pads != same_pads(call.size, tuple(call.weight.shape[2:]), call.stride, call.dilation):
+            raise Inconvertible("its padding depends on the map in an unknown way")
+    return None
+
+
+class _Recorder(TorchFunctionMode):
+    """Keep every call of a convolution, with its arguments by name and its result, and every padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions: list[tuple[Any, dict[str, Any], Tensor]] = []
+        self.pads: list[tuple[Tensor, tuple[int, ...], str, Tensor]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        if getattr(function, "__name__", "").startswith("conv"):
+            defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+            named = dict(zip(ARGUMENTS, args, strict=False))
+            self.convolutions.append((function, defaults | named | kwargs, out))
+        elif function is F.pad:
+            found = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
+            if not found.get("value"):
+                self.pads.append((found["input"], tuple(found["pad"]), found.get("mode", "constant"), out))
+        return out
+
+
+def _refuse_hooks(layer: nn.Module) -> None:
+    """Raise Inconvertible for a layer that does other things than its forward pass, or cannot run yet."""
+    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
+        raise Inconvertible("not initialized: run the model once")
+    before = [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, REPARAMETRIZATIONS)]
+    if before or layer._forward_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        raise Inconvertible("has hooks, which would be lost: remove them")
+
+
+@contextmanager
+def evaluating(layer: nn.Module) -> Iterator[None]:
+    """Switch a layer and its parts to evaluation, and back as they were: spectral norm iterates while training."""
+    modes = {module: module.training for module in layer.modules()}
+    layer.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _own_pads(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """The padding that a convolution does itself, last axis first."""
+    if padding == "same":
+        return static_same_pads(kernel, dilation)
+    sides = _each(0 if padding == "valid" else padding, len(kernel))
+    return tuple(side for pad in reversed(sides) for side in (pad, pad))
+
+
+def _halves(totals: list[int]) -> tuple[int, ...]:
+    """Pads of the axes' totals, last axis first; the odd pixel goes behind the map."""
+    return tuple(side for total in reversed(totals) for side in (total // 2, total - total // 2))
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    """One number per axis, of one number or several."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a is b or a.device.type == "meta" or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)

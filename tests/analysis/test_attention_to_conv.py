@@ -1,0 +1,113 @@
+"""Hard attention becomes the convolution that it equals; any other is refused, and the head named."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from timm.layers import Conv2dSame
+from torch import nn
+
+from attnconv.analysis.attention_to_conv import convolution_from_attention
+from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
+from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.mixers.encodings import LearnedEncoding, QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
+
+
+def hard_attention(shifts, alpha=200.0, width=4):
+    torch.manual_seed(0)
+    layer = PositionalAttention(width, len(shifts), (7, 8), QuadraticEncoding).double()
+    with torch.no_grad():
+        layer.encoding.centers.copy_(torch.tensor(shifts))
+        layer.encoding.spreads.fill_(math.sqrt(2 * alpha))
+    return layer
+
+
+def test_hard_attention_is_the_convolution_that_it_equals():
+    shifts = [(-1, 0), (2, 1), (0, 0), (2, 1), (0, -3)]  # two heads at one pixel, a kernel of 5 x 7
+    layer = hard_attention(shifts)
+    convolution = convolution_from_attention(layer, 7, 8)
+    assert convolution.kernel_size == (5, 7)
+    x = torch.randn(2, 7, 8, 4, dtype=torch.float64)
+    attended, convolved = layer(x), convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    inside = (slice(None), slice(1, 5), slice(3, 7))  # no head looks out of the map from there
+    torch.testing.assert_close(convolved[inside], attended[inside], rtol=0, atol=1e-12)
+    assert not torch.allclose(convolved, attended), "at the border they differ"
+
+
+def test_there_and_back_gives_the_same_kernel():
+    original = nn.Conv2d(4, 4, 3, padding=1).double()
+    attention = ConvolutionAsAttention(original)
+    layer = hard_attention([(row - 1, column - 1) for row, column in attention.encoding.centers.tolist()])
+    with torch.no_grad():
+        layer.value.weight.copy_(attention.value[0].T)
+        layer.value.bias.copy_(attention.bias)
+    back = convolution_from_attention(layer, 7, 8)
+    assert torch.equal(back.weight, original.weight)
+    assert torch.equal(back.bias, original.bias)
+
+
+def test_attention_that_is_no_convolution_is_refused_and_the_head_named():
+    soft = hard_attention([(0, 0), (1, 1)])
+    with torch.no_grad():
+        soft.encoding.spreads[1] = 1.0
+    with pytest.raises(Inconvertible, match=r"head 1 is not a tap of a convolution: .* only 0\.\d+ is at its shift"):
+        convolution_from_attention(soft, 7, 8)
+    with pytest.raises(Inconvertible, match="head 0 is not a tap"):  # between two pixels
+        convolution_from_attention(hard_attention([(0.5, 0)]), 7, 8)
+    with pytest.raises(Inconvertible, match="head 0 is not a tap"):  # untrained
+        convolution_from_attention(PositionalAttention(4, 2, (7, 8), LearnedEncoding), 7, 8)
+    with pytest.raises(Inconvertible, match="Linear is not position-only attention"):
+        convolution_from_attention(nn.Linear(1, 1), 7, 8)
+    broken = copy.deepcopy(hard_attention([(0, 0)]))
+    broken.value = nn.Identity()
+    with pytest.raises(Inconvertible, match="with a linear value projection"):
+        convolution_from_attention(broken, 7, 8)
+    with pytest.raises(ValueError, match="give its height and width"):
+        convolution_from_attention(hard_attention([(0, 0)]))
+
+
+def test_every_shift_of_a_map_is_read_from_the_queries_that_can_reach_it():
+    shifts = list(itertools.product(range(-6, 7), range(-7, 8)))  # all of a map of 7 x 8
+    convolution = convolution_from_attention(hard_attention(shifts, width=1), 7, 8)
+    layer = hard_attention(shifts, width=1)
+    assert convolution.kernel_size == (13, 15)
+    torch.testing.assert_close(convolution.weight.flatten(), layer.value.weight.flatten())
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), groups=2, padding_mode="reflect"),
+        nn.Conv2d(4, 6, 2, padding="same", padding_mode="circular", bias=False),
+        nn.Conv2d(4, 6, 3, padding="same"),
+        nn.Conv1d(4, 6, 5, padding=2),
+        Conv2dSame(4, 6, 3, stride=2),
+    ],
+    ids=str,
+)
+def test_a_converted_convolution_comes_back_as_it_was(convolution):
+    back = convolution_from_attention(ConvolutionAsAttention(convolution))
+    assert repr(back) == repr(convolution)
+    assert all(map(torch.equal, back.state_dict().values(), convolution.state_dict().values()))
+
+
+def test_heads_that_changed_places_give_the_convolution_that_they_are_now():
+    attention, x = ConvolutionAsAttention(nn.Conv2d(2, 3, 3, padding=1)).double(), torch.randn(1, 2, 5, 6).double()
+    with torch.no_grad():
+        attention.encoding.centers.copy_(attention.encoding.centers.roll(1, 0))
+        attention.encoding.centers[4] = attention.encoding.centers[0]
+    torch.testing.assert_close(convolution_from_attention(attention)(x), attention(x))
+    with torch.no_grad():
+        attention.encoding.centers[3] += 0.5
+    with pytest.raises(Inconvertible, match="head 3 "):
+        convolution_from_attention(attention)
+
+
+def test_padding_that_no_module_has_is_refused():
+    layer = nn.Conv2d(4, 6, 3)
+    layer.forward = lambda x, own=layer.forward: own(nn.functional.pad(x, (1, 0, 0, 3)))
+    with pytest.raises(Inconvertible, match="pads its sides differently"):
+        convolution_from_attention(ConvolutionAsAttention(layer))

@@ -1,0 +1,151 @@
+"""No prediction changes, and what cannot be compared, says so."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from attnconv.analysis.exchange import Meaningless, exchange
+from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.data.dataset import Split, load_dataset
+from attnconv.models.timm_models import timm_model
+from attnconv.runs.load import build_untrained
+from conftest import REPOSITORY, compose, script, write_arrays
+
+
+def images(count=6, side=9):
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=draw)
+    return Split(pixels, torch.arange(count) % 4, torch.full((3,), 0.5), torch.full((3,), 0.25))
+
+
+class Logits(nn.Sequential):
+    """A convolution, and what a test puts behind it, to logits of four classes."""
+
+    def __init__(self, *more):
+        torch.manual_seed(0)
+        super().__init__(nn.Conv2d(3, 4, 3, stride=2, padding=1), *more)
+
+    def forward(self, x):
+        return super().forward(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vgg11_bn", "conv3x3"])
+def test_a_network_without_convolutions_predicts_the_same(tiny, tmp_path, model):
+    write_arrays(tmp_path / "large", side=32, test=8)
+    config = tiny(f"model={model}", f"data.root={tmp_path}/large")
+    data = load_dataset(config.data, torch.device("cpu"))
+    network = build_untrained(config, data).eval()
+    row = exchange(network, data.test)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert row["layers"] == len(convolutions) > 0
+    assert row["heads"] == sum(module.kernel_size[0] * module.kernel_size[1] for module in convolutions)
+    assert row["predictions_changed"] == 0
+    assert row["largest_difference"] <= 1e-5 * row["largest_logit"]
+    assert row["attention_acc"] == row["convolution_acc"]
+    assert row["attention_parameters"] == row["convolution_parameters"] + 3 * row["heads"]
+    assert row["attention_flops"] > row["convolution_flops"] > 0
+
+
+def test_a_network_of_timm_predicts_the_same():
+    network = timm_model((3, 32, 32), 10, "edgenext_xx_small").eval()  # reads its convolutions' attributes
+    row = exchange(network, images(4, side=32))
+    assert (row["layers"], row["predictions_changed"]) == (20, 0)
+    assert row["largest_difference"] <= 1e-5 * row["logits_range"]
+
+
+def test_conditional_convolutions_are_found_under_inference_mode():
+    network = timm_model((3, 32, 32), 10, "efficientnet_cc_b0_4e").eval()
+    with pytest.raises(Inconvertible, match=r"computed inside blocks\.4\.0\.conv_pw CondConv2d.* and \d+ more"):
+        exchange(network, images(2, side=32))
+
+
+@pytest.mark.cifar
+def test_no_prediction_changes_on_a_thousand_real_images():
+    config = compose(["model=conv3x3", "scale=mini", "scale.layers=2", f"data.root={REPOSITORY}/data/cifar10"])
+    if not (REPOSITORY / "data/cifar10/train_images.npy").exists():
+        pytest.skip("no CIFAR-10 in data/cifar10")
+    data = load_dataset(config.data, torch.device("cpu"))
+    test = Split(data.test.images[:1000], data.test.labels[:1000], data.test.mean, data.test.std)
+    row = exchange(build_untrained(config, data).eval(), test)
+    assert (row["images"], row["predictions_changed"]) == (1000, 0)
+
+
+def test_blunt_heads_do_change_the_network():
+    errors = [exchange(Logits(), images(), alpha)["largest_difference"] for alpha in (1, 4, 16)]
+    assert errors[0] > 3 * errors[1]
+    assert errors[1] > 100 * errors[2]
+
+
+def test_a_shared_layer_counts_once():
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    row = exchange(Logits(shared, nn.ReLU(), shared), images())
+    assert (row["layers"], row["heads"]) == (2, 18)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_any_floating_type_and_reparametrized_weights():
+    assert exchange(Logits().double(), images())["largest_difference"] < 1e-14
+    assert exchange(Logits().bfloat16(), images())["predictions_changed"] == 0
+    assert exchange(Logits(nn.utils.weight_norm(nn.Conv2d(4, 4, 3))), images())["layers"] == 2
+
+
+class OnlyOnLargeBatches(Logits):
+    def forward(self, x):
+        return super().forward(x) + (F.conv2d(x, self[0].weight).mean() if len(x) > 3 else 0)
+
+
+class Tuple(Logits):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class ForSmallBatches(Logits):
+    """A layer that only the last batch reaches, which has one image."""
+
+    def forward(self, x):
+        return super().forward(x) if len(x) > 1 else self[0](x).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "complaint"),
+    [
+        (OnlyOnLargeBatches(), Inconvertible, "computed inside OnlyOnLargeBatches"),
+        (Tuple(), Inconvertible, "the network returns a tuple, not logits"),
+        (nn.Conv2d(3, 4, 3), Inconvertible, r"the network returns \(2, 4, 7, 7\), not logits"),
+        (Logits(nn.Threshold(1e9, math.nan)), Meaningless, "not finite"),
+        (Logits(nn.Threshold(1e9, math.inf)), Meaningless, "not finite"),
+        (Logits(nn.Threshold(1e9, 3.0)), Meaningless, "the same for all images"),
+        (Logits(nn.Hardtanh(2.0, 2.0 + 1e-8)), Meaningless, "the same for all images"),
+    ],
+)
+def test_what_cannot_be_compared_says_so(network, error, complaint):
+    with pytest.raises(error, match=complaint):
+        exchange(network, images(), batch=5)
+
+
+def test_the_network_is_watched_on_every_batch():
+    network = ForSmallBatches(nn.Conv2d(4, 4, 1))
+    assert exchange(network, images(), batch=5)["layers"] == 2
+    with pytest.raises(Inconvertible, match="not reached by the images, so not known to be converted: 1"):
+        exchange(network, images(3), batch=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--images", "0"], "'0' is not a whole number of at least 1"),
+        (["--batch", "0"], "'0' is not a whole number of at least 1"),
+        (["--alpha", "-1"], "--alpha must be above 0 and finite, not -1"),
+        (["--alpha", "inf"], "--alpha must be above 0 and finite, not inf"),
+        (["--device", "nonsense"], "nonsense"),
+        (["scale.cnn_width=2", "data=digits", "--images", "4", "model.bias=1"], "model.bias"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments, complaint, monkeypatch, capsys):
+    code, out, err = script(monkeypatch, capsys, "conv_to_attention", "--model", "resnet10", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("error: ")
+    assert complaint in err
