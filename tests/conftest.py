@@ -1,6 +1,7 @@
 """What several tests need: tiny data, tiny configurations, and CIFAR-10 where it is."""
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,6 +13,8 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 from attnconv import config
@@ -22,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
 
+Finished = subprocess.CompletedProcess
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
 PARSER = OverridesParser.create()
 
@@ -57,6 +61,31 @@ def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, cla
         noise = draw.integers(-40, 41, size=(count, side, side, 3))
         np.save(root / f"{split}_images.npy", (colours[labels][:, None, None] + noise).clip(0, 255).astype(np.uint8))
         np.save(root / f"{split}_labels.npy", labels)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """A function: script, arguments -> exit code and output of `python SCRIPT ARGUMENTS`, which runs in this process.
+
+    For what only a process of its own has (its signals, its imports, its exit code on a signal), start one.
+    """
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it; monkeypatch unsets it after the test
+    Plugins.instance()  # found once, not by every command
+    before = Singleton.get_state()
+
+    def run(script: str, *arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code or 0
+        finally:
+            Singleton.set_state(before)
+        return Finished(sys.argv, code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture

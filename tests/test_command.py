@@ -2,31 +2,33 @@
 
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import pty
 import re
-import signal
 import struct
 import subprocess
+import sys
 import termios
 
 import pytest
+from hydra.core.plugins import Plugins
 
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from attnconv.run import run
+from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
+# Of processes that a test starts.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def train(tmp_path, mode, *overrides):
-    """Run train.py on tiny arrays; mode is --run or -m."""
-    if not (tmp_path / "arrays").exists():
-        write_arrays(tmp_path / "arrays")
-    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "epochs=1", "logger=none"]
-    command = [PYTHON, "train.py", mode, *TINY_SCALE, *fixed, *overrides]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+@pytest.fixture
+def train(command, arrays, tmp_path, monkeypatch):
+    """A function: mode (--run or -m), overrides -> what train.py makes of them on tiny arrays, in this process."""
+    monkeypatch.chdir(REPOSITORY)
+    fixed = ["data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "epochs=1", "logger=none"]
+    fixed += ["model=conv3x3", "device=cpu"]
+    return lambda mode, *overrides: command("train.py", mode, *TINY_SCALE, *fixed, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -36,14 +38,14 @@ def train(tmp_path, mode, *overrides):
         ("model=sa_quadratik", "model=sa_quadratik does not exist; did you mean 'sa_quadratic'?"),
         ("experiment=quickstat", "experiment=quickstat does not exist; did you mean 'quickstart'?"),
         ("epochs=many", "could not be converted to Integer"),
-        ("model.mixer.imp=dense", "did you mean 'model.mixer.impl'?"),
+        ("model.mixer.kernel_siz=3", "did you mean 'model.mixer.kernel_size'?"),
         ("scale.heads=0", "scale.heads must be at least 1, not 0"),
-        ("device=cuda", "this machine has 0 CUDA devices"),
+        ("device=cuda:99", "this machine has"),
         ("scale.patch=3", "do not divide into patches"),
     ],
 )
-def test_bad_input_is_one_line_and_a_failing_exit_code(tmp_path, override, complaint):
-    finished = train(tmp_path, "--run", override)
+def test_bad_input_is_one_line_and_a_failing_exit_code(train, tmp_path, override, complaint):
+    finished = train("--run", override)
     assert finished.returncode == 2
     errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -52,9 +54,9 @@ def test_bad_input_is_one_line_and_a_failing_exit_code(tmp_path, override, compl
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_finished_run_is_refused(tmp_path):
-    assert train(tmp_path, "--run").returncode == 0
-    again = train(tmp_path, "--run")
+def test_a_finished_run_is_refused(train):
+    assert train("--run").returncode == 0
+    again = train("--run")
     assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert "is finished already" in again.stderr
@@ -62,16 +64,16 @@ def test_a_finished_run_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["--run", "-m"])
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path, mode):
+def test_an_output_that_cannot_be_written_is_one_line(train, tmp_path, mode):
     (tmp_path / "file").write_text("")
-    finished = train(tmp_path, mode, f"output={tmp_path}/file/deep")
+    finished = train(mode, f"output={tmp_path}/file/deep")
     assert finished.returncode == 2
     assert len([line for line in finished.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in finished.stderr
 
 
-def test_a_sweep_gives_every_cell_its_own_folder(tmp_path):
-    finished = train(tmp_path, "-m", "model=sa_quadratic,resnet18", "seed=0,1", "data.fraction=0.5,1")
+def test_a_sweep_gives_every_cell_its_own_folder(train, tmp_path):
+    finished = train("-m", "model=conv3x3,mlp_mixer", "seed=0,1", "data.fraction=0.5,1")
     assert finished.returncode == 0, finished.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
     cells = {(result["model"], result["seed"], result["fraction"]) for result in results}
@@ -79,27 +81,25 @@ def test_a_sweep_gives_every_cell_its_own_folder(tmp_path):
     assert {result["train_images"] for result in results} == {20, 40}
 
 
-def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(tmp_path):
-    assert train(tmp_path, "-m", "seed=0").returncode == 0
-    again = train(tmp_path, "-m", "seed=0,1")
+def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(train, command, tmp_path):
+    assert train("-m", "seed=0").returncode == 0
+    again = train("-m", "seed=0,1")
     assert again.returncode == 0, again.stderr
     skipped, done, counts = again.stdout.splitlines()[-3:]
     assert re.fullmatch(r"  skipped     \S+/seed0: done before, test accuracy \d+\.\d\d%", skipped)
     assert re.fullmatch(r"  done        \S+/seed1: test accuracy \d+\.\d\d%", done)
     assert counts == "sweep of 2 cells: 1 skipped, 1 done"
 
-    partly = train(tmp_path, "-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
+    partly = train("-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
     assert partly.returncode == 1
-    assert partly.stderr.count("error: model=sa_quadratic: images of 8x8 pixels do not divide into patches of 3x3") == 1
+    assert partly.stderr.count("error: model=conv3x3: images of 8x8 pixels do not divide into patches of 3x3") == 1
     assert "Traceback" not in partly.stderr
     assert len(list((tmp_path / "outputs").glob("patch4/**/result.json"))) == 1, "the others are run"
     assert partly.stdout.splitlines()[-1] == "sweep of 2 cells: 1 done, 1 failed"
 
-    shown = subprocess.run(
-        [PYTHON, "scripts/status.py", tmp_path / "outputs"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout
+    shown = command("scripts/status.py", tmp_path / "outputs").stdout
     assert shown.splitlines()[-1] == "4 runs: 3 done, 1 failed", "and nothing is left to wait for"
-    assert re.search(r"^failed +patch3/\S+ +model=sa_quadratic: images of 8x8", shown, flags=re.MULTILINE)
+    assert re.search(r"^failed +patch3/\S+ +model=conv3x3: images of 8x8", shown, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
         (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher=nope does not exist"),
     ],
 )
-def test_a_sweep_that_cannot_end_well_is_refused_before_anything_is_run(tmp_path, overrides, complaint):
-    finished = train(tmp_path, "-m", *overrides)
+def test_a_sweep_that_cannot_end_well_is_refused_before_anything_is_run(train, tmp_path, overrides, complaint):
+    finished = train("-m", *overrides)
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert complaint in error
@@ -123,101 +123,82 @@ def test_a_sweep_that_cannot_end_well_is_refused_before_anything_is_run(tmp_path
     assert not (tmp_path / "outputs").exists()
 
 
-def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(tmp_path, monkeypatch):
+def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(train, tmp_path, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    monkeypatch.delitem(ENVIRONMENT, "OMP_NUM_THREADS")
+    from joblib.externals.loky import get_reusable_executor
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    finished = train(tmp_path, "-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
+    finished = train("-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
     assert finished.returncode == 1
     assert finished.stdout.splitlines()[-1] == "sweep of 4 cells: 2 done, 2 failed"
-    assert "f_1.0/sa_quadratic/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "lines say whose they are"
+    assert "f_1.0/conv3x3/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "lines say whose they are"
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
+    get_reusable_executor().shutdown(wait=True)
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert [result["device"].rpartition(", ")[2] for result in results] == [f"{threads} threads"] * 2
 
 
-def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(train, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    monkeypatch.setitem(ENVIRONMENT, "PATH", "/nowhere")
-    finished = train(tmp_path, "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    monkeypatch.setenv("PATH", "/nowhere")
+    finished = train("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith('error: the sweep cannot be submitted: Could not detect "srun"')
     assert "Traceback" not in finished.stderr
 
 
-def test_ctrl_c_ends_tidily_and_the_same_command_resumes(tmp_path):
-    write_arrays(tmp_path / "arrays")
-    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "epochs=400"]
-    command = [PYTHON, "train.py", *TINY_SCALE, *fixed]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("epoch 3/"):
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stderr.read()
-    assert process.wait() == 130
-    assert "stopped by SIGINT; the same command goes on from here" in rest
-    assert "Traceback" not in rest
-    (result,) = (json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json"))
-    assert result["status"] == "interrupted"
-    metrics = next((tmp_path / "outputs").glob("**/metrics.jsonl"))
-    done = len(metrics.read_text().splitlines())
-    assert 3 <= done < 400
-
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    opening = process.stdout.readline() + process.stdout.readline()
-    process.kill()
-    process.wait()
-    assert "resuming after epoch" in opening
-
-
-@pytest.mark.parametrize("logger", ["wandb", "trackio"])
-def test_dashboards_work_without_an_account_and_without_asking(tmp_path, logger, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setitem(ENVIRONMENT, "HOME", str(tmp_path))  # where a login would be found
+def test_dashboards_work_without_an_account_and_without_asking(arrays, tmp_path):
+    """In a process of its own: both libraries keep what they found out when they were imported."""
+    environment = ENVIRONMENT | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
-        monkeypatch.delitem(ENVIRONMENT, name, raising=False)
-    finished = train(tmp_path, "--run", f"logger={logger}")
+        environment.pop(name, None)
+    finished = subprocess.run(
+        [PYTHON, "train.py", "-m", *TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs",
+         "epochs=1", "logger=wandb,trackio", "name=${logger.name}", "device=cpu"],
+        cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "warning" not in finished.stderr
-    if logger == "wandb":
-        assert list((tmp_path / "outputs").glob("**/wandb/offline-run-*/*.wandb"))
-    else:
-        assert list((tmp_path / "trackio").glob("**/attnconv*.db"))
+    assert list((tmp_path / "outputs").glob("wandb/**/offline-run-*/*.wandb"))
+    assert list((tmp_path / "trackio").glob("**/attnconv*.db"))
 
 
-def test_the_composed_configuration_can_be_inspected():
-    command = [PYTHON, "train.py", "--cfg", "job", "--resolve"]
-    shown = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
-    assert "optimizer: sgd" in shown.stdout
-    helped = subprocess.run(
-        [PYTHON, "train.py", "--help"], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert "recipe: modern, paper" in helped.stdout
-    assert "sa_quadratic_generalized" in helped.stdout
+def test_the_composed_configuration_can_be_inspected(command):
+    assert "optimizer: sgd" in command("train.py", "--cfg", "job", "--resolve").stdout
+    helped = command("train.py", "--help").stdout
+    assert "recipe: modern, paper" in helped
+    assert "sa_quadratic_generalized" in helped
 
 
-def test_a_terminal_sees_a_progress_bar(tmp_path):
-    write_arrays(tmp_path / "arrays")
-    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "epochs=60"]
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
-    command = [PYTHON, "train.py", *TINY_SCALE, *fixed]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdin=theirs, stdout=theirs, stderr=theirs):
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # how Linux says that the other end has closed
-            while chunk := os.read(ours, 4096):
-                shown += chunk
-    os.close(ours)
+def test_a_terminal_sees_a_progress_bar(tiny):
+    config = tiny("epochs=5", "model=conv3x3")
+    child, terminal = pty.fork()
+    if not child:
+        run_in_a_terminal(config)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end has closed
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    os.close(terminal)
+    assert os.waitpid(child, 0)[1] == 0, shown.decode()
     bars = [line for line in shown.decode().split("\r") if "epoch" in line and "img/s" in line]
     assert bars, shown.decode()
     # Time left, speed, loss and accuracy: "[00:01<00:09, 271img/s, train loss 2.400 acc 7.8%".
     assert re.search(r"<[\d:?]+, .*img/s, train loss [\d.]+ acc [\d.]+%", bars[-1]), bars[-1]
     assert "test accuracy" in shown.decode().strip().splitlines()[-1]
+
+
+def run_in_a_terminal(config):
+    """Run `config` in this forked process, whose terminal is 130 columns wide, and end the process."""
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
+    try:
+        with open(1, "w", closefd=False) as sys.stdout, open(2, "w", closefd=False) as sys.stderr:
+            run(config)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
 
 
 SEARCH = """
@@ -240,26 +221,38 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 """
 
 
-def test_a_sweeper_that_optimizes_gets_validation_accuracy_and_never_test(tmp_path, monkeypatch):
+@pytest.fixture
+def search(train, tmp_path, monkeypatch):
+    """A function: overrides -> what train.py -m makes of them, with a sweeper of a plugin that is installed."""
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/search_sweeper.py").write_text(SEARCH)
-    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(*overrides):
+        monkeypatch.delitem(sys.modules, "hydra_plugins.search_sweeper", raising=False)
+        Plugins.instance().register(importlib.import_module("hydra_plugins.search_sweeper").Search)
+        return train("-m", "hydra/sweeper=search", *overrides)
+
+    return run
+
+
+def test_a_sweeper_that_optimizes_gets_validation_accuracy_and_never_test(search, tmp_path):
     for settings, complaint in (
         (["hydra.sweeper.direction=maximize"], "needs validation images, and data.holdout=0: say data.holdout=0.1"),
         (["data.holdout=0.2"], "would look for the smallest accuracy: say hydra.sweeper.direction=maximize"),
     ):
-        refused = train(tmp_path, "-m", "hydra/sweeper=search", *settings)
+        refused = search(*settings)
         assert refused.returncode == 2
         assert refused.stderr.startswith("error: ")
         assert complaint in refused.stderr
         assert refused.stderr.count("\n") == 1
         assert not list((tmp_path / "outputs").glob("**/config.yaml")), "before any trial"
 
-    settings = ["hydra/sweeper=search", "hydra.sweeper.direction=maximize", "data.holdout=0.2"]
-    searched = train(tmp_path, "-m", *settings)
+    settings = ["hydra.sweeper.direction=maximize", "data.holdout=0.2"]
+    searched = search(*settings)
     assert searched.returncode == 0, searched.stderr
     results = [json.loads(path.read_text()) for path in sorted((tmp_path / "outputs").glob("**/result.json"))]
     assert [result["seed"] for result in results] == [0, 1]
     returned = f"returned {[result['val_acc'] for result in results]}"
     assert searched.stdout.splitlines()[-1] == returned
-    assert train(tmp_path, "-m", *settings).stdout.splitlines()[-1] == returned, "what is finished is not run again"
+    assert search(*settings).stdout.splitlines()[-1] == returned, "what is finished is not run again"
