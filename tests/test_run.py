@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-import attnconv.training.trainer as sitting_module
+import attnconv.training.trainer as trainer_module
 from attnconv.config import CONFIGS
 from attnconv.errors import AlreadyDone, ConfigError, DataError, Diverged, RunFolderError
 from attnconv.run import run
@@ -126,7 +126,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
     # Before any checkpoint, between the metrics of an epoch and its checkpoint, and after the last checkpoint.
     for name, call in (("evaluate", 1), ("save_checkpoint", 2), ("export_weights", 1)):
         with monkeypatch.context() as patch:
-            patch.setattr(sitting_module, name, interrupted_at(call, getattr(sitting_module, name)))
+            patch.setattr(trainer_module, name, interrupted_at(call, getattr(trainer_module, name)))
             with pytest.raises(KeyboardInterrupt):
                 run(disturbed)
         assert json.loads(read(disturbed, "result.json"))["status"] == "interrupted"
@@ -138,7 +138,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
 
 
 def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monkeypatch):
-    monkeypatch.setattr(sitting_module, "evaluate", lambda *arguments, **options: 1 / 0)
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tiny("checkpoint_steps=1"))
     assert json.loads(read(tiny(), "result.json"))["reason"] == "ZeroDivisionError: division by zero"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import attnconv.training.trainer as sitting_module
+import attnconv.training.trainer as trainer_module
 import torture
 from attnconv.data.dataset import TrainSplit
 from attnconv.errors import Diverged, OutOfMemory, RunFolderError
@@ -31,7 +31,7 @@ def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):
 def interrupted(monkeypatch, config, step):
     """Run `config` until KeyboardInterrupt after so many steps."""
     steps = itertools.count(1)
-    real = sitting_module.Sitting._after_step
+    real = trainer_module.Trainer._after_step
 
     def after_step(self, steps_in_epoch):
         real(self, steps_in_epoch)
@@ -39,7 +39,7 @@ def interrupted(monkeypatch, config, step):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sitting_module.Sitting, "_after_step", after_step)
+        patch.setattr(trainer_module.Trainer, "_after_step", after_step)
         with pytest.raises(KeyboardInterrupt):
             run(config)
 
@@ -180,7 +180,7 @@ def test_out_of_memory_names_the_setting_to_change(tiny, monkeypatch, part, sett
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(sitting_module, part, fail)
+    monkeypatch.setattr(trainer_module, part, fail)
     with pytest.raises(OutOfMemory, match=f"lower {setting}"):
         run(tiny())
 
@@ -212,7 +212,7 @@ def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = tiny("logger=wandb", "epochs=4", "logger.pictures_every=1")
-    real = sitting_module.Dashboard.log
+    real = trainer_module.Dashboard.log
     for killed_at in (2, 3):
 
         def log(self, epoch, metrics, killed_at=killed_at):
@@ -221,7 +221,7 @@ def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
             real(self, epoch, metrics)
 
         with monkeypatch.context() as patch:
-            patch.setattr(sitting_module.Dashboard, "log", log)
+            patch.setattr(trainer_module.Dashboard, "log", log)
             with pytest.raises(KeyboardInterrupt):
                 run(config)
     run(config)

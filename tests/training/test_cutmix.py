@@ -8,9 +8,9 @@ import torch
 
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.training import trainer as sitting_module
+from attnconv.training import trainer as trainer_module
 from attnconv.training.cutmix import cutmix
-from attnconv.training.loop import Tally
+from attnconv.training.metrics import Tally
 
 IMAGES = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16).contiguous()
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -61,7 +61,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(tiny, monkeypatch):
     overrides = ["recipe.cutmix=1", "recipe.batch_size=16", "epochs=3"]
     calm, config = tiny(*overrides, "name=calm"), tiny(*overrides, "checkpoint_steps=1")
     run(calm)
-    steps, real = itertools.count(1), sitting_module.Sitting._after_step
+    steps, real = itertools.count(1), trainer_module.Trainer._after_step
 
     def after_step(self, steps_in_epoch):
         real(self, steps_in_epoch)
@@ -69,7 +69,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(tiny, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sitting_module.Sitting, "_after_step", after_step)
+        patch.setattr(trainer_module.Trainer, "_after_step", after_step)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     run(config)

@@ -25,9 +25,11 @@ from attnconv.config import Config, compose
 from attnconv.data.augmentation import pad, plan_epoch
 from attnconv.data.dataset import TrainSplit
 from attnconv.models.build import build_model
+from attnconv.runs.checkpoint import Position
 from attnconv.training.device import autocast, choose_precision, computes_in_bf16, keep_freed_memory
 from attnconv.training.distributed import Processes
-from attnconv.training.loop import FiniteGuard, Tally, train_epoch
+from attnconv.training.loop import EpochSettings, train_epoch
+from attnconv.training.metrics import FiniteGuard, Tally
 from attnconv.training.optimizers import build_optimizer
 
 SIDE, CLASSES = 32, 10  # CIFAR-10's images; their content does not matter here, so they are made up
@@ -210,19 +212,20 @@ class Bench:
             optimizer,
             TrainSplit(images, labels, mean, std, pad(images, 4)),
             plan_epoch(len(images), 0, 0, 4, True, self.device),
-            steps_before=0,
-            steps_done=0,
-            tally=Tally.on(self.device),
-            guard=FiniteGuard(self.device),
-            seed=0,
-            batch_size=batch,
-            label_smoothing=config.recipe.label_smoothing,
-            factor=lambda step: 1e-3,
-            size=lambda step: None,
-            mix=None,
-            precision=contender.precision,
-            processes=Processes(),
-            on_step=lambda step: None,
+            EpochSettings(
+                seed=0,
+                batch_size=batch,
+                label_smoothing=config.recipe.label_smoothing,
+                factor=lambda step: 1e-3,
+                size=lambda step: None,
+                mix=None,
+                precision=contender.precision,
+                processes=Processes(),
+                guard=FiniteGuard(self.device),
+                on_step=lambda step: None,
+            ),
+            Position(),
+            Tally.on(self.device),
         )
 
     def growth(self, sides: tuple[int, ...] = (16, 32, 64), batch: int = 4) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 from attnconv.runs.checkpoint import Position
-from attnconv.training.loop import Score, Tally
+from attnconv.runs.folder import RunFolder
+from attnconv.training.metrics import Score, Tally
 
 REFRESH_SECONDS = 0.5  # reading a tally waits for the device, so it is read this seldom
 
@@ -40,7 +42,7 @@ class Console:
         )
 
     def step(self, epoch: int, tally: Tally, processes: int = 1) -> None:
-        """After every step; epochs count from 1. Of several processes it tells what this one has seen."""
+        """After every step; epochs count from 1. Of several processes it shows what this one has seen."""
         if not self._interactive:
             return
         now = time.monotonic()
@@ -55,7 +57,7 @@ class Console:
 
     def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
         """After every epoch and its evaluation."""
-        self._evaluated = "".join(f" | {split} acc {_accuracy(score)}" for split, score in evaluated.items())
+        self._evaluated = "".join(f" | {split} acc {_of_epoch(score)}" for split, score in evaluated.items())
         if self._shown and not self._interactive:
             print(
                 f"{self._label}epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
@@ -69,5 +71,39 @@ class Console:
         self._bar.close()
 
 
-def _accuracy(score: Score) -> str:
+def _of_epoch(score: Score) -> str:
     return f"{score.accuracy:.1%}" + ("" if score.mirrored is None else f" ({score.mirrored:.1%} mirrored)")
+
+
+def opening_lines(identity: dict[str, Any], folder: RunFolder, position: Position) -> str:
+    """Return what is printed before the first step: the network, the data, and where the run resumes."""
+    matched = ""
+    if "match" in identity:
+        matched = (
+            "\nmatched to the {target:,} {budget} of {model}: {achieved:,} ({difference:+.2%}), "
+            "at width {width:g}".format_map(identity["match"])
+        )
+    resuming = ""
+    if position != Position():
+        resuming = f", resuming after epoch {position.epochs_done}"
+        if position.steps_in_epoch:
+            resuming += f" and {position.steps_in_epoch} steps"
+    return (
+        "{model}: {parameters:,} parameters, recipe={recipe}, scale={scale}, {train_images:,} training images "
+        "from {data_origin}\n{epochs} epochs in {precision} on {device}".format_map(identity)
+        + f"{resuming}, into {folder.path}{matched}"
+    )
+
+
+def closing_line(result: dict[str, Any], folder: RunFolder) -> str:
+    """Return what is printed after the last epoch: accuracies, time and the run folder."""
+    line = f"test accuracy {_accuracy(result, 'test')} after {result['epochs']} epochs in {result['seconds']:.0f} s"
+    if "val_acc" in result:
+        line += f"; validation accuracy {_accuracy(result, 'val')}"
+    heads = f"; heads: {folder.heads_picture}" if folder.heads_picture.exists() else ""
+    return f"{line}; run folder: {folder.path}{heads}"
+
+
+def _accuracy(result: dict[str, Any], split: str) -> str:
+    mirrored = result.get(f"{split}_acc_mirrored")
+    return f"{result[f'{split}_acc']:.2%}" + ("" if mirrored is None else f" ({mirrored:.2%} with mirror images)")

@@ -1,19 +1,20 @@
-"""What can befall a run, in the user's terms."""
+"""Errors that end a run, in the user's words."""
 
 import errno
 import math
+from typing import Any
 
 import torch
 
 from attnconv.config import Config
-from attnconv.errors import Diverged, OutOfMemory, RunFolderError
+from attnconv.errors import Diverged, OutOfMemory, RunFolderError, Stopped
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
-from attnconv.training.loop import NotFinite, Score
+from attnconv.training.metrics import NotFinite, Score
 
 
 def explain(error: Exception, config: Config, folder: RunFolder, images: int, doing: str) -> Exception:
-    """An error that a run met, in the user's terms where it has some; else itself.
+    """Return an error that ended a run in the user's words, where there are some; else the error itself.
 
     Args:
         images: shown in an epoch.
@@ -40,6 +41,19 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
     return error
 
 
+def outcome_of(error: BaseException) -> dict[str, Any]:
+    """Return what result.json says of a run that an error or a signal ended."""
+    if isinstance(error, KeyboardInterrupt | Stopped | SystemExit):
+        reason = error.reason if isinstance(error, Stopped) else None
+        return {"status": "interrupted"} | ({"reason": reason} if reason else {})
+    return {"status": "failed"} | ({"reason": reason_of(error)} if isinstance(error, Exception) else {})
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error's kind and the first line of its message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the machine, had no memory left."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -47,7 +61,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
-    """Raise Diverged for an evaluation whose loss is no finite number."""
+    """Raise Diverged for an evaluation whose loss is not finite."""
     for split, score in scores.items():
         if not math.isfinite(score.loss):
             raise Diverged(

@@ -27,7 +27,7 @@ class Interrupts:
         several: whether this is one process of several. torchrun and the cluster's scheduler then both signal each of
             them, so that a second signal is no second request; torchrun kills what does not end.
         parent: the process that this one works for: if it is gone, that counts as SIGTERM. A sweep that is killed would
-            else leave the processes of its pool at work, with nobody to stop them.
+            else leave the processes of its pool running, with nobody to stop them.
     """
 
     def __init__(self, several: bool = False, parent: int | None = None) -> None:
@@ -62,7 +62,7 @@ class Interrupts:
 
         Raises:
             Stopped: the signal has no owner, or its owner gives the run up.
-            SystemExit: its owner has seen to it that the run is started again.
+            SystemExit: its owner starts the run again.
         """
         owner = _owner(self._before.get(signum))
         if owner is None:
@@ -72,6 +72,11 @@ class Interrupts:
             owner(signum, None)
         except Exception as error:
             raise Stopped(signum, reason=str(error)) from error
+
+    def end_sweep(self) -> None:
+        """Raise Stopped for a signal that came too late for this run, which is done, but not for a sweep's next one."""
+        if self.signum is not None and not self.has_owner:
+            raise Stopped(self.signum, done=True)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and not self._several and not self.has_owner:

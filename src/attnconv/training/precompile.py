@@ -1,4 +1,4 @@
-"""What a device does once and not again, done before the clock starts: compiling, tuning kernels, taking memory.
+"""Compile, tune kernels and take memory before the clock starts.
 
 The timing protocol of the convolutional speedruns (airbench: Jordan 2024, arXiv 2404.00498) trains a whole network on
 made-up data before the one that is timed; here a step at every shape that training and evaluation will meet does it.
@@ -18,14 +18,14 @@ from attnconv.training.loop import tta_logits
 
 
 def batch_sizes(images: int, size: int) -> list[int]:
-    """Sizes of the batches that so many images make: whole ones, and a smaller last one."""
+    """Return the sizes of the batches that `images` images make: whole ones, and a smaller last one."""
     return [found for found in dict.fromkeys((min(size, images), images % size)) if found]
 
 
 def training_shapes(
     images: int, batch_size: int, epochs: int, size: Callable[[int], ImageSize | None]
 ) -> list[tuple[int, int | None]]:
-    """Images in a step, and their height in pixels (None: as they are), of every kind of step that training has.
+    """Return the images in a step and their height in pixels (None: as they are), for every kind of training step.
 
     Args:
         images: shown in an epoch.
@@ -41,7 +41,7 @@ def side_of(size: ImageSize | None) -> int | None:
     return None if size is None else size.side
 
 
-def warm_up(
+def precompile(
     model: nn.Module,
     forward: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -53,12 +53,12 @@ def warm_up(
     precision: str,
     processes: Processes,
 ) -> None:
-    """Train and evaluate for a step at every shape, leaving model and optimiser as they were.
+    """Take a training and an evaluation step at every shape; leave model and optimizer as they were.
 
     Args:
         model: the network.
         forward: the same network, compiled or not.
-        optimizer: its optimiser, of which a copy takes the step.
+        optimizer: its optimizer, of which a copy takes the step.
         split: images of the right shape; their content and order do not matter.
         shapes: of training: images in a step, and their height in pixels (None: as they are).
         evaluated: images in a step of an evaluation.
@@ -79,10 +79,10 @@ def warm_up(
         with autocast(precision, device):
             logits = forward(scale(images_of(own), side))
         logits.float().square().mean().backward()
-    twin, twins_optimizer = copy.deepcopy((model, optimizer))
-    for parameter in twin.parameters():
+    copied, its_optimizer = copy.deepcopy((model, optimizer))
+    for parameter in copied.parameters():
         parameter.grad = torch.ones_like(parameter)
-    twins_optimizer.step()
+    its_optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     forward.eval()
     for count in evaluated:

@@ -1,7 +1,8 @@
-"""What a run consists of, built and checked before anything is written."""
+"""The setup of a run: everything that can be wrong is built and checked before a byte is written."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,13 +24,13 @@ from attnconv.training.distributed import Processes, check_batches, distribute, 
 from attnconv.training.failures import is_out_of_memory
 from attnconv.training.memory import TRAINING_BYTES, require_memory
 from attnconv.training.optimizers import build_optimizer
-from attnconv.training.precompile import batch_sizes, training_shapes, warm_up
+from attnconv.training.precompile import batch_sizes, precompile, training_shapes
 from attnconv.training.whitening import whiten_stem
 
 
 @dataclass
-class Run:
-    """What a run consists of, built and checked; nothing is written yet."""
+class Setup:
+    """The parts of a run, built and checked; nothing is written yet."""
 
     config: Config
     folder: RunFolder
@@ -42,20 +43,36 @@ class Run:
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While entered, the run folder belongs to this process, or to the first of several.
+
+        Raises:
+            UserError: see RunFolder.open.
+        """
+        try:
+            if self.processes.writes:
+                self.folder.open()
+            self.processes.wait()
+            yield
+        finally:
+            self.folder.close()
+        self.processes.leave()
+
     @property
     def mirrored(self) -> bool:
-        """Whether evaluations look at mirror images, too: where training mirrors none, they would be another task."""
+        """Whether evaluations also look at mirror images; without flips in training they would be another task."""
         return self.config.eval_mirrored and self.config.data.flip
 
-    def warm_up(self, size: Callable[[int], ImageSize | None]) -> None:
-        """Compile and tune for everything that training and evaluation will meet (attnconv.training.precompile).
+    def precompile(self, size: Callable[[int], ImageSize | None]) -> None:
+        """Compile and tune for every shape that training and evaluation will meet (attnconv.training.precompile).
 
         Args:
             size: step -> size of the images; None: as they are.
         """
         config, data = self.config, self.data
         splits = [split for split in (data.validation, data.test) if split is not None]
-        warm_up(
+        precompile(
             self.model,
             self.forward,
             self.optimizer,
@@ -68,7 +85,7 @@ class Run:
         )
 
 
-def prepare(config: Config) -> Run:
+def prepare(config: Config) -> Setup:
     """Check everything that can be wrong before anything is written.
 
     Raises:
@@ -82,7 +99,7 @@ def prepare(config: Config) -> Run:
         raise
 
 
-def _prepare(config: Config) -> Run:
+def _prepare(config: Config) -> Setup:
     folder = RunFolder(config)
     take_threads()
     keep_freed_memory()
@@ -116,7 +133,7 @@ def _prepare(config: Config) -> Run:
     forward: Any = distribute(model, processes, device)
     if config.compile:
         forward = torch.compile(forward)
-    return Run(config, folder, device, processes, precision, data, model, forward, optimizer, match)
+    return Setup(config, folder, device, processes, precision, data, model, forward, optimizer, match)
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:

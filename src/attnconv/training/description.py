@@ -1,0 +1,66 @@
+"""What result.json says of a run whatever its outcome: settings, costs, hardware, versions, data."""
+
+import math
+from typing import Any
+
+import torch
+
+from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
+from attnconv.runs.folder import FORMAT
+from attnconv.runs.provenance import commit, describe_cpu, describe_device, versions
+from attnconv.training.setup import Setup
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """Return what result.json says of a run whatever its outcome."""
+    config, (head, dirty) = setup.config, commit()
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "model": config.model["name"],
+        "recipe": config.recipe.name,
+        "scale": config.scale.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "fraction": config.data.fraction,
+        "equal": config.data.equal,
+        "subset_seed": config.data.subset_seed,
+        "holdout": config.data.holdout,
+        "epochs": config.epochs,
+        "train_images": len(setup.data.train),
+        "steps": config.epochs * math.ceil(setup.data.epoch_images / config.recipe.batch_size),
+        **_costs(setup),
+        "precision": setup.precision,
+        "device": describe_device(setup.device),
+        "cpu": describe_cpu(),
+        "processes": setup.processes.count,
+        "commit": head,
+        "dirty": dirty,
+        "versions": versions(),
+        "data_origin": setup.data.origin,
+        "data_hash": setup.data.source_sha256,
+        "subset_hash": setup.data.subset_sha256,
+        **_matched(setup),
+    }
+
+
+def _costs(setup: Setup) -> dict[str, int]:
+    """Return parameters, and FLOPs per image in both countings (attnconv.models.cost)."""
+    node = setup.match.node if setup.match else setup.config.model
+    model = build_unfilled(node, setup.data.image_shape, setup.data.classes)
+    image = torch.zeros(1, *setup.data.image_shape, device="meta")
+    return {
+        "parameters": parameters(model),
+        "flops_paper": flops_paper(model, image),
+        "flops_full": flops_full(model, image),
+    }
+
+
+def _matched(setup: Setup) -> dict[str, Any]:
+    """Return what `match` made of the model; nothing without it."""
+    match = setup.match
+    if match is None:
+        return {}
+    widths = {key: match.node[key] for key in ("width", "hidden") if key in match.node}
+    budget = {"budget": match.budget, "model": setup.config.match_model, "target": match.target}
+    return {"match": {**budget, "achieved": match.achieved, "difference": match.difference, **widths}}

@@ -1,0 +1,139 @@
+"""What training and evaluation add up: loss and accuracy, and whether all numbers are finite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.training.distributed import Processes
+
+NEVER = 2**62  # a step that no run reaches
+CHECK_EVERY = 50  # steps between looks at whether all is finite, where a look makes the device wait
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy and accuracy (0..1) over a split or an epoch.
+
+    Args:
+        mirrored: accuracy where each image is judged together with its mirror image; None: not looked at.
+        predictions: of a split, the class of each image by its own logits, (N,) int64, in the order of the split.
+    """
+
+    loss: float
+    accuracy: float
+    mirrored: float | None = None
+    predictions: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """By the names under which metrics.jsonl and the dashboards know them."""
+        both = {} if self.mirrored is None else {f"{split}/acc_mirrored": self.mirrored}
+        return {f"{split}/loss": self.loss, f"{split}/acc": self.accuracy, **both}
+
+
+@dataclass
+class Tally:
+    """Sums of loss and correct predictions, kept on the device so that no step waits for them."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int = 0
+
+    @classmethod
+    def on(cls, device: torch.device, loss: float = 0.0, correct: float = 0.0, images: int = 0) -> "Tally":
+        return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add the mean loss over some images, and what was predicted of them.
+
+        Args:
+            labels: (B,), or the probabilities of the classes (B, classes), where a prediction is as correct as its
+                class is probable.
+        """
+        predicted = logits.detach().argmax(dim=1)
+        correct = predicted == labels if labels.dim() == 1 else labels.gather(1, predicted[:, None])
+        self.loss += loss.detach() * len(labels)
+        self.correct += correct.sum()
+        self.images += len(labels)
+
+    def total(self, processes: Processes) -> "Tally":
+        """The sum over processes. Waits for the device."""
+        sums = torch.stack([self.loss, self.correct, torch.tensor(float(self.images), device=self.loss.device)])
+        loss, correct, images = processes.sum_(sums.double() if processes.count > 1 else sums)
+        return Tally(loss, correct, int(images))
+
+    def score(self) -> Score:
+        """Waits for the device."""
+        return Score(self.loss.item() / self.images, self.correct.item() / self.images)
+
+
+class NotFinite(Exception):
+    """A loss or a gradient that is no finite number.
+
+    Args:
+        step: the first such step of the run, from 0.
+        what: "loss" or "gradient".
+    """
+
+    def __init__(self, step: int, what: str):
+        super().__init__(f"the {what} of step {step} is not finite")
+        self.step, self.what = step, what
+
+
+class FiniteGuard:
+    """Notices the first loss or gradient that is not finite, without making a GPU wait at every step."""
+
+    def __init__(self, device: torch.device):
+        self._first_loss = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self._first_gradient = self._first_loss.clone()
+        self._every = 1 if device.type == "cpu" else CHECK_EVERY
+
+    def watch(self, step: int, loss: Tensor, model: nn.Module) -> None:
+        """Note this step's loss and gradients.
+
+        Raises:
+            NotFinite: at the latest CHECK_EVERY steps after the first of them.
+        """
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        for first, value in ((self._first_loss, loss.detach()), (self._first_gradient, norm)):
+            bad = torch.where(value.isfinite(), NEVER, step)
+            torch.minimum(first, bad, out=first)
+        if step % self._every == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Raises:
+        NotFinite: one was noticed. Waits for the device.
+        """
+        loss, gradient = int(self._first_loss), int(self._first_gradient)
+        if min(loss, gradient) < NEVER:
+            raise NotFinite(min(loss, gradient), "loss" if loss <= gradient else "gradient")
+
+
+class Scorer:
+    """What an evaluation adds up.
+
+    Args:
+        images: in the split.
+        mirrored: whether mirror images are looked at, too.
+    """
+
+    def __init__(self, images: int, device: torch.device, mirrored: bool):
+        self._predictions = torch.zeros(images, dtype=torch.int64, device=device)
+        self._plain, self._mirrored = Tally.on(device), Tally.on(device) if mirrored else None
+
+    def add(self, logits: Sequence[Tensor], labels: Tensor, places: Tensor) -> None:
+        """Add the images at `places` of the split, for which `tta_logits` returned `logits`."""
+        self._predictions[places] = logits[0].argmax(dim=1)
+        for tally, own in zip(filter(None, (self._plain, self._mirrored)), logits, strict=True):
+            tally.add(F.cross_entropy(own, labels), own, labels)
+
+    def score(self, processes: Processes) -> Score:
+        """The score over all processes' images. Waits for the device."""
+        plain = self._plain.total(processes).score()
+        # Each process leaves 0 in the places of the others, so that their sum is the predictions of all.
+        plain = replace(plain, predictions=processes.sum_(self._predictions))
+        return replace(plain, mirrored=self._mirrored.total(processes).score().accuracy) if self._mirrored else plain
