@@ -7,6 +7,8 @@ import PIL.Image
 import pytest
 from page_runs import make_page, own_page, run_folders
 
+from conftest import REPOSITORY
+
 playwright = pytest.importorskip("playwright.sync_api", reason="needs requirements-dev.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LOCAL = ("file:", "data:", "blob:")
@@ -27,7 +29,7 @@ def visit(browser):
     troubles, contexts = [], []
 
     def go(fragment="", path=None, **settings):
-        context = browser.new_context(**settings)
+        context = browser.new_context(**({"reduced_motion": "reduce"} | settings))
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
@@ -198,3 +200,18 @@ def test_without_heads_there_are_charts_only(visit, tmp_path):
     assert make_page(run_folders()["resnet"], "--out", tmp_path / "resnet.html") == 0
     page = visit(path=tmp_path / "resnet.html")
     assert page.locator("#query").count() == page.locator("#network").count() == 0
+    assert page.locator("#training circle.mark").count() == 4
+
+
+def test_the_dots_of_the_study_say_their_command_and_run(visit):
+    page = visit(path=REPOSITORY / "docs" / "index.html")
+    first = page.locator("#data-size circle.mark").first
+    first.focus()
+    said = [page.inner_text("#data-size .readout")]
+    assert "python train.py model=" in said[0]
+    assert page.locator("#data-size .readout a").get_attribute("href").startswith("../results/runs/data_size_")
+    page.keyboard.press("ArrowRight")
+    said.append(page.inner_text("#data-size .readout"))
+    assert said[0] != said[1]
+    page.locator("#curves select").select_option(index=1)
+    assert "protocol" in choices(page)

@@ -164,7 +164,7 @@ export function chart(spec) {
     marks.map((mark) => drawMark(mark, mark.color, place)),
   );
   const { line, say } = readout();
-  walkable(picture, marks, (mark) => say(spec.about ? spec.about(mark) : mark.text));
+  walkable(picture, marks, (mark) => say(spec.about ? spec.about(mark, say) : mark.text));
   return html(
     "figure",
     { id: spec.name },

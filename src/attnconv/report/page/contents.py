@@ -10,6 +10,9 @@ import torch
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import RunFolderError
 from attnconv.report.collect import read_runs
+from attnconv.report.colors import BLACK, HEADS
+from attnconv.report.colors import look as look_of
+from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
 from attnconv.report.page.study import probes
@@ -20,7 +23,7 @@ from attnconv.runs.status import collected_folder, collected_weights, look, read
 IMAGES = "test_images.npz"  # in results/
 # Networks whose weights go into the page, so that it can run them: position-only heads, and heads that see content.
 LIVE = ("sa_quadratic", "sa_learned_content")
-HEADS = ("heads.jsonl", "attention_maps.npy")
+RECORDED = ("heads.jsonl", "attention_maps.npy")  # where heads looked
 
 
 def from_results(results: Path, page: Path) -> dict[str, Any]:
@@ -40,7 +43,11 @@ def from_results(results: Path, page: Path) -> dict[str, Any]:
     folders = [collected_folder(results, row["run"]) for row in rows if row["data_hash"] == images.data_hash]
     probed = probes((folder, _between(page, folder), images.shape) for folder in folders)
     shipped = {images.data_hash: images.describe()}
-    return {"made": "make page", "images": shipped, "runs": runs, "probes": probed}
+    curves: dict[str, Any] = {
+        "points": points(rows, results, lambda run: _between(page, collected_folder(results, run)))
+    }
+    curves |= {"protocols": data_size(rows), "colors": colors([*(row["model"] for row in rows)])}
+    return {"made": "make page", "images": shipped, "runs": runs, "probes": probed} | curves
 
 
 def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,10 +68,10 @@ def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Se
         weights = folder / "weights.safetensors"
         shown = Shown(folder, weights if weights.exists() else None, True, _between(page, folder))
         runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
-    made = f"python scripts/make_page.py {' '.join(map(str, folders))}"
     shipped = {digest: each.describe() for digest, each in images.items()}
     probed = probes((folder, _between(page, folder), run["image"]) for folder, run in zip(folders, runs, strict=True))
-    return {"made": made, "images": shipped, "runs": runs, "probes": probed}
+    found = {"images": shipped, "runs": runs, "probes": probed, "colors": colors(run["model"] for run in runs)}
+    return {"made": f"python scripts/make_page.py {' '.join(map(str, folders))}"} | found
 
 
 def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
@@ -80,6 +87,15 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
     return data
 
 
+def colors(models: Iterable[str]) -> dict[str, Any]:
+    """Return the colors of heads and models; black is that of the text, which is light on a dark screen."""
+    of_models = {model: look_of(model).color for model in models}
+    return {
+        "heads": list(HEADS),
+        "models": {model: "currentColor" if color == BLACK else color for model, color in of_models.items()},
+    }
+
+
 def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[str, Any]]:
     """Return of every model and scale the run of which results/ keeps most; models without heads are left out.
 
@@ -88,7 +104,7 @@ def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[
     best: dict[tuple[str, str], tuple[tuple[Any, ...], dict[str, Any]]] = {}
     for row in rows:
         folder = collected_folder(results, row["run"])
-        kept = (collected_weights(results, row["run"]).exists(), *((folder / file).exists() for file in HEADS))
+        kept = (collected_weights(results, row["run"]).exists(), *((folder / file).exists() for file in RECORDED))
         rank = (*kept, row["train_images"], row["epochs"], -row["seed"])
         key = (row["model"], row["scale"])
         if "mixer" in read_config(folder)["model"] and any(kept) and (key not in best or rank > best[key][0]):

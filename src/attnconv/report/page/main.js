@@ -2,6 +2,8 @@
 
 import { unpack, unpackAll } from "./arrays.js";
 import { layerAttention } from "./attention.js";
+import { setColors } from "./colors.js";
+import { curvesSection } from "./curves_view.js";
 import { html } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 import { look, shownBy } from "./heads.js";
@@ -13,6 +15,7 @@ import { querySection } from "./query.js";
 import { makeState, oneOf, real, textLike, whole } from "./state.js";
 import { KERNELS } from "./theorem.js";
 import { LEAST, MOST, centersField, theoremSection } from "./theorem_view.js";
+import { trainingSection } from "./training_view.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -35,6 +38,10 @@ function makePage() {
       "",
     ),
     measure: oneOf(MEASURE_NAMES, "explained"),
+    protocol: oneOf(
+      (data.protocols ?? []).map(({ title }) => title),
+      "",
+    ),
     network: oneOf(
       runs.map(({ run }) => run),
       "",
@@ -51,6 +58,7 @@ function makePage() {
     data,
     runs,
     state,
+    begun: [], // promises of what the sections show first
     /** A run with its arrays unpacked, once. */
     load(run) {
       if (!loaded.has(run)) loaded.set(run, unpackAll(run));
@@ -91,9 +99,9 @@ async function start() {
     set.one = (index) => values.subarray(index * size, (index + 1) * size);
   }
   const page = makePage();
-  const sections = [querySection(page), theoremSection(page), likenessSection(page), networkSection(page)].filter(
-    Boolean,
-  );
+  setColors(data.colors);
+  const make = [querySection, theoremSection, likenessSection, networkSection, curvesSection, trainingSection];
+  const sections = make.map((section) => section(page)).filter(Boolean);
   document
     .getElementById("main")
     .append(...sections, html("p", { id: "message", role: "status", "aria-live": "polite" }));
@@ -116,6 +124,7 @@ async function start() {
   acceptImages(page, () => page.runs.find(({ run }) => run === page.state.values.run) ?? page.runs[0]);
   // For the console: await attnconv.load(attnconv.runs[0]), attnconv.forward(run, pixels), attnconv.look(run, layer, epoch, image).
   globalThis.attnconv = Object.assign(page, { forward, look, shownBy, isLive, layerAttention });
+  await Promise.all(page.begun);
   document.documentElement.dataset.ready = "yes";
 }
 

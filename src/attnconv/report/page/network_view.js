@@ -70,7 +70,7 @@ export function networkSection(page) {
   state.onChange((changed) => {
     if (RELATED.some((name) => changed.has(name))) update(changed);
   });
-  update();
+  page.begun.push(update());
   const reset = () => state.set({ heads: "", hidden: "" });
   return html(
     "section",

@@ -56,7 +56,7 @@ export function querySection(page) {
   state.onChange((changed) => {
     if (["run", "layer", "epoch", "query", "image"].some((name) => changed.has(name))) update(changed);
   });
-  update();
+  page.begun.push(update());
   return html(
     "section",
     { id: "query" },

@@ -1,0 +1,110 @@
+// The study's numbers: accuracy against data and against time, and what they decide of the claims.
+
+import { chart } from "./chart.js";
+import { modelColor } from "./colors.js";
+import { button, html, runLink, select } from "./dom.js";
+import { accuracy, thousands } from "./format.js";
+
+const LEAD =
+  "Every dot is a run; lines are means over seeds, bands their 95% intervals. Click a dot, or focus one and walk with " +
+  "the arrow keys, for its command and its folder.";
+
+const share = (value) => `${Math.round(100 * value)}%`;
+
+/** What is read out of a run's dot: its numbers, its folder, and the command that makes it anew. */
+function aboutRun({ point, text }, say) {
+  return [
+    `${text}. `,
+    runLink(point),
+    " ",
+    html("code", {}, point.command),
+    " ",
+    button("Copy", async () => {
+      await navigator.clipboard.writeText(point.command).catch(() => undefined);
+      say(`Copied: ${point.command}`);
+    }),
+  ];
+}
+
+const described = ({ model, train_images: images, seed, epochs, test_acc: share_, minutes, clock }) =>
+  `${model}, ${thousands(images)} images, ${epochs} epochs, seed ${seed}: ${accuracy(share_)} in ${minutes} ` +
+  `${clock ? "minutes on the clock" : "CPU minutes"}`;
+
+const dotOf = (point, x) => ({ x, y: point.test_acc, size: 3, text: described(point), point });
+
+const columns = ["model", "images", "seed", "epochs", "test accuracy", "minutes", "run"];
+const rowOf = (point) => [
+  point.model,
+  thousands(point.train_images),
+  String(point.seed),
+  String(point.epochs),
+  accuracy(point.test_acc),
+  String(point.minutes),
+  runLink(point),
+];
+
+/** The section; null where the page shows a reader's own runs only. */
+export function curvesSection(page) {
+  const { state, data } = page;
+  if (!data.points?.length) return null;
+  const figure = html("div", {});
+  const chosen = () => data.protocols.find(({ title }) => title === state.values.protocol) ?? data.protocols[0];
+  const update = () => figure.replaceChildren(dataChart(data, chosen()));
+  state.onChange((changed) => changed.has("protocol") && update());
+  const parts = [];
+  if (data.protocols.length) {
+    update();
+    const options = data.protocols.map(({ title }) => [title, title]);
+    const control = select("Trained for", options, chosen().title, (protocol) => state.set({ protocol }));
+    parts.push(html("div", { className: "controls" }, control), figure);
+  }
+  return html(
+    "section",
+    { id: "curves" },
+    html("h2", {}, "How much data, how much time?"),
+    html("p", {}, LEAD),
+    parts,
+    timeChart(data.points),
+  );
+}
+
+function dataChart({ points }, { title, curves, runs }) {
+  const inside = points.filter(({ run }) => runs.includes(run));
+  const ticks = [...new Set(inside.map(({ train_images: images }) => images))].toSorted((a, b) => a - b);
+  const series = curves.map(({ model, points: line }) => ({
+    name: model,
+    color: modelColor(model),
+    points: line,
+    dots: inside.filter((point) => point.model === model).map((point) => dotOf(point, point.train_images)),
+  }));
+  return chart({
+    name: "data-size",
+    title: `Test accuracy by training images: ${title}`,
+    x: { label: "training images", kind: "log", ticks, format: (images) => `${images / 1000}k` },
+    y: { label: "test accuracy", format: share },
+    series,
+    about: aboutRun,
+    header: columns,
+    rows: inside.map(rowOf),
+  });
+}
+
+function timeChart(points) {
+  const models = [...new Set(points.map(({ model }) => model))];
+  return chart({
+    name: "minutes",
+    title: "Test accuracy by minutes of training, all runs (hollow: minutes on the clock, not of all cores)",
+    x: { label: "minutes", kind: "log", ticks: [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500] },
+    y: { label: "test accuracy", format: share },
+    series: models.map((model) => ({
+      name: model,
+      color: modelColor(model),
+      dots: points
+        .filter((point) => point.model === model)
+        .map((point) => ({ ...dotOf(point, point.minutes), hollow: point.clock })),
+    })),
+    about: aboutRun,
+    header: columns,
+    rows: points.map(rowOf),
+  });
+}
