@@ -63,7 +63,8 @@ def compared(groups: Groups) -> Figure:
     """Draw a panel per set of groups, a row per group: seeds as dots, their mean a stroke, its 95% a bar."""
     rows = max(len(panel) for panel in groups.panels.values())
     figure = new_figure(height=0.24 * rows + 0.95)
-    axes = np.atleast_1d(np.array(figure.subplots(1, len(groups.panels))))
+    alike = len({tuple(group.label for group in panel) for panel in groups.panels.values()}) == 1
+    axes = np.atleast_1d(np.array(figure.subplots(1, len(groups.panels), sharey=alike)))
     for axis, (title, panel) in zip(axes, groups.panels.items(), strict=True):
         _draw_groups(axis, panel)
         axis.set(title=title, xlabel="test accuracy (%)")
@@ -80,7 +81,7 @@ def _draw_groups(axis: Axes, groups: list[Group]) -> None:
             axis.plot([bar.low, bar.high], [row, row], color=color, alpha=0.25, linewidth=6, solid_capstyle="butt")
         axis.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.2)
         axis.plot(values, [row] * len(values), marker, color=color, markersize=3.2, markeredgewidth=0)
-    axis.set_yticks(range(len(groups)), [f"{group.label}" for group in groups])
+    axis.set_yticks(range(len(groups)), [group.label for group in groups])
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0)

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from attnconv.report.colors import look
 from attnconv.report.figures.data import Curve, Curves, History
@@ -22,7 +23,9 @@ def by_minutes(found: Curves) -> Figure:
     """Draw test accuracy by minutes of a CPU core, a thin line per seed, on a logarithmic scale."""
     figure, axis = _seeds(found)
     axis.set(xscale="log", xlabel="training time (minutes of one CPU core, all threads added up)")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     return figure
 
 

@@ -58,7 +58,7 @@ def of_images(found: ImageMaps, layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) ->
         for row, layer in enumerate(shown):
             for head in range(heads):
                 _draw_map(axes[row, head], probs[layer, head], query, labeled=False)
-            axes[row, 0].set_ylabel(f"{layer + 1}", fontsize=6, rotation=0, labelpad=5, va="center")
+            axes[row, 0].set_ylabel(f"layer {layer + 1}", fontsize=5.5, rotation=0, labelpad=11, va="center")
     set_title(figure, found.title)
     return figure
 

@@ -98,14 +98,23 @@ def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
 
 def windows(results: Results) -> Groups | None:
     """Local attention against convolution of the same window."""
-    panels = {}
+    panel: list[Group] = []
     for size in (3, 5, 7):
         runs = results.of_study(f"mixers_kernel{size}")
-        panel = [Group(run, run, by_seed(found)) for run in ("local_attention", f"conv{size}x{size}")
-                 if (found := [one for one in runs if one["model"] == run])]  # fmt: skip
-        if panel:
-            panels[f"{size}x{size} positions"] = panel
-    return Groups("Windows: attention or convolution (scale=mini, 12,500 images)", panels) if panels else None
+        if size == 3 and runs:  # its convolution is the reference of other studies
+            runs = runs + _reference(results, runs[0])
+        for model in ("local_attention", f"conv{size}x{size}"):
+            found = [run for run in runs if run["model"] == model]
+            label = f"{model}, {size}x{size}" if model == "local_attention" else model
+            panel += [Group(label, model, by_seed(found))] if found else []
+    return Groups("Windows: attention or convolution (scale=mini)", {"12,500 images": panel}) if panel else None
+
+
+def _reference(results: Results, run: Row) -> list[Row]:
+    """The runs of conv3x3 that a run of experiment=mixers is compared with."""
+    wanted = {key: run[key] for key in ("scale", "recipe", "precision", "train_images", "epochs")}
+    found = (results.of_study(study, model="conv3x3", **wanted) for study in ("mixers", "data_size_epochs_20"))
+    return next((runs for runs in found if runs), [])
 
 
 def normalizers(results: Results) -> Groups | None:
