@@ -210,8 +210,8 @@ def test_one_batch_overfits(tiny, model):
     assert loss.item() < 0.05
 
 
-# sa_quadratic_copied needs another run's weights, which tests/models/test_frozen.py gives it.
-MODELS = sorted({path.stem for path in CONFIGS.glob("model/*.yaml")} - {"sa_quadratic_copied"})
+# Two need another run's weights, which tests/models/test_frozen.py and test_pruned.py give them.
+MODELS = sorted({path.stem for path in CONFIGS.glob("model/*.yaml")} - {"sa_quadratic_copied", "sa_quadratic_pruned"})
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -83,7 +83,8 @@ CLAIMS = {
     "nonlocal_resnet18": Claim(2, True),
 }
 
-SAME_LAYER = ("bigbird_window", "sa_quadratic_shifts", "sa_quadratic_random", "sa_quadratic_copied")
+SAME_LAYER = ("bigbird_window", "sa_quadratic_shifts", "sa_quadratic_random", "sa_quadratic_copied",
+              "sa_quadratic_pruned")  # fmt: skip
 
 
 def study_models() -> list[str]:

@@ -32,6 +32,7 @@ LOOKS = {
     "sa_quadratic_shifts": Look(BROWN, "s"),
     "sa_quadratic_copied": Look(BROWN, "D"),
     "sa_quadratic_random": Look(BROWN, "X"),
+    "sa_quadratic_pruned": Look(ORANGE, "h"),
     "sa_quadratic_content": Look(VERMILION, "v"),
     "sa_learned": Look(GREEN, "^"),
     "sa_learned_key": Look(GREEN, "v"),

@@ -59,8 +59,6 @@ class HeadWatcher:
 
         title, heads = f"{self._name}, epoch {epoch}", gaussian_heads(self._model)
         if heads and all(isinstance(mixer, PositionalAttention) for mixer in self._mixers):
-            return gaussians.centers(
-                Gaussians(title, self._grid, np.array(heads["centers"]), np.array(heads["spreads"]))
-            )
+            return gaussians.centers(Gaussians.of(title, self._grid, heads))
         probs = self.maps(split)
         return None if probs is None else maps.whole(Maps(f"{title}: what the central position attends to", probs))

@@ -64,6 +64,12 @@ def test_sixteen_heads_of_one_layer_fit_into_one_panel():
     assert len(ellipses(figure)[0]) == 32
 
 
+def test_a_head_that_a_layer_lacks_is_not_drawn():
+    drawn = heads([[[0, 0], [1, 1]], [[0, 0], [np.nan, np.nan]]], [[1, 1], [1, np.nan]])
+    assert [len(patches) for patches in ellipses(gaussians.centers(drawn))] == [4, 2]
+    assert [len(axis.collections) for axis in gaussians.as_printed(drawn).axes] == [4, 2]
+
+
 def test_the_printed_threshold_is_that_of_the_paper():
     head = heads([[[0, 0]]], [[0.8]])
     probs = gaussians.printed_probs(head, 0, 0)

@@ -14,6 +14,10 @@ from attnconv.report.figures import paper_data, study_data
 from attnconv.report.figures.results import Results
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
+PRUNED = (
+    "python train.py model=sa_quadratic_pruned model.start=RUN/weights.safetensors scale={scale} name=pruned "
+    "epochs={epochs} recipe.lr_scale=0.1"
+)
 SCALES = {
     "mini": "64 channels on 8x8 positions",
     "small": "96 channels on 16x16 positions",
@@ -81,6 +85,7 @@ def _of_runs(scale: str) -> list[Entry]:
     any_covariance = partial(paper_data.gaussians, model="sa_quadratic_generalized", study=paper_data.GENERALIZED)
     sixteen_heads = partial(paper_data.gaussians, study=paper_data.SIXTEEN_HEADS)
     images = f"{content}, then python scripts/collect.py outputs --weights '*/sa_learned_content/*/seed0'"
+    pruned = f"{generalized}, then {PRUNED.format(scale=scale, epochs=paper_data.CONTINUED[scale])}"
     rows: list[tuple[str, str, Callable[..., Any], str]] = [
         ("02_accuracy_by_epoch", table1, paper_data.accuracy_by_epoch, "curves:by_epoch"),
         ("03_centers_in_training", quadratic, paper_data.centers_in_training, "gaussians:centers_in_training"),
@@ -90,6 +95,7 @@ def _of_runs(scale: str) -> list[Entry]:
         ("06_content_maps", content, partial(paper_data.maps, model="sa_learned_content"), "maps:whole"),
         ("07_to_10_content_in_images", images, paper_data.weights, "content:from_weights"),
         ("12_non_isotropic", generalized, any_covariance, "gaussians:centers"),
+        ("13_pruned", pruned, paper_data.pruned, "curves:by_epoch"),
         ("14_sixteen_heads", sixteen, sixteen_heads, "gaussians:centers"),
     ]
     return [

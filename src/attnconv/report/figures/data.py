@@ -36,6 +36,13 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, Path) else value
 
 
+def _stacked(layers: list[list[Any]]) -> Floats:
+    """Values of every head of every layer, nan for heads that a layer lacks."""
+    most = max(map(len, layers))
+    values = [np.array(layer, float) for layer in layers]
+    return np.stack([np.concatenate([one, np.full((most - len(one), *one.shape[1:]), np.nan)]) for one in values])
+
+
 def radius(mass: float) -> float:
     """Standard deviations around the center that hold a share `mass` of a Gaussian in the plane."""
     return math.sqrt(-2 * math.log(1 - mass))
@@ -48,7 +55,7 @@ class Gaussians:
     Attributes:
         title: says of which run they are.
         grid: (H, W).
-        centers: (L, N, 2), rows before columns, in positions.
+        centers: (L, N, 2), rows before columns, in positions; nan for heads that a layer lacks, here and below.
         spreads: (L, N) inverse standard deviations in 1/positions, or (L, N, 2, 2) = S with inverse covariance S S^T.
     """
 
@@ -57,9 +64,16 @@ class Gaussians:
     centers: Floats
     spreads: Floats
 
+    @classmethod
+    def of(cls, title: str, grid: tuple[int, int], heads: Mapping[str, Any]) -> "Gaussians":
+        """Those of a line of heads.jsonl."""
+        return cls(title, grid, _stacked(heads["centers"]), _stacked(heads["spreads"]))
+
     def axes_of(self, layer: int, head: int) -> tuple[Floats, Floats]:
         """Standard deviations (2,) along the ellipse's axes, in positions, and the axes' directions, (2, 2) columns."""
         spread = self.spreads[layer, head]
+        if np.isnan(spread).any():
+            return np.full(2, np.nan), np.full((2, 2), np.nan)
         precision = spread**2 * np.eye(2) if spread.ndim == 0 else spread @ spread.T
         values, directions = np.linalg.eigh(precision)
         with np.errstate(divide="ignore"):
@@ -68,7 +82,7 @@ class Gaussians:
     def reach(self, layer: int, head: int, mass: float) -> float:
         """How far from the query the ellipse of a head goes at most along an axis, in positions."""
         deviations, directions = self.axes_of(layer, head)
-        if not np.isfinite(deviations).all():
+        if np.isinf(deviations).any():
             return math.inf
         half = radius(mass) * np.sqrt(directions**2 @ deviations**2)
         return float((np.abs(self.centers[layer, head]) + half).max())

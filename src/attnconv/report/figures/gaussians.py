@@ -55,7 +55,8 @@ def frame(heads: Gaussians) -> float:
     layers, count = heads.centers.shape[:2]
     places = itertools.product(range(layers), range(count), MASSES)
     reaches = [heads.reach(layer, head, mass) for layer, head, (mass, *_) in places]
-    reaches += [float(value) for value in np.abs(heads.centers).max(-1).ravel()]
+    reaches = [reach for reach in reaches if not math.isnan(reach)]
+    reaches += [float(value) for value in np.abs(heads.centers).max(-1).ravel() if not math.isnan(value)]
     return 1.04 * max([NARROWEST, *(reach for reach in reaches if reach <= widest)])
 
 
@@ -64,6 +65,8 @@ def draw_layer(axis: Axes, heads: Gaussians, layer: int, half: float) -> dict[st
     _draw_frame(axis, half, "")
     beyond: dict[str, list[int]] = {"center": [], "50%": [], "90%": []}
     for head, center in enumerate(heads.centers[layer]):
+        if np.isnan(center).any():
+            continue
         color = head_color(head)
         if np.abs(center).max() > half:
             beyond["center"].append(head)
@@ -126,7 +129,7 @@ def as_printed(heads: Gaussians, columns: int = 3) -> Figure:
     figure, axes = panels(count, min(columns, count), height=1.95)
     shifts = np.arange(PRINTED) - PRINTED // 2
     for layer, axis in enumerate(axes):
-        for head in range(heads.centers.shape[1]):
+        for head in np.flatnonzero(~np.isnan(heads.centers[layer, :, 0])).tolist():
             probs = printed_probs(heads, layer, head)
             for mass, style, width in MASSES:
                 level = printed_threshold(probs, mass)

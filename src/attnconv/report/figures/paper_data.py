@@ -5,6 +5,8 @@ seed. Imports no matplotlib.
 """
 
 import hashlib
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ TABLE1 = {"mini": "table1", "small": "small", "paper": "default"}
 RECIPES = {"mini": "modern", "small": "modern", "paper": "paper"}
 GENERALIZED = {"mini": "encodings", "small": "small", "paper": "default"}
 SIXTEEN_HEADS = {"mini": "encodings_16_heads", "small": "small_16_heads", "paper": "many_heads"}
+CONTINUED = {"mini": 7, "small": 13, "paper": 100}  # epochs after pruning: a third
 LAYER = 4  # Figure 3's
 PANELS = 8  # epochs that Figure 3 shows
 
@@ -29,21 +32,23 @@ def accuracy_by_epoch(results: Results, scale: str) -> Curves | None:
     if len({run["model"] for run in runs}) < 2:
         return None
     title = f"CIFAR-10, scale={scale}, recipe={RECIPES[scale]}, {runs[0]['precision']}"
-    return Curves(title, [curve for run in runs for curve in curve_of(run, results.curves[run["run"]], "epoch")])
+    return Curves(title, [curve for run in runs for curve in curve_of(run, results.epochs(run), "epoch")])
 
 
 def curve_of(run: Row, epochs: list[Row], axis: str) -> list[Curve]:
-    """Test accuracy of a run by `epoch` or by CPU `minutes`; empty where none was measured."""
-    if axis == "minutes":
-        seconds = np.cumsum([record["train_cpu_seconds"] for record in epochs])
-        at = [float(value) / 60 for value in seconds]
-    else:
-        at = [float(record["epoch"]) for record in epochs]
-    points = [(x, record["test/acc"]) for x, record in zip(at, epochs, strict=True)]
-    known = [(x, float(y)) for x, y in points if not (np.isnan(x) or np.isnan(y))]
-    if not known:
-        return []
-    return [Curve(run["model"], int(run["seed"]), [x for x, _ in known], [y for _, y in known])]
+    """Test accuracy of a run by `epoch` or by CPU `minutes`; empty where none was measured.
+
+    Args:
+        epochs: what `Results.epochs` says of it.
+    """
+    points, seconds = [], 0.0
+    for record in epochs:
+        spent = record.get("train_cpu_seconds")
+        seconds += math.nan if spent is None else spent
+        at = float(record["epoch"]) if axis == "epoch" else seconds / 60
+        if not math.isnan(at) and record.get("test/acc") is not None:
+            points.append((at, float(record["test/acc"])))
+    return [Curve(run["model"], int(run["seed"]), *map(list, zip(*points, strict=True)))] if points else []
 
 
 def gaussians(
@@ -61,8 +66,7 @@ def gaussians(
 def gaussians_of(folder: Path, title: str) -> Gaussians:
     """The heads of a run after its last recorded epoch."""
     last = read_heads(folder)[-1]
-    centers, spreads = np.array(last["centers"], float), np.array(last["spreads"], float)
-    return Gaussians(title, grid_of(folder, read_config(folder)), centers, spreads)
+    return Gaussians.of(title, grid_of(folder, read_config(folder)), last)
 
 
 def centers_in_training(results: Results, scale: str) -> CentersInTraining | None:
@@ -81,6 +85,22 @@ def centers_in_training_of(folder: Path, title: str) -> CentersInTraining:
     return CentersInTraining(
         title, grid_of(folder, read_config(folder)), layer, [line["epoch"] for line in chosen], centers
     )
+
+
+def pruned(results: Results, scale: str) -> Curves | None:
+    """Figure 13: a network with heads of any covariance, and the same without degenerate heads, trained further."""
+    wanted = {"scale": scale, "recipe": RECIPES[scale], "data": "cifar10", "fraction": 1.0}
+    whole = results.of_study(GENERALIZED[scale], model="sa_quadratic_generalized", **wanted)
+    later = results.of_study("pruned", model="sa_quadratic_pruned", **wanted)
+    pairs = [(first, second) for first in whole for second in later if first["seed"] == second["seed"]]
+    if not pairs:
+        return None
+    found = []
+    for first, second in pairs:
+        found += curve_of(first, results.epochs(first), "epoch")
+        for curve in curve_of(second, results.epochs(second), "epoch"):
+            found.append(replace(curve, at=[epoch + first["epochs"] for epoch in curve.at]))
+    return Curves(f"CIFAR-10, scale={scale}, {whole[0]['precision']}: pruned and trained further", found)
 
 
 def maps(results: Results, scale: str, model: str) -> Maps | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 
 from attnconv.files import FileError, read_json, read_json_lines, reading
@@ -27,13 +26,16 @@ class Results:
         """The rows of runs.csv that may stand in a figure."""
         return read_runs(self.path / "runs.csv")
 
-    @cached_property
-    def curves(self) -> dict[str, list[Row]]:
-        """The epochs of every run, by its name; what was not measured is nan."""
-        path = self.path / "curves.parquet"
-        with reading(path):
-            table = pandas.read_parquet(path)
-            return {str(run): epochs.to_dict("records") for run, epochs in table.groupby("run", sort=False)}
+    def epochs(self, run: Row) -> list[Row]:
+        """What a run recorded of every epoch, times included.
+
+        Raises:
+            FileError: its records are damaged.
+        """
+        folder = self.folder(run)
+        clock = {line["epoch"]: line for line in read_json_lines(folder / "timing.jsonl", ("epoch",))}
+        lines = read_json_lines(folder / "metrics.jsonl", ("epoch",))
+        return [{**clock.get(line["epoch"], {}), **line} for line in lines]
 
     def folder(self, run: Row) -> Path:
         """Where the files of a run are."""

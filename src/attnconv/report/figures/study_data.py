@@ -89,7 +89,7 @@ def encodings(results: Results) -> Groups | None:
 def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
     """Test accuracy of Table 1's models by minutes of a CPU core."""
     runs = results.of_study("table1", scale="mini", recipe="modern")
-    curves = [curve for run in runs for curve in curve_of(run, results.curves[run["run"]], "minutes")]
+    curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
     devices = sorted({run["device"] for run in runs})
     if len({curve.model for curve in curves}) < 2:
         return None

@@ -1,0 +1,80 @@
+"""A finished network without its degenerate heads, to be trained further (the paper's Figure 13).
+
+A head is degenerate if it looks at everything alike, or along a line: the largest eigenvalue of its inverse covariance
+S S^T is below 1e-5, or its condition number is above a limit, which is 1000 in the published code. Removing one changes
+what the network computes; training at a tenth of the learning rate makes up for it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.models.backbone import Backbone
+from attnconv.models.weight_files import load_weights, read_weights
+
+SMALLEST_EIGENVALUE = 1e-5  # of an inverse covariance, in 1/positions^2: a deviation of 300 positions
+
+
+def pruned_heads(
+    image_shape: tuple[int, int, int], classes: int, start: str, largest_condition: float = 1000.0, **network: Any
+) -> Backbone:
+    """Build the network of a finished run without its degenerate heads, with its other weights.
+
+    Args:
+        image_shape: (C, height, width) of the images, in pixels.
+        classes: number of classes.
+        start: the weights.safetensors of a run with Gaussian heads.
+        largest_condition: of an inverse covariance; a head above it is removed.
+        network: the other arguments of `Backbone`, as the run had them.
+
+    Raises:
+        ValueError: the mixers are not attention with Gaussian heads, or a layer has no other heads.
+        FileError: the file is missing, damaged, or of another network.
+    """
+    model = Backbone(image_shape, classes, **network)
+    mixers = {name: part for name, part in model.named_modules() if isinstance(part, PositionalAttention)}
+    for mixer in mixers.values():
+        if not isinstance(mixer.encoding, QuadraticEncoding | GeneralizedQuadraticEncoding):
+            raise ValueError("only Gaussian heads can be pruned; take a mixer with a quadratic encoding")
+    if not mixers:
+        raise ValueError("there are no attention heads to prune")
+    weights = read_weights(Path(start))
+    if not model.head.weight.is_meta:  # a model without memory is only counted
+        load_weights(model, Path(start), classes)
+    for name, mixer in mixers.items():
+        kept = ~degenerate(weights[f"{name}.encoding.spreads"], largest_condition)
+        if not kept.any():
+            raise ValueError(f"start={start}: every head of {name} is degenerate, and none would be left")
+        keep_heads(mixer, kept.nonzero().flatten())
+    return model
+
+
+def degenerate(spreads: Tensor, largest_condition: float) -> Tensor:
+    """Which heads look at everything alike or along a line: (N,) bool.
+
+    Args:
+        spreads: (N,) inverse standard deviations in 1/positions, or (N, 2, 2) = S with inverse covariance S S^T.
+        largest_condition: of S S^T; a round head has 1.
+    """
+    if spreads.dim() == 1:
+        return spreads.square() < SMALLEST_EIGENVALUE
+    smaller, larger = torch.linalg.eigvalsh(spreads.double() @ spreads.double().mT).unbind(-1)
+    return (larger < SMALLEST_EIGENVALUE) | (larger > largest_condition * smaller)
+
+
+def keep_heads(mixer: PositionalAttention, kept: Tensor) -> None:
+    """Leave only the heads `kept`, by their numbers, in a mixer with a quadratic encoding."""
+    encoding: Any = mixer.encoding
+    value: Any = mixer.value
+    width = value.out_features
+    with torch.no_grad():
+        for name in ("centers", "spreads"):
+            setattr(encoding, name, nn.Parameter(getattr(encoding, name)[kept].clone()))
+        columns = value.weight.unflatten(1, (mixer.heads, width))[:, kept].flatten(1)
+    mixer.heads = len(kept)
+    value.weight = nn.Parameter(columns.clone())
+    value.in_features = columns.shape[1]

@@ -1,0 +1,92 @@
+"""Pruning: which heads go, that the others keep their weights, and that such a network trains on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from attnconv.config import compose
+from attnconv.errors import ConfigError
+from attnconv.files import FileError
+from attnconv.models.build import build_model
+from attnconv.models.cost import parameters
+from attnconv.models.pruned import degenerate
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from attnconv.runs.load import load_trained
+
+TINY = ["scale=mini", "scale.layers=2", "scale.heads=4", "scale.width=8", "scale.hidden=8"]
+
+
+def build(model, *overrides):
+    torch.manual_seed(0)
+    return build_model(compose([*TINY, f"model={model}", *overrides]).model, (3, 32, 32), 10)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A network with four heads per layer; of the first layer the second is flat and the last one a stripe."""
+    model = build("sa_quadratic_generalized")
+    with torch.no_grad():
+        spreads = model.layers[0].mixer.encoding.spreads
+        spreads[1] = 1e-4 * torch.eye(2)
+        spreads[3] = torch.tensor([[1.0, 0], [1, 0.01]])
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def test_flat_heads_and_stripes_are_degenerate():
+    angle = torch.tensor(0.3)
+    turned = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+    stripes = torch.stack([turned * torch.tensor([1.0, ratio**0.5]) for ratio in (1, 1.1e-3, 0.9e-3, 0)])
+    assert degenerate(stripes, 1000).tolist() == [False, False, True, True]
+    assert degenerate(stripes, 1e5).tolist() == [False, False, False, True]
+    assert degenerate(torch.tensor([1.0, 0.0033, -0.0033, 0.003]), 1000).tolist() == [False, False, False, True]
+
+
+def test_what_is_left_computes_what_it_did_with_the_other_heads_silenced(weights):
+    whole, pruned = build("sa_quadratic_generalized"), build("sa_quadratic_pruned", f"model.start={weights}")
+    whole.load_state_dict(load_file(weights))
+    with torch.no_grad():
+        whole.layers[0].mixer.value.weight.unflatten(1, (4, 8))[:, [1, 3]] = 0
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(pruned.eval()(images), whole.eval()(images))
+    assert [layer.mixer.heads for layer in pruned.layers] == [2, 4]
+    assert parameters(whole) - parameters(pruned) == 2 * (2 + 4 + 8 * 8)
+
+
+def test_it_is_counted_without_memory_as_it_is(weights):
+    config = compose([*TINY, "model=sa_quadratic_pruned", f"model.start={weights}"])
+    with torch.device("meta"):
+        counted = build_model(config.model, (3, 32, 32), 10)
+    assert parameters(counted) == parameters(build("sa_quadratic_pruned", f"model.start={weights}"))
+
+
+def test_a_pruned_run_goes_on_from_another_and_is_loaded_again(tiny, weights):
+    before = tiny("model=sa_quadratic_generalized", "scale.heads=4")
+    run(before)
+    trained = load_file(run_folder_path(before) / "weights.safetensors")
+    trained["layers.1.mixer.encoding.spreads"][2] = 0
+    save_file(trained, weights)
+    config = tiny(
+        "model=sa_quadratic_pruned", "name=pruned", f"model.start={weights}", "scale.heads=4", "precision=fp32"
+    )
+    assert run(config)["status"] == "done"
+    folder = run_folder_path(config)
+    maps = np.load(folder / "attention_maps.npy")
+    assert np.isnan(maps[1, 3]).all(), "a head that the layer lacks"
+    assert not np.isnan(maps[0]).any()
+    heads = json.loads((folder / "heads.jsonl").read_text().splitlines()[-1])
+    assert [len(layer) for layer in heads["centers"]] == [4, 3]
+    assert [layer.mixer.heads for layer in load_trained(folder).model.layers] == [4, 3]
+
+
+def test_what_cannot_be_pruned_is_refused(weights, tmp_path):
+    with pytest.raises(FileError, match="does not exist"):
+        build("sa_quadratic_pruned", f"model.start={tmp_path}/none")
+    with pytest.raises(FileError, match="weights"):
+        build("sa_quadratic_pruned", f"model.start={weights}", "scale.heads=5")
+    with pytest.raises(ConfigError, match="and none would be left"):
+        build("sa_quadratic_pruned", f"model.start={weights}", "model.largest_condition=0.5")
