@@ -1,13 +1,17 @@
-"""How convolutional are a trained network's attention layers? `python scripts/probe.py RUN [RUN ...]`
+"""How convolutional are a trained network's attention layers?
+
+    python scripts/probe.py RUN [RUN ...]
+    python scripts/probe.py --calibration FILE      the same numbers for attention whose nature is known
 
 Writes RUN/probe.json: for every head where it looks, how narrowly, and what moves its map; for every layer how far its
-heads span a convolution, and how much of its output the best K x K convolution explains on images that it was not
-fitted to (attnconv.analysis.conv_similarity says how each is measured). All on test images, for the trained weights and
-for the initial ones, so that what was learned is seen apart from the architecture. Prints the layers.
+heads are from a 3 x 3 convolution, and how much of its output the best K x K convolution explains, corrected for the
+size of the fit (attnconv.analysis.conv_similarity says how each is measured). All on test images, for the trained
+weights and for the initial ones, so that what was learned is seen apart from the architecture. Prints the layers.
 """
 
 from pathlib import Path
 
+from attnconv.analysis.calibration import calibration
 from attnconv.analysis.probe import compact, probe
 from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
@@ -15,13 +19,16 @@ from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import load_trained
 from attnconv.runs.provenance import commit
-from attnconv.settings.arguments import ScriptParser, positive
+from attnconv.settings.arguments import ScriptParser, check_target, positive
 from attnconv.training.device import choose_device
+
+CALIBRATED = (8, 8)  # positions, as of 32 x 32 images in patches of 4 x 4
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of finished runs")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run folders of finished runs")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="write the calibration's rows there")
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
     parser.add_argument("--images", type=positive, default=100, help="test images over which attention is averaged")
     parser.add_argument(
@@ -34,6 +41,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.fit_images < 2:
         parser.error("--fit-images must be at least 2: half to fit, half to judge")
+    if not arguments.runs and arguments.calibration is None:
+        parser.error("which runs? probe.py RUN [RUN ...]")
+    check_target(parser, arguments.calibration)
+    if arguments.calibration is not None:
+        rows = calibration(*CALIBRATED)
+        write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": rows}).encode())
     for folder in arguments.runs:
         with one_line_errors([]):
             device = str(choose_device(arguments.device))

@@ -47,7 +47,7 @@ def test_the_page_has_what_was_found(examined):
     assert likeness_summary([(row, probed) for row in runs if row["model"] == "sa_quadratic"]) in page
     assert likeness_table(probed) in page
     assert "### sa_quadratic\n" in page
-    assert "8 images, convolutions fitted to 10 and judged on as many others" in page
+    assert "8 images, convolutions fitted to 10 (p/n up to " in page
 
 
 def test_rows_are_means_over_heads_before_and_after(examined):

@@ -1,12 +1,14 @@
 """How convolutional an attention layer is: numbers for what the paper shows by eye.
 
 A convolution looks at fixed shifts, one pixel per tap, whatever the image and wherever the pixel. So every head is
-asked how narrow it is, and how much of its map the shift alone tells; a layer, whether its heads together span the taps
-of a convolution (the generalised lemma), and how much of its output the best convolution explains.
+asked how narrow it is, and how much of its map the shift alone determines; a layer, whether its heads together, with
+values that all pixels share, compute a convolution, and how much of its output the best convolution explains.
+attnconv.analysis.calibration has the same numbers for attention whose nature is known.
 
 Axes: B images, H W rows and columns, N heads, Q K query and key pixels (row-major over H x W), D channels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,9 @@ from attnconv.mixers.shifts import grid_shifts
 
 KERNELS = (1, 3, 5, 7)
 RANK_TOLERANCE = 1e-3  # a direction that heads reach only with weights of a thousand is not in their span
-RIDGE = 1e-7  # of the mean feature power: keeps dead features from making least squares singular
+RIDGE = 1e-7  # of features of unit variance: keeps dependent features from making least squares singular
+MOST_WEIGHTS = 0.5  # p/n of a fit: with more weights for its pixels a fit says nothing
+CONSTANT = 1e-6  # outputs that vary by a smaller share of their size are rounding
 CHUNK = 32  # images at a time
 
 
@@ -96,12 +100,15 @@ def variance_shares(probs: Tensor, height: int, width: int) -> dict[str, Tensor]
     return shares | {"shift": torch.where(even, 1.0, shares["shift"])}
 
 
-def lemma_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> float:
-    """How far the taps of a K x K convolution are from the span of the heads: 0 all in it, 1 all orthogonal to it.
+def joint_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> float:
+    """How far a random K x K convolution is from what the heads can compute: 0 they compute any, 1 nothing of one.
 
-    The generalised lemma: attention computes any K x K convolution if and only if, for every query q, the indicator of
-    the pixel q + shift lies in the span of the heads' probabilities, for every shift of the kernel. This is the mean
-    squared distance of the indicators from the span, over images, taps, and queries whose taps are inside the map.
+    A layer computes a convolution if some values V_h, one per head for all pixels, give sum_h A_h[q, k] V_h = W_t at
+    the pixel k = q + t of every tap t, and 0 at all others, for every query q. That the taps of each query by itself
+    lie in the span of the heads there (the paper's generalized lemma) is necessary, but not sufficient: heads that
+    change places from pixel to pixel span all taps everywhere, and no values suit all pixels. So this is one
+    least-squares fit over all images and queries together: the mean squared distance of the taps' indicators from the
+    span of the heads' maps. Queries whose taps are not all inside the map are left out.
 
     Args:
         probs: (B or 1, N, Q, K).
@@ -109,24 +116,33 @@ def lemma_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> f
     Raises:
         ValueError: the kernel fits nowhere in the map.
     """
-    reach = kernel // 2
     shifts = grid_shifts(height, width, probs.device)
-    taps = shifts.abs().amax(dim=-1) <= reach  # (Q, K)
+    taps = shifts.abs().amax(dim=-1) <= kernel // 2  # (Q, K)
     whole = taps.sum(dim=1) == kernel**2
     if not whole.any():
         raise ValueError(f"a {kernel}x{kernel} kernel fits nowhere in a {height}x{width} map")
-    probs = probs[:, :, whole].double().transpose(1, 2)  # (B, Q, N, K)
-    _, sizes, directions = torch.linalg.svd(probs, full_matrices=False)
-    spanned = sizes > RANK_TOLERANCE * sizes[..., :1]
-    inside = (directions.square() * spanned[..., None]).sum(dim=-2)  # (B, Q, K): squared length within the span
-    return (1 - inside)[:, taps[whole]].mean().item()
+    maps = probs[:, :, whole].double().transpose(0, 1)  # (N, B, Q, K)
+    # Of every query its taps are in one order, by key, which is by shift.
+    at_taps = maps[..., taps[whole]].unflatten(-1, (-1, kernel**2))
+    count = at_taps.shape[1] * at_taps.shape[2]
+    gram = maps.flatten(1) @ maps.flatten(1).T
+    cross = at_taps.sum(dim=(1, 2))  # (N, taps)
+    sizes, directions = torch.linalg.eigh(gram)
+    spanned = sizes > RANK_TOLERANCE**2 * sizes[-1]
+    explained = (directions[:, spanned].T @ cross).square() / sizes[spanned, None]
+    return 1 - explained.sum().item() / (kernel**2 * count)
 
 
-def convolution_shares(inputs: Tensor, outputs: Tensor, kernels: Sequence[int] = KERNELS) -> list[float]:
-    """Share of a layer's output that the best K x K convolution of its input explains, on images it was not fitted to.
+def convolution_shares(
+    inputs: Tensor, outputs: Tensor, kernels: Sequence[int] = KERNELS
+) -> list[tuple[float | None, float]]:
+    """Share of a layer's output that the best K x K convolution of its input explains, and p/n of its fit.
 
-    Least squares with a bias on the first half of the images; 1 - (squared error) / (squared distance from the mean)
-    on the second half. The convolutions are zero-padded.
+    Least squares with a bias on half of the images. Fitted errors are too small by about a share p/n, of p weights
+    fitted to n pixels, and errors on the other half too large by as much, also where neighboring pixels err together;
+    their geometric mean is neither. The share is 1 - sqrt(E_fitted E_held), each E a squared error over the variance of
+    its half. No share (None) is given of a constant output, or where p/n is above a half. The units of inputs and
+    outputs do not matter. The convolutions are zero-padded.
 
     Args:
         inputs, outputs: what went into the layer and came out, (B, H, W, D) each.
@@ -138,27 +154,55 @@ def convolution_shares(inputs: Tensor, outputs: Tensor, kernels: Sequence[int] =
     half = len(inputs) // 2
     if half == 0:
         raise ValueError("a fit and its test need two images or more")
-    largest = max(kernels)
+    halves = [(inputs[:half], outputs[:half]), (inputs[half : 2 * half], outputs[half : 2 * half])]
+    largest, pixels = max(kernels), inputs[:half, ..., 0].numel()
+    chosen = [_columns(kernel, largest, inputs.shape[-1]) for kernel in kernels]
+    moments = _moments(*halves[0], largest)
+    fits = [_fit(*moments, columns) for columns in chosen]
+    errors = [_relative_errors(*part, largest, chosen, fits) for part in halves]
+    shares: list[tuple[float | None, float]] = []
+    for columns, fitted, held in zip(chosen, *errors, strict=True):
+        ratio = len(columns) / pixels
+        known = fitted is not None and held is not None and ratio <= MOST_WEIGHTS
+        shares.append((1 - math.sqrt(fitted * held) if known else None, ratio))
+    return shares
+
+
+def _moments(x: Tensor, y: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    """Sums of products (P, P) of the features of all pixels, and with the outputs (P, D)."""
     gram, cross = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for x, y in zip(inputs[:half].split(CHUNK), outputs[:half].split(CHUNK), strict=True):
+    for some, wanted in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         # In float64: after a layer norm channels are linearly dependent, and what float32 rounds off is more than the
         # ridge that keeps such directions still.
-        features = _patches(x.double(), largest)
+        features = _patches(some.double(), kernel)
         gram = gram + features.T @ features
-        cross = cross + features.T @ y.double().flatten(0, 2)
+        cross = cross + features.T @ wanted.double().flatten(0, 2)
+    return gram, cross
 
-    errors, weights = torch.zeros(len(kernels), dtype=torch.float64), []
-    chosen = [_columns(kernel, largest, inputs.shape[-1]) for kernel in kernels]
-    for columns in chosen:
-        part = gram[columns][:, columns]
-        ridge = RIDGE * part.diagonal().mean() * torch.eye(len(part), dtype=part.dtype)
-        weights.append(torch.linalg.solve(part + ridge, cross[columns]).to(inputs))
-    for x, y in zip(inputs[half:].split(CHUNK), outputs[half:].split(CHUNK), strict=True):
-        features, wanted = _patches(x, largest), y.flatten(0, 2)
-        for index, (columns, weight) in enumerate(zip(chosen, weights, strict=True)):
-            errors[index] += (features[:, columns] @ weight - wanted).double().square().sum()
-    held_out = outputs[half:].double().flatten(0, 2)
-    return (1 - errors / (held_out - held_out.mean(dim=0)).square().sum()).tolist()
+
+def _fit(gram: Tensor, cross: Tensor, columns: Tensor) -> Tensor:
+    """Weights (P, D) of some features, the last of which is one: ridge regression on features of unit variance."""
+    rest, count = columns[:-1], gram[-1, -1]
+    means, mean = gram[rest, -1] / count, cross[-1] / count
+    covariance = gram[rest][:, rest] / count - means[:, None] * means
+    scale = covariance.diagonal().clamp_min(0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    unit = covariance / (scale[:, None] * scale) + RIDGE * torch.eye(len(rest), dtype=gram.dtype)
+    slopes = torch.linalg.solve(unit, (cross[rest] / count - means[:, None] * mean) / scale[:, None]) / scale[:, None]
+    return torch.cat([slopes, (mean - means @ slopes)[None]])
+
+
+def _relative_errors(x: Tensor, y: Tensor, kernel: int, chosen: list[Tensor], fits: list[Tensor]) -> list[float | None]:
+    """Squared error of every fit over the variance of the outputs, None where that is rounding."""
+    errors = torch.zeros(len(fits), dtype=torch.float64)
+    for some, wanted in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        features, flat = _patches(some.double(), kernel), wanted.double().flatten(0, 2)
+        for index, (columns, weights) in enumerate(zip(chosen, fits, strict=True)):
+            errors[index] += (features[:, columns] @ weights - flat).square().sum()
+    flat = y.double().flatten(0, 2)
+    variance = (flat - flat.mean(dim=0)).square().sum()
+    constant = bool(variance <= CONSTANT**2 * flat.square().sum())
+    return [None if constant else error for error in (errors / variance).tolist()]
 
 
 def _patches(x: Tensor, kernel: int) -> Tensor:
@@ -176,10 +220,14 @@ def _columns(kernel: int, largest: int, channels: int) -> Tensor:
 
 
 def layer_numbers(probs: Tensor, inputs: Tensor, outputs: Tensor, height: int, width: int) -> dict[str, Any]:
-    """Describe a layer: lemma_residual of a 3 x 3 kernel, and conv1 ... conv7, what the best convolution explains."""
-    shares = zip(KERNELS, convolution_shares(inputs, outputs), strict=True)
+    """Describe a layer: joint_residual of a 3 x 3 kernel; conv1 ... conv7, what the best convolution explains.
+
+    And fit_ratio: p/n of the largest of these fits.
+    """
+    shares = convolution_shares(inputs, outputs)
     return {
-        # On smaller maps no pixel has all of its neighbours.
-        "lemma_residual": lemma_residual(probs, height, width) if min(height, width) >= 3 else None,
-        **{f"conv{kernel}": share for kernel, share in shares},
+        # On smaller maps no pixel has all of its neighbors.
+        "joint_residual": joint_residual(probs, height, width) if min(height, width) >= 3 else None,
+        **{f"conv{kernel}": share for kernel, (share, _) in zip(KERNELS, shares, strict=True)},
+        "fit_ratio": max(ratio for _, ratio in shares),
     }

@@ -34,7 +34,7 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
         attnconv.analysis.conv_similarity.
 
     Raises:
-        ConfigError: the network has no attention layer.
+        ConfigError: the network has no attention layer, or one that is not finite.
     """
     found: dict[str, list[dict[str, Any]]] = {"heads": [], "layers": []}
     shown, _ = next(trained.data.test.batches(max(images, fit_images)))
@@ -55,6 +55,10 @@ def _describe(model: nn.Module, images: Tensor, fit_images: Tensor) -> dict[str,
         _, height, width, _ = inputs.shape
         seen: Any = mixer
         probs = seen.attention_probs(height, width, inputs[: len(images)].to(images.device)).float().cpu()
+        if not (probs.isfinite().all() and outputs.isfinite().all()):
+            raise ConfigError(
+                f"attention layer {layer} gives numbers that are not finite: there is nothing to describe"
+            )
         numbers = head_numbers(probs, height, width)
         count = len(next(iter(numbers.values())))
         heads += [

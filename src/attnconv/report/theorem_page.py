@@ -1,6 +1,6 @@
 """results/theorem.md: convolutions that became attention, and how convolutional attention became, run by run.
 
-From the conversion.json and probe.json that scripts/conv_to_attention.py and scripts/probe.py wrote beside a run and
+From the conversion.json and probe.json that scripts/conv_to_attention.py and scripts/probe.py wrote next to a run and
 scripts/collect.py took into results/runs.
 """
 
@@ -10,13 +10,14 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.files import read_json
+from attnconv.report.stats import t_interval
 from attnconv.report.tables import markdown
 
 OF_HEADS = {
     "distance": "distance", "spread": "spread", "entropy": "entropy", "one_pixel": "one pixel",
     "by_shift": "by shift", "by_place": "by place", "by_content": "by content",
 }  # fmt: skip
-OF_LAYERS = {"lemma_residual": "lemma residual", "conv1": "1x1", "conv3": "3x3", "conv5": "5x5", "conv7": "7x7"}
+OF_LAYERS = {"joint_residual": "joint residual", "conv1": "1x1", "conv3": "3x3", "conv5": "5x5", "conv7": "7x7"}
 NUMBERS = {**OF_HEADS, **OF_LAYERS}
 
 INTRODUCTION = """# Convolution into attention, and how far back
@@ -34,17 +35,31 @@ networks see the test images in float32. Parameters, FLOPs and time are those of
 LIKENESS = """
 ## How convolutional is a trained attention layer?
 
-On test images, with the weights that the run began with → with those that it ended with. A convolution looks at fixed
-shifts, one pixel per tap: off the border one pixel, by shift and 3x3 would be 1, spread, entropy and lemma residual 0.
-Means over heads: *distance* from the query to what is attended to and *spread* around the head's center, in positions;
-*entropy* in nats; the largest probability (*one pixel*); shares of the probabilities' variance that the *shift* alone,
-the query's *place* (the border) and the image's *content* account for. Of a layer: the *lemma residual*, how far the
-nine shifts of a 3x3 kernel are from the span of the heads' maps (1: orthogonal to it); and the share of the layer's
-output that the best *K x K* convolution of its input explains, on images that it was not fitted to.
+On test images, with the weights that the run began with → with those that it ended with. Means over heads: *distance*
+from the query to what is attended to and *spread* around the head's center, in positions; *entropy* in nats; the
+largest probability (*one pixel*); shares of the probabilities' variance that the *shift* alone, the query's *place*
+(the border) and the image's *content* account for. Of a layer: the *joint residual*, how far a random 3x3 convolution
+is from all that the heads can compute with values that all pixels share (0: they compute any); and the share of the
+layer's output that the best *K x K* convolution of its input explains, corrected for the size of the fit.
 `attnconv.analysis.conv_similarity` has the definitions.
 
+### Calibration
+
+The same numbers for attention whose nature is known, on 8 x 8 positions, made by
+`python scripts/probe.py --calibration results/theorem/calibration.json`. Nine hard heads are a 3x3 convolution, but for
+the border, where they look at the nearest pixel and a convolution at its padding; shares of K x K convolutions are for
+inputs of independent pixels, and for smooth ones.
+
+"""
+
+OLD = """Networks that were probed before the joint residual was defined have blanks: their K x K shares were biased low
+by the size of the fit, and the weights to measure them anew are gone.
+"""
+
+SEEDS = """
 ### Means over the layers
 
+Means over seeds, with half of Student's 95% interval of the trained value from two seeds on. One seed decides nothing.
 """
 
 
@@ -83,10 +98,13 @@ def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
 
 
 def layer_rows(found: dict[str, Any]) -> list[dict[str, tuple[float | None, float | None]]]:
-    """For every layer each number before and after training; those of heads are means over the layer's heads."""
+    """For every layer each number before and after training; those of heads are means over the layer's heads.
+
+    Numbers of layers are None in files from before the joint residual, whose definitions were others.
+    """
     layers: dict[int, dict[str, dict[str, float | None]]] = {}
     for row in found["layers"]:
-        values = {name: row[name] for name in OF_LAYERS}
+        values = {name: row[name] if "joint_residual" in row else None for name in OF_LAYERS}
         heads = [head for head in found["heads"] if (head["layer"], head["weights"]) == (row["layer"], row["weights"])]
         values |= {name: fmean(head[name] for head in heads) for name in OF_HEADS}
         layers.setdefault(row["layer"], {})[row["weights"]] = values
@@ -96,13 +114,17 @@ def layer_rows(found: dict[str, Any]) -> list[dict[str, tuple[float | None, floa
 
 
 def likeness_summary(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
-    """A row per attention network: means over its layers."""
-    rows = []
+    """A row per attention network, over its seeds: means over its layers."""
+    by_network: dict[Path, list[tuple[dict[str, Any], Any]]] = {}
     for run, found in examined:
-        layers = layer_rows(found)
-        means = {name: tuple(_mean([layer[name][when] for layer in layers]) for when in (0, 1)) for name in NUMBERS}
-        rows.append([*_named(run), f"{run['test_acc']:.1%}", *(_change(*means[name]) for name in NUMBERS)])
-    return markdown(["network", "trained on", "test accuracy", *NUMBERS.values()], rows)
+        by_network.setdefault(Path(run["run"]).parent, []).append((run, found))
+    rows = []
+    for seeds in by_network.values():
+        layers = [layer_rows(found) for _, found in seeds]
+        accuracy = fmean(run["test_acc"] for run, _ in seeds)
+        cells = [_over_seeds([_means(name, of_seed) for of_seed in layers]) for name in NUMBERS]
+        rows.append([*_named(seeds[0][0]), str(len(seeds)), f"{accuracy:.1%}", *cells])
+    return markdown(["network", "trained on", "seeds", "test accuracy", *NUMBERS.values()], rows)
 
 
 def likeness_table(found: dict[str, Any]) -> str:
@@ -113,15 +135,29 @@ def likeness_table(found: dict[str, Any]) -> str:
     return markdown(["layer", *NUMBERS.values()], rows)
 
 
+def calibration_table(rows: list[dict[str, Any]]) -> str:
+    """A row per known attention, from calibration.json; a range where the inputs matter."""
+    by_attention: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_attention.setdefault(row["attention"], []).append(row)
+    cells = [[name, *(_range([row[key] for row in found]) for key in NUMBERS)] for name, found in by_attention.items()]
+    return markdown(["attention", *NUMBERS.values()], cells)
+
+
 def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
-    """results/theorem.md, from the published rows of runs.csv and what lies beside those runs."""
+    """results/theorem.md, from the published rows of runs.csv, what lies next to those runs, and results/theorem."""
     probed = read_examined(results, runs, "probe.json")
     parts = [INTRODUCTION, conversion_table(read_examined(results, runs, "conversion.json")), LIKENESS]
-    parts.append(likeness_summary(probed))
+    calibrated = results / "theorem/calibration.json"
+    if calibrated.exists():
+        parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
+    old = any("joint_residual" not in layer for _, found in probed for layer in found["layers"])
+    parts += [SEEDS, OLD if old else "", "\n", likeness_summary(probed)]
     for run, found in probed:
-        about = (
-            f"`{run['run']}`: {found['images']} images, convolutions fitted to {found['fit_images'] // 2} and judged"
-        )
+        ratio = max((layer.get("fit_ratio", 0) for layer in found["layers"]), default=0)
+        fit = f" (p/n up to {ratio:.2g})" if ratio else ""
+        fitted = found["fit_images"] // 2
+        about = f"`{run['run']}`: {found['images']} images, convolutions fitted to {fitted}{fit} and judged"
         parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(found)}")
     return "".join(parts)
 
@@ -130,9 +166,25 @@ def _named(run: dict[str, Any]) -> tuple[str, str]:
     return f"[`{run['model']}`](runs/{run['run']})", f"{int(run['train_images']):,} images, {int(run['epochs'])} epochs"
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _means(name: str, layers: list[dict[str, tuple[float | None, float | None]]]) -> tuple[float | None, float | None]:
+    """Means over the layers that have the number, before and after training."""
+    before, after = ([layer[name][when] for layer in layers if layer[name][when] is not None] for when in (0, 1))
+    return (fmean(before) if before else None), (fmean(after) if after else None)
+
+
+def _over_seeds(seeds: list[tuple[float | None, float | None]]) -> str:
+    known = [(before, after) for before, after in seeds if before is not None and after is not None]
+    if not known:
+        return ""
+    before, after = ([seed[when] for seed in known] for when in (0, 1))
+    interval = t_interval(after) if len(after) > 1 else None
+    half = "" if interval is None else f" ± {(interval.high - interval.low) / 2:.2f}"
+    return _change(fmean(before), fmean(after)) + half
+
+
+def _range(values: list[float | None]) -> str:
+    known = [f"{value:.2f}".replace("-0.00", "0.00") for value in values if value is not None]
+    return " to ".join(dict.fromkeys(known))
 
 
 def _change(before: float | None, after: float | None) -> str:
