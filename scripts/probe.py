@@ -45,8 +45,8 @@ def main() -> None:
         parser.error("which runs? probe.py RUN [RUN ...]")
     check_target(parser, arguments.calibration)
     if arguments.calibration is not None:
-        rows = calibration(*CALIBRATED)
-        write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": rows}).encode())
+        known = calibration(*CALIBRATED)
+        write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": known}).encode())
     for folder in arguments.runs:
         with one_line_errors([]):
             device = str(choose_device(arguments.device))

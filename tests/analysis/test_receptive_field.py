@@ -1,7 +1,6 @@
 """Receptive fields: the effective one lies inside the theoretical one, and that one is what paper and pencil give."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch import nn
 
 from attnconv.analysis.heads import central_query
 from attnconv.analysis.receptive_field import (
-    convolution_fields,
     effective_side,
     influence,
     permutation_error,
@@ -73,19 +71,6 @@ def test_the_effective_side_counts_the_pixels_that_hold_almost_all_influence():
     peaked[4:6, 4:6] = 1.0
     peaked[0, 0] = 0.1
     assert effective_side(peaked) == 2
-
-
-def test_fields_of_convolutional_networks_by_hand():
-    conv = partial(nn.Conv2d, 1, 1, padding=1)
-    assert convolution_fields([conv(kernel_size=3), conv(kernel_size=3, stride=2), conv(kernel_size=3)], 32) == [
-        3,
-        5,
-        9,
-    ]
-    resnet = build_model(compose(["model=resnet18", "scale=mini"]).model, (3, 32, 32), 10)
-    first = nn.Sequential(resnet.stem, resnet.blocks[0])
-    # Stem 3; each stride-1 block 4 more; the first strided block 2 + 4.
-    assert convolution_fields([first, *resnet.blocks[1:3]], 32) == [7, 11, 17]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnconv.analysis.convolution_field import convolution_fields
 from attnconv.analysis.receptive_field import (
-    convolution_fields,
     effective_side,
     influence,
     permutation_error,

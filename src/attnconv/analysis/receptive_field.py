@@ -9,7 +9,7 @@ Axes: B batch, H W rows and columns, D width, Q K output and input pixels (row-m
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from attnconv.mixers.locally_connected import LocallyConnected
 from attnconv.mixers.patterns import axis_window, both_axes, window
 from attnconv.mixers.window import WindowAttention
 from attnconv.models.build import build_model
-from attnconv.models.resnet import NonLocalBlock
 
 EFFECTIVE_SHARE = 0.9545  # two standard deviations of a Gaussian
 
@@ -91,31 +90,6 @@ def effective_side(influences: Tensor) -> float:
     falling = influences.flatten().sort(descending=True).values.double()
     before = falling.cumsum(0) - falling
     return math.sqrt(int((before < EFFECTIVE_SHARE * falling.sum()).sum()))
-
-
-def convolution_fields(blocks: Sequence[nn.Module], image_side: int) -> list[int]:
-    """Side of the theoretical receptive field after each block of a convolutional network, in pixels of the image.
-
-    Kernels, strides and poolings in the order in which the modules stand; shortcuts see no more. Attention among them,
-    over space or over the means of channels, sees everything.
-    """
-    field, jump, fields = 1, 1, []
-    for block in blocks:
-        for name, module in block.named_modules():
-            if "shortcut" in name:
-                continue
-            if isinstance(module, NonLocalBlock | nn.AdaptiveAvgPool2d):
-                field = image_side
-            elif isinstance(module, nn.Conv2d | nn.MaxPool2d):
-                size, stride = (_first(value) for value in (module.kernel_size, module.stride))
-                field += (size - 1) * jump
-                jump *= stride
-        fields.append(min(field, image_side))
-    return fields
-
-
-def _first(value: int | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[0]
 
 
 def shift_error(layer: Callable[[Tensor], Tensor], maps: Tensor, margin: int) -> float:

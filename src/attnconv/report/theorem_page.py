@@ -168,8 +168,12 @@ def _named(run: dict[str, Any]) -> tuple[str, str]:
 
 def _means(name: str, layers: list[dict[str, tuple[float | None, float | None]]]) -> tuple[float | None, float | None]:
     """Means over the layers that have the number, before and after training."""
-    before, after = ([layer[name][when] for layer in layers if layer[name][when] is not None] for when in (0, 1))
-    return (fmean(before) if before else None), (fmean(after) if after else None)
+    return _mean([layer[name][0] for layer in layers]), _mean([layer[name][1] for layer in layers])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _over_seeds(seeds: list[tuple[float | None, float | None]]) -> str:
