@@ -4,6 +4,7 @@
     python scripts/conv_to_attention.py --checkpoint RUN/checkpoints/step00000900-1f0c.pt      an unfinished one
     python scripts/conv_to_attention.py --model mobilenetv2_100 --checkpoint FILE    weights alone (.safetensors, .pt)
     python scripts/conv_to_attention.py --model resnet18 scale=mini             untrained; settings as for train.py
+    python scripts/conv_to_attention.py --sweep [NAME ...] --json FILE      models of timm with random weights
 
 A model's name is one of configs/model/ or one of timm's. Prints layers and heads, the largest difference between the
 logits of both networks on the test images, predictions changed (0 expected), accuracies, parameters, FLOPs and times.
@@ -14,6 +15,7 @@ and the default alpha they are written to RUN/conversion.json as well.
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import nn
 
 from attnconv.analysis.conv_to_attention import ALPHA
 from attnconv.analysis.exchange import exchange
+from attnconv.analysis.model_sweep import MODELS, sweep_row
 from attnconv.analysis.probe import compact
 from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
@@ -34,6 +37,7 @@ from attnconv.runs.provenance import commit, describe_device
 from attnconv.settings.arguments import ScriptParser, check_target, positive
 from attnconv.training.device import choose_device
 
+SWEPT_IMAGES = 8
 LABELS = {
     "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
     "largest_difference": "largest difference of logits", "largest_logit": "largest logit",
@@ -88,6 +92,24 @@ def report(name: str, row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
+    """Exchange the convolutions of models of timm, a line each; returns whether a prediction changed."""
+    rows = []
+    for name in names:
+        row = sweep_row(name, images)
+        rows.append(row)
+        verdict = row.get("refused") or (
+            f"{row['layers']} convolutions, {row['predictions_changed']} of {row['images']} predictions changed, "
+            f"difference {row['largest_difference']:.1e} of logits that differ by {row['logits_range']:.2g}"
+        )
+        print(f"{name}: {verdict}", flush=True)
+    if target is not None:
+        head, dirty = commit()
+        about = {"device": describe_device(torch.device("cpu")), "commit": head, "dirty": dirty}
+        write_whole(target, compact(about | {"rows": rows}).encode())
+    return any(row.get("predictions_changed") for row in rows)
+
+
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--model", metavar="NAME", help="of configs/model/, or of timm")
@@ -101,11 +123,16 @@ def main() -> None:
     parser.add_argument("--batch", type=positive, default=100, help="test images at once")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--json", type=Path, help="write the numbers there; of a run, elsewhere than in its folder")
+    parser.add_argument("--sweep", nargs="*", metavar="NAME", help="timm's models, or twenty families if none is named")
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
     arguments = parser.parse_intermixed_args()
     if not 0 < arguments.alpha < math.inf:
         parser.error(f"--alpha must be above 0 and finite, not {arguments.alpha:g}")
     check_target(parser, arguments.json)
+    if arguments.sweep is not None:
+        with one_line_errors([]):
+            changed = sweep(arguments.sweep or MODELS, arguments.images or SWEPT_IMAGES, arguments.json)
+        sys.exit(1 if changed else 0)
     with one_line_errors(valid_keys()):
         arguments.device = str(choose_device(arguments.device))
         name, model, split = network(arguments)

@@ -32,6 +32,15 @@ networks see the test images in float32. Parameters, FLOPs and time are those of
 
 """
 
+SWEEP = """
+### Twenty families of timm
+
+Models with random weights and random statistics of batch norm, on random images of the smallest side from 32 pixels on
+that a model takes, made by `python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. What a
+difference means is said by how much a logit differs between images.
+
+"""
+
 LIKENESS = """
 ## How convolutional is a trained attention layer?
 
@@ -97,6 +106,22 @@ def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
     return markdown(header, rows)
 
 
+def sweep_table(rows: list[dict[str, Any]]) -> str:
+    """A row per model of sweep.json."""
+    header = ["model", "side", "convolutions", "largest difference", "of logits that differ by", "predictions changed",
+              "refused"]  # fmt: skip
+    cells = [
+        [f"`{row['model']}`", str(row.get("side", "")), "", "", "", "", row["refused"].replace("|", "/")]
+        if "refused" in row
+        else [
+            f"`{row['model']}`", str(row["side"]), str(row["layers"]), f"{row['largest_difference']:.1e}",
+            f"{row['logits_range']:.2g}", f"{row['predictions_changed']} of {row['images']}", "",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown(header, cells)
+
+
 def layer_rows(found: dict[str, Any]) -> list[dict[str, tuple[float | None, float | None]]]:
     """For every layer each number before and after training; those of heads are means over the layer's heads.
 
@@ -147,8 +172,11 @@ def calibration_table(rows: list[dict[str, Any]]) -> str:
 def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
     """results/theorem.md, from the published rows of runs.csv, what lies next to those runs, and results/theorem."""
     probed = read_examined(results, runs, "probe.json")
-    parts = [INTRODUCTION, conversion_table(read_examined(results, runs, "conversion.json")), LIKENESS]
-    calibrated = results / "theorem/calibration.json"
+    parts = [INTRODUCTION, conversion_table(read_examined(results, runs, "conversion.json"))]
+    swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"
+    if swept.exists():
+        parts += [SWEEP, sweep_table(read_json(swept, ("rows",))["rows"])]
+    parts.append(LIKENESS)
     if calibrated.exists():
         parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
     old = any("joint_residual" not in layer for _, found in probed for layer in found["layers"])

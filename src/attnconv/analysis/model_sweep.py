@@ -1,0 +1,74 @@
+"""The theorem on models of timm: each with random weights and statistics, its convolutions exchanged for attention.
+
+Untrained models hide errors: residual branches that begin at zero, statistics of zero mean and unit variance, biases of
+zero. So every parameter that is the same number throughout, and all statistics, become random before the exchange.
+"""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnconv.analysis.exchange import Meaningless, exchange
+from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.data.dataset import Split
+from attnconv.errors import ConfigError
+from attnconv.models.timm_models import timm_model
+
+# Twenty families, the smallest model of each.
+MODELS = (
+    "botnet26t_256", "coatnet_nano_rw_224", "convmixer_768_32", "convnext_atto", "cs3darknet_s", "densenet121",
+    "dla46_c", "ghostnet_050", "hardcorenas_a", "lcnet_035", "levit_128s", "mixnet_s", "mobileone_s0", "nf_regnet_b0",
+    "poolformer_s12", "regnetx_002", "repvgg_a0", "resnetv2_50x1_bit", "rexnetr_100", "xcit_nano_12_p16_224",
+)  # fmt: skip
+SIDES = (32, 64, 128, 224, 256)  # of images, in pixels: the smallest that a model takes
+CLASSES, SPREAD = 10, 0.2
+
+
+def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
+    """Exchange the convolutions of timm's model `name`: the numbers of `exchange`, or `refused` with the reason."""
+    started = time.perf_counter()
+    row: dict[str, Any] = {"model": name}
+    try:
+        side, model = _smallest(name, seed)
+        row["side"] = side
+        randomise(model, seed)
+        row |= exchange(model, _random_images(images, side, seed))
+    except (Inconvertible, Meaningless, ConfigError) as reason:
+        row["refused"] = str(reason)
+    return row | {"seconds": time.perf_counter() - started}
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int) -> None:
+    """Give a model in evaluation mode random statistics, and noise on every parameter that is one number throughout."""
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.add_(SPREAD * torch.randn(parameter.shape, generator=draw))
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(SPREAD * torch.randn(buffer.shape, generator=draw))
+        elif name.endswith("running_var"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw))
+
+
+def _smallest(name: str, seed: int) -> tuple[int, nn.Module]:
+    """The smallest side of images that a model takes, and the model."""
+    for side in SIDES:
+        torch.manual_seed(seed)
+        try:
+            return side, timm_model((3, side, side), CLASSES, name).eval()
+        except ValueError as error:
+            refused = str(error)
+    raise ConfigError(refused)
+
+
+def _random_images(count: int, side: int, seed: int) -> Split:
+    draw = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=draw)
+    # The mean and deviation of even levels from 0 to 1.
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 1 / math.sqrt(12))
+    return Split(pixels, torch.arange(count) % CLASSES, mean, std)

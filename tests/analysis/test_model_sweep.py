@@ -1,0 +1,26 @@
+"""The sweep's models have no part that random numbers do not reach, and what is refused is a row as well."""
+
+import torch
+from torch import nn
+
+from attnconv.analysis.model_sweep import randomise, sweep_row
+from attnconv.report.theorem_page import sweep_table
+
+
+def test_nothing_is_left_at_one_number():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    kernel = model[0].weight.clone()
+    randomise(model, 0)
+    tensors = [*model.parameters(), model[1].running_mean, model[1].running_var]
+    assert all(tensor.std() > 0 for tensor in tensors)
+    assert model[1].running_var.min() >= 0.5
+    assert torch.equal(model[0].weight, kernel), "random already"
+
+
+def test_a_row_says_what_changed_or_why_it_was_refused():
+    rows = [sweep_row("test_resnet", 2), sweep_row("test_vit", 2), sweep_row("no_such_model", 2)]
+    assert (rows[0]["side"], rows[0]["predictions_changed"]) == (32, 0)
+    assert rows[0]["largest_difference"] <= 1e-5 * rows[0]["largest_logit"]
+    assert "refused" not in rows[1], "the patches are a convolution"
+    assert "timm has no model 'no_such_model'" in rows[2]["refused"]
+    assert [line.count("|") for line in sweep_table(rows).splitlines()] == [8] * 5
