@@ -60,7 +60,7 @@ def test_clicks_keys_and_the_slider_change_the_map(visit):
     page = visit()
     seen = [rings(page)]
     box = page.locator("#query svg.rings").bounding_box()
-    page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+    page.locator("#query svg.rings").click(position={"x": 0.2 * box["width"], "y": 0.2 * box["height"]})
     assert choices(page) == {"query": "0"}
     page.keyboard.press("ArrowRight")
     assert choices(page) == {"query": "1"}
@@ -71,10 +71,14 @@ def test_clicks_keys_and_the_slider_change_the_map(visit):
     page.get_by_role("slider", name="Epoch").press("ArrowLeft")
     assert choices(page) == {"query": "5", "epoch": "1"}
     seen.append(rings(page))
-    page.get_by_role("radio", name="2", exact=True).press("ArrowLeft")
+    page.get_by_role("group", name="Layer", exact=True).get_by_role("radio", name="2").press("ArrowLeft")
     assert choices(page)["layer"] == "1"
     seen.append(rings(page))
-    assert len(set(seen)) == 4
+    page.get_by_role("group", name="Rings").get_by_role("radio", name="3").check(force=True)
+    assert choices(page)["head"] == "3"
+    assert page.locator("#query svg.rings circle").count() == 1
+    seen.append(rings(page))
+    assert len(set(seen)) == 5
     again = visit(urlsplit(page.url).fragment)
     assert rings(again) == rings(page), "the address holds what is shown"
 

@@ -194,14 +194,16 @@ function legend(series) {
     { className: "legend" },
     series
       .filter(({ name }) => name)
-      .map(({ name, color, dash }) =>
+      .map(({ name, color, dash, points }) =>
         html(
           "li",
           {},
           svg(
             "svg",
             { viewBox: "0 0 24 8", width: 24, height: 8, "aria-hidden": "true" },
-            svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: color, "stroke-width": 3, "stroke-dasharray": dash }),
+            points
+              ? svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: color, "stroke-width": 3, "stroke-dasharray": dash })
+              : svg("circle", { cx: 12, cy: 4, r: 4, fill: color }),
           ),
           name,
         ),

@@ -33,6 +33,7 @@ function makePage() {
     epoch: whole(0, 1e6, OWN),
     query: whole(0, 1e6, -1),
     image: whole(0, most, 0),
+    head: whole(0, 1000, -1), // whose rings are drawn, from 1; 0: of all; -1: as suits the run
     probe: oneOf(
       data.probes.map(({ run }) => run),
       "",

@@ -54,7 +54,7 @@ export function querySection(page) {
     move(stepped(shown, arrow(event)));
   });
   state.onChange((changed) => {
-    if (["run", "layer", "epoch", "query", "image"].some((name) => changed.has(name))) update(changed);
+    if (["run", "layer", "epoch", "query", "image", "head"].some((name) => changed.has(name))) update(changed);
   });
   page.begun.push(update());
   return html(
@@ -77,7 +77,7 @@ export function querySection(page) {
 }
 
 /** All that the figures show: the choices that the run allows, and what its heads do then. */
-function whatIsShown(run, { layer: chosenLayer, epoch: chosenEpoch, query: chosenQuery }, image) {
+function whatIsShown(run, { layer: chosenLayer, epoch: chosenEpoch, query: chosenQuery, head: chosenHead }, image) {
   const [height, width] = run.grid;
   const epochs = epochsOf(run);
   const layer = Math.min(chosenLayer, layersOf(run)) - 1;
@@ -85,14 +85,18 @@ function whatIsShown(run, { layer: chosenLayer, epoch: chosenEpoch, query: chose
   const fits = shownBy(run) !== "center" && chosenQuery >= 0 && chosenQuery < height * width;
   const query = fits ? chosenQuery : Math.floor(height / 2) * width + Math.floor(width / 2);
   const place = { height, width, query, row: Math.floor(query / width), column: query % width };
-  return { run, layer, epoch, image, ...place, ...look(run, layer, epoch, image) };
+  const heads = look(run, layer, epoch, image);
+  // Level lines of nine heads that look at single pixels cover each other: ellipses are shown all, others one by one.
+  const only = chosenHead >= 0 && chosenHead <= run.heads ? chosenHead : heads.gaussians ? 0 : 1;
+  return { run, layer, epoch, image, only, ...place, ...heads };
 }
 
-function makeControls(runs, { run, layer, epoch }, state) {
+function makeControls(runs, { run, layer, epoch, only }, state) {
   const epochs = epochsOf(run);
   const layers = Array.from({ length: layersOf(run) }, (_, index) => [index + 1, String(index + 1)]);
   const last = `Heads as after the last epoch (${epochs[0]}): only Gaussian heads are recorded at every epoch.`;
   const note = NOTES[shownBy(run)];
+  const rings = Array.from({ length: run.heads + 1 }, (_, head) => [head, head ? String(head) : "all"]);
   return [
     select(
       "Run",
@@ -110,6 +114,7 @@ function makeControls(runs, { run, layer, epoch }, state) {
           (index) => state.set({ epoch: epochs[index] }),
         )
       : html("p", { className: "note" }, last),
+    choice("Rings", "head", rings, only, (head) => state.set({ head })),
     ...(note ? [html("p", { className: "note" }, note)] : []),
   ];
 }

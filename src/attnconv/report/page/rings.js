@@ -27,7 +27,9 @@ export function drawRings(picture, shown) {
   picture.replaceChildren(
     ...(image ? [svg("image", { href: photograph(image.pixels, run.image), ...ground })] : []),
     gridLines(height, width),
-    ...shown.maps(shown.query).map((map, head) => drawHead(shown, map, head)),
+    ...shown
+      .maps(shown.query)
+      .map((map, head) => (shown.only && shown.only !== head + 1 ? "" : drawHead(shown, map, head))),
     square(row, column, "#fff", 0.16),
     square(row, column, "#000", 0.07),
   );
