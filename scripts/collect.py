@@ -1,10 +1,8 @@
 """One table of what runs found: `python scripts/collect.py outputs/ --into results/`.
 
-Keeps what every finished run says of itself in results/runs/, and writes from all that is there
-
-    runs.csv         a row per run: what it was, every setting that varies, accuracies, costs, where it was made;
-                     `kept_out` says why a run must not stand in a published table (dirty tree, quickstart)
-    curves.parquet   a row per run and epoch
+Keeps what every finished run says of itself in results/runs/ (with --external NAME in results/external/NAME/), and
+writes runs.csv from all that is there, a row per run: what it was, every setting that varies, accuracies, costs, where
+it was made. `kept_out` says why a run must not stand in a published table (dirty tree, quickstart).
 
 `--weights` also keeps the weights of chosen runs, in float16, in results/weights/: at most 16 MB in all.
 
@@ -12,6 +10,7 @@ Collecting twice changes nothing. Exit code 1 if a run folder is damaged, or is 
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def collect(arguments: argparse.Namespace) -> int:
     check_version(into)
     chosen = choose_weights(arguments.outputs, into, arguments.weights) if arguments.weights else {}
     for outputs in arguments.outputs:
-        gathered = gather(outputs, into, arguments.replace, arguments.heads)
+        gathered = gather(outputs, into, arguments.replace, arguments.heads, arguments.external or "")
         if not (gathered.added + gathered.known + [*gathered.other, *gathered.unfinished, *gathered.damaged]):
             raise RunFolderError(f"no run folder below {outputs}")
         problems += report(outputs, gathered)
@@ -55,9 +54,16 @@ def collect(arguments: argparse.Namespace) -> int:
         print(f"{collected_weights(into, name)} has the weights of {name}")
     damaged = tabulate(into)
     for name, detail in damaged.items():
-        print(f"  damaged: {into}/runs/{name}: {detail}")
-    print(f"{into}/runs.csv and curves.parquet are made from {into}/runs/")
+        print(f"  damaged: {into}/{name}: {detail}")
+    print(f"{into}/runs.csv has every run that is kept in {into}")
     return problems + len(damaged)
+
+
+def person(text: str) -> str:
+    """An argument that names a person or a machine, and a folder."""
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: use letters, digits, - and .")
+    return text
 
 
 def main() -> None:
@@ -66,6 +72,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=REPOSITORY / "results", help="results/ of this repository")
     parser.add_argument("--replace", action="store_true", help="a run replaces another one of its name in results/")
     parser.add_argument("--heads", action="store_true", help="keep heads.png, 0.4 MB a run")
+    parser.add_argument(
+        "--external", metavar="NAME", type=person, help="the runs are another person's: keep them apart"
+    )
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="RUN",
         help="keep the weights of these runs; * stands for any characters, as in 'study/*/seed0'",

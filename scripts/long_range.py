@@ -1,10 +1,11 @@
 """One table from the runs of experiment=long_range: results/long_range.csv and results/long_range.md.
 
     python train.py experiment=long_range
-    python scripts/long_range.py outputs
+    python scripts/collect.py outputs               keeps the run folders in results/runs
+    python scripts/long_range.py results/runs
 
-Test accuracy per model, layers and distance, beside the wall that theory puts up: the largest distance at which some
-pixel of the last layer's map sees both marks.
+Test accuracy per model, layers and distance, next to the limit of theory (`wall`): the largest distance at which some
+pixel of the last layer's map sees both marks; and next to what counting marks reaches (`counting`).
 """
 
 import csv
@@ -35,6 +36,7 @@ def read_cell(folder: Path) -> dict[str, Any]:
         "layers": config.scale.layers,
         "distance": config.data.distance,
         "wall": wall,
+        "counting": round(accuracy_of_counting(config.data.distance, CLUTTER), 6),
         "seed": result["seed"],
         "train_images": result["train_images"],
         "epochs": result["epochs"],
@@ -82,15 +84,15 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     text = (
-        "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py outputs` from the runs "
-        f"of `python train.py experiment=long_range`: scale=mini, {rows[0]['train_images']:,} training images, "
-        f"{rows[0]['epochs']} epochs, one seed. Test accuracy. *Italic*: beyond the wall, where not every pair of "
-        "marks is seen by some pixel. The first row is what counting reaches: the better of two rules that add marks "
-        "up by colour and place, and never look at two together "
+        "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py results/runs` from the "
+        f"runs of `python train.py experiment=long_range`: scale=mini,\n{rows[0]['train_images']:,} training images, "
+        f"{rows[0]['epochs']} epochs, one seed, {rows[0]['precision']}. Test accuracy. *Italic*: beyond the limit, "
+        "where not every pair\nof marks is seen by some pixel. The first row is what counting reaches: the better of "
+        "two rules that add marks up by color\nand place, and never look at two together "
         "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
-    counting = {distance: accuracy_of_counting(distance, CLUTTER) for distance in {row["distance"] for row in rows}}
-    (arguments.into / "long_range.md").write_text(text + long_range_table(read_csv(path), counting))
+    table = long_range_table(read_csv(path))
+    (arguments.into / "long_range.md").write_text(f"{text}<!-- table: long_range -->\n{table}<!-- end table -->\n")
 
 
 if __name__ == "__main__":

@@ -1,52 +1,47 @@
-"""Write what is made from results/ anew: README's tables, data_size.md, theorem.md. `python scripts/make_tables.py`
+"""Make everything anew that is made from results/: its pages, README's tables, MANIFEST.sha256.
 
-`--check` only compares. The tables of runs are those of results/runs.csv (scripts/collect.py).
+    python scripts/make_tables.py            writes them
+    python scripts/make_tables.py --check    only compares; exit code 1 if one is stale
+
+results/runs.csv is made by scripts/collect.py. What is wrong with a file of results/ is one line and exit code 2; pages
+that do not need it are made all the same.
 """
 
 import sys
 from pathlib import Path
 
-from attnconv.errors import one_line_errors
-from attnconv.files import read_csv, read_json_lines, reading
-from attnconv.report.collect import read_runs
-from attnconv.report.data_size import data_size_page
-from attnconv.report.tables import bench_table, fill, models_table, paper_table, runs_table
-from attnconv.report.theorem_page import theorem_page
-from attnconv.settings.arguments import ScriptParser
+from attnconv.files import write_whole
+from attnconv.report.pages import MANIFEST, Pages, manifest
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def regenerate(readme: str, results: Path) -> dict[str, str]:
-    """The text of every generated file, by its place in the repository."""
-    runs, tables = read_runs(results / "runs.csv"), {}
-    with reading(results / "runs.csv"):
-        tables["runs"], data_size = runs_table(runs), data_size_page(runs)
-    with reading(results / "paper.csv"):
-        tables["paper"] = paper_table(read_csv(results / "paper.csv"), runs)
-    with reading(results / "models.csv"):
-        tables["models"] = models_table(read_csv(results / "models.csv"), "paper")
-    with reading(results / "bench.jsonl"):
-        tables["bench"] = bench_table(read_json_lines(results / "bench.jsonl"))
-    return {
-        "README.md": fill(readme, tables),
-        "results/data_size.md": data_size,
-        "results/theorem.md": theorem_page(results, runs),
-    }
+def stale(repository: Path, made: dict[str, str]) -> list[str]:
+    """The pages that are not as they would be made now."""
+    paths = {name: repository / name for name in made}
+    return [name for name, path in paths.items() if not path.exists() or path.read_text("utf-8") != made[name]]
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if they are not what results/ says")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a page is not what results/ says")
+    parser.add_argument("--repository", type=existing_folder, default=REPOSITORY, help="the folder that has results/")
     arguments = parser.parse_args()
-    with one_line_errors([]):
-        made = regenerate((REPOSITORY / "README.md").read_text(), REPOSITORY / "results")
-    for name, text in made.items():
-        path = REPOSITORY / name
-        if not arguments.check:
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            sys.exit(f"{name} is stale: python scripts/make_tables.py")
+    pages = Pages(arguments.repository)
+    made = pages.made()
+    different = stale(arguments.repository, made)
+    if not arguments.check:
+        for name in different:
+            write_whole(arguments.repository / name, made[name].encode())
+        if pages.results.is_dir():
+            write_whole(pages.results / MANIFEST, manifest(pages.results).encode())
+    for error in pages.errors:
+        print(f"error: {error}", file=sys.stderr)
+    if pages.errors:
+        sys.exit(2)
+    if arguments.check and different:
+        sys.exit(f"{', '.join(different)}: stale; python scripts/make_tables.py")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def main() -> None:
         "are those of the faster way without it.\n",
     ]
     for scale in SCALES:
-        text.append(f"\n## scale={scale}\n\n{models_table(read_csv(path), scale)}")
+        table = models_table(read_csv(path), scale)
+        text.append(f"\n## scale={scale}\n\n<!-- table: {scale} -->\n{table}<!-- end table -->\n")
     (arguments.into / "models.md").write_text("".join(text))
 
 

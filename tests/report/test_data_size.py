@@ -1,76 +1,135 @@
-"""The tables of the data-size study say what their runs say, with intervals that a textbook gives."""
-
-import math
-import statistics
+"""The page of the data-size study: the control is the reference, every cell has its n, crossings are sure."""
 
 import pytest
+from fabricated import row, seeds
 
-from attnconv.report.data_size import accuracies, accuracy_table, data_size_page, difference_table, studies
+from attnconv.report.comparisons import cells, gap, spread_of
+from attnconv.report.data_size import data_size_page, difference_table, disagreements, need_table
+from attnconv.report.protocols import protocols
+from attnconv.report.stats import logit, points
 
-
-def row(model, fraction, seed, accuracy, name="data_size_epochs_20"):
-    return {
-        "name": name, "scale": "mini", "recipe": "modern", "equal": "epochs", "epochs": 20, "model": model,
-        "fraction": fraction, "seed": seed, "test_acc": accuracy, "precision": "bf16",
-    }  # fmt: skip
-
-
-QUADRATIC = [
-    row("sa_quadratic", fraction, seed, 0.4 + fraction + 0.01 * seed) for fraction in (0.01, 0.1) for seed in range(3)
-]
-CONVOLUTION = [
-    row("conv3x3", fraction, seed, 0.4 + fraction + 0.01 * seed + gap)
-    for fraction, gap in ((0.01, 0.02), (0.1, -0.02))
-    for seed in range(3)
-]
+EPOCHS, STEPS = "data_size_epochs_20", "data_size_steps_5"
+NOISE = (-0.01, 0.0, 0.01)
 
 
-def cells(table, line):
-    return [cell.strip() for cell in table.splitlines()[line].strip("|").split("|")]
+def curve(name, model, by_fraction, wobble=0.002, **changes):
+    """Three seeds at each fraction: the seeds differ alike for all models, and each model a little of its own."""
+    shift = wobble if model.startswith("sa") else 0
+    return [
+        run
+        for fraction, accuracy in by_fraction.items()
+        for run in seeds(name, model, [accuracy + noise + shift * (seed - 1) * (-1) ** seed
+                                       for seed, noise in enumerate(NOISE)], fraction=fraction, **changes)
+    ]  # fmt: skip
 
 
-def test_means_and_intervals():
-    table = accuracy_table(accuracies(QUADRATIC + CONVOLUTION))
-    assert cells(table, 0) == ["model", "0.01", "0.1"]
-    half = 4.3027 * statistics.stdev([1, 2, 3]) / math.sqrt(3)  # t of 2 degrees of freedom at 97.5%
-    assert cells(table, 2) == ["`sa_quadratic`", f"42.0 ± {half:.1f}", f"51.0 ± {half:.1f}"]
+CONTROL = curve(EPOCHS, "conv3x3", {0.01: 0.5, 0.1: 0.7})
+ATTENTION = curve(EPOCHS, "sa_learned", {0.01: 0.4, 0.1: 0.8})
 
 
-def test_fewer_than_three_seeds_have_no_interval():
-    table = accuracy_table(accuracies(QUADRATIC[1:] + CONVOLUTION[:1]))
-    assert cells(table, 2)[1] == "42.5 (n=2)"
-    assert cells(table, 3) == ["`conv3x3`", "42.0 (n=1)".replace("42.0", "43.0"), ""]
+def table_cells(text, line):
+    return [cell.strip() for cell in text.splitlines()[line].strip("|").split("|")]
 
 
-def test_differences_are_paired_and_curves_cross():
-    table = difference_table(accuracies(QUADRATIC + CONVOLUTION))
-    # Seeds differ by 1 point and models by 2 in each: paired, the interval is a point.
-    assert cells(table, 2)[:3] == ["`conv3x3` - `sa_quadratic`", "**+2.0 ± 0.0**", "**-2.0 ± 0.0**"]
-    assert cells(table, 2)[3] == "0.032 [0.032, 0.032] (100%)", "half way on the logarithmic axis"
+def test_differences_are_from_the_control_with_their_n_and_bold_by_holm():
+    (protocol,) = protocols(ATTENTION + CONTROL)
+    line = table_cells(difference_table(protocol), 2)
+    assert line[0] == "`sa_learned`"
+    assert line[1].startswith("**-10.0 [-")
+    assert line[2].startswith("**+10.")
+    assert all(", n=3" in cell for cell in line[1:3])
+    assert line[3] == "0.01 and 0.1", "each side leads for sure on one side"
+    even = curve(EPOCHS, "sa_learned", {0.01: 0.499, 0.1: 0.701})
+    line = table_cells(difference_table(protocols(even + CONTROL)[0]), 2)
+    assert "**" not in "".join(line)
+    assert line[3] == "not located", "although the means change sides"
 
 
-def test_studies_are_kept_apart_and_other_runs_out():
-    other = row("conv3x3", 0.01, 0, 0.9, name="data_size_steps_2") | {"equal": "steps", "epochs": 2}
-    stranger = row("conv3x3", 0.01, 0, 0.9, name="default")
-    found = studies([*QUADRATIC, other, stranger])
-    assert {key: len(rows) for key, rows in found.items()} == {
-        ("data_size_epochs_20", "mini", "modern", "bf16"): 6,
-        ("data_size_steps_2", "mini", "modern", "bf16"): 1,
-    }
-    page = data_size_page([*QUADRATIC, other, stranger])
-    assert "## Equal epochs: 20 passes over the images used (data_size_epochs_20, scale=mini, recipe=modern)" in page
-    assert "## Equal steps: those of 2 passes over all images" in page
-    assert "precision=" not in page
+def test_points_are_those_of_the_mean_accuracies():
+    by_model = cells(ATTENTION + CONTROL)[0.1]
+    found = gap(by_model["sa_learned"], by_model["conv3x3"], spread_of([by_model]))
+    logits = [logit(run["test_acc"]) for run in ATTENTION if run["fraction"] == 0.1]
+    of_control = [logit(run["test_acc"]) for run in CONTROL if run["fraction"] == 0.1]
+    assert found.value == pytest.approx(points((sum(logits) - sum(of_control)) / 3, 0.7))
+    assert found.interval.low < found.value < found.interval.high
+
+
+def test_runs_of_another_seed_subset_or_person_are_no_pairs():
+    (first, *_) = ATTENTION
+    for change in ({"seed": 7}, {"subset_hash": "another"}, {"source": "ada"}):
+        by_model = cells([first | change, *CONTROL])[0.01]
+        assert gap(by_model["sa_learned"], by_model["conv3x3"], None) is None
+
+
+def test_runs_of_others_are_pooled_and_marked():
+    theirs = [run | {"source": "ada", "run": "../external/ada/x"} for run in CONTROL + ATTENTION if run["seed"] == 0]
+    page = data_size_page([*CONTROL, *ATTENTION, *theirs], [])
+    assert ", n=4 (1 external)" in page
 
 
 def test_runs_of_different_precision_are_never_paired_or_averaged():
-    in_fp32 = [run | {"precision": "fp32", "test_acc": 0.9} for run in CONVOLUTION]
-    page = data_size_page([*QUADRATIC, *in_fp32])
-    in_bf16, fp32 = page.split("## ")[1:]
-    assert "recipe=modern, precision=bf16)\n" in in_bf16
-    assert "recipe=modern, precision=fp32)\n" in fp32
-    assert "conv3x3" not in in_bf16
-    assert "sa_quadratic" not in fp32
-    assert "90.0 ± 0.0" in fp32
-    with pytest.raises(ValueError, match="runs of several precisions: bf16, fp32"):
-        accuracies([*QUADRATIC, *in_fp32])
+    in_fp32 = [run | {"precision": "fp32", "name": f"{EPOCHS}_fp32", "test_acc": 0.9} for run in CONTROL]
+    bf16, fp32 = protocols([*ATTENTION, *in_fp32])
+    assert not bf16.gaps
+    assert not fp32.gaps
+    page = data_size_page([*ATTENTION, *in_fp32], [])
+    assert "Equal epochs: 20 epochs (bf16," in page
+    assert "Equal epochs: 20 epochs (fp32," in page
+    with pytest.raises(ValueError, match="several kinds: bf16 modern mini, fp32 modern mini"):
+        cells([*ATTENTION, *in_fp32])
+
+
+def test_all_images_at_equal_epochs_are_those_of_table1():
+    whole = seeds("table1_bf16", "conv3x3", (0.88, 0.89, 0.9))
+    other = seeds("table1_fp32", "conv3x3", (0.1, 0.1, 0.1), precision="fp32")
+    (protocol,) = protocols([*CONTROL, *whole, *other])
+    assert list(protocol.cells) == [0.01, 0.1, 1.0]
+    assert "89.0 [" in data_size_page([*CONTROL, *whole, *other], [])
+
+
+def test_protocols_that_contradict_each_other_are_named():
+    steps = [*curve(STEPS, "conv3x3", {0.1: 0.7}), *curve(STEPS, "sa_learned", {0.1: 0.6})]
+    found = protocols([*CONTROL, *ATTENTION, *steps])
+    (sentence,) = disagreements(found)
+    assert sentence == (
+        "At 0.1 of the images they disagree on `sa_learned`: ahead after 20 epochs (bf16), behind after 1,955 steps "
+        "(bf16)."
+    )
+    assert sentence in data_size_page([*CONTROL, *ATTENTION, *steps], [])
+
+
+def test_images_needed_and_slope():
+    twice = {0.02: 0.5, 0.2: 0.7}  # the control's accuracies, at twice its images
+    (protocol,) = protocols([*curve(EPOCHS, "conv3x3", {0.01: 0.5, 0.1: 0.7}, 0), *curve(EPOCHS, "sa_x", twice, 0)])
+    line = table_cells(need_table(protocol), 2)
+    assert line[2] == "2.00 x [2.00, 2.00], n=3"
+    assert line[1] == line[4] == "not reached"
+    (protocol,) = protocols(CONTROL + ATTENTION)
+    assert protocol.slope("sa_learned").value > 0
+    assert protocol.slope("sa_learned").n == 3
+
+
+def test_the_page_names_commits_hosts_trials_and_gains():
+    rates = [row(f"learning_rates_{rate}_bf16", "sa_learned", 0.5, 100, 0.25, val_acc=accuracy, holdout=0.1)
+             for rate, accuracy in (("0.5", 0.6), ("1", 0.61), ("2", 0.615))]  # fmt: skip
+    trials = [{"trial": name} for name in ("start", "start", "recipe.lr=0.04", "sa_learned: slower")]
+    page = data_size_page([*CONTROL, *ATTENTION, *rates], trials)
+    assert "Commits 0000000; bf16; a CPU, 1 threads." in page
+    assert "| `sa_quadratic` | 2 | not run |" in page
+    assert "| `sa_learned` | 1 | +0.5 at 2 x (bf16, 3 runs) |" in page
+    assert f"](runs/{EPOCHS}/sa_learned/mini-modern)" in page
+
+
+def test_seeds_and_subsets_that_were_crossed_have_their_components():
+    grid = [row(f"grid_{subset}", "conv3x3", 0.5 + 0.01 * seed + 0.03 * subset, seed, 0.01, subset_seed=subset)
+            for seed in range(3) for subset in range(3)]  # fmt: skip
+    page = data_size_page([*CONTROL, *grid], [])
+    assert "| `conv3x3` | bf16 | 0.01 | 3 x 3 | 1.00 | 3.00 | 0.00 |" in page
+    assert "Not run: `python train.py -m" in data_size_page([*CONTROL, *grid[:-1]], [])
+
+
+def test_without_runs_the_page_says_what_to_run():
+    assert "Not run yet: `python train.py experiment=data_size`" in data_size_page([], [])
+    single = data_size_page([row(EPOCHS, "conv3x3", 0.5, fraction=0.1)], [])
+    assert "50.0, n=1" in single
+    assert "there are no intervals" in single

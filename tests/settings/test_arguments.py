@@ -140,7 +140,9 @@ def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, rea
         ("bench", ["--device", "gpu"], "device=gpu is no device"),
         ("bench_attention", ["--rounds", "none"], "'none' is not a whole number of at least 1"),
         ("bench_window", ["--device", "gpu"], "device=gpu is no device"),
-        ("interval_coverage", ["--nope"], "unrecognized arguments: --nope"),
+        ("verify", ["--nope"], "unrecognized arguments: --nope"),
+        ("verify", ["--repository", "absent"], "absent: no such folder"),
+        ("collect", [".", "--external", "a/b"], "'a/b' is not a name"),
     ],
 )
 def test_what_a_script_cannot_do_is_one_line(command, script, arguments, complaint):

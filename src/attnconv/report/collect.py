@@ -1,34 +1,33 @@
-"""From run folders to one table of runs and one of curves.
+"""From run folders to one table of runs.
 
-results/runs/<run>/ keeps what a finished run says of itself, under the run's own name; runs.csv and curves.parquet are
-made from all of them, in one order, so that runs of several machines and several days add up and collecting twice
-changes nothing.
+results/runs/<run>/ keeps what a finished run says of itself, under the run's own name, results/external/<who>/<run>/
+the same of runs that others made. runs.csv is made from all of them, in one order, so that runs of several machines and
+several days add up and collecting twice changes nothing.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.config import CONFIGS, Config, flatten
 from attnconv.errors import RunFolderError
-from attnconv.files import read_json, reading, write_whole
+from attnconv.files import read_csv, read_json, reading, write_whole
 from attnconv.runs.folder import FORMAT, name_of
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.status import (
     Damaged,
-    collected_folder,
     collected_weights,
     find_folders,
     look,
     read_config,
     read_finished,
-    read_lines,
 )
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
@@ -48,6 +47,12 @@ PROVENANCE = (
     "precision", "device", "cpu_family", "cpu_flags", "cpu_threads", "processes", "commit", "dirty", "python",
     "torch", "cuda", "numpy", "timm", "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
+# Columns that stay text where they look like a number, as a commit may.
+TEXT = {
+    "run", "source", "kept_out", "name", "model", "recipe", "scale", "data", "equal", "precision", "device",
+    "cpu_family", "cpu_flags", "commit", "python", "torch", "cuda", "numpy", "timm", "platform", "data_hash",
+    "subset_hash",
+}  # fmt: skip
 # The name of a setting where result.json, and so a column above, has it already.
 NAMED = {
     "name", "seed", "epochs", "precision", "data.name", "data.fraction", "data.equal", "data.subset_seed",
@@ -66,10 +71,11 @@ class Gathered:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = False) -> Gathered:
+def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = False, source: str = "") -> Gathered:
     """Copy what is to be kept of every finished run below `outputs` into results/runs/, under its name.
 
     Args:
+        source: who made the runs, if not this project: they go into results/external/<source>/.
         replace: take the run of `outputs` where results/ has another one of its name.
         heads: keep the picture of where the heads look, too.
     """
@@ -83,7 +89,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.unfinished[place] = f"{state.status} {state.detail}".strip()
             continue
         name = name_of(read_config(folder))
-        kept = collected_folder(results, name)
+        kept = runs_folder(results, source) / name
         content = {file: (folder / file).read_bytes() for file in KEPT}
         content["config.yaml"] = _placeless(content["config.yaml"])
         more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
@@ -100,7 +106,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
         else:
             kept.mkdir(parents=True, exist_ok=True)
-            if before.get("result.json") != content["result.json"]:
+            if not source and before.get("result.json") != content["result.json"]:
                 collected_weights(results, name).unlink(missing_ok=True)  # of another run
             for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the run that is replaced
                 (kept / file).unlink(missing_ok=True)
@@ -110,29 +116,37 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
     return gathered
 
 
-def tabulate(results: Path) -> dict[str, str]:
-    """Write results/runs.csv and results/curves.parquet from results/runs/; returns damaged runs there, and why.
+def runs_folder(results: Path, source: str = "") -> Path:
+    """Where the runs of `source` are kept, by name; of this project without one."""
+    return results / "external" / source if source else results / "runs"
 
-    Raises:
-        RunFolderError: a newer version wrote some of them.
-    """
-    rows, curves, damaged = [], [], {}
-    for folder in find_folders(results / "runs"):
-        name = folder.relative_to(results / "runs").as_posix()
-        try:
-            config, result, metrics = read_finished(folder)
-        except Damaged as damage:
-            damaged[name] = str(damage)
-            continue
-        rows.append(_Row(name, config, result, metrics))
-        curves.append((name, metrics, read_lines(folder / "timing.jsonl")))
+
+def sources(results: Path) -> list[str]:
+    """Who made the runs in results/: "" for this project, then others by name."""
+    external = results / "external"
+    return ["", *sorted(folder.name for folder in external.glob("*") if folder.is_dir())]
+
+
+def tabulate(results: Path) -> dict[str, str]:
+    """Write results/runs.csv from results/runs/ and results/external/; returns damaged runs there, and why."""
+    text, damaged = runs_csv(results)
     results.mkdir(parents=True, exist_ok=True)
-    rows.sort(key=_Row.place)
-    order = {row.run: index for index, row in enumerate(rows)}
-    curves.sort(key=lambda curve: order[curve[0]])
-    _write_csv(results / "runs.csv", rows)
-    _write_curves(results / "curves.parquet", curves)
+    write_whole(results / "runs.csv", text.encode())
     return damaged
+
+
+def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
+    """Return the text of results/runs.csv, and the damaged runs that are not in it, with the reason."""
+    rows, damaged = [], {}
+    for source in sources(results):
+        for folder in find_folders(runs_folder(results, source)):
+            name = folder.relative_to(runs_folder(results, source)).as_posix()
+            try:
+                rows.append(_Row(name, source, *read_finished(folder)))
+            except Damaged as damage:
+                damaged[folder.relative_to(results).as_posix()] = str(damage)
+    rows.sort(key=_Row.place)
+    return _csv_text(rows), damaged
 
 
 def check_version(results: Path) -> None:
@@ -141,11 +155,11 @@ def check_version(results: Path) -> None:
     Raises:
         RunFolderError: naming a run and both formats.
     """
-    for path in sorted((results / "runs").glob("**/result.json")):
+    for path in sorted(path for place in ("runs", "external") for path in (results / place).glob("**/result.json")):
         try:
             written = json.loads(path.read_text()).get("format", 1)
         except (ValueError, AttributeError, RecursionError):
-            continue  # damaged, which is for `tabulate` to tell
+            continue  # damaged, which `tabulate` says
         if isinstance(written, int) and written > FORMAT:
             raise RunFolderError(
                 f"{path} has format {written}, of a newer version; this one knows {FORMAT}: update this checkout"
@@ -168,22 +182,36 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
         RunFolderError: a newer version wrote it; FileError: it is missing or no such table.
     """
     with reading(path):
-        table = pandas.read_csv(path, keep_default_na=False, na_values=[""])
-        publishable, newer = table["kept_out"].isna(), table["format"] > FORMAT
-    if newer.any():
+        rows = [
+            {column: _value(column, cell) for column, cell in row.items()}
+            for row in read_csv(path, ("run", "kept_out", "format"))
+        ]
+        newest = max(int(row["format"]) for row in rows)
+    if newest > FORMAT:
         raise RunFolderError(
-            f"{path} has runs of format {table['format'].max()}, of a newer version; this one knows {FORMAT}: "
-            "update this checkout"
+            f"{path} has runs of format {newest}, of a newer version; this one knows {FORMAT}: update this checkout"
         )
-    rows = table[publishable].astype(object)
-    return [
-        {str(key): value for key, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")
-    ]
+    return [row for row in rows if row["kept_out"] is None]
+
+
+def _value(column: str, cell: str) -> Any:
+    """What a cell of runs.csv holds: a number, True or False, text, or None."""
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    if column in TEXT:
+        return cell
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
 
 
 @dataclass(frozen=True)
 class _Row:
-    run: str
+    name: str
+    source: str
     config: dict[str, Any]
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -195,6 +223,11 @@ class _Row:
         return (*(result[key] for key in keys), self.run)
 
     @property
+    def run(self) -> str:
+        """Its folder, relative to results/runs."""
+        return f"../external/{self.source}/{self.name}" if self.source else self.name
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         return with_defaults(flatten(self.config))
 
@@ -204,7 +237,7 @@ class _Row:
         if "cpu" in self.result:
             cpu = self.result["cpu"]
             values |= {"cpu_family": cpu["family"], "cpu_flags": " ".join(cpu["flags"]), "cpu_threads": cpu["threads"]}
-        row: dict[str, Any] = {"run": self.run, "kept_out": kept_out(self.result)}
+        row: dict[str, Any] = {"run": self.run, "source": self.source, "kept_out": kept_out(self.result)}
         row |= {key: values.get(key) for key in IDENTITY}
         row |= {key: self.settings.get(key) for key in varying}
         match = self.result.get("match", {})
@@ -228,28 +261,15 @@ def varying_settings(configs: list[tuple[tuple[str, ...], dict[str, Any]]]) -> l
     return sorted(key for key in varying - NAMED if not free_to_change(key))
 
 
-def _write_csv(path: Path, rows: list[_Row]) -> None:
+def _csv_text(rows: list[_Row]) -> str:
     kinds = [tuple(row.result[key] for key in ("model", "scale", "recipe", "data")) for row in rows]
     varying = varying_settings([(kind, row.settings) for kind, row in zip(kinds, rows, strict=True)])
-    with path.open("w", newline="") as file:
-        columns = ["run", "kept_out", *IDENTITY, *varying, "matched_width", "matched_hidden", *PROVENANCE]
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row.cells(varying) for row in rows)
-
-
-def _write_curves(path: Path, curves: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]) -> None:
-    """A row per run and epoch; what was not measured in an epoch is null."""
-    columns = ["run", "epoch", "train/loss", "train/acc", "train/lr", "val/loss", "val/acc", "val/acc_mirrored",
-               "test/loss", "test/acc", "test/acc_mirrored", "train_seconds", "eval_seconds",
-               "train_cpu_seconds", "eval_cpu_seconds"]  # fmt: skip
-    records = []
-    for run, metrics, timings in curves:
-        clock = {timing["epoch"]: timing for timing in timings}
-        records += [{"run": run, **clock.get(record["epoch"], {}), **record} for record in metrics]
-    table = pandas.DataFrame.from_records(records, columns=columns)
-    table = table.astype(dict.fromkeys(columns, "float64") | {"run": "string", "epoch": "int32"})
-    table.to_parquet(path, index=False)
+    columns = ["run", "source", "kept_out", *IDENTITY, *varying, "matched_width", "matched_hidden", *PROVENANCE]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.cells(varying) for row in rows)
+    return text.getvalue()
 
 
 def _placeless(config: bytes) -> bytes:

@@ -1,133 +1,186 @@
-"""Who needs how much data: the runs of experiment=data_size as tables, with an interval at every number.
+"""results/data_size.md: who needs how much data, from the runs of experiment=data_size and, with all images, of table1.
 
-Runs of one seed have the same subset of the images whatever the model, so models are compared seed by seed. Runs of
-different precision have tables of their own.
+Each protocol (attnconv.report.protocols) has tables of its own.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
 
-from attnconv.report.stats import crossover, paired_difference, summarise
+from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, logits, spread_of
+from attnconv.report.protocols import Protocol, protocols
+from attnconv.report.recipes import recipes_table
+from attnconv.report.stats import Estimate, components, crossing, pooled_within
 from attnconv.report.tables import markdown
 
-REFERENCE = "sa_quadratic"
-FEWEST = 3  # seeds for which an interval is shown
+LEVELS = (0.45, 0.6, 0.7, 0.8)  # accuracies at which images are counted
 
-Accuracies = dict[str, dict[float, dict[int, float]]]  # model -> fraction -> seed -> test accuracy
+INTRODUCTION = f"""# Who needs how much data?
 
+Made by `python scripts/make_tables.py` from the runs of `python train.py experiment=data_size` in results/runs.csv;
+all images at equal epochs are `experiment=table1`. Every model has as many parameters as `sa_quadratic`.
 
-def studies(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
-    """Rows of runs.csv that belong to the experiment, by (name, scale, recipe, precision)."""
-    found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["name"].startswith("data_size_"):
-            found.setdefault((row["name"], row["scale"], row["recipe"], row["precision"]), []).append(row)
-    return found
-
-
-def accuracies(rows: Iterable[dict[str, Any]]) -> Accuracies:
-    """Test accuracy of every run of one study, models by name.
-
-    Raises:
-        ValueError: the runs are of several precisions, which are neither paired nor averaged.
-    """
-    rows = list(rows)
-    if len(precisions := {row["precision"] for row in rows}) > 1:
-        raise ValueError(f"runs of several precisions: {', '.join(sorted(precisions))}")
-    found: Accuracies = {}
-    for row in sorted(rows, key=lambda row: (row["model"] != REFERENCE, row["model"], row["fraction"], row["seed"])):
-        found.setdefault(row["model"], {}).setdefault(row["fraction"], {})[int(row["seed"])] = row["test_acc"]
-    return found
-
-
-def accuracy_table(found: Accuracies) -> str:
-    """Mean test accuracy in percent, with half of Student's 95% interval where there are three seeds or more."""
-    fractions = sorted({fraction for by_fraction in found.values() for fraction in by_fraction})
-    lines = []
-    for model, by_fraction in found.items():
-        cells = [_mean(list(by_fraction.get(fraction, {}).values())) for fraction in fractions]
-        lines.append([f"`{model}`", *cells])
-    return markdown(["model", *(f"{fraction:.3g}" for fraction in fractions)], lines)
-
-
-def difference_table(found: Accuracies, reference: str = REFERENCE) -> str:
-    """Percentage points by which each model is above the reference, paired by seed; in bold if 0 is outside of 95%."""
-    fractions = sorted(found[reference])
-    lines = []
-    for model in found:
-        if model == reference:
-            continue
-        cells = []
-        for fraction in fractions:
-            ours, theirs = found[model].get(fraction, {}), found[reference][fraction]
-            cells.append(_paired(ours, theirs) if ours.keys() & theirs.keys() else "")
-        lines.append([f"`{model}` - `{reference}`", *cells, _crossover(found[model], found[reference])])
-    return markdown(["difference", *(f"{fraction:.3g}" for fraction in fractions), "curves cross at"], lines)
-
-
-INTRODUCTION = """# Who needs how much data?
-
-Made by `python scripts/make_tables.py` from the runs of `python train.py experiment=data_size` in results/runs.csv.
-Columns are fractions of the 50,000 training images. Last-epoch test accuracy in percent, mean over seeds, each with a
-subset of its own, ± half of Student's 95% interval where there are three seeds; their number if it is not three.
-Differences are paired by seed, in percentage points; bold where 0 is outside of the 95% interval, which is that of one
-difference: of twenty, one is bold by chance. Curves cross at the fraction from which on the order stays as it is at the
-largest; the interval is a bootstrap over seeds, which with three of them holds the truth in three of four cases
-(attnconv.report.stats), and the share is that of resamples in which they cross.
-
-The recipe was tuned on `sa_quadratic` with all of the images; no other model was tuned. At equal epochs 1% of the
-images is 80 steps, so that slow learning can look like need of data; equal steps tell them apart, and are short
-themselves.
+- Accuracy is the test accuracy of the last epoch, in percent, with a 95% interval and the number of runs. Each seed has
+  a subset of its own, which the models share.
+- Differences are from `{REFERENCE}`, the control, run against run with the same seed and subset, in percentage points.
+  They are computed on the logit of accuracy. **Bold**: 0 is ruled out at 5% by Holm's correction over the table.
+- One standard deviation serves all cells of a protocol, which gives three seeds usable intervals. It assumes that
+  fractions are equally noisy; where its table says that one is noisier, its intervals are too narrow
+  (`attnconv.report.stats` has the rates).
+- *Images needed*: how many times the images of `{REFERENCE}` a model needs for an accuracy, interpolated in the
+  logarithm of the images, seed by seed. *Slope*: growth of the difference of logits per doubling of the images.
+- *The order changes between* two fractions if one side is significantly ahead at each of them; else it is not located.
 """
 
 
-def data_size_page(rows: Iterable[dict[str, Any]]) -> str:
-    """results/data_size.md."""
-    parts, of_all = [INTRODUCTION], sorted(studies(rows).items())
-    places = Counter(key[:3] for key, _ in of_all)
-    for (name, scale, recipe, precision), of_study in of_all:
-        apart = f", precision={precision}" if places[name, scale, recipe] > 1 else ""
-        found, example = accuracies(of_study), of_study[0]
-        passes = "1 pass" if example["epochs"] == 1 else f"{int(example['epochs'])} passes"
-        counted = (
-            f"{passes} over the images used" if example["equal"] == "epochs" else f"those of {passes} over all images"
-        )
-        parts.append(
-            f"\n## Equal {example['equal']}: {counted} ({name}, scale={scale}, "
-            f"recipe={recipe}{apart})\n\n{accuracy_table(found)}"
-        )
-        if REFERENCE in found:
-            parts.append(f"\n{difference_table(found)}")
+def data_size_page(rows: Iterable[Row], trials: list[dict[str, str]]) -> str:
+    """results/data_size.md.
+
+    Args:
+        rows: of runs.csv.
+        trials: of mini_recipe_trials.csv.
+    """
+    rows = list(rows)
+    found = protocols(rows)
+    parts = [INTRODUCTION, f"\n## How much each model's recipe was tried\n\n{recipes_table(rows, trials)}"]
+    parts.append(f"\n## Seed or subset?\n\n{components_text(rows)}")
+    if len(found) > 1:
+        parts.append(f"\n## The protocols side by side\n\n{side_by_side(found)}")
+    parts += [section(protocol) for protocol in found]
+    return "".join(parts) if found else f"{INTRODUCTION}\nNot run yet: `python train.py experiment=data_size`.\n"
+
+
+def section(protocol: Protocol) -> str:
+    """The tables of one protocol."""
+    parts = [f"\n## {protocol.heading}\n\n{accuracy_table(protocol)}"]
+    if protocol.gaps:
+        parts.append(f"\n{difference_table(protocol)}\n{need_table(protocol)}")
+    parts.append(f"\n{spread_text(protocol)} {origin_text(protocol.rows)}\n")
     return "".join(parts)
 
 
-def _mean(values: list[float]) -> str:
-    if not values:
+def accuracy_table(protocol: Protocol) -> str:
+    """Mean accuracy by model and fraction, with pooled intervals; a model's name leads to its runs."""
+    spread = pooled_within(logits(runs).values() for cell in protocol.cells.values() for runs in cell.values())
+    lines = []
+    for model in protocol.models:
+        first = next(row for row in protocol.rows if row["model"] == model)
+        folder = first["run"].rpartition("/frac")[0]
+        texts = [accuracy_text(cell[model], spread) if model in cell else "" for cell in protocol.cells.values()]
+        lines.append([f"[`{model}`](runs/{folder})", *texts])
+    return markdown(["model", *(f"{fraction:.3g}" for fraction in protocol.cells)], lines)
+
+
+def difference_table(protocol: Protocol) -> str:
+    """Points above the control by model and fraction, and between which fractions the order changes."""
+    lines = []
+    for model in protocol.models[1:] if protocol.models[0] == REFERENCE else protocol.models:
+        texts = [cell_text(protocol, (model, fraction)) for fraction in protocol.cells]
+        place = crossing({f: protocol.sign((model, f)) for f in protocol.cells if (model, f) in protocol.gaps})
+        lines.append([f"`{model}`", *texts, f"{place[0]:.3g} and {place[1]:.3g}" if place else "not located"])
+    names = (f"{fraction:.3g}" for fraction in protocol.cells)
+    return markdown([f"above `{REFERENCE}`", *names, "the order changes between"], lines)
+
+
+def cell_text(protocol: Protocol, key: tuple[str, float]) -> str:
+    """One difference; in bold if it is significant, empty if there is none."""
+    if key not in protocol.gaps:
         return ""
-    summary = summarise([100 * value for value in values])
-    count = "" if summary.n == FEWEST else f" (n={summary.n})"
-    if summary.t is None or summary.n < FEWEST:
-        return f"{summary.mean:.1f}{count}"
-    return f"{summary.mean:.1f} ± {summary.t.high - summary.mean:.1f}{count}"
+    return f"**{protocol.gaps[key]}**" if protocol.sure.get(key) else str(protocol.gaps[key])
 
 
-def _paired(ours: dict[int, float], theirs: dict[int, float]) -> str:
-    percent, of_theirs = ({seed: 100 * value for seed, value in side.items()} for side in (ours, theirs))
-    paired = paired_difference(percent, of_theirs)
-    if paired.t is None or len(paired.seeds) < FEWEST:
-        return f"{paired.mean:+.1f} (n={len(paired.seeds)})"
-    text = f"{paired.mean:+.1f} ± {paired.t.high - paired.mean:.1f}"
-    return text if paired.t.low <= 0 <= paired.t.high else f"**{text}**"
+def need_table(protocol: Protocol) -> str:
+    """Images needed by accuracy, and the slope per doubling."""
+    lines = []
+    for model in (model for model in protocol.models if model != REFERENCE):
+        ratios = [times_text(protocol.ratio(model, level)) for level in LEVELS]
+        lines.append([f"`{model}`", *ratios, slope_text(protocol.slope(model))])
+    return markdown(["images needed", *(f"for {level:.0%}" for level in LEVELS), "slope"], lines)
 
 
-def _crossover(ours: dict[float, dict[int, float]], theirs: dict[float, dict[int, float]]) -> str:
-    shared = [fraction for fraction in ours if ours[fraction].keys() & theirs.get(fraction, {}).keys()]
-    if len(shared) < 2:
+def times_text(log_ratio: Estimate | None) -> str:
+    """An images-needed ratio; what no curve reaches has none."""
+    if log_ratio is None:
+        return "not reached"
+    interval = log_ratio.interval()
+    between = f" [{math.exp(interval.low):.2f}, {math.exp(interval.high):.2f}]" if interval else ""
+    return f"{math.exp(log_ratio.value):.2f} x{between}, n={log_ratio.n}"
+
+
+def slope_text(found: Estimate | None) -> str:
+    """A slope in logits per doubling."""
+    if found is None:
         return ""
-    found = crossover({fraction: ours[fraction] for fraction in shared}, theirs)
-    place = "none" if found.fraction is None else f"{found.fraction:.2g}"
-    if min(len(ours[fraction].keys() & theirs[fraction].keys()) for fraction in shared) < FEWEST:
-        return place if found.fraction is None else f"{place} (n < {FEWEST})"
-    between = f" [{found.interval.low:.2g}, {found.interval.high:.2g}]" if found.interval else ""
-    return f"{place}{between} ({found.share:.0%})"
+    interval = found.interval()
+    between = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
+    return f"{found.value:+.3f}{between}, n={found.n}"
+
+
+def side_by_side(found: list[Protocol]) -> str:
+    """Every difference under every protocol, and where two protocols contradict each other."""
+    keys = sorted({key for protocol in found for key in protocol.gaps})
+    lines = [
+        [f"`{model}`", f"{fraction:.3g}", *(cell_text(protocol, (model, fraction)) for protocol in found)]
+        for model, fraction in keys
+    ]
+    header = ["above `conv3x3`", "fraction", *(f"{protocol.title}, {protocol.precision}" for protocol in found)]
+    return f"{markdown(header, lines)}\n{' '.join(disagreements(found)) or 'Nowhere do they contradict each other.'}\n"
+
+
+def disagreements(found: list[Protocol]) -> Iterator[str]:
+    """A sentence for each model and fraction that one protocol has significantly above the control, another below."""
+    for model, fraction in sorted({key for protocol in found for key in protocol.gaps}):
+        ahead, behind = (
+            [p for p in found if (model, fraction) in p.gaps and p.sign((model, fraction)) == sign] for sign in (1, -1)
+        )
+        if ahead and behind:
+            where = (" and ".join(f"{p.title} ({p.precision})" for p in some) for some in (ahead, behind))
+            yield "At {:.3g} of the images they disagree on `{}`: ahead after {}, behind after {}.".format(
+                fraction, model, *where
+            )
+
+
+def spread_text(protocol: Protocol) -> str:
+    """The pooled standard deviation, and that of each fraction alone."""
+    if protocol.spread is None:
+        return "No model has two runs of one fraction, so that there are no intervals."
+    alone = {fraction: spread_of([cell]) for fraction, cell in protocol.cells.items()}
+    by_fraction = ", ".join(f"{one.sd:.3f} at {fraction:.3g}" for fraction, one in alone.items() if one)
+    return (
+        f"Standard deviation of a logit, model and seed apart: {protocol.spread.sd:.3f} with {protocol.spread.df} "
+        f"degrees of freedom ({by_fraction})."
+    )
+
+
+def origin_text(rows: Iterable[Row]) -> str:
+    """Commits, precision and machines of some runs."""
+    rows = list(rows)
+    commits, devices = (sorted({of(row) for row in rows}) for of in (lambda row: row["commit"][:7], _machine))
+    return f"Commits {', '.join(commits)}; {rows[0]['precision']}; {'; '.join(devices)}."
+
+
+def _machine(row: Row) -> str:
+    return f"{row['device']} ({row['cpu_family']})" if row["cpu_family"] else str(row["device"])
+
+
+def components_text(rows: Iterable[Row]) -> str:
+    """What varies from run to run, where seeds and subsets were crossed; else what it would take."""
+    lines = []
+    grids: dict[tuple[str, str, float], dict[tuple[int, int], Row]] = {}
+    for row in rows:
+        if row["name"].startswith("grid_") and not row["source"]:
+            key = row["model"], row["precision"], row["fraction"]
+            grids.setdefault(key, {})[row["seed"], row["subset_seed"]] = row
+    for (model, precision, fraction), grid in grids.items():
+        seeds, subsets = ({place[axis] for place in grid} for axis in (0, 1))
+        if min(len(seeds), len(subsets)) > 1 and len(grid) == len(seeds) * len(subsets):
+            values = [[100 * grid[seed, subset]["test_acc"] for subset in sorted(subsets)] for seed in sorted(seeds)]
+            found = components(values)
+            parts = (f"{part:.2f}" for part in (found.seed, found.subset, found.rest))
+            lines.append([f"`{model}`", precision, f"{fraction:.3g}", f"{len(seeds)} x {len(subsets)}", *parts])
+    if lines:
+        return markdown(["model", "precision", "fraction", "seeds x subsets", "seed", "subset", "rest"], lines)
+    return (
+        "Standard deviations in points of the seed and of the subset need both crossed. Not run: `python train.py -m "
+        "scale=mini model=conv3x3 match=parameters data.fraction=0.01 seed=0,1,2 data.subset_seed=0,1,2 "
+        "name='grid_${data.subset_seed}'` is 9 runs of about a minute each on one core with bf16.\n"
+    )

@@ -1,36 +1,46 @@
-"""What test accuracies over a few seeds allow to be claimed: intervals, paired differences, improvement, crossovers.
+"""Statistics over a few seeds: pooled intervals, Holm's correction, images needed, slopes, McNemar, components.
 
-Runs are few (one to ten), so there is no interval where there is none to give. The percentile bootstrap under-covers
-with so few of them, here and below. Nominal 95% intervals of the mean of n normal values held it in this share of
-10,000 samples for each n, with 10,000 resamples each (standard error 0.5% or less):
+Values are of one scale throughout: logits of accuracy for differences and slopes, so that a gap means the same at 40%
+and at 90%. A *block* is what the two runs of a pair share: the seed and, with it, the subset of the images.
 
-    n              2      3      4      5      7     10
-    bootstrap    49%    75%    80%    84%    87%    91%
-    Student's t  95%    95%    95%    95%    95%    95%
+The standard deviation of three differences has two degrees of freedom, and an interval from it is as wide as Student's
+t of 4.3 makes it. All cells of one protocol therefore share one standard deviation: that of the residuals of value =
+model + block in each cell, with their degrees of freedom added up (a randomized block design in each cell). With two
+models in one cell it is the paired t test.
 
-For n = 3 it is 75% by arithmetic: all three draws are the lowest value in 1/27 > 2.5% of resamples, so the interval is
-[lowest, highest], and the three values lie on one side of the mean a quarter of the time. Claim with Student's t.
-With 3, 5 and 10 seeds, in 1,000 samples of normal noise with 1,000 resamples (scripts/interval_coverage.py): 76%, 87%,
-92% for the crossover of two straight lines over seven fractions, 84%, 90%, 94% for the probability of improvement of
-means half an sd apart.
+What that gives, in 500 simulated studies of five models, five fractions and three seeds (normal noise; computed anew by
+tests/report/test_stats.py; the standard error of a rate near 95% is 1%):
+
+    95% interval of a difference holds the truth                                      96.0%
+    95% interval of the slope per doubling holds the truth                            97.4%
+    Holm's correction at 5% finds a difference, where there is none in 15              3.2%
+    a crossing is printed, for three curves that are identical to the control's        0.0%
+    McNemar's test at 5% finds a difference, of equal models on shared images          4.6%
+
+One standard deviation for all fractions is an assumption. If 1% of the images is 1.5 times as noisy as most fractions
+and 25% is 0.6 times, much as results/data_size.md shows, the interval holds the truth
+
+    at 1% of the images in                                                            81.8%
+    at 25% of the images in                                                           99.8%
 """
 
+import itertools
 import math
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
-BySeed = Mapping[int, float]
-Curve = Mapping[float, BySeed]  # by fraction of the training images
+ByBlock = Mapping[Hashable, float]
+Curve = Mapping[float, float]  # accuracy by number of images
 
 # Accuracies differ by 1 / images or not at all: what is smaller than this is the rounding of a subtraction or a mean.
 DECIMALS = 12
+
+# Half an image of CIFAR-10's test split: an accuracy of 0 or 1 has no logit.
+HALF_AN_IMAGE = 0.5 / 10_000
 
 
 @dataclass(frozen=True)
@@ -40,203 +50,248 @@ class Interval:
     low: float
     high: float
 
+    def within(self, margin: float) -> bool:
+        """Whether it lies between -margin and margin."""
+        return -margin <= self.low and self.high <= margin
+
+    def outside(self, margin: float) -> bool:
+        """Whether it lies wholly beyond -margin or margin."""
+        return self.low > margin or self.high < -margin
+
 
 @dataclass(frozen=True)
-class Summary:
-    """What n runs say about the mean; sd (n - 1 degrees of freedom) and intervals are None for one run."""
+class Spread:
+    """A pooled standard deviation of one run, and its degrees of freedom."""
 
+    sd: float
+    df: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error; interval and p are None where no runs were repeated.
+
+    Args:
+        n: runs or pairs behind it.
+    """
+
+    value: float
     n: int
-    mean: float
-    sd: float | None
-    t: Interval | None
-    bootstrap: Interval | None
-    lowest: float
-    highest: float
+    error: float | None = None
+    df: int = 0
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        """Give Student's t interval."""
+        if self.error is None:
+            return None
+        half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.error
+        return Interval(self.value - half, self.value + half)
+
+    @property
+    def p(self) -> float | None:
+        """Give the two-sided p of 0; without any spread it is 0, or 1 for a value of 0."""
+        if self.error is None:
+            return None
+        if not self.error:
+            return float(not self.value)
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
+
+
+def logit(accuracy: float) -> float:
+    """Return log(p / (1 - p)), of 0 and 1 as if half an image were right or wrong."""
+    clipped = min(max(accuracy, HALF_AN_IMAGE), 1 - HALF_AN_IMAGE)
+    return math.log(clipped / (1 - clipped))
+
+
+def points(difference: float, reference: float) -> float:
+    """Return what a difference of logits is in percentage points, above a reference accuracy."""
+    return 100 * (float(1 / (1 + np.exp(-(logit(reference) + difference)))) - reference)
+
+
+def mean(values: Iterable[float]) -> Estimate:
+    """Estimate a mean with Student's t interval.
+
+    Raises:
+        ValueError: there are no values, or one is not finite.
+    """
+    found = _finite(list(values))
+    error = float(found.std(ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else None
+    return Estimate(float(found.mean()), len(found), error, len(found) - 1)
+
+
+def pooled_spread(cells: Iterable[Mapping[str, ByBlock]]) -> Spread | None:
+    """Pool the residuals of value = model + block over cells; None where nothing was repeated.
+
+    Args:
+        cells: of each, such as a fraction of the images, the values by model and block.
+    """
+    squares, df = 0.0, 0
+    for cell in cells:
+        residuals, of_cell = _residuals([(m, b, value) for m, row in cell.items() for b, value in row.items()])
+        squares, df = squares + float(residuals @ residuals), df + of_cell
+    return Spread(math.sqrt(squares / df), df) if df else None
+
+
+def pooled_within(groups: Iterable[Iterable[float]]) -> Spread | None:
+    """Pool the standard deviations of groups of repeated runs; None where nothing was repeated."""
+    found = [_finite(list(group)) for group in groups]
+    df = sum(len(group) - 1 for group in found)
+    squares = sum(float(((group - group.mean()).round(DECIMALS) ** 2).sum()) for group in found)
+    return Spread(math.sqrt(squares / df), df) if df else None
+
+
+def difference(ours: ByBlock, theirs: ByBlock, spread: Spread | None) -> Estimate:
+    """Estimate ours - theirs over the blocks that both have.
+
+    Args:
+        spread: of the protocol, from `pooled_spread`.
+
+    Raises:
+        ValueError: no block is shared.
+    """
+    value, n = _mean_difference(ours, theirs)
+    return Estimate(value, n, spread.sd * math.sqrt(2 / n), spread.df) if spread else Estimate(value, n)
+
+
+def slope(gaps: Mapping[float, tuple[ByBlock, ByBlock]], spread: Spread | None) -> Estimate:
+    """Estimate by how much ours - theirs grows per doubling of the images: least squares on log2(images).
+
+    Args:
+        gaps: ours and theirs by number of images.
+        spread: of the protocol, from `pooled_spread`.
+
+    Raises:
+        ValueError: fewer than two numbers of images, or one at which no block is shared.
+    """
+    if len(gaps) < 2:
+        raise ValueError("a slope needs two numbers of images or more")
+    x = np.log2(list(gaps))
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    means, counts = zip(*(_mean_difference(*gap) for gap in gaps.values()), strict=True)
+    value = round(float(weights @ np.array(means)), DECIMALS)
+    if spread is None:
+        return Estimate(value, min(counts))
+    error = spread.sd * math.sqrt(2 * float((weights**2 / np.array(counts)).sum()))
+    return Estimate(value, min(counts), error, spread.df)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p values of one family so that any false finding at all has the stated chance (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def crossing(signs: Mapping[float, int]) -> tuple[float, float] | None:
+    """Find the two fractions between which the order of two models changes last; None: not located.
+
+    Args:
+        signs: 1 or -1 where one model is significantly ahead, 0 where neither is, by fraction.
+    """
+    known = [(fraction, sign) for fraction, sign in sorted(signs.items()) if sign]
+    changes = [(a, b) for (a, sign), (b, other) in itertools.pairwise(known) if sign != other]
+    return changes[-1] if changes else None
+
+
+def images_needed(curve: Curve, accuracy: float) -> float | None:
+    """Interpolate in log images where a curve first reaches an accuracy; None where it never does, or begins above."""
+    rising = sorted(curve.items())
+    for (few, low), (many, high) in itertools.pairwise(rising):
+        if low <= accuracy <= high and low < high:
+            return float(few * (many / few) ** ((accuracy - low) / (high - low)))
+    return None
+
+
+def images_ratio(ours: Mapping[Hashable, Curve], theirs: Mapping[Hashable, Curve], accuracy: float) -> Estimate | None:
+    """Estimate the logarithm of how many times their images we need for an accuracy, over the blocks that know both.
+
+    Args:
+        ours, theirs: by block the accuracies by number of images.
+    """
+    needed = [(images_needed(ours[block], accuracy), images_needed(theirs[block], accuracy))
+              for block in ours if block in theirs]  # fmt: skip
+    ratios = [math.log(a / b) for a, b in needed if a is not None and b is not None]
+    return mean(ratios) if ratios else None
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Differences over shared seeds; sd, interval and two-sided p are None for one seed."""
+class McNemar:
+    """Predictions that only one of two models gets right, summed over seeds, and whether that is chance."""
 
-    seeds: tuple[int, ...]
-    mean: float
-    sd: float | None
-    t: Interval | None
-    p: float | None
+    only_ours: int
+    only_theirs: int
+    p: float
+
+
+def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
+    """Compare two models image by image, over seeds that share the test images (Durkalski et al. 2003).
+
+    The images are the clusters, so that an image which one model gets right with every seed counts once. For one seed
+    it is McNemar's test without a correction for continuity.
+
+    Args:
+        ours, theirs: right or wrong, (seeds, images).
+    """
+    a, b = np.asarray(ours, dtype=int), np.asarray(theirs, dtype=int)
+    by_image = (a - b).sum(axis=0)
+    total, squares = int(by_image.sum()), int((by_image**2).sum())
+    p = float(stats.chi2.sf(total**2 / squares, 1)) if squares else 1.0
+    return McNemar(int((a > b).sum()), int((a < b).sum()), p)
 
 
 @dataclass(frozen=True)
-class Crossover:
-    """Where the curve that is above at the largest fraction has come to be above for good.
+class Components:
+    """Standard deviations of one run's value: by the seed, by the subset of the images, and the rest."""
 
-    `share` is the share of resamples in which the curves cross, and `interval` holds given that they do. `fraction` is
-    None where the mean curves never cross, and `above` for a draw at the largest fraction.
-    """
-
-    fraction: float | None
-    interval: Interval | None
-    share: float
-    above: Literal["a", "b"] | None
+    seed: float
+    subset: float
+    rest: float
 
 
-def summarise(values: ArrayLike, level: float = 0.95) -> Summary:
-    """Summarise one accuracy per run.
+def components(grid: ArrayLike) -> Components:
+    """Split the variance of a grid (seeds, subsets), one run in each place, by its mean squares.
 
-    The percentile bootstrap of a mean under-covers for few runs: for n = 3, 95% means 75% (see the module).
+    An estimate below 0 is 0.
 
     Raises:
-        ValueError: no values (n,), or non-finite ones; a level outside (0, 1).
+        ValueError: fewer than two seeds or subsets.
     """
-    runs = _finite(values)
-    mean, sd = _mean_sd(runs)
-    intervals = t_interval(runs, level), bootstrap_interval(runs, level)
-    return Summary(len(runs), mean, sd, *intervals, float(runs.min()), float(runs.max()))
+    values = np.asarray(grid, dtype=np.float64)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise ValueError("components need a grid of two seeds and two subsets or more")
+    seeds, subsets = values.shape
+    rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    rest = float(((values - rows - columns + values.mean()) ** 2).sum()) / ((seeds - 1) * (subsets - 1))
+    of_seed = (float(rows.var(ddof=1)) * subsets - rest) / subsets
+    of_subset = (float(columns.var(ddof=1)) * seeds - rest) / seeds
+    return Components(*(math.sqrt(max(0.0, part)) for part in (of_seed, of_subset, rest)))
 
 
-def t_interval(values: ArrayLike, level: float = 0.95) -> Interval | None:
-    """Give Student's t interval of the mean, exact for normal values; None for one value.
-
-    Raises:
-        ValueError: no values (n,), or non-finite ones; a level outside (0, 1).
-    """
-    runs, (_, upper) = _finite(values), _tails(level)
-    mean, sd = _mean_sd(runs)
-    if sd is None:
-        return None
-    half = float(stats.t.ppf(upper, len(runs) - 1)) * sd / math.sqrt(len(runs))
-    return Interval(mean - half, mean + half)
-
-
-def bootstrap_interval(
-    values: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval | None:
-    """Give the percentile bootstrap interval of the mean (Efron 1979); None for one value.
-
-    Raises:
-        ValueError: no values (n,), or non-finite ones; a level outside (0, 1).
-    """
-    return _percentile_bootstrap(np.mean, [_finite(values)], level, resamples, seed)
+def _residuals(runs: list[tuple[str, Hashable, float]]) -> tuple[NDArray[np.float64], int]:
+    """Residuals of value = model + block, and their degrees of freedom."""
+    if not runs:
+        return np.zeros(0), 0
+    effects = list(dict.fromkeys([("model", m) for m, *_ in runs] + [("block", b) for _, b, _ in runs]))
+    design = np.zeros((len(runs), len(effects)))
+    for row, (model, block, _) in enumerate(runs):
+        design[row, effects.index(("model", model))] = design[row, effects.index(("block", block))] = 1
+    values = _finite([value for *_, value in runs])
+    fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    return (values - design @ fitted).round(DECIMALS), len(runs) - int(rank)
 
 
-def paired_difference(a: BySeed, b: BySeed, level: float = 0.95) -> Paired:
-    """Compare accuracies by seed, a - b over the seeds that both have, by Student's paired t test.
-
-    Differences that are all the same give p = 0, or 1 if they are zero, and an interval of one point.
-
-    Raises:
-        ValueError: no shared seed, or a non-finite value at one; a level outside (0, 1).
-    """
-    seeds, differences = _differences(a, b)
-    mean, sd = _mean_sd(differences)
-    p = float(stats.ttest_1samp(differences, 0).pvalue) if sd else None if sd is None else float(mean == 0)
-    return Paired(seeds, mean, sd, t_interval(differences, level), p)
+def _mean_difference(ours: ByBlock, theirs: ByBlock) -> tuple[float, int]:
+    shared = [block for block in ours if block in theirs]
+    if not shared:
+        raise ValueError(f"no block is in both {list(ours)} and {list(theirs)}")
+    differences = _finite([ours[block] - theirs[block] for block in shared])
+    return round(float(differences.mean()), DECIMALS), len(shared)
 
 
-def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
-    """Estimate P(a random run of a beats a random one of b), ties counting half.
-
-    Source: Agarwal et al. 2021 (arXiv 2108.13264), for one task; it is Mann and Whitney's U / (n m).
-
-    Raises:
-        ValueError: no values in a (n,) or b (m,), or non-finite ones.
-    """
-    return float(_share_of_wins(_finite(a), _finite(b)))
-
-
-def probability_of_improvement_interval(
-    a: ArrayLike, b: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval | None:
-    """Give its percentile interval by stratified bootstrap, a and b resampled apart; None where either has one run.
-
-    Where every run of one beats all of the other, so does every resample: the interval is a point, but no certainty.
-
-    Raises:
-        ValueError: no values in a (n,) or b (m,), or non-finite ones; a level outside (0, 1).
-    """
-    return _percentile_bootstrap(_share_of_wins, [_finite(a), _finite(b)], level, resamples, seed)
-
-
-def crossover(a: Curve, b: Curve, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Crossover:
-    """Find the fraction of the training images from which on one curve stays above: the last change of sign.
-
-    Curves are means over the seeds that both have at a fraction, linear in log(fraction) from one shared fraction to
-    the next. Touching without a change of sign is no crossing; curves that coincide between opposite signs cross where
-    they part. After a draw at the largest fraction there is no crossing: neither is above from anywhere on.
-
-    The percentile bootstrap resamples seeds, a and b together. Where every fraction has the same seeds, one draw serves
-    all fractions, as runs of one seed share data; otherwise each has its own. A fraction with a single seed would count
-    as known exactly: there is no interval then, and `share` is too sure.
-
-    Raises:
-        ValueError: fewer than two shared fractions, one without shared seeds, or a non-finite or non-positive one; a
-            non-finite accuracy; a level outside (0, 1).
-    """
-    fractions = sorted(a.keys() & b.keys())
-    if len(fractions) < 2 or not all(0 < fraction < math.inf for fraction in fractions):
-        raise ValueError(f"a crossover needs two positive fractions or more that both have, not {fractions}")
-    tails, draw, positions = _tails(level), np.random.default_rng(seed), np.array(fractions)
-    seeds, differences = zip(*(_differences(a[fraction], b[fraction]) for fraction in fractions), strict=True)
-    rows = [draw.integers(len(one), size=(resamples, len(one))) for one in seeds]
-    if len(set(seeds)) == 1:
-        rows = rows[:1] * len(seeds)
-    resampled = np.stack([one[row].mean(axis=1) for one, row in zip(differences, rows, strict=True)], axis=1)
-    curve = np.array([one.mean() for one in differences]).round(DECIMALS)
-    found, crossings = (_last_crossings(curves, positions) for curves in (curve[None], resampled.round(DECIMALS)))
-
-    above: Literal["a", "b"] | None = "a" if curve[-1] > 0 else "b" if curve[-1] < 0 else None
-    known = found.size and crossings.size and min(map(len, seeds)) > 1
-    interval = Interval(*np.quantile(crossings, tails).tolist()) if known else None
-    return Crossover(float(found[0]) if found.size else None, interval, len(crossings) / resamples, above)
-
-
-def _last_crossings(differences: Floats, fractions: Floats) -> Floats:
-    """Of curves (R, F) of differences over rising fractions (F,), where those that cross do so last: (<= R,)."""
-    opposite = np.sign(differences) * np.sign(differences[:, -1:]) < 0
-    crosses = opposite.any(axis=1)
-    differences, opposite = differences[crosses], opposite[crosses]
-    after = np.arange(len(fractions)) >= len(fractions) - opposite[:, ::-1].argmax(axis=1)[:, None]
-    # After the last opposite sign come zeros and the final sign; where that comes first, the crossing's segment ends.
-    right = (after & (differences != 0)).argmax(axis=1)
-    behind, ahead = (differences[np.arange(len(right)), place] for place in (right - 1, right))
-    return fractions[right - 1] * (fractions[right] / fractions[right - 1]) ** (behind / (behind - ahead))
-
-
-def _share_of_wins(a: Floats, b: Floats, axis: int = -1) -> Floats:
-    """P(a > b) + P(a = b) / 2 over all pairs; the last axis holds the runs, which is the `axis` that scipy asks for."""
-    return (1 + np.sign(a[..., :, None] - b[..., None, :]).mean(axis=(-2, -1))) / 2
-
-
-def _percentile_bootstrap(
-    statistic: Callable[..., Floats], samples: list[Floats], level: float, resamples: int, seed: int
-) -> Interval | None:
-    how = {"n_resamples": resamples, "confidence_level": level, "method": "percentile", "vectorized": True}
-    _tails(level)
-    if min(map(len, samples)) < 2:
-        return None
-    return Interval(*map(float, stats.bootstrap(samples, statistic, rng=seed, **how).confidence_interval))
-
-
-def _mean_sd(runs: Floats) -> tuple[float, float | None]:
-    # Exact sums: equal values have no spread at all, where numpy's mean of three times 0.1 is not 0.1.
-    values = runs.tolist()
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def _differences(a: BySeed, b: BySeed) -> tuple[tuple[int, ...], Floats]:
-    seeds = tuple(sorted(a.keys() & b.keys()))
-    if not seeds:
-        raise ValueError(f"no seed is in both {sorted(a)} and {sorted(b)}")
-    return seeds, _finite([a[seed] - b[seed] for seed in seeds]).round(DECIMALS)
-
-
-def _tails(level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"a level lies between 0 and 1, not at {level}")
-    return (1 - level) / 2, (1 + level) / 2
-
-
-def _finite(values: ArrayLike) -> Floats:
-    runs = np.asarray(values, dtype=np.float64)
-    if runs.ndim != 1 or not len(runs) or not np.isfinite(runs).all():
-        raise ValueError(f"one finite value or more is needed in one row, not {runs.tolist()}")
-    return runs
+def _finite(values: Sequence[float]) -> NDArray[np.float64]:
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found) or not np.isfinite(found).all():
+        raise ValueError(f"finite values are needed, not {list(values)}")
+    return found

@@ -1,23 +1,31 @@
 """Tables as pure functions of results: what README shows between its markers."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text, the others are aligned right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def markdown(header: list[str], rows: list[list[str]], numbers: bool = True) -> str:
+    """A Markdown table; with `numbers` all columns but the first are aligned right."""
+    lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+# How a published number is known.
+SOURCES = {
+    "r": "recalled from the paper, not checked against its text",
+    "c": "computed here from the published shapes, and the same",
+    "f": "read off the pixels of Figure 2, to 0.002, and the same",
+}
+
+
 def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> str:
-    """Published numbers beside ours under recipe=paper, scale=paper; a row without a full-length run says so.
+    """Published numbers next to ours under recipe=paper, scale=paper; a row without a full-length run says so.
 
     Only the paper's own experiment counts: every training image, 300 epochs, the published number of parameters, and
-    no study name, so that a variant of a model never fills its row.
+    no study name, so that a variant of a model never fills its row. Each published number says how it is known.
     """
     header = ["model", "parameters, paper", "ours", "FLOPs, paper", "test accuracy, paper", "ours"]
     the_papers = {
@@ -29,9 +37,18 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
         parameters = int(published["parameters"])
         wanted = the_papers | {"model": published["model"], "parameters": parameters}
         measured = _by_precision([result for result in results if wanted.items() <= result.items()])
-        cells = published["parameters_published"], f"{parameters:,}", published["flops_published"]
-        rows.append([f"`{published['model']}`", *cells, published["test_acc"], measured or "not run: needs a GPU"])
-    return markdown(header, rows)
+        sourced = [
+            f"{published[cell]} ({published[source]})"
+            for cell, source in (
+                ("parameters_published", "parameters_source"),
+                ("flops_published", "flops_source"),
+                ("test_acc", "test_acc_source"),
+            )
+        ]
+        cells = sourced[0], f"{parameters:,}", *sourced[1:]
+        rows.append([f"`{published['model']}`", *cells, measured or "not run: needs a GPU"])
+    legend = "; ".join(f"{letter}: {meaning}" for letter, meaning in SOURCES.items())
+    return f"{markdown(header, rows)}\n{legend}.\n"
 
 
 def _by_precision(runs: list[dict[str, Any]]) -> str:
@@ -40,9 +57,11 @@ def _by_precision(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         accuracies.setdefault(run["precision"], []).append(run["test_acc"])
     means = {name: f"{sum(found) / len(found):.3f} (n={len(found)})" for name, found in accuracies.items()}
+    external = sum(run["source"] is not None for run in runs)
+    mark = f", {external} external" if external else ""
     if len(means) < 2:
-        return "".join(means.values())
-    return ", ".join(f"{mean} in {name}" for name, mean in sorted(means.items()))
+        return "".join(means.values()) + mark
+    return ", ".join(f"{mean} in {name}" for name, mean in sorted(means.items())) + mark
 
 
 def runs_table(results: list[dict[str, Any]]) -> str:
@@ -61,13 +80,13 @@ def runs_table(results: list[dict[str, Any]]) -> str:
             f"{result['device']}, {result['precision']}",
         ]
         for result in sorted(results, key=lambda result: (result["data"], result["scale"], -result["test_acc"]))
-        if result["name"] == "default"
+        if result["name"] == "default" and result["source"] is None
     ]
     return markdown(header, rows)
 
 
 def models_table(rows: list[dict[str, str]], scale: str) -> str:
-    """Costs and sight of every model at one scale, cheapest first, from results/models.csv."""
+    """Costs and receptive fields of every model at one scale, cheapest first, from results/models.csv."""
     header = [
         "model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image",
         "exponent in pixels, theory", "measured", "sees after 1 / 3 / all layers, pixels", "in effect",
@@ -139,12 +158,10 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     return markdown(BENCH_HEADER, [bench_row(line) for line in last.values()])
 
 
-def long_range_table(rows: list[dict[str, str]], counting: dict[int, float]) -> str:
-    """Accuracy per model, layers and distance, from results/long_range.csv; beyond the theoretical wall in italics.
-
-    `counting` is what can be had at each distance without seeing two marks together.
-    """
+def long_range_table(rows: list[dict[str, str]]) -> str:
+    """Accuracy per model, layers and distance, from results/long_range.csv; beyond the theoretical limit in italics."""
     distances = sorted({int(row["distance"]) for row in rows})
+    counting = {int(row["distance"]): float(row["counting"]) for row in rows}
     cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
     for row in rows:
         cells.setdefault((row["model"], int(row["layers"])), {})[int(row["distance"])] = row
@@ -157,13 +174,18 @@ def long_range_table(rows: list[dict[str, str]], counting: dict[int, float]) -> 
             beyond = cell is not None and distance > int(cell["wall"])
             line.append(f"*{accuracy}*" if beyond else accuracy)
         lines.append(line)
-    return markdown(["model", "layers", "wall, pixels", *(f"{distance} pixels" for distance in distances)], lines)
+    return markdown(["model", "layers", "limit, pixels", *(f"{distance} pixels" for distance in distances)], lines)
 
 
-def fill(text: str, tables: dict[str, str]) -> str:
-    """Replace what stands between `<!-- table: NAME -->` and `<!-- end table -->`.
+def fill(text: str, tables: Mapping[str, str | None]) -> str:
+    """Replace what stands between `<!-- table: NAME -->` and `<!-- end table -->`; a table that is None stays.
 
     Raises:
         KeyError: the text asks for a table that there is not.
     """
-    return TABLE_MARKERS.sub(lambda match: f"{match[1]}{tables[match[2]]}{match[3]}", text)
+
+    def filled(match: re.Match[str]) -> str:
+        table = tables[match[2]]
+        return match[0] if table is None else f"{match[1]}{table}{match[3]}"
+
+    return TABLE_MARKERS.sub(filled, text)

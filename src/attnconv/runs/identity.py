@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,13 @@ def free_to_change(key: str) -> bool:
 
 def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:
     """A flattened config.yaml with what the schema has gained since."""
-    defaults = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
-    return {key: value for key, value in defaults.items() if value != MISSING} | flat
+    return _defaults() | flat
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    settings = flatten(OmegaConf.to_container(OmegaConf.structured(Config)))
+    return {key: value for key, value in settings.items() if value != MISSING}
 
 
 def read_json(path: Path, key: str) -> dict[str, Any] | None:

@@ -1,0 +1,36 @@
+"""Check that the published numbers are those of the files: `make verify`. Nothing is trained; it takes seconds.
+
+The hash of every file in results/; runs.csv and every page made anew and compared, README's tables among them; the
+parameters and FLOPs of the paper's models, built now. A line for each check, and for each difference; exit code 1 if
+there is one.
+"""
+
+import sys
+from pathlib import Path
+
+from attnconv.errors import UserError
+from attnconv.report.verify import CHECKS
+from attnconv.settings.arguments import ScriptParser, existing_folder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--repository", type=existing_folder, default=REPOSITORY, help="the folder that has results/")
+    repository = parser.parse_args().repository
+    failed = False
+    for name, check in CHECKS.items():
+        try:
+            differences = list(check(repository))
+        except UserError as error:
+            differences = [str(error)]
+        print(f"{'FAILED' if differences else 'ok':<7} {name}")
+        for difference in differences:
+            print(f"        {difference}")
+        failed |= bool(differences)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Claims and their verdicts: results/claims.md and README's table, from results/claims.yaml and the evidence.
+
+A claim has one part or several, each decided by itself. It holds if all of its parts hold, it does not hold if one of
+them does not, and it is undecided otherwise, or not run.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from attnconv.errors import UserError
+from attnconv.files import FileError, read_yaml, reading
+from attnconv.report.evidence import Evidence
+from attnconv.report.tables import markdown
+
+HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
+KEYS = ("id", "claim", "source", "decided_by", "holds_if", "decide", "command", "cost")
+SHORT = 2  # parts that the table of all claims prints whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison or measurement behind a claim.
+
+    Args:
+        status: what it says of the claim.
+        text: what was compared, the number, its interval and n.
+        folders: of the runs behind it, relative to results/runs.
+        decides: whether it counts; else it is only shown.
+        value: the number, by which parts are ordered.
+        effect: the number with its interval.
+    """
+
+    status: str
+    text: str
+    folders: tuple[str, ...] = ()
+    decides: bool = True
+    value: float = 0.0
+    effect: str = ""
+
+
+class Claim(dict[str, Any]):
+    """A claim and what decides it, by the fields that results/claims.yaml has of it."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise FileError(f"claims.yaml: claim {self.get('id', '?')} lacks {key}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with what its parts say."""
+
+    claim: Claim
+    parts: list[Part]
+
+    @property
+    def status(self) -> str:
+        """holds, does not hold, undecided or not run."""
+        statuses = {part.status for part in self.parts if part.decides}
+        if FAILS in statuses:
+            return FAILS
+        return statuses.pop() if len(statuses) == 1 else UNDECIDED
+
+    @property
+    def missing(self) -> bool:
+        """Whether a part that decides has not been run."""
+        return any(part.status == NOT_RUN for part in self.parts if part.decides)
+
+    @property
+    def verdict(self) -> str:
+        """The status, and what it would cost to run what is missing."""
+        if self.status == NOT_RUN:
+            return f"not run: {self.claim['cost']}"
+        return f"{self.status}; not all of it run: {self.claim['cost']}" if self.missing else self.status
+
+    @property
+    def number(self) -> str:
+        """What the parts found; where there are many, how many of them hold and between which extremes."""
+        known = [part for part in self.parts if part.decides and part.status != NOT_RUN]
+        if len(known) <= SHORT:
+            return "<br>".join(part.text for part in known)
+        count = sum(part.status == HOLDS for part in known)
+        least, most = (end(known, key=lambda part: part.value).effect for end in (min, max))
+        return f"{count} of {len(known)} hold, from {least} to {most}"
+
+
+Decide = Callable[[Claim, Evidence], list[Part]]
+
+
+def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
+    """The claims of claims.yaml.
+
+    Args:
+        functions: the names of those that decide.
+
+    Raises:
+        FileError: it is missing, damaged, or a claim lacks a field or names another function.
+    """
+    with reading(path):
+        listed = read_yaml(path)
+    if not isinstance(listed, list) or not all(isinstance(fields, dict) for fields in listed):
+        raise FileError(f"{path} is not a list of claims")
+    known = set(functions)
+    for fields in listed:
+        lacking = [key for key in KEYS if key not in fields]
+        if lacking:
+            raise FileError(f"{path}: claim {fields.get('id', '?')} lacks {', '.join(lacking)}")
+        if fields["decide"] not in known:
+            raise FileError(f"{path}: claim {fields['id']} is decided by {fields['decide']!r}, which does not exist")
+    return [Claim(fields) for fields in listed]
+
+
+def judge(
+    claims: Iterable[Claim], evidence: Evidence, functions: dict[str, Decide]
+) -> tuple[list[Verdict], list[UserError]]:
+    """The verdict on every claim, and what is wrong with the evidence of some, which stay undecided."""
+    verdicts, errors = [], []
+    for claim in claims:
+        try:
+            parts = functions[claim["decide"]](claim, evidence)
+        except UserError as error:
+            errors.append(error)
+            parts = [Part(UNDECIDED, "its evidence is damaged")]
+        verdicts.append(Verdict(claim, parts))
+    return verdicts, errors
+
+
+INTRODUCTION = """# What is claimed, and what holds
+
+Made by `python scripts/make_tables.py` from results/claims.yaml, which says what decides each claim, and results/runs.
+Verdicts: **holds**; **does not hold**; **undecided**: the interval holds both, or runs are missing; **not run**, with
+its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32).
+
+Differences are in percentage points of test accuracy after the last epoch, seed by seed, with Student's 95% interval
+from a standard deviation that is pooled over the models and fractions of the experiment. A claim with several
+comparisons is one family, corrected by Holm. "Within 1 point" means the whole interval. n: pairs of runs, or runs.
+Differences under 1 point come with McNemar's test on the predictions, where these were kept.
+
+"""
+
+
+def claims_page(verdicts: list[Verdict]) -> str:
+    """results/claims.md: a table of all claims, then every comparison behind each."""
+    rows = [
+        [
+            f"[{verdict.claim['id']}](#{verdict.claim['id'].lower()})",
+            verdict.claim["claim"],
+            verdict.claim["source"],
+            f"**{verdict.status}**{verdict.verdict.removeprefix(verdict.status)}",
+            verdict.number,
+            f"`{verdict.claim['command']}`",
+            evidence_text(verdict),
+        ]
+        for verdict in verdicts
+    ]
+    header = ["id", "claim", "source", "verdict", "number, interval, n", "command", "evidence"]
+    return "".join([INTRODUCTION, markdown(header, rows, numbers=False), *map(details, verdicts)])
+
+
+def details(verdict: Verdict) -> str:
+    """Everything behind one claim."""
+    claim = verdict.claim
+    lines = [f"- {part.text}: {said(part)}{links(part)}" for part in verdict.parts]
+    about = [
+        f"{claim['claim']}\n",
+        f"- Decided by: {claim['decided_by']}.",
+        f"- Holds if: {claim['holds_if']}.",
+        f"- Verdict: **{verdict.verdict}**.\n",
+    ]
+    return "\n".join([f"\n## {claim['id']}\n", *about, *lines]) + "\n"
+
+
+def said(part: Part) -> str:
+    """What a part says of the claim."""
+    return part.status if part.decides or part.status == NOT_RUN else "decides nothing"
+
+
+def links(part: Part) -> str:
+    """The runs behind a part."""
+    return "".join(f" [{place}](runs/{folder})" for place, folder in enumerate(part.folders, 1))
+
+
+def evidence_text(verdict: Verdict) -> str:
+    """A link to the page or the runs that the verdict rests on."""
+    if "evidence" in verdict.claim:
+        return f"[{Path(verdict.claim['evidence']).name}]({verdict.claim['evidence']})"
+    folders = dict.fromkeys(folder.partition("/")[0] for part in verdict.parts for folder in part.folders)
+    return ", ".join(f"[{folder}](runs/{folder})" for folder in folders)
+
+
+def claims_table(verdicts: Iterable[Verdict]) -> str:
+    """README's table: the claims that matter most."""
+    rows = [
+        [
+            verdict.claim["claim"],
+            f"**{verdict.status}**",
+            re.sub(r"<br>", "; ", verdict.number),
+            f"[{verdict.claim['id']}](results/claims.md#{verdict.claim['id'].lower()})",
+        ]
+        for verdict in verdicts
+        if verdict.claim.get("readme")
+    ]
+    return markdown(["claim", "verdict", "number, interval, n", "evidence"], rows, numbers=False)

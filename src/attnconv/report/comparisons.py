@@ -1,0 +1,111 @@
+"""Pairs of runs: which belong together, and how far apart their accuracies are, in points with an interval.
+
+Two runs are a pair if they share the seed, the subset of the images, who made them, precision, recipe and scale.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from attnconv.report.stats import Estimate, Interval, Spread, difference, logit, points, pooled_spread
+
+REFERENCE = "conv3x3"  # of every difference: the control, not the model that the recipe was tuned on
+SURE = 0.05  # of the p values of one family, after Holm's correction
+
+Row = dict[str, Any]  # of runs.csv
+ByBlock = dict[Hashable, Row]
+Cell = dict[str, ByBlock]  # by model; one fraction of the images of one protocol
+
+
+def block(row: Row) -> Hashable:
+    """What the two runs of a pair share, beyond their protocol: who made them, the seed and the subset."""
+    return row["source"], row["seed"], row["subset_hash"]
+
+
+def cells(rows: Iterable[Row]) -> dict[float, Cell]:
+    """Sort the runs of one protocol by fraction, model and block, the smallest fraction first.
+
+    Raises:
+        ValueError: the runs differ in precision, recipe or scale, and are neither paired nor averaged.
+    """
+    found: dict[float, Cell] = {}
+    kinds = set()
+    for row in sorted(rows, key=lambda row: (row["fraction"], row["model"] != REFERENCE, row["model"], row["seed"])):
+        kinds.add((row["precision"], row["recipe"], row["scale"]))
+        found.setdefault(row["fraction"], {}).setdefault(row["model"], {})[block(row)] = row
+    if len(kinds) > 1:
+        raise ValueError(f"runs of several kinds: {', '.join(map(' '.join, sorted(kinds)))}")
+    return found
+
+
+def logits(runs: Mapping[Hashable, Row]) -> dict[Hashable, float]:
+    """The logit of the last epoch's test accuracy, by block."""
+    return {key: logit(row["test_acc"]) for key, row in runs.items()}
+
+
+def spread_of(found: Iterable[Cell]) -> Spread | None:
+    """The standard deviation of one run's logit, pooled over the cells of a protocol; None where nothing repeats."""
+    return pooled_spread([{model: logits(runs) for model, runs in cell.items()} for cell in found])
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a model is above another one.
+
+    Args:
+        estimate: of the difference of logits.
+        reference: the other model's mean accuracy, at which points are counted.
+        external: how many of the pairs others made.
+    """
+
+    estimate: Estimate
+    reference: float
+    external: int = 0
+
+    @property
+    def value(self) -> float:
+        """In percentage points."""
+        return points(self.estimate.value, self.reference)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Student's 95% interval, in percentage points."""
+        of_logits = self.estimate.interval()
+        return of_logits and Interval(*(points(end, self.reference) for end in (of_logits.low, of_logits.high)))
+
+    def __str__(self) -> str:
+        return f"{self.value:+.1f}{_between(self.interval, '+.1f')}, n={self.estimate.n}{marked(self.external)}"
+
+
+def gap(ours: ByBlock, theirs: ByBlock, spread: Spread | None) -> Gap | None:
+    """Compare two models over the blocks that both have; None if they share none."""
+    shared = [key for key in ours if key in theirs]
+    if not shared:
+        return None
+    external = sum(ours[key]["source"] is not None for key in shared)
+    reference = fmean(theirs[key]["test_acc"] for key in shared)
+    return Gap(difference(logits(ours), logits(theirs), spread), reference, external)
+
+
+def accuracy_text(runs: ByBlock, spread: Spread | None) -> str:
+    """Mean test accuracy in percent, with the interval that a pooled standard deviation gives it, and n.
+
+    Args:
+        spread: of the logit, among the runs of one model and fraction.
+    """
+    values, external = logits(runs), sum(row["source"] is not None for row in runs.values())
+    n, middle = len(values), fmean(values.values())
+    estimate = Estimate(middle, n, spread.sd / n**0.5, spread.df) if spread else Estimate(middle, n)
+    of_logits = estimate.interval()
+    between = of_logits and Interval(*(points(end, 0.5) + 50 for end in (of_logits.low, of_logits.high)))
+    return f"{points(middle, 0.5) + 50:.1f}{_between(between, '.1f')}, n={n}{marked(external)}"
+
+
+def marked(external: int) -> str:
+    """A suffix that says how many of the runs others made."""
+    return f" ({external} external)" if external else ""
+
+
+def _between(interval: Interval | None, form: str) -> str:
+    return f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""

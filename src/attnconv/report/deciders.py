@@ -1,0 +1,235 @@
+"""What decides claims about accuracy: functions from a claim and the evidence to its parts.
+
+`DECIDERS` has all of them by the names that results/claims.yaml uses.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from statistics import fmean
+from typing import Any
+
+from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
+from attnconv.report.comparisons import REFERENCE, SURE, ByBlock
+from attnconv.report.evidence import PRECISIONS, Arm, Contrast, Evidence
+from attnconv.report.network_deciders import NETWORK_DECIDERS, more_convolutional
+from attnconv.report.protocols import Protocol, protocols
+from attnconv.report.stats import Estimate, holm
+
+STEPS_A_PASS = 391  # over all images, at the batch size of recipe=modern
+
+
+def within(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the whole interval of every difference is within the margin."""
+
+    def status(contrast: Contrast) -> str:
+        interval = contrast.gap.interval
+        if interval is None:
+            return UNDECIDED
+        return HOLDS if interval.within(claim["margin"]) else FAILS if interval.outside(claim["margin"]) else UNDECIDED
+
+    return [compared(part, contrast, status) for part, contrast in contrasts(claim, evidence)]
+
+
+def above(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where every difference is above 0 by Holm's correction over those that decide."""
+    found = list(contrasts(claim, evidence))
+    tested = [contrast.gap.estimate for part, contrast in found if contrast and enough(part, contrast)]
+    sure = significant(tested)
+
+    def status(contrast: Contrast) -> str:
+        estimate = contrast.gap.estimate
+        return signed(estimate.value) if sure.get(id(estimate)) else UNDECIDED
+
+    return [compared(part, contrast, status) for part, contrast in found]
+
+
+def contrasts(claim: Claim, evidence: Evidence) -> Iterator[tuple[dict[str, Any], Contrast | None]]:
+    """Every comparison that a claim lists, lists in it spelled out, with what is known of it."""
+    for listed in claim["parts"]:
+        keys = ("ours", "theirs", "fraction")
+        given = {"fraction": 1.0} | listed
+        choices = ([given[key]] if not isinstance(given[key], list) else given[key] for key in keys)
+        for chosen in itertools.product(*choices):
+            part = given | dict(zip(keys, chosen, strict=True))
+            where = {"fraction": float(part["fraction"]), "scale": part.get("scale", "mini")}
+            yield part, evidence.contrast(Arm.parse(part["ours"], **where), Arm.parse(part["theirs"], **where))
+
+
+def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[Contrast], str]) -> Part:
+    """A part from a comparison; too few seeds decide nothing."""
+    models = " - ".join(f"`{part[side].partition('/')[2]}`" for side in ("ours", "theirs"))
+    label = f"{part['label']}, " if "label" in part else ""
+    images = "all images" if part["fraction"] == 1 else f"{part['fraction']:.3g} of the images"
+    text = f"{models} ({label}{part.get('scale', 'mini')}, {images})"
+    decides = not part.get("shown", False)
+    if contrast is None:
+        return Part(NOT_RUN, text, decides=decides)
+    few = contrast.gap.estimate.n < part["seeds"]
+    text = f"{text}: {contrast}" + (f", {part['seeds']} are needed" if few else "")
+    found = contrast.gap
+    return Part(UNDECIDED if few else status(contrast), text, contrast.folders, decides, found.value, str(found))
+
+
+def enough(part: dict[str, Any], contrast: Contrast) -> bool:
+    """Whether a comparison belongs to the family that is tested."""
+    return not part.get("shown", False) and contrast.gap.estimate.n >= part["seeds"]
+
+
+def significant(family: list[Estimate]) -> dict[int, bool]:
+    """Whether each estimate, by its identity, is significant by Holm's correction over the family."""
+    tested = [(estimate, estimate.p) for estimate in family if estimate.p is not None]
+    adjusted = holm([p for _, p in tested])
+    return {id(estimate): p < SURE for (estimate, _), p in zip(tested, adjusted, strict=True)}
+
+
+def signed(value: float) -> str:
+    """What a significant value says of a claim that it is above 0."""
+    return HOLDS if value > 0 else FAILS
+
+
+def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the gap to the control closes with the images, for every attention and protocol, by Holm."""
+    of_claim = {name: _protocol(name, protocols(evidence.rows)) for name in claim["protocols"]}
+    slopes = {
+        (name, model): protocol.slope(model)
+        for name, protocol in of_claim.items()
+        for model in claim["models"]
+        if protocol is not None
+    }
+    sure = significant([one for one in slopes.values() if one is not None and one.n >= claim["seeds"]])
+    parts = []
+    for name, model in itertools.product(claim["protocols"], claim["models"]):
+        protocol, estimate = of_claim[name], slopes.get((name, model))
+        what = f"`{model}` - `{REFERENCE}` after {protocol.title if protocol else _title(name)}"
+        if protocol is None or estimate is None:
+            parts.append(Part(NOT_RUN, what))
+            continue
+        interval = estimate.interval()
+        between = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
+        effect = f"{estimate.value:+.3f}{between} logits per doubling, n={estimate.n}"
+        status = signed(estimate.value) if sure.get(id(estimate)) else UNDECIDED
+        text = f"{what}: {effect} ({protocol.precision})"
+        parts.append(Part(status, text, _folders(protocol, model), value=estimate.value, effect=effect))
+    return parts
+
+
+def _title(name: str) -> str:
+    """What a protocol that was not run would be called."""
+    equal, _, epochs = name.partition("_")
+    return f"{epochs} epochs" if equal == "epochs" else f"{STEPS_A_PASS * int(epochs):,} steps"
+
+
+def _protocol(name: str, found: list[Protocol]) -> Protocol | None:
+    """The protocol called EQUAL_EPOCHS, in the precision that has more of its runs."""
+    equal, _, epochs = name.partition("_")
+    alike = [one for one in found if (one.equal, one.epochs, one.scale) == (equal, int(epochs), "mini")]
+    return max(alike, key=lambda one: (len(one.rows), -PRECISIONS.index(one.precision)), default=None)
+
+
+def _folders(protocol: Protocol, model: str) -> tuple[str, ...]:
+    rows = (row for row in protocol.rows if row["model"] in (model, REFERENCE))
+    return tuple(dict.fromkeys(row["run"].rpartition("/frac")[0] for row in rows))
+
+
+def same_order(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where a model is on the same side of another in every seed as in table1, under the paper's recipe."""
+    parts = []
+    for other in ("sa_quadratic", REFERENCE):
+        text = f"`sa_learned` - `{other}`"
+        pair = [Arm(("optimizer",), model, recipe="paper") for model in ("sa_learned", other)]
+        known = evidence.contrast(*(Arm(("table1",), model) for model in ("sa_learned", other)))
+        contrast = evidence.contrast(*pair)
+        if known is None or contrast is None:
+            parts.append(Part(NOT_RUN, text))
+            continue
+        a, b = (evidence.runs(arm, contrast.precision) for arm in pair)
+        signs = {(a[key]["test_acc"] > b[key]["test_acc"]) == (known.gap.value > 0) for key in a if key in b}
+        few = contrast.gap.estimate.n < claim["seeds"]
+        status = UNDECIDED if few or len(signs) > 1 else HOLDS if signs.pop() else FAILS
+        text += f": {contrast}; in table1 {known}"
+        parts.append(Part(status, text, contrast.folders))
+    return parts
+
+
+def same_signs(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where sa_sinusoidal is below sa_quadratic as sa_learned is, and changes in training as it does."""
+    learned, sinusoidal, quadratic = (
+        Arm((name,), model)
+        for name, model in (("table1", "sa_learned"), ("encodings", "sa_sinusoidal"), ("table1", "sa_quadratic"))
+    )
+    text, known, contrast = (
+        "`sa_sinusoidal` - `sa_quadratic`",
+        evidence.contrast(learned, quadratic),
+        evidence.contrast(sinusoidal, quadratic),
+    )
+    if known is None or contrast is None:
+        parts = [Part(NOT_RUN, text)]
+    else:
+        few, p = contrast.gap.estimate.n < claim["seeds"], contrast.gap.estimate.p
+        same = (contrast.gap.value > 0) == (known.gap.value > 0)
+        status = UNDECIDED if few or p is None or p >= SURE else HOLDS if same else FAILS
+        parts = [Part(status, f"{text}: {contrast}; `sa_learned`: {known}", contrast.folders)]
+    of_both = [more_convolutional(_encoding(claim, name), evidence)[0] for name in ("sa_learned", "sa_sinusoidal")]
+    statuses = [part.status for part in of_both]
+    same_change = UNDECIDED if UNDECIDED in statuses else HOLDS if statuses[0] == statuses[1] else FAILS
+    status = NOT_RUN if NOT_RUN in statuses else same_change
+    return [*parts, Part(status, "; ".join(part.text for part in of_both), of_both[1].folders)]
+
+
+def _encoding(claim: Claim, name: str) -> Claim:
+    return Claim({"encodings": [name], "seeds": claim["seeds"]})
+
+
+def ordered(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where each model is apart from the next one in the order of their accuracies, by Holm."""
+    arms = [Arm.parse(text, fraction=claim["fraction"]) for text in claim["arms"]]
+    means = {arm: _mean_accuracy(evidence, arm) for arm in arms}
+    known = sorted((arm for arm in arms if means[arm] is not None), key=lambda arm: -(means[arm] or 0))
+    pairs = [(pair, evidence.contrast(*pair)) for pair in itertools.pairwise(known)]
+    tested = [c.gap.estimate for _, c in pairs if c is not None and c.gap.estimate.n >= claim["seeds"]]
+    sure = significant(tested)
+    parts = [
+        Part(
+            HOLDS if contrast and sure.get(id(contrast.gap.estimate)) else UNDECIDED,
+            f"`{ours.model}` - `{theirs.model}`: {contrast or 'no pairs'}",
+            contrast.folders if contrast else (),
+        )
+        for (ours, theirs), contrast in pairs
+    ]
+    return parts + [Part(NOT_RUN, f"`{arm.model}`") for arm in arms if means[arm] is None]
+
+
+def _mean_accuracy(evidence: Evidence, arm: Arm) -> float | None:
+    found: list[ByBlock] = [evidence.runs(arm, precision) for precision in PRECISIONS]
+    largest = max(found, key=len)
+    return fmean(row["test_acc"] for row in largest.values()) if largest else None
+
+
+def reaches(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where a network with attention alone reaches an accuracy at scale=small, in the mean over its seeds.
+
+    That the best so far does not, refutes nothing.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in evidence.rows:
+        whole = row["data"] == "cifar10" and row["fraction"] == 1 and not row["holdout"]
+        if whole and row["scale"] == "small" and row["model"].startswith("sa_"):
+            groups.setdefault((row["run"].rpartition("/seed")[0], row["precision"]), []).append(row)
+    if not groups:
+        return [Part(NOT_RUN, f"{claim['accuracy']:.1%} at scale=small")]
+    runs = max(groups.values(), key=lambda rows: fmean(row["test_acc"] for row in rows))
+    accuracy = fmean(row["test_acc"] for row in runs)
+    status = HOLDS if accuracy >= claim["accuracy"] else UNDECIDED
+    text = f"best so far, `{runs[0]['model']}`: {accuracy:.2%}, n={len(runs)} ({runs[0]['precision']})"
+    return [Part(status, text, tuple(row["run"] for row in runs))]
+
+
+def by_hand(claim: Claim, evidence: Evidence) -> list[Part]:
+    """What was found outside this repository, and has no file here."""
+    return [Part(claim["verdict"], claim["number"])]
+
+
+DECIDERS: dict[str, Decide] = {
+    function.__name__: function
+    for function in (within, above, gap_closes, same_order, same_signs, ordered, reaches, by_hand)
+} | NETWORK_DECIDERS

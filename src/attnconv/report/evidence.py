@@ -1,0 +1,167 @@
+"""What there is to decide claims by: pairs of runs of named experiments, and what probes found of single runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnconv.files import FileError, read_json, reading
+from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, gap, spread_of
+from attnconv.report.stats import McNemar, mcnemar
+
+PRECISIONS = ("bf16", "fp32")
+UNDER_A_POINT = 1.0  # of a difference: only then is McNemar's test shown
+LABELS = "test_labels.npy"  # of CIFAR-10, in the order of every run's predictions.npy
+PROBE_KEYS = ("dirty", "images", "heads", "layers")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one model in one experiment or in several, of which a precision has one.
+
+    Args:
+        experiments: names without their precision.
+    """
+
+    experiments: tuple[str, ...]
+    model: str
+    fraction: float = 1.0
+    scale: str = "mini"
+    recipe: str = "modern"
+
+    @classmethod
+    def parse(cls, text: str, **where: Any) -> "Arm":
+        """The arm that EXPERIMENT[,EXPERIMENT]/MODEL names.
+
+        Raises:
+            ValueError: it has no such form.
+        """
+        experiments, slash, model = text.partition("/")
+        if not (experiments and slash and model):
+            raise ValueError(f"{text!r} is not EXPERIMENT/MODEL")
+        return cls(tuple(experiments.split(",")), model, **where)
+
+    def holds(self, row: Row, precision: str) -> bool:
+        """Whether a run belongs to one of the experiments, with any model and fraction."""
+        names = {f"{name}_{precision}" for name in self.experiments}
+        names |= set(self.experiments) if precision == "bf16" else set()  # the name of runs before there was fp32
+        return row["name"] in names and row["precision"] == precision and self._alike(row)
+
+    def _alike(self, row: Row) -> bool:
+        return (row["scale"], row["recipe"], row["data"], row["holdout"]) == (self.scale, self.recipe, "cifar10", 0)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One model against another under one precision."""
+
+    precision: str
+    gap: Gap
+    folders: tuple[str, ...]
+    mcnemar: McNemar | None
+
+    def __str__(self) -> str:
+        text = f"{self.gap} ({self.precision})"
+        if self.mcnemar is not None:
+            text += f", McNemar p = {self.mcnemar.p:.2g}"
+        return text
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The published runs, and the folder that holds what else was found of them.
+
+    Args:
+        results: results/.
+        rows: of runs.csv.
+    """
+
+    results: Path
+    rows: list[Row]
+
+    def runs(self, arm: Arm, precision: str) -> ByBlock:
+        """The runs of an arm, by what pairs share."""
+        return {
+            block(row): row
+            for row in self.rows
+            if arm.holds(row, precision) and row["model"] == arm.model and row["fraction"] == arm.fraction
+        }
+
+    def contrast(self, ours: Arm, theirs: Arm) -> Contrast | None:
+        """Compare two arms in the precision that has more pairs of runs; None if neither has any.
+
+        The standard deviation is pooled over all models and fractions of the experiments.
+        """
+        best: tuple[int, str, ByBlock, ByBlock] | None = None
+        for precision in PRECISIONS:
+            a, b = self.runs(ours, precision), self.runs(theirs, precision)
+            count = len(a.keys() & b.keys())
+            if count and (best is None or count > best[0]):
+                best = count, precision, a, b
+        if best is None:
+            return None
+        _, precision, a, b = best
+        found = gap(a, b, spread_of(self._cells([ours, theirs], precision)))
+        assert found is not None
+        shared = [key for key in a if key in b]
+        folders = dict.fromkeys(runs[key]["run"].rpartition("/frac")[0] for runs in (a, b) for key in shared)
+        close = abs(found.value) < UNDER_A_POINT
+        return Contrast(precision, found, tuple(folders), self._mcnemar(a, b, shared) if close else None)
+
+    def _cells(self, arms: list[Arm], precision: str) -> Iterable[Cell]:
+        """The runs of the experiments by fraction; a model counts once for each experiment that has it."""
+        found: dict[float, Cell] = {}
+        for row in self.rows:
+            if any(arm.holds(row, precision) for arm in arms):
+                of_model = found.setdefault(row["fraction"], {}).setdefault(f"{row['name']}/{row['model']}", {})
+                of_model[block(row)] = row
+        return found.values()
+
+    def _mcnemar(self, ours: ByBlock, theirs: ByBlock, shared: list[Any]) -> McNemar | None:
+        right = [[self.right(runs[key]) for key in shared] for runs in (ours, theirs)]
+        if any(one is None for side in right for one in side):
+            return None  # runs before predictions were kept
+        return mcnemar(*(np.stack(side) for side in right))  # type: ignore[arg-type]
+
+    @cached_property
+    def labels(self) -> "np.ndarray[Any, Any]":
+        """The classes of CIFAR-10's test images."""
+        with reading(self.results / LABELS):
+            return np.load(self.results / LABELS, allow_pickle=False)
+
+    def right(self, row: Row) -> "np.ndarray[Any, Any] | None":
+        """Which test images a run got right; None if its predictions were not kept.
+
+        Raises:
+            FileError: they contradict the run's test accuracy.
+        """
+        path = self.results / "runs" / row["run"] / "predictions.npy"
+        if not path.exists():
+            return None
+        with reading(path):
+            predicted = np.load(path, allow_pickle=False)
+            right = predicted == self.labels
+            accuracy = round(float(right.mean()), 6)
+        if accuracy != round(row["test_acc"], 6):
+            raise FileError(f"{path} has accuracy {accuracy}, result.json {row['test_acc']}")
+        return np.asarray(right)
+
+    def probes(self, model: str, scale: str = "mini") -> list[tuple[Row, dict[str, Any]]]:
+        """The largest group of probed runs of a model that differ in nothing but the seed, with what was found.
+
+        Of groups as large, it is that of the largest fraction. What a dirty tree found is left out.
+
+        Raises:
+            FileError: a probe.json is damaged.
+        """
+        groups: dict[tuple[float, str, str], list[tuple[Row, dict[str, Any]]]] = {}
+        for row in self.rows:
+            path = self.results / "runs" / row["run"] / "probe.json"
+            if (row["model"], row["scale"]) == (model, scale) and not row["source"] and path.exists():
+                found = read_json(path, PROBE_KEYS)
+                if not found["dirty"]:
+                    groups.setdefault((row["fraction"], row["name"], row["precision"]), []).append((row, found))
+        return max(groups.items(), key=lambda group: (len(group[1]), group[0]))[1] if groups else []

@@ -1,0 +1,223 @@
+"""What decides claims about what networks do: from conversions, probes, measured costs and the task of distances."""
+
+from statistics import fmean, median
+from typing import Any
+
+from attnconv.files import read_csv, read_json, reading
+from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
+from attnconv.report.comparisons import SURE, Row
+from attnconv.report.evidence import Evidence
+from attnconv.report.stats import Estimate, holm, mean
+
+EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
+Probes = list[tuple[Row, dict[str, Any]]]
+CONVERSION_KEYS = ("dirty", "images", "largest_difference", "largest_logit", "predictions_changed")
+
+
+def converted(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where no network that was converted changes a prediction, and logits stay within the tolerance."""
+    results = evidence.results
+    trained = [results / "runs" / row["run"] / "conversion.json" for row in evidence.rows]
+    others = sorted((results / "theorem").glob("*.json"))
+    of_runs, of_others = (
+        [read_json(path, CONVERSION_KEYS) for path in paths if path.exists()] for paths in (trained, others)
+    )
+    return [
+        _conversion("trained networks of runs", of_runs, 1, claim["tolerance"]),
+        _conversion("networks of timm", of_others, claim["networks"], claim["tolerance"]),
+    ]
+
+
+def _conversion(what: str, found: list[dict[str, Any]], needed: int, tolerance: float) -> Part:
+    clean = [one for one in found if not one["dirty"]]
+    if not clean:
+        return Part(NOT_RUN, what)
+    changed = sum(one["predictions_changed"] for one in clean)
+    worst = max(one["largest_difference"] / one["largest_logit"] for one in clean)
+    fine = changed == 0 and worst < tolerance
+    text = (
+        f"{what}: {changed} predictions of {sum(one['images'] for one in clean):,} changed, logits within {worst:.1e} "
+        f"relative, n={len(clean)}" + (f", {needed} are needed" if len(clean) < needed else "")
+    )
+    return Part(FAILS if not fine else HOLDS if len(clean) >= needed else UNDECIDED, text)
+
+
+def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the relative error of a converted layer at an alpha is under the tolerance."""
+    path = evidence.results / claim["evidence"]
+    if not path.exists():
+        return [Part(NOT_RUN, f"alpha = {claim['alpha']}")]
+    with reading(path):
+        errors = {float(row["alpha"]): float(row["error"]) for row in read_csv(path, ("alpha", "error"))}
+        error = errors[float(claim["alpha"])]
+    text = f"relative error at alpha = {claim['alpha']}: {error:.1e}, n=1"
+    return [Part(HOLDS if error < claim["tolerance"] else FAILS, text)]
+
+
+def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the median 50% radius of each early layer is below that of each late one, in every seed."""
+    medians = [
+        _by_layer(found, lambda heads: median(head["radius_50"] for head in heads))
+        for _, found in evidence.probes("sa_quadratic", "small")
+    ]
+    apart = [max(one[layer] for layer in EARLY) < min(one[layer] for layer in LATE) for one in medians]
+    return [_of_probes("median 50% radius by layer", claim, evidence, "sa_quadratic", "small", medians, apart)]
+
+
+def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where at least half of the heads of layers 2 and 3 have a largest probability above 0.5."""
+    shares = [
+        _by_layer(found, lambda heads: fmean(head["one_pixel"] > 0.5 for head in heads))
+        for _, found in evidence.probes("sa_learned", "small")
+    ]
+    enough = [fmean(one[layer] for layer in (2, 3)) >= 0.5 for one in shares]
+    what = "share of heads above 0.5 by layer"
+    return [_of_probes(what, claim, evidence, "sa_learned", "small", shares, enough)]
+
+
+def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where heads with a 50% radius below 1.5 are more frequent in early layers, with 16 heads."""
+    wide, parts = Evidence(evidence.results, [row for row in evidence.rows if "16_heads" in row["name"]]), []
+    for scale in ("mini", "small"):
+        probes = wide.probes("sa_quadratic", scale)
+        shares = [
+            _by_layer(found, lambda heads: fmean(head["radius_50"] < 1.5 for head in heads)) for _, found in probes
+        ]
+        falls = [fmean(one[layer] for layer in EARLY) > fmean(one[layer] for layer in LATE) for one in shares]
+        part = _of_seeds(f"share of localized heads by layer ({scale})", claim["seeds"], probes, shares, falls)
+        parts.append(part)
+    return parts
+
+
+def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where more than half of the probabilities' variance moves with the image, in every layer."""
+    shares = [
+        _by_layer(found, lambda heads: fmean(head["by_content"] for head in heads))
+        for _, found in evidence.probes("sa_learned_content")
+    ]
+    above = [min(one.values()) > 0.5 for one in shares]
+    return [_of_probes("share by content by layer", claim, evidence, "sa_learned_content", "mini", shares, above)]
+
+
+def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the best 3 x 3 share grows and the lemma residual falls in training, per encoding, by Holm."""
+    parts = []
+    for encoding in claim["encodings"]:
+        probes = evidence.probes(encoding)
+        if not probes:
+            parts.append(Part(NOT_RUN, f"`{encoding}`"))
+            continue
+        share, residual = (mean(_changes(probes, name)) for name in ("conv3", "lemma_residual"))
+        by_layer = " ".join(f"{fmean(change):+.2f}" for change in zip(*_by_seed(probes, "conv3"), strict=True))
+        row = probes[0][0]
+        text = (
+            f"`{encoding}`, {row['fraction']:.3g} of the images: 3 x 3 share {_estimate(share)} (by layer {by_layer}), "
+            f"lemma residual {_estimate(residual)}, n={len(probes)} ({row['precision']})"
+        )
+        few = len(probes) < claim["seeds"]
+        status = UNDECIDED if few else _both(share, residual)
+        text += f", {claim['seeds']} are needed" if few else ""
+        folders = tuple(row["run"] for row, _ in probes)
+        effect = f"{_estimate(share)}, n={len(probes)}"
+        parts.append(Part(status, text, folders, value=share.value, effect=effect))
+    return parts
+
+
+def _both(share: Estimate, residual: Estimate) -> str:
+    """More convolutional by both measures, less by one of them, or neither for sure."""
+    if share.p is None or residual.p is None:
+        return UNDECIDED
+    sure = [p < SURE for p in holm([share.p, residual.p])]
+    if all(sure) and share.value > 0 > residual.value:
+        return HOLDS
+    return FAILS if (sure[0] and share.value < 0) or (sure[1] and residual.value > 0) else UNDECIDED
+
+
+def _by_seed(probes: Probes, name: str) -> list[list[float]]:
+    """Trained minus initial by seed and layer."""
+    found = []
+    for _, probe in probes:
+        values = {(row["layer"], row["weights"]): row[name] for row in probe["layers"]}
+        layers = sorted({layer for layer, _ in values})
+        changes = [(values[layer, "initial"], values[layer, "trained"]) for layer in layers]
+        found.append([after - before for before, after in changes if before is not None and after is not None])
+    return found
+
+
+def _changes(probes: Probes, name: str) -> list[float]:
+    return [fmean(of_seed) for of_seed in _by_seed(probes, name)]
+
+
+def _estimate(found: Estimate) -> str:
+    interval = found.interval()
+    return f"{found.value:+.2f}" + (f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "")
+
+
+def _by_layer(found: dict[str, Any], statistic: Any) -> dict[int, float]:
+    """A statistic of the trained heads of every layer."""
+    heads: dict[int, list[dict[str, Any]]] = {}
+    for head in found["heads"]:
+        if head["weights"] == "trained":
+            heads.setdefault(head["layer"], []).append(head)
+    return {layer: statistic(of_layer) for layer, of_layer in sorted(heads.items())}
+
+
+def _of_probes(
+    what: str,
+    claim: Claim,
+    evidence: Evidence,
+    model: str,
+    scale: str,
+    values: list[dict[int, float]],
+    fine: list[bool],
+) -> Part:
+    return _of_seeds(f"`{model}`, {scale}: {what}", claim["seeds"], evidence.probes(model, scale), values, fine)
+
+
+def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, float]], fine: list[bool]) -> Part:
+    """Holds where something is so in every seed."""
+    if not probes:
+        return Part(NOT_RUN, what)
+    few = len(probes) < needed
+    numbers = "; ".join(" ".join(f"{value:.2f}" for value in one.values()) for one in values)
+    text = f"{what}: {numbers}, n={len(probes)}" + (f", {needed} are needed" if few else "")
+    status = UNDECIDED if few else HOLDS if all(fine) else FAILS
+    return Part(status, text, tuple(row["run"] for row, _ in probes))
+
+
+def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the accuracy is above a level at every distance up to the receptive field."""
+    path = evidence.results / "long_range.csv"
+    if not path.exists():
+        return [Part(NOT_RUN, f"`{claim['model']}`")]
+    with reading(path):
+        rows = read_csv(path, ("model", "layers", "distance", "wall", "test_acc"))
+        inside = [row for row in rows if row["model"] == claim["model"] and int(row["distance"]) <= int(row["wall"])]
+        cells = {(int(row["layers"]), int(row["distance"])): float(row["test_acc"]) for row in inside}
+    if not cells:
+        return [Part(NOT_RUN, f"`{claim['model']}`")]
+    numbers = ", ".join(f"{accuracy:.0%} at {distance}" for (_, distance), accuracy in sorted(cells.items()))
+    text = f"`{claim['model']}`, of a receptive field of {inside[0]['wall']} pixels: {numbers}, n=1"
+    return [Part(HOLDS if min(cells.values()) > claim["accuracy"] else FAILS, text)]
+
+
+def exponents(claim: Claim, evidence: Evidence) -> list[Part]:
+    """Holds where the measured exponent of time in the number of pixels is within the margin of theory."""
+    path, parts = evidence.results / "models.csv", []
+    with reading(path):
+        growth = {row["model"]: row for row in read_csv(path, ("model", "growth_theory", "growth_measured"))}
+        for model in claim["models"]:
+            theory, measured = (float(growth[model][f"growth_{how}"]) for how in ("theory", "measured"))
+            status = HOLDS if abs(measured - theory) <= claim["margin"] else FAILS
+            text = f"`{model}`: {measured:.2f} from 32^2 to 64^2, {theory:g} in theory, n=1"
+            parts.append(Part(status, text, value=measured, effect=f"{measured:.2f}, n=1"))
+    return parts
+
+
+NETWORK_DECIDERS: dict[str, Decide] = {
+    function.__name__: function
+    for function in (
+        converted, error_at_alpha, early_heads_tight, heads_on_one_pixel, localized_heads_early, mostly_content,
+        more_convolutional, learns_its_reach, exponents,
+    )
+}  # fmt: skip

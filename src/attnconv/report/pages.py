@@ -1,0 +1,118 @@
+"""Everything that is made from results/: its pages and README's tables. What cannot be made does not stop the rest."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+from attnconv.errors import UserError
+from attnconv.files import read_csv, read_json_lines, reading
+from attnconv.report.claims import Verdict, claims_page, claims_table, judge, read_claims
+from attnconv.report.collect import read_runs
+from attnconv.report.comparisons import Row
+from attnconv.report.data_size import data_size_page
+from attnconv.report.deciders import DECIDERS
+from attnconv.report.evidence import Evidence
+from attnconv.report.tables import bench_table, fill, long_range_table, models_table, paper_table, runs_table
+from attnconv.report.theorem_page import theorem_page
+
+MANIFEST = "MANIFEST.sha256"
+MODEL_SCALES = ("paper", "mini")
+Made = TypeVar("Made")
+Tables = dict[str, tuple[str, Callable[[], str]]]  # by name: the file of results/ that it is of, and what makes it
+
+
+@dataclass
+class Pages:
+    """The pages of a repository.
+
+    Args:
+        errors: what was wrong with files of results/, each once, in the order in which it was met.
+    """
+
+    repository: Path
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> Path:
+        """Where the evidence is."""
+        return self.repository / "results"
+
+    def made(self) -> dict[str, str]:
+        """The text of every page that can be made, by its place in the repository."""
+        pages = {
+            "README.md": self._filled("README.md", self._readme()),
+            "results/data_size.md": self._try("runs.csv", self._data_size),
+            "results/claims.md": self._try("claims.yaml", lambda: claims_page(self.verdicts)),
+            "results/theorem.md": self._try("runs.csv", lambda: theorem_page(self.results, self.runs)),
+            "results/models.md": self._filled("results/models.md", self._models()),
+            "results/long_range.md": self._filled("results/long_range.md", self._long_range()),
+        }
+        return {name: text for name, text in pages.items() if text is not None}
+
+    @cached_property
+    def runs(self) -> list[Row]:
+        """The rows of runs.csv that may be published."""
+        return read_runs(self.results / "runs.csv")
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What the evidence says of every claim; damaged evidence is among the errors."""
+        claims = read_claims(self.results / "claims.yaml", DECIDERS)
+        verdicts, errors = judge(claims, Evidence(self.results, self.runs), DECIDERS)
+        for error in errors:
+            self._note(error)
+        return verdicts
+
+    def _data_size(self) -> str:
+        return data_size_page(self.runs, self._csv("mini_recipe_trials.csv"))
+
+    def _readme(self) -> Tables:
+        return {
+            "claims": ("claims.yaml", lambda: claims_table(self.verdicts)),
+            "runs": ("runs.csv", lambda: runs_table(self.runs)),
+            "paper": ("paper.csv", lambda: paper_table(self._csv("paper.csv"), self.runs)),
+            "models": ("models.csv", lambda: models_table(self._csv("models.csv"), "paper")),
+            "bench": ("bench.jsonl", lambda: bench_table(read_json_lines(self.results / "bench.jsonl"))),
+        }
+
+    def _models(self) -> Tables:
+        return {scale: ("models.csv", partial(self._of_scale, scale)) for scale in MODEL_SCALES}
+
+    def _of_scale(self, scale: str) -> str:
+        return models_table(self._csv("models.csv"), scale)
+
+    def _long_range(self) -> Tables:
+        return {"long_range": ("long_range.csv", lambda: long_range_table(self._csv("long_range.csv")))}
+
+    def _csv(self, name: str) -> list[dict[str, str]]:
+        return read_csv(self.results / name)
+
+    def _filled(self, name: str, tables: Tables) -> str | None:
+        """A page whose text is its own, with its tables made anew; one that cannot be made stays as it is."""
+        path = self.repository / name
+        made = {table: self._try(source, make) for table, (source, make) in tables.items()}
+        return self._try(path, lambda: fill(path.read_text(encoding="utf-8"), made))
+
+    def _try(self, source: str | Path, make: Callable[[], Made]) -> Made | None:
+        """What is made, or None where its source, a file of results/, is missing or damaged, which is an error."""
+        try:
+            with reading(self.results / source):
+                return make()
+        except UserError as error:
+            self._note(error)
+            return None
+
+    def _note(self, error: UserError) -> None:
+        if str(error) not in self.errors:
+            self.errors.append(str(error))
+
+
+def manifest(results: Path) -> str:
+    """The text of results/MANIFEST.sha256, which `sha256sum --check` reads: every other file below results/."""
+    files = sorted(path for path in results.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(results).as_posix()}\n" for path in files
+    )

@@ -1,0 +1,107 @@
+"""Protocols of the data-size study: how long the runs of all fractions train, as many epochs or as many steps."""
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from attnconv.report.comparisons import REFERENCE, SURE, Cell, Gap, Row, cells, gap, logits, spread_of
+from attnconv.report.stats import Estimate, Spread, holm, images_ratio, slope
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The runs of one way to train on several fractions.
+
+    Args:
+        equal: epochs or steps.
+        epochs: passes over the images used, or over as many as the whole split has.
+    """
+
+    equal: str
+    epochs: int
+    scale: str
+    recipe: str
+    precision: str
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """What every run of it has in common, in a few words."""
+        if self.equal == "epochs":
+            return f"{self.epochs} epochs"
+        return f"{int(self.rows[0]['steps'] or 0):,} steps"
+
+    @property
+    def heading(self) -> str:
+        """The title, and what else tells it from other protocols."""
+        return f"Equal {self.equal}: {self.title} ({self.precision}, scale={self.scale}, recipe={self.recipe})"
+
+    @cached_property
+    def cells(self) -> dict[float, Cell]:
+        """The runs by fraction, model and block."""
+        return cells(self.rows)
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """The pooled standard deviation of one run's logit."""
+        return spread_of(self.cells.values())
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The models, the control first."""
+        return list(dict.fromkeys(model for cell in self.cells.values() for model in cell))
+
+    @cached_property
+    def gaps(self) -> dict[tuple[str, float], Gap]:
+        """How far each model is above the control, by model and fraction."""
+        found = {
+            (model, fraction): gap(cell.get(model, {}), cell.get(REFERENCE, {}), self.spread)
+            for fraction, cell in self.cells.items()
+            for model in self.models
+            if model != REFERENCE
+        }
+        return {key: one for key, one in found.items() if one is not None}
+
+    @cached_property
+    def sure(self) -> dict[tuple[str, float], bool]:
+        """Whether a difference is significant by Holm's correction over this protocol."""
+        tested = {key: one.estimate.p for key, one in self.gaps.items() if one.estimate.p is not None}
+        return dict(zip(tested, (p < SURE for p in holm(list(tested.values()))), strict=True))
+
+    def sign(self, key: tuple[str, float]) -> int:
+        """1 or -1 where a model is significantly above or below the control, else 0."""
+        return int(math.copysign(1, self.gaps[key].value)) if self.sure.get(key) else 0
+
+    def slope(self, model: str) -> Estimate | None:
+        """Growth of the difference of logits per doubling of the images; None at fewer than two fractions."""
+        pairs = {
+            next(iter(cell[model].values()))["train_images"]: (logits(cell[model]), logits(cell[REFERENCE]))
+            for fraction, cell in self.cells.items()
+            if (model, fraction) in self.gaps
+        }
+        return slope(pairs, self.spread) if len(pairs) > 1 else None
+
+    def ratio(self, model: str, accuracy: float) -> Estimate | None:
+        """The logarithm of the images-needed ratio; None where the curves do not reach the accuracy."""
+        return images_ratio(self._curves(model), self._curves(REFERENCE), accuracy)
+
+    def _curves(self, model: str) -> dict[Hashable, dict[float, float]]:
+        curves: dict[Hashable, dict[float, float]] = {}
+        for cell in self.cells.values():
+            for row in cell.get(model, {}).values():
+                curves.setdefault((row["source"], row["seed"]), {})[row["train_images"]] = row["test_acc"]
+        return curves
+
+
+def protocols(rows: Iterable[Row]) -> list[Protocol]:
+    """The protocols of the study, equal epochs first; with all images at equal epochs, the runs of table1 count."""
+    found: dict[tuple[str, int, str, str, str], list[Row]] = {}
+    whole: dict[tuple[str, int, str, str, str], list[Row]] = {}
+    for row in (row for row in rows if row["data"] == "cifar10" and not row["holdout"]):
+        key = row["equal"], row["epochs"], row["scale"], row["recipe"], row["precision"]
+        if row["name"].startswith("data_size_"):
+            found.setdefault(key, []).append(row)
+        elif row["name"].startswith("table1_"):
+            whole.setdefault(key, []).append(row)
+    return [Protocol(*key, tuple(runs + whole.get(key, []))) for key, runs in sorted(found.items())]

@@ -1,0 +1,53 @@
+"""How much the recipe was tried for each model: what a comparison of models under one recipe must say."""
+
+import re
+from collections.abc import Iterable
+
+from attnconv.report.comparisons import Row
+from attnconv.report.tables import markdown
+
+TUNED_ON = "sa_quadratic"  # by the trials whose name begins with no other model
+RATES = re.compile(r"learning_rates_([\d.]+)_\w+")
+
+
+def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
+    """Trials behind recipe=modern at mini scale by model, and what a learning rate of its own would gain.
+
+    Args:
+        rows: of runs.csv.
+        trials: of mini_recipe_trials.csv.
+    """
+    tuned: dict[str, set[str]] = {}
+    for trial in trials:
+        model, colon, _ = trial["trial"].partition(":")
+        tuned.setdefault(model if colon and model.startswith("sa_") else TUNED_ON, set()).add(trial["trial"])
+    rates = learning_rates(rows)
+    lines = []
+    for model in sorted(tuned.keys() | {model for model, _ in rates}):
+        precisions = [precision for name, precision in sorted(rates) if name == model]
+        texts = (gain_text(rates[model, precision], precision) for precision in precisions)
+        lines.append([f"`{model}`", str(len(tuned.get(model, ()))), "; ".join(texts) or "not run"])
+    note = (
+        "Trials are runs on a holdout that chose the recipe (results/mini_recipe_trials.csv); a model that is not in "
+        "the table had none.\nGain: validation accuracy in points of the best of half and twice the learning rates "
+        "over the common ones,\none seed each (`python train.py experiment=learning_rates`).\n"
+    )
+    return f"{note}\n{markdown(['model', 'trials', 'gain of a learning rate of its own'], lines)}"
+
+
+def learning_rates(rows: Iterable[Row]) -> dict[tuple[str, str], dict[float, float]]:
+    """Validation accuracy of experiment=learning_rates by model and precision, and by the rate over the common one."""
+    found: dict[tuple[str, str], dict[float, float]] = {}
+    for row in rows:
+        if (match := RATES.fullmatch(row["name"])) and row["val_acc"] is not None and not row["source"]:
+            found.setdefault((row["model"], row["precision"]), {})[float(match[1])] = row["val_acc"]
+    return found
+
+
+def gain_text(by_rate: dict[float, float], precision: str) -> str:
+    """What the best rate but the common one gains over it."""
+    others = {rate: accuracy for rate, accuracy in by_rate.items() if rate != 1}
+    if 1 not in by_rate or not others:
+        return f"{len(by_rate)} of 3 runs ({precision})"
+    best = max(others, key=lambda rate: others[rate])
+    return f"{100 * (others[best] - by_rate[1]):+.1f} at {best:g} x ({precision}, {len(by_rate)} runs)"

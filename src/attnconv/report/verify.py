@@ -1,0 +1,75 @@
+"""Whether a repository's numbers are those of its files: what `make verify` checks, without training anything."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attnconv.files import read_csv, reading
+from attnconv.report.collect import runs_csv
+from attnconv.report.pages import MANIFEST, Pages, manifest
+
+SUFFIXES = {"B": 1e9, "M": 1e6}
+
+
+def check_manifest(repository: Path) -> Iterator[str]:
+    """Every file of results/ has the bytes that were recorded, and none is missing or new."""
+    results = repository / "results"
+    with reading(results / MANIFEST):
+        lines = (results / MANIFEST).read_text().splitlines()
+        recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = {name: digest for digest, _, name in (line.partition("  ") for line in manifest(results).splitlines())}
+    for name in sorted(recorded.keys() | found.keys()):
+        if recorded.get(name) != found.get(name):
+            how = "is missing" if name not in found else "is not listed" if name not in recorded else "was changed"
+            yield f"results/{name} {how}"
+
+
+def check_runs(repository: Path) -> Iterator[str]:
+    """runs.csv is what the run folders say, and none of them is damaged."""
+    text, damaged = runs_csv(repository / "results")
+    yield from (f"results/{name} is damaged: {reason}" for name, reason in damaged.items())
+    path = repository / "results/runs.csv"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        yield "results/runs.csv is not what the run folders say: python scripts/collect.py OUTPUTS makes it"
+
+
+def check_pages(repository: Path) -> Iterator[str]:
+    """Every page, and every table of README, is what results/ says."""
+    pages = Pages(repository)
+    made = pages.made()
+    yield from pages.errors
+    for name, text in made.items():
+        path = repository / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            yield f"{name} is stale: python scripts/make_tables.py"
+
+
+def check_costs(repository: Path) -> Iterator[str]:
+    """The published models, built now, have the paper's parameters and FLOPs."""
+    import torch  # the other checks need none
+
+    from attnconv.config import compose
+    from attnconv.models.cost import build_unfilled, flops_paper, parameters
+
+    image = torch.zeros(1, 3, 32, 32, device="meta")
+    for row in read_csv(repository / "results/paper.csv", ("model", "parameters", "flops_published")):
+        model = build_unfilled(compose([f"model={row['model']}"]).model, (3, 32, 32), 10)
+        found = parameters(model)
+        if found != int(row["parameters"]):
+            yield f"{row['model']} has {found:,} parameters; results/paper.csv says {int(row['parameters']):,}"
+        flops, published = flops_paper(model, image), row["flops_published"]
+        if not rounds_to(flops, published):
+            yield f"{row['model']} takes {flops:,} FLOPs; the paper says {published}"
+
+
+def rounds_to(count: int, published: str) -> bool:
+    """Whether a count, to as many digits, is a number such as 6.2B."""
+    digits = len(published[:-1].partition(".")[2])
+    return f"{count / SUFFIXES[published[-1]]:.{digits}f}" == published[:-1]
+
+
+CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "results/MANIFEST.sha256": check_manifest,
+    "results/runs.csv": check_runs,
+    "pages and README": check_pages,
+    "parameters and FLOPs": check_costs,
+}

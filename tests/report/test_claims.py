@@ -1,0 +1,298 @@
+"""Verdicts: what the thresholds of results/claims.yaml make of evidence, and that every claim is on the page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from fabricated import row, seeds
+
+from attnconv.config import CONFIGS
+from attnconv.files import FileError, read_yaml
+from attnconv.report.claims import Claim, claims_page, claims_table, judge, read_claims
+from attnconv.report.deciders import DECIDERS
+from attnconv.report.evidence import Arm, Evidence
+from attnconv.sweeps.study import rows
+from conftest import REPOSITORY
+
+RESULTS = REPOSITORY / "results"
+CLAIMS = {claim["id"]: claim for claim in read_claims(RESULTS / "claims.yaml", DECIDERS)}
+FAMILIES = {"T": 2, "A": 5, "H": 4, "L": 3, "R": 2, "D": 2, "S": 3, "G": 1, "N": 1, "W": 1, "C": 1, "P": 1, "V": 1}
+IDS = [f"{letter}{number}" for letter, count in FAMILIES.items() for number in range(1, count + 1)]
+LOW = (0.800, 0.802, 0.801)
+
+
+def higher(by):
+    return tuple(accuracy + by + wobble for accuracy, wobble in zip(LOW, (0.0005, -0.0005, 0), strict=True))
+
+
+@pytest.fixture
+def verdict(tmp_path):
+    """A function: a claim's id, runs -> the verdict on it in a results/ that has nothing else."""
+
+    def decide(name, runs=()):
+        verdicts, errors = judge([CLAIMS[name]], Evidence(tmp_path, list(runs)), DECIDERS)
+        assert errors == []
+        return verdicts[0]
+
+    return decide
+
+
+def probed(results, run, layers=6, **of_layer):
+    """Write the probe.json of a run whose layers have these lists of numbers, one head each."""
+    heads = [
+        {
+            "weights": "trained",
+            "layer": layer + 1,
+            "head": 1,
+            **{name: values[layer] for name, values in of_layer.items()},
+        }
+        for layer in range(layers)
+    ]
+    found = [
+        {"layer": layer + 1, "weights": weights, "conv3": conv3, "lemma_residual": residual}
+        for layer in range(layers)
+        for weights, conv3, residual in (("initial", 0.5, 0.5), ("trained", of_layer.get("conv3", [0.5] * 6)[layer],
+                                                                  of_layer.get("residual", [0.5] * 6)[layer]))
+    ]  # fmt: skip
+    path = results / "runs" / run["run"] / "probe.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"dirty": False, "images": 8, "heads": heads, "layers": found}))
+    return run
+
+
+def test_every_claim_is_there_once_and_on_the_page():
+    assert list(CLAIMS) == IDS
+    assert sum(bool(claim.get("readme")) for claim in CLAIMS.values()) == 10
+    page = (RESULTS / "claims.md").read_text()
+    runs = dict(re.findall(r"^\| \[(\w+)\]\(#\w+\) \| ([^|]+) \|", page, flags=re.MULTILINE))
+    assert runs == {name: claim["claim"] for name, claim in CLAIMS.items()}
+    assert re.findall(r"^## (\w+)$", page, flags=re.MULTILINE) == IDS
+    for claim in CLAIMS.values():
+        assert f"- Holds if: {claim['holds_if']}." in page
+    assert (REPOSITORY / "README.md").read_text().count("](results/claims.md#") == 10
+
+
+def pattern(text, precision):
+    """What a name with interpolations can become."""
+    parts = re.split(r"\$\{([\w.]+)\}", text.strip("'"))
+    return "".join(
+        re.escape(part) if place % 2 == 0 else precision if part == "precision" else r"[\w.]+"
+        for place, part in enumerate(parts)
+    )
+
+
+def studied(precision):
+    """Patterns of "NAME/MODEL" for everything that the study makes in a precision."""
+    for sweep in (sweep for of_row in rows(precision).values() for sweep in of_row):
+        file = read_yaml(CONFIGS / f"experiment/{sweep.experiment}.yaml")
+        given = dict(override.split("=", 1) for override in sweep.overrides)
+        models = given.get("model.name", given.get("model", file["hydra"]["sweeper"]["params"]["model"]))
+        for model in models.split(","):
+            yield f"{pattern(given.get('name', file['name']), precision)}/{pattern(model, precision)}"
+
+
+def test_the_arms_are_runs_that_the_study_makes():
+    parts = [part for claim in CLAIMS.values() for part in claim.get("parts", ())]
+    sides = [part[side] for part in parts for side in ("ours", "theirs")]
+    arms = {arm for side in sides for arm in (side if isinstance(side, list) else [side])}
+    assert len(arms) > 40
+    made = "|".join([*studied("bf16"), "data_size_steps_1/\\w+"])  # one pass has been run, and is in results/
+    for experiments, _, model in (arm.partition("/") for arm in arms):
+        names = [name for experiment in experiments.split(",") for name in (experiment, f"{experiment}_bf16")]
+        assert any(re.fullmatch(made, f"{name}/{model}") for name in names), (experiments, model)
+    in_fp32 = "|".join(studied("fp32"))
+    for name in ("table1_fp32/sa_learned", "data_size_steps_5_fp32/conv3x3", "frozen_heads_fp32/sa_quadratic_copied"):
+        assert re.fullmatch(in_fp32, name)
+
+
+def test_what_was_not_run_says_its_cost(verdict):
+    for name in IDS:
+        if name not in ("C1", "P1"):
+            found = verdict(name)
+            assert found.status == "not run", name
+            assert found.verdict == f"not run: {CLAIMS[name]['cost']}"
+    assert verdict("P1").status == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("by", "status"), [(0.0, "holds"), (0.03, "does not hold"), (-0.03, "does not hold"), (0.009, "undecided")]
+)
+def test_the_same_means_that_the_whole_interval_is_within_the_margin(verdict, by, status):
+    runs = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(by))
+    assert verdict("A1", runs).status == status
+
+
+def test_two_seeds_of_three_decide_nothing(verdict):
+    runs = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0)[:2])
+    found = verdict("A1", runs)
+    assert found.status == "undecided"
+    assert "n=2 (bf16), 3 are needed" in found.number
+
+
+def test_more_means_by_holm_over_what_decides(verdict):
+    learned = seeds("table1_bf16", "sa_learned", higher(0.02))
+    matched = seeds("table1_bf16", "sa_learned_content", LOW)
+    wide = seeds("encodings_full_width_bf16", "sa_learned_content", LOW)
+    assert verdict("A3", learned + matched + wide).status == "holds"
+    partly = verdict("A3", learned + matched)
+    assert partly.status == "undecided"
+    assert partly.verdict.startswith("undecided; not all of it run: ")
+    below = seeds("encodings_full_width_bf16", "sa_learned_content", higher(0.04))
+    assert verdict("A3", learned + matched + below).status == "does not hold"
+
+
+def test_frozen_heads_in_fp32_decide_a_part(verdict):
+    five = (*LOW, 0.803, 0.799)
+    runs, ahead = [], {"": 0.02, "_random": 0, "_shifts": 0.03, "_copied": 0.0201}
+    for kind, by in ahead.items():
+        where = {"fraction": 0.1, "precision": "fp32"}
+        runs += seeds("frozen_heads_fp32", f"sa_quadratic{kind}", [accuracy + by for accuracy in five], **where)
+    positions, copies = verdict("L2", runs), verdict("L3", runs)
+    assert [part.status for part in positions.parts if part.decides] == ["holds", "not run"]
+    assert [part.status for part in copies.parts] == ["holds", "not run"]
+    assert "n=5 (fp32)" in positions.number
+    shown = next(part for part in positions.parts if "shifts" in part.text)
+    assert not shown.decides
+    assert shown.text.startswith("`sa_quadratic` - `sa_quadratic_shifts` (mini, 0.1 of the images): -1.0")
+
+
+def test_precisions_are_not_mixed_and_the_one_with_more_pairs_decides(tmp_path):
+    few = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0.05)[:2])
+    fp32 = {"precision": "fp32"}
+    many = seeds("table1_fp32", "conv3x3", LOW, **fp32) + seeds("table1_fp32", "sa_quadratic", higher(0), **fp32)
+    evidence = Evidence(tmp_path, few + many)
+    found = evidence.contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3"))
+    assert (found.precision, found.gap.estimate.n) == ("fp32", 3)
+    crossed = Evidence(tmp_path, seeds("table1_bf16", "conv3x3", LOW) + many[3:])
+    assert crossed.contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")) is None
+
+
+def test_under_a_point_mcnemar_reads_the_kept_predictions(tmp_path):
+    labels = np.zeros(1_000, dtype=np.uint8)
+    np.save(tmp_path / "test_labels.npy", labels)
+    runs = []
+    for model, wrong in (("conv3x3", 200), ("sa_quadratic", 204)):
+        for seed in range(3):
+            predictions = labels.copy()
+            predictions[:wrong] = 1
+            runs.append(row("table1_bf16", model, 1 - wrong / 1_000, seed))
+            folder = tmp_path / "runs" / runs[-1]["run"]
+            folder.mkdir(parents=True)
+            np.save(folder / "predictions.npy", predictions)
+    evidence = Evidence(tmp_path, runs)
+    arms = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
+    found = evidence.contrast(*arms).mcnemar
+    assert (found.only_ours, found.only_theirs) == (0, 12)
+    assert found.p == pytest.approx(0.0455, abs=1e-4), "four images, not twelve"
+    np.save(folder / "predictions.npy", labels)
+    with pytest.raises(FileError, match=r"predictions.npy has accuracy 1.0, result.json 0.796"):
+        evidence.contrast(*arms)
+    (folder / "predictions.npy").unlink()
+    assert evidence.contrast(*arms).mcnemar is None
+
+
+def test_the_gap_that_widens_refutes_that_it_closes(verdict):
+    name, runs = "data_size_steps_5", []
+    for fraction, gain in ((0.01, 0.0), (0.05, 0.02), (0.25, 0.05)):
+        runs += seeds(name, "conv3x3", LOW, fraction=fraction)
+        runs += seeds(name, "sa_quadratic", higher(gain), fraction=fraction)
+        runs += seeds(name, "sa_learned", higher(-gain), fraction=fraction)
+    parts = {part.text.partition(":")[0]: part.status for part in verdict("D2", runs).parts}
+    assert parts["`sa_quadratic` - `conv3x3` after 1,955 steps"] == "holds"
+    assert parts["`sa_learned` - `conv3x3` after 1,955 steps"] == "does not hold"
+    assert parts["`sa_learned_content` - `conv3x3` after 1,955 steps"] == "not run"
+    assert parts["`sa_quadratic` - `conv3x3` after 391 steps"] == "not run"
+    assert verdict("D2", runs).status == "does not hold"
+
+
+def test_the_order_of_table1_holds_under_another_recipe_in_every_seed(verdict):
+    runs = seeds("table1_bf16", "conv3x3", higher(0.02)) + seeds("table1_bf16", "sa_quadratic", higher(0.02))
+    runs += seeds("table1_bf16", "sa_learned", LOW)
+    paper = {"recipe": "paper"}
+    others = [
+        run for model in ("conv3x3", "sa_quadratic") for run in seeds("optimizer_bf16", model, (0.7, 0.7), **paper)
+    ]
+    for learned, status in (((0.6, 0.6), "holds"), ((0.6, 0.8), "undecided"), ((0.8, 0.8), "does not hold")):
+        found = verdict("A5", runs + others + seeds("optimizer_bf16", "sa_learned", learned, **paper))
+        assert found.status == status
+
+
+def test_probes_decide_by_layer_and_seed(verdict, tmp_path):
+    small = [row("small_bf16", "sa_quadratic", 0.9, seed, scale="small", run=f"small/{seed}") for seed in (0, 1)]
+    probed(tmp_path, small[0], radius_50=[1, 1.2, 1.1, 1.3, 2, 3])
+    assert verdict("H1", small).status == "undecided", "one seed of two"
+    probed(tmp_path, small[1], radius_50=[1, 1.2, 1.1, 1.1, 2, 3])
+    assert verdict("H1", small).status == "does not hold", "layer 4 of the second seed"
+    learned = probed(tmp_path, row("small_bf16", "sa_learned", 0.9, scale="small"), one_pixel=[0.1, 0.6, 0.7, 0, 0, 0])
+    assert verdict("H2", [learned]).status == "holds"
+    content = probed(tmp_path, row("table1_bf16", "sa_learned_content", 0.9), by_content=[0.9, 0.9, 0.9, 0.9, 0.9, 0.5])
+    assert verdict("H4", [content]).status == "does not hold"
+    wide = probed(tmp_path, row("encodings_16_heads_bf16", "sa_quadratic", 0.9), radius_50=[1, 1, 2, 2, 2, 1])
+    assert [part.status for part in verdict("H3", [wide]).parts] == ["holds", "not run"]
+
+
+def test_more_convolutional_is_both_measures_in_every_encoding(tmp_path):
+    runs = [
+        probed(tmp_path, row("table1_bf16", model, 0.8, seed), conv3=[0.5 + by + 0.01 * seed] * 6,
+               residual=[0.5 - by - 0.01 * seed] * 6)
+        for model, by in (("sa_quadratic", 0.2), ("sa_learned", -0.2)) for seed in range(3)
+    ]  # fmt: skip
+    claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic", "sa_learned", "sa_distance"]})
+    (verdict,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
+    assert [part.status for part in verdict.parts] == ["holds", "does not hold", "not run"]
+    assert "by layer +0.21 +0.21 +0.21 +0.21 +0.21 +0.21" in verdict.parts[0].text
+
+
+def test_an_accuracy_is_reached_by_attention_alone_or_the_best_so_far_is_named(verdict):
+    small = {"scale": "small"}
+    control = row("small_bf16", "conv3x3", 0.95, **small)
+    best = row("small_bf16", "sa_quadratic", 0.93, **small)
+    assert verdict("V1", [control, best]).number == "best so far, `sa_quadratic`: 93.00%, n=1 (bf16)"
+    assert verdict("V1", [control, best]).status == "undecided"
+    assert verdict("V1", [control, best | {"test_acc": 0.938}]).status == "holds"
+    assert verdict("V1", [best | {"test_acc": 0.938, "holdout": 0.1}]).status == "not run"
+
+
+def test_the_order_of_locality_and_sharing_needs_every_model(verdict):
+    by_model = (("conv3x3", 0.04), ("mlp_mixer", 0.02), ("locally_connected", 0))
+    runs = [run for model, by in by_model for run in seeds("mixers_bf16", model, higher(by), fraction=0.25)]
+    found = verdict("W1", runs)
+    assert [part.status for part in found.parts] == ["holds", "holds", "not run"]
+    assert found.status == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: 1", "is not a list of claims"),
+        ("- {id: X}", "claim X lacks claim, source"),
+        ("- {id: X, claim: c, source: s, decided_by: d, holds_if: h, decide: guess, command: c, cost: c}", "'guess'"),
+        ("[", "has content that does not belong there"),
+    ],
+)
+def test_a_list_of_claims_that_is_none_is_one_line(tmp_path, text, complaint):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(FileError, match=re.escape(complaint)) as refused:
+        read_claims(tmp_path / "claims.yaml", DECIDERS)
+    assert "\n" not in str(refused.value)
+
+
+def test_damaged_evidence_is_named_and_the_other_claims_stand(tmp_path):
+    run = row("table1_bf16", "sa_learned_content", 0.8)
+    folder = tmp_path / "runs" / run["run"]
+    folder.mkdir(parents=True)
+    (folder / "probe.json").write_text("{")
+    runs = [run, *seeds("table1_bf16", "conv3x3", LOW), *seeds("table1_bf16", "sa_quadratic", higher(0))]
+    verdicts, errors = judge([CLAIMS["H4"], CLAIMS["A1"]], Evidence(tmp_path, runs), DECIDERS)
+    assert [verdict.status for verdict in verdicts] == ["undecided", "holds"]
+    assert str(folder / "probe.json") in str(errors[0])
+    assert "its evidence is damaged" in claims_page(verdicts)
+    lacking = Claim({key: value for key, value in CLAIMS["A1"].items() if key != "margin"})
+    assert "claim A1 lacks margin" in str(judge([lacking], Evidence(tmp_path, runs), DECIDERS)[1][0])
+
+
+def test_readme_has_the_claims_that_matter_with_links_to_their_evidence(verdict):
+    line = claims_table([verdict("A1"), verdict("A4")]).splitlines()
+    assert len(line) == 3
+    assert line[2].endswith("| **not run** |  | [A1](results/claims.md#a1) |")

@@ -1,0 +1,104 @@
+"""`make verify` and make_tables.py: what is published is what the files say, and damage stops only what it touches."""
+
+import runpy
+import shutil
+import sys
+
+import pytest
+
+from attnconv.report.pages import MANIFEST, Pages, manifest
+from attnconv.report.verify import check_costs, check_manifest, check_pages, check_runs, rounds_to
+from conftest import REPOSITORY
+
+RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The repository's README and results/, to be damaged."""
+    shutil.copytree(REPOSITORY / "results", tmp_path / "results", ignore=shutil.ignore_patterns("weights", "figures"))
+    shutil.copy(REPOSITORY / "README.md", tmp_path / "README.md")
+    (tmp_path / "results" / MANIFEST).write_text(manifest(tmp_path / "results"))
+    return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function: a script and its arguments -> exit code, standard output, lines of standard error."""
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / f"scripts/{script}.py"), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err.splitlines()
+
+    return run
+
+
+def test_what_is_published_is_what_the_files_say():
+    for check in (check_manifest, check_runs, check_pages, check_costs):
+        assert list(check(REPOSITORY)) == []
+
+
+def test_every_change_is_named(copy):
+    results = copy / "results"
+    (results / "bench.jsonl").unlink()
+    (results / "stranger.txt").write_text("x")
+    (results / "paper.csv").write_text((results / "paper.csv").read_text().replace("0.938", "0.939"))
+    assert list(check_manifest(copy)) == [
+        "results/bench.jsonl is missing",
+        "results/paper.csv was changed",
+        "results/stranger.txt is not listed",
+    ]
+    found = list(check_pages(copy))
+    assert found[0] == f"{results}/bench.jsonl cannot be read: No such file or directory"
+    assert found[1:] == ["README.md is stale: python scripts/make_tables.py"]
+
+
+def test_a_damaged_run_is_named_and_the_others_count(copy, command):
+    (copy / "results" / RUN / "result.json").write_text("{")
+    damaged, stale = check_runs(copy)
+    assert damaged.startswith(f"results/{RUN} is damaged: result.json: JSONDecodeError")
+    assert stale.startswith("results/runs.csv is not what the run folders say")
+    code, out, _ = command("verify", "--repository", copy)
+    assert code == 1
+    assert "FAILED  results/runs.csv\n" in out
+    assert "ok      pages and README\n" in out
+    assert "ok      parameters and FLOPs\n" in out
+
+
+def test_results_that_are_empty_or_half_there_are_a_line_each_and_the_rest_is_built(copy, command):
+    results = copy / "results"
+    (results / "models.csv").unlink()
+    (results / "claims.md").unlink()
+    code, _, errors = command("make_tables", "--repository", copy)
+    assert code == 2
+    assert errors == [f"error: {results}/models.csv cannot be read: No such file or directory"]
+    assert "| [C1](#c1) |" in (results / "claims.md").read_text(), "the claim that needs it stays undecided"
+    shutil.rmtree(results)
+    results.mkdir()
+    code, _, errors = command("make_tables", "--repository", copy)
+    assert code == 2
+    assert len(errors) == len(set(errors)) > 3
+    assert all(line.startswith(f"error: {results}/") for line in errors)
+    assert (copy / "README.md").read_text() == (REPOSITORY / "README.md").read_text(), "tables stay as they were"
+
+
+def test_runs_of_a_newer_version_are_one_line(copy):
+    path = copy / "results/runs.csv"
+    header, first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, first.rpartition(",")[0] + ",99", *rest]) + "\n")
+    pages = Pages(copy)
+    assert {"results/models.md", "results/long_range.md"} <= pages.made().keys()
+    (error,) = pages.errors
+    assert "of format 99, of a newer version" in error
+
+
+def test_a_count_rounds_to_what_was_published():
+    assert rounds_to(6_175_956_800, "6.2B")
+    assert rounds_to(15_023_316_800, "15B")
+    assert not rounds_to(6_175_956_800, "6.1B")
