@@ -7,14 +7,14 @@ from matplotlib.figure import Figure
 from attnconv.report.colors import look
 from attnconv.report.figures.data import Group, Groups, Protocol
 from attnconv.report.figures.style import new_figure, set_title, styled
-from attnconv.report.stats import Interval, t_interval
+from attnconv.report.stats import Interval, mean
 
 FEWEST = 3  # seeds for which an interval is drawn
 
 
 def interval(values: list[float]) -> Interval | None:
     """Student's 95% interval of the mean; None for fewer than FEWEST values."""
-    return t_interval(values) if len(values) >= FEWEST else None
+    return mean(values).interval() if len(values) >= FEWEST else None
 
 
 @styled

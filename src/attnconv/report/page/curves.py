@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from attnconv.report.data_size import accuracies, studies
 from attnconv.report.page.command import command_of
-from attnconv.report.stats import t_interval
+from attnconv.report.protocols import protocols
+from attnconv.report.stats import mean
 from attnconv.runs.status import collected_folder, read_config
 
 POINT = ("run", "model", "scale", "recipe", "precision", "fraction", "train_images", "seed", "epochs", "test_acc")
@@ -30,23 +30,24 @@ def points(rows: Iterable[dict[str, Any]], results: Any, link: Callable[[str], s
 def data_size(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return every protocol of experiment=data_size: curves of mean accuracy with 95% intervals, and the runs."""
     found = []
-    for (name, scale, recipe, precision), of_study in sorted(studies(rows).items()):
-        images = {row["fraction"]: int(row["train_images"]) for row in of_study}
-        curves = [
-            {"model": model, "points": [_point(images[fraction], seeds) for fraction, seeds in by_fraction.items()]}
-            for model, by_fraction in accuracies(of_study).items()
-        ]
-        example = of_study[0]
-        steps = f"{int(example['epochs'])} epochs over the images used"
-        if example["equal"] != "epochs":
-            steps = f"as many steps as {int(example['epochs'])} epochs over all images"
-        title = f"{steps}, {scale} scale, {recipe} recipe, {precision}"
-        found.append({"name": name, "title": title, "curves": curves, "runs": [row["run"] for row in of_study]})
+    for protocol in protocols(rows):
+        curves: dict[str, list[dict[str, Any]]] = {model: [] for model in protocol.models}
+        for cell in protocol.cells.values():
+            for model, runs in cell.items():
+                curves[model].append(_point(list(runs.values())))
+        steps = f"{protocol.epochs} epochs over the images used"
+        if protocol.equal != "epochs":
+            steps = f"as many steps as {protocol.epochs} epochs over all images"
+        title = f"{steps}, {protocol.scale} scale, {protocol.recipe} recipe, {protocol.precision}"
+        listed = [{"model": model, "points": points} for model, points in curves.items()]
+        runs_of = [row["run"] for row in protocol.rows]
+        found.append({"name": protocol.rows[0]["name"], "title": title, "curves": listed, "runs": runs_of})
     return found
 
 
-def _point(images: int, by_seed: dict[int, float]) -> dict[str, Any]:
-    values = list(by_seed.values())
-    point: dict[str, Any] = {"x": images, "y": round(sum(values) / len(values), 5), "n": len(values)}
-    interval = t_interval(values) if len(values) >= FEWEST else None
+def _point(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean accuracy of runs of one model and one number of images."""
+    estimate = mean(row["test_acc"] for row in runs)
+    interval = estimate.interval() if estimate.n >= FEWEST else None
+    point = {"x": int(runs[0]["train_images"]), "y": round(estimate.value, 5), "n": estimate.n}
     return point if interval is None else point | {"low": round(interval.low, 5), "high": round(interval.high, 5)}
