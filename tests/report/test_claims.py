@@ -50,7 +50,7 @@ def probed(results, run, layers=6, **of_layer):
         for layer in range(layers)
     ]
     found = [
-        {"layer": layer + 1, "weights": weights, "conv3": conv3, "lemma_residual": residual}
+        {"layer": layer + 1, "weights": weights, "conv3": conv3, "joint_residual": residual}
         for layer in range(layers)
         for weights, conv3, residual in (("initial", 0.5, 0.5), ("trained", of_layer.get("conv3", [0.5] * 6)[layer],
                                                                   of_layer.get("residual", [0.5] * 6)[layer]))

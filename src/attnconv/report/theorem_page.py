@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.files import read_json
-from attnconv.report.stats import t_interval
+from attnconv.report.stats import mean
 from attnconv.report.tables import markdown
 
 OF_HEADS = {
@@ -209,7 +209,7 @@ def _over_seeds(seeds: list[tuple[float | None, float | None]]) -> str:
     if not known:
         return ""
     before, after = ([seed[when] for seed in known] for when in (0, 1))
-    interval = t_interval(after) if len(after) > 1 else None
+    interval = mean(after).interval()
     half = "" if interval is None else f" ± {(interval.high - interval.low) / 2:.2f}"
     return _change(fmean(before), fmean(after)) + half
 
