@@ -232,6 +232,27 @@ def test_probes_decide_by_layer_and_seed(verdict, tmp_path):
     assert [part.status for part in verdict("H3", [wide]).parts] == ["holds", "not run"]
 
 
+def test_the_theorem_holds_if_no_network_changes_a_prediction(verdict, tmp_path):
+    run = row("quarter", "resnet18", 0.8)
+    (tmp_path / "runs" / run["run"]).mkdir(parents=True)
+    (tmp_path / "theorem").mkdir()
+    found = {"dirty": False, "images": 10, "predictions_changed": 0, "largest_difference": 1e-6, "largest_logit": 8.0}
+    (tmp_path / "runs" / run["run"] / "conversion.json").write_text(json.dumps(found))
+    assert [part.status for part in verdict("T1", [run]).parts] == ["holds", "not run"]
+    network = {"model": "x", "images": 10, "predictions_changed": 0, "largest_difference": 1e-6, "logits_range": 0.5}
+    for rows_of_sweep, status in (
+        ([network] * 20, "holds"),
+        ([network] * 19 + [{"model": "y", "refused": "no"}], "undecided"),
+        ([network] * 19 + [network | {"predictions_changed": 1}], "does not hold"),
+        ([network] * 19 + [network | {"logits_range": 1e-3}], "does not hold"),
+    ):
+        (tmp_path / "theorem/sweep.json").write_text(json.dumps({"rows": rows_of_sweep}))
+        assert verdict("T1", [run]).status == status
+    (tmp_path / "theorem/sweep.json").write_text('{"rows": [{}]}')
+    errors = judge([CLAIMS["T1"]], Evidence(tmp_path, [run]), DECIDERS)[1]
+    assert str(errors[0]).startswith(f"{tmp_path}/theorem/sweep.json lacks")
+
+
 def test_more_convolutional_is_both_measures_in_every_encoding(tmp_path):
     runs = [
         probed(tmp_path, row("table1_bf16", model, 0.8, seed), conv3=[0.5 + by + 0.01 * seed] * 6,
