@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnconv.analysis.exchange import Meaningless, exchange
 from attnconv.analysis.plain_convolution import Inconvertible
@@ -34,25 +35,39 @@ def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
     try:
         side, model = _smallest(name, seed)
         row["side"] = side
-        randomise(model, seed)
-        row |= exchange(model, _random_images(images, side, seed))
+        split = _random_images(max(images, 2), side, seed)
+        randomise(model, next(split.batches(len(split)))[0], seed)
+        row |= exchange(model, split)
     except (Inconvertible, Meaningless, ConfigError) as reason:
         row["refused"] = str(reason)
     return row | {"seconds": time.perf_counter() - started}
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int) -> None:
-    """Give a model in evaluation mode random statistics, and noise on every parameter that is one number throughout."""
+def randomise(model: nn.Module, images: Tensor, seed: int) -> None:
+    """Put noise on every parameter that is one number throughout, and on the statistics, which become the images' own.
+
+    With statistics that have nothing to do with what arrives, signals would die out or explode from layer to layer.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, C, H, W) as it takes them, two or more.
+    """
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
             parameter.add_(SPREAD * torch.randn(parameter.shape, generator=draw))
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(SPREAD * torch.randn(buffer.shape, generator=draw))
-        elif name.endswith("running_var"):
-            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw))
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for norm in norms:
+        norm.momentum = 1.0  # the statistics of these images alone
+        norm.train()
+    model(images)
+    for norm in norms:
+        norm.eval()
+        mean, var = norm.running_mean, norm.running_var
+        assert mean is not None and var is not None
+        mean.add_(SPREAD * var.sqrt() * torch.randn(mean.shape, generator=draw))
+        var.mul_(0.5 + torch.rand(var.shape, generator=draw))
 
 
 def _smallest(name: str, seed: int) -> tuple[int, nn.Module]:

@@ -35,8 +35,8 @@ networks see the test images in float32. Parameters, FLOPs and time are those of
 SWEEP = """
 ### Twenty families of timm
 
-Models with random weights and random statistics of batch norm, on random images of the smallest side from 32 pixels on
-that a model takes, made by `python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. What a
+Models with random weights, and noise on the statistics of batch norm and on all that begins at one number, on random
+images of the smallest side from 32 pixels on that a model takes, made by `python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. What a
 difference means is said by how much a logit differs between images.
 
 """
