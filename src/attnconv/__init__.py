@@ -1,1 +1,48 @@
-"""What self-attention does that convolution does not, and what it costs."""
+"""What self-attention does that convolution does not, and what it costs.
+
+    config = attnconv.compose(["experiment=quickstart"])    # as on the command line of train.py
+    result = attnconv.run(config)                           # trains into a run folder; what result.json holds
+    network = attnconv.load("outputs/quickstart/sa_quadratic/mini-modern/frac1/seed0")
+    network.predict("five.png")
+
+docs/api.md shows each with its output.
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnconv.config import compose
+    from attnconv.run import run
+    from attnconv.runs.load import load
+
+__all__ = ["__version__", "compose", "load", "run"]
+__version__ = version("attnconv")
+
+_HOMES = {"compose": "attnconv.config", "load": "attnconv.runs.load"}
+
+
+def __getattr__(name: str) -> Any:
+    # When it is asked for: PyTorch takes seconds to import, and most commands do without.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnconv' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+class _Package(ModuleType):
+    """This package, whose `run` is the function, though a module of that name is imported, too."""
+
+    def _run(self) -> Any:
+        return import_module("attnconv.run").run
+
+    def _keep_run(self, module: ModuleType) -> None:
+        """Importing attnconv.run would put the module in the function's place."""
+
+    if not TYPE_CHECKING:
+        run = property(_run, _keep_run)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -283,7 +283,7 @@ def test_a_trained_network_is_not_shown_other_data(tiny, arrays, copy, other):
     folder = run_folder_path(tiny())
     assert load_trained(folder, root=str(copy)).data.origin == f"arrays in {copy}"
     with pytest.raises(RunFolderError) as refused:
-        load_trained(folder, root=str(other))
+        _ = load_trained(folder, root=str(other)).data
     assert str(refused.value) == f"{folder} was trained on other data (data: {hashes(arrays, other)})"
 
 

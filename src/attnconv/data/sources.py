@@ -8,7 +8,7 @@ import os
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tokenize import TokenError
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from attnconv.config import DataConfig
-from attnconv.data.root import ARRAYS, check_root
+from attnconv.data.root import ARRAYS, check_root, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
-from attnconv.files import in_one_line, kind_of
+from attnconv.files import in_one_line, kind_of, near
 from attnconv.training.memory import require_memory
 
 PAIR_BYTES = 3 * SIDE * SIDE * 9  # of an image while it is drawn, in int64, and once it is
@@ -64,6 +64,29 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
     if config.source == "arrays" or any(os.path.exists(root / f"{name}.npy") for name in ARRAYS):
         return _checked(_read_arrays(root), f"arrays in {root}")
     return _checked(_cifar10_archive(root), f"CIFAR-10 archive in {root}")
+
+
+def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read test images uint8 (N, H, W, C) and labels (N,) from a folder.
+
+    Args:
+        config: of the run; the folder may hold its data set in any of its forms, or the two test arrays alone.
+
+    Raises:
+        DataError: it holds neither, or they are damaged or of the wrong shape, type or label range.
+    """
+    folder = folder.expanduser()
+    images, labels = (folder / f"test_{kind}.npy" for kind in ("images", "labels"))
+    if images.is_file() and labels.is_file():
+        found = _read_array(images), _read_array(labels)
+        _check_split("test", *found, origin=f"arrays in {folder}")
+        return found
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}{near(folder)}")
+    if not holds_data(folder, config.source):
+        raise DataError(f"{folder} has no {images.name} and {labels.name}{near(images)}")
+    source = load_source(replace(config, root=str(folder)), torch.device("cpu"))
+    return source.test.images, source.test.labels
 
 
 def data_hash(config: DataConfig) -> str:

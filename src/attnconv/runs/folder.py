@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 # maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
 FORMAT = 3
 
+PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
+
 # Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 
@@ -78,6 +80,7 @@ class RunFolder:
         # What config.precision is on this machine, and the hash of what lies in data.root, once they are known.
         self.precision: str | None = None
         self.data_hash: str | None = None
+        self.preprocessing: bytes | None = None  # content of preprocessing.json, once it is known
         self.path = run_folder_path(config)
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
@@ -135,6 +138,8 @@ class RunFolder:
             frozen = replace(self.config, precision=self.precision or self.config.precision)
             if self.data_hash is not None:
                 write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash))
+            if self.preprocessing is not None:
+                write_whole(self.path / PREPROCESSING_FILE, self.preprocessing)
             write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
             (self.path / "result.json").unlink(missing_ok=True)  # it tells of an earlier sitting, not of this one
         except Timeout as error:

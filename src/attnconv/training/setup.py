@@ -12,6 +12,7 @@ from torch import nn
 from attnconv.config import Config
 from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.models.build import build_model
 from attnconv.models.cost import build_unfilled, parameters
@@ -110,6 +111,7 @@ def _prepare(config: Config) -> Setup:
     config = replace(config, precision=precision)
     data = load_dataset(config.data, device)
     folder.data_hash = data.source_sha256
+    folder.preprocessing = Preprocessing.of(config.data, data).encode()
     if processes.writes:
         folder.check()  # once more, now that it is known which data it is
     check_batches(processes, data.epoch_images, config.recipe.batch_size)

@@ -1,0 +1,40 @@
+"""Say what is in images: `python scripts/predict.py RUN IMAGE [IMAGE ...]`
+
+    python scripts/predict.py outputs/default/sa_quadratic/mini-modern/frac1/seed0 cat.png dog.jpg --resize
+    python scripts/predict.py sa_quadratic cat.png --resize      a network in results/weights/, by the name of its model
+
+Prints a line per image: its file and the most probable classes with their probabilities. An image must have the size
+and channels that the network was trained on, or --resize, which crops it around its center and scales it. Needs no
+data set. `attnconv.load(RUN).predict(images)` does the same.
+"""
+
+from pathlib import Path
+
+from attnconv.errors import one_line_errors
+from attnconv.settings.arguments import ScriptParser, positive
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, such as .png and .jpg")
+    parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
+    parser.add_argument("--top", type=positive, default=3, help="classes shown per image (3)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+    )
+    arguments = parser.parse_intermixed_args()
+    with one_line_errors(()):
+        from attnconv.runs.load import load  # imports torch
+
+        network = load(arguments.run, device=arguments.device, trusted=arguments.trust)
+        probabilities = network.predict_proba(arguments.images, resize=arguments.resize)
+    width = max(len(str(path)) for path in arguments.images)
+    for path, row in zip(arguments.images, probabilities, strict=True):
+        best = row.argsort()[::-1][: arguments.top]
+        print(f"{path!s:<{width}}  " + ", ".join(f"{network.class_names[index]} {row[index]:.1%}" for index in best))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What attention layers see in given images: of our mixers, of timm's ViTs, of torch.nn.MultiheadAttention.
+
+Axes: B images, N heads, Q K query and key tokens.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnconv.analysis.heads import attention_mixers, mixer_inputs
+from attnconv.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """The attention probabilities of one layer.
+
+    Attributes:
+        probs: (B or 1, N, Q, K); rows sum to 1.
+        grid: (H, W) of the positions that images become, the last H*W tokens.
+        prefix: tokens before those, such as a class token.
+    """
+
+    probs: Tensor
+    grid: tuple[int, int]
+    prefix: int
+
+    @property
+    def of_positions(self) -> Tensor:
+        """Attention between positions of the map alone, (B or 1, N, H*W, H*W)."""
+        return self.probs[..., self.prefix :, self.prefix :]
+
+
+@torch.no_grad()
+def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
+    """Return what every attention layer of a network sees in images (B, C, height, width), in order of depth.
+
+    Raises:
+        ConfigError: a layer attends within windows, not to the whole map.
+    """
+    if attention_mixers(model):
+        return list(_of_mixers(model, images))
+    grid = _token_grid(model, images)
+    layers = []
+    for probs in _of_transformer(model, images):
+        prefix = probs.shape[-1] - grid[0] * grid[1]
+        if prefix < 0 or probs.shape[0] != len(images) or probs.shape[-2] != probs.shape[-1]:
+            raise ConfigError("this network attends within windows or pools its tokens; its maps cannot be shown")
+        layers.append(LayerAttention(probs, grid, prefix))
+    return layers
+
+
+def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
+    for mixer, x in zip(attention_mixers(model), mixer_inputs(model, images), strict=True):
+        _, height, width, _ = x.shape
+        seen: Any = mixer
+        yield LayerAttention(seen.attention_probs(height, width, x).float().cpu(), (height, width), 0)
+
+
+def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Run a copy of a transformer that writes its probabilities out, and return them: (B, N, Q, K) each."""
+    found: list[Tensor] = []
+
+    def keep(dropout: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0].float().cpu())
+
+    def recompute(attention: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+        options = options | {"need_weights": True, "average_attn_weights": False}
+        # Not a call of the module, which would call this hook.
+        found.append(attention.forward(*inputs, **options)[1].float().cpu())
+
+    model = copy.deepcopy(model).eval()  # with its hooks, which end with it
+    module: Any
+    for module in model.modules():
+        dropout = getattr(module, "attn_drop", None)
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_pre_hook(recompute, with_kwargs=True)
+        # timm's attention layers have both; without the fused kernel their probabilities pass through the dropout.
+        elif hasattr(module, "fused_attn") and isinstance(dropout, nn.Module):
+            module.fused_attn = False
+            dropout.register_forward_pre_hook(keep)
+    model(images)
+    return found
+
+
+def _token_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Return the (H, W) of the positions that a transformer makes of images: timm's names for it, or torchvision's."""
+    found: Any = model
+    for part in model.modules():
+        if hasattr(part, "patch_embed") and hasattr(part.patch_embed, "grid_size"):
+            found = part.patch_embed
+            return (int(found.grid_size[0]), int(found.grid_size[1]))
+        if isinstance(getattr(part, "patch_size", None), int) and hasattr(part, "image_size"):
+            found = part
+            return (images.shape[2] // found.patch_size, images.shape[3] // found.patch_size)
+    return (images.shape[2], images.shape[3])

@@ -1,0 +1,97 @@
+"""Images as people have them (files, PIL images, arrays) as arrays of the size and channels that a network takes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from attnconv.errors import DataError
+from attnconv.files import first_bytes, in_one_line, kind_of
+
+MODES = {1: "L", 3: "RGB"}  # PIL's names, by channels
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # can become either
+
+Images = Any  # a path, a PIL image, a list of these, or uint8 (N, H, W, C) or (H, W, C)
+
+
+def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = False) -> np.ndarray:
+    """Return images as uint8 (N, H, W, C).
+
+    Args:
+        images: a path, a PIL image, a list of these, or an array or tensor uint8 (N, H, W, C) or (H, W, C).
+        image_shape: (C, H, W) that the network takes.
+        resize: convert other sizes and modes: crop to the network's aspect ratio around the center, then scale.
+
+    Raises:
+        DataError: an image is of another size or mode and `resize` is false, or it is not an image.
+        FileError: a file does not exist or cannot be read.
+    """
+    if isinstance(images, str | os.PathLike | Image.Image):
+        images = [images]
+    if isinstance(images, Sequence) and all(isinstance(one, str | os.PathLike | Image.Image) for one in images):
+        if not images:
+            raise DataError("there are no images")
+        opened = [one if isinstance(one, Image.Image) else open_image(Path(one)) for one in images]
+        names = ["the image" if isinstance(one, Image.Image) else str(one) for one in images]
+    else:
+        array = _checked(np.asarray(images), image_shape)
+        if array.shape[1:] == (*image_shape[1:], image_shape[0]):
+            return np.ascontiguousarray(array)  # PyTorch takes no mirrored view
+        opened = [_from_array(one) for one in array]
+        names = [f"image {index}" for index in range(len(array))]
+    return np.stack([_fitted(one, name, image_shape, resize) for one, name in zip(opened, names, strict=True)])
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read an image file, turned as its camera says.
+
+    Raises:
+        FileError: it does not exist or cannot be read; DataError: it is not an image.
+    """
+    path = path.expanduser()
+    head = first_bytes(path)
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{path} is not an image: it is {kind_of(head)}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is damaged, or not an image ({in_one_line(error)})") from error
+
+
+def _checked(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the array with four axes, or raise DataError."""
+    channels, height, width = image_shape
+    wanted = f"images must be uint8 (N, {height}, {width}, {channels}) or one ({height}, {width}, {channels})"
+    if array.dtype != np.uint8:
+        hint = "; scale them to 0..255 first" if np.issubdtype(array.dtype, np.floating) else ""
+        raise DataError(f"{wanted}, not {array.dtype} {array.shape}{hint}")
+    array = array[None] if array.ndim == 3 else array
+    if array.ndim == 4 and array.shape[3] not in (1, 3, 4) and array.shape[1] in (1, 3):
+        raise DataError(f"{wanted}, not {array.shape}: say images.transpose(0, 2, 3, 1) to put channels last")
+    if array.ndim != 4 or array.shape[3] not in (1, 3, 4) or 0 in array.shape:
+        raise DataError(f"{wanted}, not {array.shape}")
+    return array
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _fitted(image: Image.Image, name: str, image_shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+    """Return one image as (H, W, C), or raise DataError."""
+    channels, height, width = image_shape
+    mode = MODES[channels]
+    if image.mode not in EIGHT_BITS:
+        raise DataError(f"{name} has more than 8 bits per channel (mode {image.mode}); save it as 8-bit {mode}")
+    if (image.mode, image.size) != (mode, (width, height)):
+        if not resize:
+            raise DataError(
+                f"{name} is {image.width}x{image.height} {image.mode}, and the network takes {width}x{height} {mode}; "
+                "resize=True converts it (--resize on the command line)"
+            )
+        image = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(height, width, channels)

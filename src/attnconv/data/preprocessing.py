@@ -1,0 +1,80 @@
+"""What a trained network must know of its data to be used without it: image size, normalization, class names."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attnconv.config import DataConfig
+from attnconv.data.augmentation import normalise
+from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.files import read_json, reading
+from attnconv.runs.folder import PREPROCESSING_FILE
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PAIRS = {"agreement": ("different", "same"), "texture": ("horizontal", "vertical")}
+KEYS = ("image_shape", "class_names", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the input of a network, and what its outputs are called.
+
+    Attributes:
+        image_shape: (C, H, W) in pixels.
+        class_names: one per output.
+        mean, std: per channel, of pixels in 0..1.
+    """
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: DataConfig, data: DataSet) -> "Preprocessing":
+        """Take it from a data set."""
+        mean, std = (tuple(values.tolist()) for values in (data.train.mean, data.train.std))
+        return cls(data.image_shape, class_names(config, data.classes), mean, std)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn images (B, H, W, C) uint8 into the network's input (B, C, H, W), on their device."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        return normalise(images, mean, std)
+
+    def encode(self) -> bytes:
+        """Return the content of preprocessing.json."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+def class_names(config: DataConfig, classes: int) -> tuple[str, ...]:
+    """Return what the classes are called; the labels themselves where nobody has named them."""
+    named = {"cifar10": CIFAR10, "pairs": PAIRS.get(config.task, ())}.get(config.source, ())
+    return named if len(named) == classes else tuple(str(label) for label in range(classes))
+
+
+def read_preprocessing(folder: Path, config: DataConfig) -> Preprocessing:
+    """Return the preprocessing of the run in `folder`.
+
+    Runs from before preprocessing.json say the mean and std of CIFAR-10 in config.yaml; of other data they say neither
+    size nor classes, so that the data set itself is read.
+
+    Raises:
+        FileError: the file is damaged; DataError: there is none, and no data set either.
+    """
+    path = folder / PREPROCESSING_FILE
+    if path.exists():
+        found = read_json(path, KEYS)
+        with reading(path):
+            channels, height, width = found["image_shape"]
+            names, mean, std = (tuple(found[key]) for key in KEYS[1:])
+        return Preprocessing((channels, height, width), names, mean, std)
+    if config.source == "cifar10" and config.mean is not None and config.std is not None:
+        return Preprocessing((3, 32, 32), CIFAR10, tuple(config.mean), tuple(config.std))
+    return Preprocessing.of(config, load_dataset(config, torch.device("cpu")))

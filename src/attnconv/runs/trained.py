@@ -1,0 +1,220 @@
+"""A trained network, ready for images of any origin: predict, evaluate, look at its attention."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.analysis.attention import LayerAttention, attention_layers
+from attnconv.analysis.conv_similarity import head_numbers
+from attnconv.analysis.evaluation import Evaluation, confusion_matrix
+from attnconv.config import Config
+from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.data.images import Images, as_arrays
+from attnconv.data.preprocessing import Preprocessing
+from attnconv.data.sources import load_test
+from attnconv.errors import ConfigError, DataError, RunFolderError
+from attnconv.runs.identity import differences, in_words
+
+if TYPE_CHECKING:
+    import pandas
+
+Labelled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
+
+BATCH = 250  # images at once
+AVERAGED = 100  # images over which `heads` averages attention that depends on them
+
+
+@dataclass
+class Trained:
+    """A network with its trained weights, in evaluation mode, that knows its preprocessing.
+
+    Attributes:
+        folder: the run folder.
+        config: of the run.
+        preprocessing: image size, normalization and class names.
+        model: images, normalized (B, C, H, W) -> logits (B, classes), in float32.
+    """
+
+    folder: Path
+    config: Config
+    preprocessing: Preprocessing
+    model: nn.Module
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set that the network was trained and tested on, read when it is first asked for.
+
+        Raises:
+            DataError: it is not there; RunFolderError: it is another one.
+        """
+        data = load_dataset(self.config.data, self.device)
+        different = differences(self.folder, self.config, data_hash=data.source_sha256)
+        if different:
+            raise RunFolderError(f"{self.folder} was trained on other data ({in_words(different)})")
+        return data
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.preprocessing.class_names
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def predict(self, images: Images, resize: bool = False) -> np.ndarray:
+        """Return the name of the most probable class of each image, (N,) strings.
+
+        Args:
+            images: a path, a PIL image, a list of these, or uint8 (N, H, W, C) or (H, W, C).
+            resize: convert images of other sizes and modes (attnconv.data.images.as_arrays).
+
+        Raises:
+            DataError, FileError: see `as_arrays`.
+        """
+        return np.asarray(self.class_names)[self.predict_proba(images, resize).argmax(axis=1)]
+
+    def predict_proba(self, images: Images, resize: bool = False) -> np.ndarray:
+        """Return the probability of each class, (N, classes) float32; arguments as for `predict`."""
+        arrays = as_arrays(images, self.preprocessing.image_shape, resize)
+        return torch.cat([logits.softmax(dim=1) for logits in self._logits(arrays)]).numpy()
+
+    def evaluate(self, data: Labelled | None = None, resize: bool = False) -> Evaluation:
+        """Score the network on labelled images.
+
+        Args:
+            data: images uint8 (N, H, W, C) and labels (N,), a subset or a perturbation of some, say; or a folder with
+                test_images.npy and test_labels.npy, or with the data set of the run; None: the test images of the run.
+            resize: as for `predict`.
+
+        Raises:
+            DataError: the images are missing or of another size, or a label is not a class of the network.
+        """
+        images, labels = self._labelled(data)
+        images, labels = as_arrays(images, self.preprocessing.image_shape, resize), _as_labels(labels, len(images))
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise DataError(
+                f"labels span {labels.min()}..{labels.max()}, and the network has {len(self.class_names)} classes"
+            )
+        logits = torch.cat(list(self._logits(images)))
+        predictions = logits.argmax(dim=1).numpy()
+        loss = F.cross_entropy(logits.double(), torch.from_numpy(labels)).item()
+        return Evaluation(loss, confusion_matrix(labels, predictions, len(self.class_names)), self.class_names)
+
+    def attention(
+        self, image: Images, layer: int, query: tuple[int, int] | str | None = None, resize: bool = False
+    ) -> np.ndarray:
+        """Return where the heads of a layer look when the network sees an image.
+
+        Args:
+            image: one, as for `predict`.
+            layer: from 1, as figures and tables count.
+            query: (row, column) of a position of the map; "class": the class token of a ViT; None: all positions.
+
+        Returns:
+            Probabilities: (heads, H, W) of one query, else (heads, H, W, H, W), query before key.
+
+        Raises:
+            ConfigError: the network has no attention, or no such layer or position.
+        """
+        arrays = as_arrays(image, self.preprocessing.image_shape, resize)
+        if len(arrays) != 1:
+            raise DataError(f"attention is shown for one image, not {len(arrays)}")
+        layers = self._attention(arrays)
+        if not 1 <= layer <= len(layers):
+            raise ConfigError(f"layer must be in 1..{len(layers)}, not {layer}")
+        found = layers[layer - 1]
+        height, width = found.grid
+        if query is None:
+            return found.of_positions[0].unflatten(-1, found.grid).unflatten(1, found.grid).numpy()
+        token = _token(query, found)
+        return found.probs[0, :, token, found.prefix :].unflatten(-1, (height, width)).numpy()
+
+    def heads(self, images: Images | None = None) -> "pandas.DataFrame":
+        """Describe every attention head: a row per layer and head, both from 1.
+
+        Args:
+            images: as for `predict`, over which attention that depends on content is averaged; None: the first 100
+                test images of the run, or none at all where attention depends on position alone.
+
+        Returns:
+            Columns as attnconv.analysis.conv_similarity.head_numbers has them: center, spread and radii in positions,
+            distance, entropy, and what the maps depend on.
+
+        Raises:
+            ConfigError: the network has no attention; DataError: attention depends on content, and the data set is not
+                there.
+        """
+        import pandas
+
+        if images is None:
+            images = self._typical_images()
+        layers = self._attention(as_arrays(images, self.preprocessing.image_shape))
+        rows = []
+        for number, layer in enumerate(layers, 1):
+            numbers = head_numbers(_normalized(layer.of_positions), *layer.grid)
+            table = pandas.DataFrame(numbers)
+            table.insert(0, "head", range(1, len(table) + 1))
+            table.insert(0, "layer", number)
+            rows.append(table)
+        return pandas.concat(rows, ignore_index=True)
+
+    def _typical_images(self) -> np.ndarray:
+        channels, height, width = self.preprocessing.image_shape
+        blank = np.zeros((1, height, width, channels), np.uint8)
+        depends = any(len(layer.probs) > 1 for layer in self._attention(np.concatenate([blank, blank])))
+        return self.data.test.images[:AVERAGED].cpu().numpy() if depends else blank
+
+    @torch.no_grad()
+    def _logits(self, images: np.ndarray) -> Iterator[Tensor]:
+        """Logits of images (N, H, W, C) uint8, some at a time, float32 on the CPU."""
+        for start in range(0, len(images), BATCH):
+            chunk = torch.tensor(images[start : start + BATCH], device=self.device)
+            yield self.model(self.preprocessing.normalise(chunk)).float().cpu()
+
+    def _attention(self, images: np.ndarray) -> list[LayerAttention]:
+        batch = self.preprocessing.normalise(torch.tensor(images, device=self.device))
+        layers = attention_layers(self.model, batch)
+        if not layers:
+            raise ConfigError(f"model={self.config.model['name']} has no attention layer")
+        return layers
+
+    def _labelled(self, data: Labelled | None) -> tuple[np.ndarray, np.ndarray]:
+        if data is None:
+            test = self.data.test
+            return test.images.cpu().numpy(), test.labels.cpu().numpy()
+        if isinstance(data, str | Path):
+            return load_test(self.config.data, Path(data))
+        images, labels = data
+        return images, labels
+
+
+def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+        raise DataError(f"labels must be {count} integers, one per image, not {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
+def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:
+    """Return the index of a query among the tokens of a layer."""
+    height, width = layer.grid
+    if query == "class" and layer.prefix:
+        return 0
+    if isinstance(query, str):
+        raise ConfigError(f"query={query!r}: the network has no class token; say (row, column)")
+    row, column = query
+    if not (0 <= row < height and 0 <= column < width):
+        raise ConfigError(f"query={tuple(query)} is outside the map, which has {height}x{width} positions (from 0)")
+    return layer.prefix + row * width + column
+
+
+def _normalized(probs: Tensor) -> Tensor:
+    """Attention between positions as shares of itself: what goes to a class token does not count."""
+    return probs / probs.sum(dim=-1, keepdim=True)

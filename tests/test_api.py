@@ -1,0 +1,234 @@
+"""The public API: one line brings a trained network back, and what is wrong with an image or a name is one line."""
+
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import attnconv
+from attnconv.analysis.attention import attention_layers
+from attnconv.data.preprocessing import read_preprocessing
+from attnconv.errors import UserError
+from attnconv.models.weight_files import read_weights
+from attnconv.runs.folder import run_folder_path
+from attnconv.runs.load import find_run
+from conftest import REPOSITORY, TINY_SCALE, write_arrays
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a finished run on arrays, whose data set is gone."""
+    root = tmp_path_factory.mktemp("api")
+    write_arrays(root / "arrays")
+    overrides = ["data=arrays", f"data.root={root}/arrays", f"output={root}/outputs", "logger=none", "device=cpu"]
+    config = attnconv.compose([*TINY_SCALE, *overrides, "model=sa_learned_content", "epochs=1"])
+    result = attnconv.run(config)
+    (root / "arrays").rename(root / "moved")
+    assert result["status"] == "done"
+    return run_folder_path(config)
+
+
+@pytest.fixture
+def network(folder):
+    return attnconv.load(folder)
+
+
+@pytest.fixture
+def moved(folder):
+    return folder.parents[5] / "moved"
+
+
+def test_run_is_a_function_though_a_module_has_its_name():
+    from attnconv.run import run
+
+    assert attnconv.run is run
+
+
+def test_a_network_predicts_without_its_data_set(network, folder, moved, tmp_path):
+    images = np.load(moved / "test_images.npy")
+    predictions = np.load(folder / "predictions.npy")
+    assert network.class_names == ("0", "1", "2", "3")
+    assert network.predict(images).tolist() == [str(label) for label in predictions]
+    assert network.predict(images[0]).shape == (1,)
+    assert np.allclose(network.predict_proba(images).sum(axis=1), 1)
+    Image.fromarray(images[0]).save(tmp_path / "one.png")
+    same = [tmp_path / "one.png", str(tmp_path / "one.png"), Image.fromarray(images[0]), torch.from_numpy(images[:1])]
+    for one in same:
+        assert np.array_equal(network.predict_proba(one), network.predict_proba(images[:1]))
+    assert np.array_equal(network.predict_proba(same[:3]), network.predict_proba(images[[0, 0, 0]]))
+
+
+def test_a_network_is_evaluated_on_what_one_has(network, moved, folder):
+    own = attnconv.load(str(folder), root=str(moved)).evaluate()
+    images, labels = (np.load(moved / f"test_{kind}.npy") for kind in ("images", "labels"))
+    predictions = np.load(folder / "predictions.npy")
+    assert own.accuracy == (predictions == labels).mean()
+    assert own.confusion[1, 2] == ((labels == 1) & (predictions == 2)).sum()
+    assert own.class_accuracies["1"] == (predictions == labels)[labels == 1].mean()
+    assert str(network.evaluate(moved)) == str(own) == str(network.evaluate((images, labels)))
+    half = network.evaluate((images[:10, :, ::-1], labels[:10]))
+    assert half.images == 10
+    with pytest.raises(UserError, match="arrays"):
+        network.evaluate()
+
+
+def test_attention_is_a_map_per_head(network, moved):
+    image = np.load(moved / "test_images.npy")[0]
+    every = network.attention(image, layer=2)
+    assert every.shape == (3, 2, 2, 2, 2)
+    assert np.allclose(every.sum(axis=(3, 4)), 1, atol=1e-5)
+    assert np.array_equal(network.attention(image, layer=2, query=(1, 0)), every[:, 1, 0])
+    table = network.heads(np.load(moved / "test_images.npy"))
+    assert table[["layer", "head"]].values.tolist() == [[layer, head] for layer in (1, 2) for head in (1, 2, 3)]
+    for arguments, complaint in (
+        ({"layer": 0}, r"layer must be in 1\.\.2, not 0"),
+        ({"layer": 1, "query": (2, 0)}, "outside the map, which has 2x2 positions"),
+        ({"layer": 1, "query": "class"}, "no class token"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            network.attention(image, **arguments)
+
+
+def test_heads_of_position_alone_need_no_image(tiny, arrays):
+    config = tiny("model=sa_quadratic", "epochs=1")
+    attnconv.run(config)
+    shutil.rmtree(arrays)
+    assert len(attnconv.load(run_folder_path(config)).heads()) == 6
+
+
+def test_attention_of_a_vision_transformer_is_what_its_layers_compute():
+    from attnconv.models.vit import vit
+
+    torch.manual_seed(0)
+    model = vit((3, 8, 8), 4, 4, 2, 2, 8, 8, 0.0, 0.0).eval()
+    images = torch.randn(3, 3, 8, 8)
+    first, _ = attention_layers(model, images)
+    assert (first.grid, first.prefix) == ((2, 2), 1)
+    seen = []
+    model.blocks[0].attn.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    model(images)
+    x, output = seen[0]
+    attention = model.blocks[0].attn
+    values = attention.qkv(x).unflatten(-1, (3, 2, 4))[:, :, 2].transpose(1, 2)
+    assert torch.allclose(attention.proj((first.probs @ values).transpose(1, 2).flatten(2)), output, atol=1e-5)
+    assert attention.fused_attn, "the network itself is as it was"
+
+
+def test_attention_of_torchvisions_vision_transformer():
+    from torchvision.models import VisionTransformer
+
+    model = VisionTransformer(8, 4, 2, 2, 8, 8, num_classes=4).eval()
+    layers = attention_layers(model, torch.randn(3, 3, 8, 8))
+    assert [(layer.grid, layer.prefix, tuple(layer.probs.shape)) for layer in layers] == [((2, 2), 1, (3, 2, 5, 5))] * 2
+    assert torch.allclose(layers[0].probs.sum(-1), torch.ones(()), atol=1e-5)
+    assert not attention_layers(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("images", "complaint"),
+    [
+        (np.zeros((1, 9, 8, 3), np.uint8), "image 0 is 8x9 RGB, and the network takes 8x8 RGB; resize=True converts"),
+        (np.zeros((1, 8, 8, 1), np.uint8), "image 0 is 8x8 L, and the network takes 8x8 RGB"),
+        (np.zeros((1, 3, 8, 8), np.uint8), r"say images.transpose\(0, 2, 3, 1\) to put channels last"),
+        (np.zeros((8, 8), np.uint8), r"images must be uint8 \(N, 8, 8, 3\) or one \(8, 8, 3\), not \(8, 8\)"),
+        (np.zeros((1, 8, 8, 3)), "not float64 .* scale them to 0..255 first"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "not"),
+        (Image.new("RGBA", (8, 8)), "the image is 8x8 RGBA, and the network takes 8x8 RGB"),
+        (Image.new("I;16", (8, 8)), "more than 8 bits per channel"),
+        ([], "there are no images"),
+        ("nowhere.png", "nowhere.png does not exist"),
+    ],
+)  # fmt: skip
+def test_a_wrong_image_is_one_line(network, images, complaint):
+    with pytest.raises(UserError, match=complaint) as refused:
+        network.predict(images)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_of_another_size_or_mode_is_converted_when_asked(network, tmp_path):
+    for image in (Image.new("RGBA", (20, 9)), Image.new("P", (8, 8)), np.zeros((2, 5, 5, 1), np.uint8)):
+        assert set(network.predict(image, resize=True)) <= set(network.class_names)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text.png is not an image: it is text, beginning 'no image'"):
+        network.predict(tmp_path / "text.png", resize=True)
+
+
+def test_a_committed_network_has_a_name(folder, tmp_path):
+    run = "table1/sa_learned_content/mini-modern/frac1/seed0"
+    for name in ("no weights yet", run):
+        if name == run:
+            (tmp_path / "weights" / run).parent.mkdir(parents=True)
+            shutil.copy(folder / "weights.safetensors", tmp_path / "weights" / f"{run}.safetensors")
+            shutil.copytree(
+                folder, tmp_path / "runs" / run, ignore=shutil.ignore_patterns("*.safetensors", "checkpoints")
+            )
+            assert find_run("sa_learned_content", tmp_path) == find_run(run, tmp_path) == tmp_path / "runs" / run
+            network = attnconv.load(tmp_path / "runs" / run)
+            (first, *_) = read_weights(folder / "weights.safetensors").items()
+            assert torch.equal(network.model.state_dict()[first[0]], first[1])
+        with pytest.raises(UserError, match="no run folder sa_learned_contents") as refused:
+            find_run("sa_learned_contents", tmp_path)
+        hint = "did you mean 'sa_learned_content'" if name == run else "results/weights has none yet"
+        assert hint in str(refused.value)
+        assert "python train.py model=NAME" in str(refused.value)
+
+
+def test_runs_from_before_preprocessing_was_kept(folder, moved, tmp_path):
+    older = shutil.copytree(folder, tmp_path / "older")
+    kept = (older / "preprocessing.json").read_bytes()
+    (older / "preprocessing.json").unlink()
+    with pytest.raises(UserError, match="there is no folder"):
+        attnconv.load(older)
+    assert attnconv.load(older, root=str(moved)).preprocessing.encode() == kept
+    cifar10 = attnconv.compose(["data.root=nowhere"])
+    found = read_preprocessing(tmp_path, cifar10.data)
+    assert (found.image_shape, found.class_names[3], found.mean[0]) == ((3, 32, 32), "cat", 0.4914)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """A function: name and arguments -> exit code, output and errors of a script run in this process."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / f"scripts/{name}.py"), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_evaluate_and_predict_as_commands(script, network, folder, moved, tmp_path):
+    assert script("evaluate", folder, "--data", moved)[:2] == (0, f"{network.evaluate(moved)}\n")
+    Image.fromarray(np.load(moved / "test_images.npy")[0]).save(tmp_path / "one.png")
+    code, out, _ = script("predict", folder, tmp_path / "one.png", "--top", 1)
+    (probabilities,) = network.predict_proba(tmp_path / "one.png")
+    assert (code, out) == (0, f"{tmp_path}/one.png  {probabilities.argmax()} {probabilities.max():.1%}\n")
+    Image.new("L", (9, 9)).save(tmp_path / "large.png")
+    assert script("predict", "--resize", folder, tmp_path / "large.png")[0] == 0
+
+
+def test_evaluate_and_predict_refuse_in_one_line(script, folder, tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "large.png")
+    (tmp_path / "empty").mkdir()
+    for arguments, complaint in (
+        (("predict", folder, tmp_path / "large.png"), "large.png is 9x9 L, and the network takes 8x8 RGB"),
+        (("predict", folder, tmp_path / "larg.png"), f"larg.png does not exist; {tmp_path} has large.png"),
+        (("predict", tmp_path, tmp_path / "large.png"), "is not a run folder: no config.yaml"),
+        (("predict", folder / "config.yaml", tmp_path / "large.png"), "is a file, not a run folder"),
+        (("evaluate", "sa_quadratik"), "no run folder sa_quadratik, and no network of that name"),
+        (("evaluate", folder, "--data", tmp_path / "empty"), "empty has no test_images.npy and test_labels.npy"),
+        (("evaluate", folder, "--data", tmp_path / "none"), "there is no folder"),
+    ):
+        code, out, err = script(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("error: ")
+        assert complaint in err
