@@ -78,3 +78,13 @@ def test_initialisation_draws_differ_between_layers():
     model = build_model(compose(["scale=mini"]).model, CIFAR, 10)
     first, second = (layer.mixer.encoding.centers for layer in model.layers[:2])
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("std", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_quadratic_generalized", "sa_quadratic_random"])
+def test_heads_start_with_the_std_that_the_scale_says(model, std):
+    torch.manual_seed(0)
+    node = compose([f"model={model}", f"scale.center_std={std}", "scale.heads=900", "scale.width=2", "scale.layers=1"])
+    encoding = build_model(node.model, CIFAR, 10).layers[0].mixer.encoding
+    assert encoding.centers.std().item() == pytest.approx(std, rel=0.06)  # three times its error for 1,800 numbers
+    assert encoding.centers.mean().item() == pytest.approx(0, abs=0.08 * std)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from timm.optim import muon as timm_muon
+from torch import nn
 
 from attnconv.models.build import build_model
 from attnconv.training.muon import orthogonalize
@@ -33,6 +34,22 @@ def test_paper_recipe_decays_everything_but_centers_and_spreads(model):
         spared = name.endswith(("centers", "spreads"))
         assert group["weight_decay"] == (0.0 if spared else 1e-4), name
         assert (group["lr"], group["momentum"]) == (0.1, 0.9)
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.01)])
+def test_sgd_is_classical_momentum_with_the_decay_in_the_gradient(momentum, decay):
+    """v = momentum v + gradient + decay w, then w = w - lr v, three times by hand: no Nesterov, no dampening."""
+    config = compose([f"recipe.momentum={momentum}", f"recipe.weight_decay={decay}", "recipe.lr=0.3"])
+    layer = nn.Linear(3, 2).double()
+    weight, velocity = layer.weight.detach().clone(), torch.zeros(2, 3, dtype=torch.float64)
+    optimizer = build_optimizer(layer, config.recipe, "fp32")
+    for _ in range(3):
+        gradient = torch.randn(2, 3, dtype=torch.float64)
+        layer.weight.grad, layer.bias.grad = gradient.clone(), torch.zeros(2, dtype=torch.float64)
+        optimizer.step()
+        velocity = momentum * velocity + gradient + decay * weight
+        weight = weight - 0.3 * velocity
+        torch.testing.assert_close(layer.weight, weight, check_dtype=True)
 
 
 def test_modern_recipe_gives_muon_the_matrices_between_stem_and_head():

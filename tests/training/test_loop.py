@@ -1,0 +1,150 @@
+"""What a run does at every step and every epoch, as a network sees it: images, dropout, learning rate, scores."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attnconv.run import run
+from attnconv.runs.folder import RunFolder
+from attnconv.training.schedules import lr_factor
+
+STEPS = 3  # an epoch of 40 images in batches of 16
+
+
+class Witness(nn.Module):
+    """A network that notes what it is shown, and may be interrupted at one of its steps."""
+
+    steps: list[dict]
+    modes: list[bool]
+    stop_at: int | None
+
+    @classmethod
+    def start(cls, stop_at=None):
+        cls.steps, cls.modes, cls.stop_at = [], [], stop_at
+
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.dropout = nn.Dropout(0.5)
+        self.bias.register_hook(lambda gradient: self.steps[-1].update(gradient=gradient.clone()))
+
+    def forward(self, images):
+        if not images.is_meta:
+            self.modes.append(self.training)
+        if self.training and not images.is_meta:
+            if len(self.steps) == self.stop_at:
+                raise KeyboardInterrupt
+            mask = self.dropout(torch.ones(100))
+            self.steps.append({"images": images.clone(), "mask": mask, "bias": self.bias.detach().clone()})
+        return self.bias + torch.zeros(len(images), 1, device=images.device)
+
+
+class Declining(nn.Module):
+    """A network that predicts class 0 in epoch 1, and class 1 from then on."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images):
+        self.steps += self.training
+        first = self.bias[0] + 9 * (self.steps <= STEPS)
+        return torch.cat([first[None], self.bias[1:2] + 3, self.bias[2:]]).expand(len(images), -1)
+
+
+def of(network, config):
+    config.model = {"name": network.__name__.lower(), "_target_": f"{__name__}.{network.__name__}"}
+    return config
+
+
+@pytest.fixture
+def witnessed(tiny):
+    """A function: overrides -> a configuration whose network is a Witness, trained by plain SGD."""
+    plain = ("recipe.optimizer=sgd", "recipe.momentum=0", "recipe.weight_decay=0", "precision=fp32", "data.flip=true")
+    return lambda *overrides: of(Witness, tiny("recipe=modern", *plain, *overrides))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_every_step_has_the_learning_rate_of_the_step(witnessed, schedule):
+    config = witnessed(f"recipe.schedule={schedule}", "recipe.warmup=0.2", "epochs=4")
+    Witness.start()
+    run(config)
+    factor = lr_factor(config.recipe, 4, 40)
+    expected = [config.recipe.lr * factor(step) for step in range(4 * STEPS)]
+    assert len(set(expected)) > 2 * 4, "it changes within an epoch"
+    for (step, following), lr in zip(itertools.pairwise(Witness.steps), expected, strict=False):
+        torch.testing.assert_close(step["bias"] - following["bias"], lr * step["gradient"], rtol=1e-3, atol=1e-7)
+
+
+def test_every_step_drops_out_what_seed_and_step_say(witnessed):
+    masks = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        Witness.start()
+        run(witnessed(f"name={name}", f"seed={seed}"))
+        masks[name] = [step["mask"] for step in Witness.steps]
+    assert all(map(torch.equal, masks["a"], masks["b"]))
+    several = [*masks["a"], *masks["c"]]
+    assert len(several) == 2 * 2 * STEPS
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(several, 2))
+
+
+def test_evaluations_have_no_dropout_and_training_has(witnessed):
+    Witness.start()
+    run(witnessed("data.holdout=0.4", "eval_batch_size=10"))  # 24, 16 and 20 images
+    training, one, last = [True] * 2, [False] * 2, [False] * 4
+    assert Witness.modes == training + one + training + last + [False] * (len(Witness.modes) - 10)
+
+
+@pytest.mark.parametrize("stop_at", range(2 * STEPS))
+def test_a_resumed_run_sees_every_image_once_and_in_order(witnessed, stop_at):
+    Witness.start()
+    run(witnessed("name=calm"))
+    calm = Witness.steps
+    Witness.start(stop_at)
+    config = witnessed("checkpoint_steps=1")
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    before = Witness.steps
+    Witness.start()
+    run(config)
+    together = before + Witness.steps
+    assert len(together) == len(calm) == 2 * STEPS
+    for one, other in zip(together, calm, strict=True):
+        for part in ("images", "mask", "bias"):
+            assert torch.equal(one[part], other[part]), part
+
+
+def test_the_result_is_of_the_last_epoch_and_validation_is_not_test(tiny, arrays):
+    """Of test images 15 are of class 0 and 5 of class 1; of training and validation images half are of each."""
+    np.save(arrays / "train_labels.npy", np.arange(40) % 2)
+    np.save(arrays / "test_labels.npy", np.array([0] * 15 + [1] * 5))
+    plain = of(Declining, tiny("recipe.optimizer=sgd", "recipe.lr=1e-9"))
+    result = run(plain)
+    lines = [json.loads(line) for line in (RunFolder(plain).path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["test/acc"] for line in lines] == [0.75, 0.25]
+    assert result["test_acc"] == 0.25
+    assert np.load(RunFolder(plain).path / "predictions.npy").tolist() == [1] * 20
+
+    held = of(Declining, tiny("recipe.optimizer=sgd", "recipe.lr=1e-9", "data.holdout=0.2", "name=held"))
+    result = run(held)
+    lines = [json.loads(line) for line in (RunFolder(held).path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["val/acc"] for line in lines] == [0.5, 0.5]
+    assert (result["val_acc"], result["test_acc"]) == (0.5, lines[-1]["test/acc"])
+    assert lines[-1]["test/acc"] == 0.25
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_the_mean_cross_entropy_of_smoothed_labels(witnessed, smoothing):
+    Witness.start()
+    run(witnessed(f"recipe.label_smoothing={smoothing}", "recipe.lr=1.0", "recipe.warmup=0", "epochs=1"))
+    for step in Witness.steps:
+        probabilities = step["bias"].softmax(0)
+        frequencies = (probabilities - step["gradient"]) / (1 - smoothing) - smoothing / 4 / (1 - smoothing)
+        counts = len(step["images"]) * frequencies
+        torch.testing.assert_close(counts, counts.round(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(counts.sum(), torch.tensor(float(len(step["images"]))))
