@@ -83,8 +83,9 @@ def test_attention_is_a_map_per_head(network, moved):
     assert every.shape == (3, 2, 2, 2, 2)
     assert np.allclose(every.sum(axis=(3, 4)), 1, atol=1e-5)
     assert np.array_equal(network.attention(image, layer=2, query=(1, 0)), every[:, 1, 0])
-    table = network.heads(np.load(moved / "test_images.npy"))
-    assert table[["layer", "head"]].values.tolist() == [[layer, head] for layer in (1, 2) for head in (1, 2, 3)]
+    rows = network.heads(np.load(moved / "test_images.npy"))
+    assert [(row["layer"], row["head"]) for row in rows] == [(layer, head) for layer in (1, 2) for head in (1, 2, 3)]
+    assert all(0 <= row["entropy"] <= np.log(4) + 1e-6 for row in rows)
     for arguments, complaint in (
         ({"layer": 0}, r"layer must be in 1\.\.2, not 0"),
         ({"layer": 1, "query": (2, 0)}, "outside the map, which has 2x2 positions"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from attnconv.data.preprocessing import Preprocessing
 from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError
 from attnconv.runs.identity import differences, in_words
-
-if TYPE_CHECKING:
-    import pandas
 
 Labelled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
 
@@ -136,34 +133,33 @@ class Trained:
         token = _token(query, found)
         return found.probs[0, :, token, found.prefix :].unflatten(-1, (height, width)).numpy()
 
-    def heads(self, images: Images | None = None) -> "pandas.DataFrame":
-        """Describe every attention head: a row per layer and head, both from 1.
+    def heads(self, images: Images | None = None) -> list[dict[str, Any]]:
+        """Describe every attention head: a row per layer and head, both from 1; pandas.DataFrame(rows) is a table.
 
         Args:
             images: as for `predict`, over which attention that depends on content is averaged; None: the first 100
                 test images of the run, or none at all where attention depends on position alone.
 
         Returns:
-            Columns as attnconv.analysis.conv_similarity.head_numbers has them: center, spread and radii in positions,
-            distance, entropy, and what the maps depend on.
+            Rows with `layer`, `head` and the numbers that attnconv.analysis.conv_similarity.head_numbers defines: center,
+            spread and radii in positions, distance, entropy, and what the maps depend on.
 
         Raises:
             ConfigError: the network has no attention; DataError: attention depends on content, and the data set is not
                 there.
         """
-        import pandas
-
         if images is None:
             images = self._typical_images()
         layers = self._attention(as_arrays(images, self.preprocessing.image_shape))
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, layer in enumerate(layers, 1):
             numbers = head_numbers(_normalized(layer.of_positions), *layer.grid)
-            table = pandas.DataFrame(numbers)
-            table.insert(0, "head", range(1, len(table) + 1))
-            table.insert(0, "layer", number)
-            rows.append(table)
-        return pandas.concat(rows, ignore_index=True)
+            heads = zip(*numbers.values(), strict=True)
+            rows += [
+                {"layer": number, "head": head, **dict(zip(numbers, row, strict=True))}
+                for head, row in enumerate(heads, 1)
+            ]
+        return rows
 
     def _typical_images(self) -> np.ndarray:
         channels, height, width = self.preprocessing.image_shape
