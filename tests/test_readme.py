@@ -1,4 +1,4 @@
-"""README's commands, run as written in a copy of the repository with a hundred images of noise instead of CIFAR-10.
+"""The commands of README and docs/, run as written in a copy of the repository with a hundred images of noise instead of CIFAR-10.
 
 The one liberty: what trains gets `epochs=1`, `make quickstart` too, so that a test takes seconds.
 """
@@ -13,7 +13,8 @@ import pytest
 
 from conftest import REPOSITORY, write_arrays
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)]
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 INSPECTING = ("--help", "--cfg")
 

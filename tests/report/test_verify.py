@@ -18,6 +18,7 @@ def copy(tmp_path):
     """The repository's README and results/, to be damaged."""
     shutil.copytree(REPOSITORY / "results", tmp_path / "results", ignore=shutil.ignore_patterns("weights", "figures"))
     shutil.copy(REPOSITORY / "README.md", tmp_path / "README.md")
+    shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
     (tmp_path / "results" / MANIFEST).write_text(manifest(tmp_path / "results"))
     return tmp_path
 

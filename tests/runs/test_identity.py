@@ -24,7 +24,7 @@ from attnconv.training import device as precision
 from attnconv.training import loop
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
-README = (REPOSITORY / "README.md").read_text()
+SWEEPS = (REPOSITORY / "docs/sweeps.md").read_text()
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ def test_hydra_changes_no_folder(command, tmp_path):
 
 
 def test_a_sweep_over_a_hyperparameter_works_as_readme_says(command, tmp_path):
-    (example,) = re.findall(r"^python train\.py (-m .*\$\{recipe\.lr\}.*)$", README, flags=re.MULTILINE)
+    (example,) = re.findall(r"^python train\.py (-m .*\$\{recipe\.lr\}.*)$", SWEEPS, flags=re.MULTILINE)
     code, shown, _ = command(*shlex.split(example))
     assert (code, shown.splitlines()[-1]) == (0, "sweep of 3 cells: 3 done")
     rates = sorted(float(config_of(path.parent)["recipe"]["lr"]) for path in tmp_path.glob("outputs/**/result.json"))

@@ -1,4 +1,4 @@
-"""Everything that is made from results/: its pages and README's tables. What cannot be made does not stop the rest."""
+"""Everything that is made from results/: its pages and the tables of README and docs/. What cannot be made does not stop the rest."""
 
 import hashlib
 from collections.abc import Callable
@@ -44,6 +44,8 @@ class Pages:
         """The text of every page that can be made, by its place in the repository."""
         pages = {
             "README.md": self._filled("README.md", self._readme()),
+            "docs/models.md": self._filled("docs/models.md", self._models_in_docs()),
+            "docs/speed.md": self._filled("docs/speed.md", self._speed()),
             "results/data_size.md": self._try("runs.csv", self._data_size),
             "results/claims.md": self._try("claims.yaml", lambda: claims_page(self.verdicts)),
             "results/theorem.md": self._try("runs.csv", lambda: theorem_page(self.results, self.runs)),
@@ -74,9 +76,13 @@ class Pages:
             "claims": ("claims.yaml", lambda: claims_table(self.verdicts)),
             "runs": ("runs.csv", lambda: runs_table(self.runs)),
             "paper": ("paper.csv", lambda: paper_table(self._csv("paper.csv"), self.runs)),
-            "models": ("models.csv", lambda: models_table(self._csv("models.csv"), "paper")),
-            "bench": ("bench.jsonl", lambda: bench_table(read_json_lines(self.results / "bench.jsonl"))),
         }
+
+    def _models_in_docs(self) -> Tables:
+        return {"models": ("models.csv", lambda: models_table(self._csv("models.csv"), "paper"))}
+
+    def _speed(self) -> Tables:
+        return {"bench": ("bench.jsonl", lambda: bench_table(read_json_lines(self.results / "bench.jsonl")))}
 
     def _models(self) -> Tables:
         return {scale: ("models.csv", partial(self._of_scale, scale)) for scale in MODEL_SCALES}
