@@ -1,4 +1,4 @@
-"""The commands of README and docs/, run as written in a copy of the repository with a hundred images of noise instead of CIFAR-10.
+"""The commands of README and docs/, run as written in a copy of the repository with noise in place of CIFAR-10.
 
 The one liberty: what trains gets `epochs=1`, `make quickstart` too, so that a test takes seconds.
 """

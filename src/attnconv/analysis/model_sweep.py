@@ -65,7 +65,8 @@ def randomise(model: nn.Module, images: Tensor, seed: int) -> None:
     for norm in norms:
         norm.eval()
         mean, var = norm.running_mean, norm.running_var
-        assert mean is not None and var is not None
+        assert mean is not None
+        assert var is not None
         mean.add_(SPREAD * var.sqrt() * torch.randn(mean.shape, generator=draw))
         var.mul_(0.5 + torch.rand(var.shape, generator=draw))
 

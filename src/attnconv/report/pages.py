@@ -1,4 +1,4 @@
-"""Everything that is made from results/: its pages and the tables of README and docs/. What cannot be made does not stop the rest."""
+"""Make all pages of results/ and the tables of README and docs/; what cannot be made does not stop the rest."""
 
 import hashlib
 from collections.abc import Callable
