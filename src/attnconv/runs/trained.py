@@ -141,8 +141,8 @@ class Trained:
                 test images of the run, or none at all where attention depends on position alone.
 
         Returns:
-            Rows with `layer`, `head` and the numbers that attnconv.analysis.conv_similarity.head_numbers defines: center,
-            spread and radii in positions, distance, entropy, and what the maps depend on.
+            Rows with `layer`, `head` and the numbers that attnconv.analysis.conv_similarity.head_numbers defines:
+            center, spread and radii in positions, distance, entropy, and what the maps depend on.
 
         Raises:
             ConfigError: the network has no attention; DataError: attention depends on content, and the data set is not
