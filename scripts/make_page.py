@@ -37,7 +37,8 @@ def make_page(arguments: argparse.Namespace) -> bytes:
         UserError: see `from_results` and `from_runs`; the page of results/ is too large.
     """
     if arguments.runs:
-        return assemble(from_runs(arguments.runs, arguments.data, arguments.out, arguments.trust)).encode()
+        runs = from_runs(arguments.runs, arguments.data, arguments.out, arguments.results, arguments.trust)
+        return assemble(runs).encode()
     page = assemble(from_results(arguments.results, arguments.out)).encode()
     if len(page) >= LIMIT:
         raise UserError(f"the page has {len(page):,} bytes, and {LIMIT:,} is its limit: keep fewer weights in results/")

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from attnconv.analysis.probe import compact, probe
 from attnconv.config import Config, compose
 from attnconv.data.dataset import load_dataset
 from attnconv.runs.folder import FORMAT, RunFolder
 from attnconv.runs.heads import HeadWatcher
-from attnconv.runs.load import build_untrained
+from attnconv.runs.load import build_untrained, load_trained
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
 # Overrides of every kind of attention that the page computes, and of some that it does not.
@@ -48,7 +49,10 @@ def run_folders() -> dict[str, Path]:
     fixed = [*TINY_SCALE, "scale.patch=2", "data=arrays", f"data.root={place}/arrays", f"output={place}/outputs"]
     fixed += ["logger=none", "precision=fp32", "epochs=2"]
     configs = {kind: compose([*fixed, f"name={kind.replace(' ', '_')}", *more]) for kind, more in KINDS.items()}
-    return {kind: write_run(config) for kind, config in configs.items()}
+    folders = {kind: write_run(config) for kind, config in configs.items()}
+    found = probe(load_trained(folders["quadratic"]), images=8, fit_images=20)
+    (folders["quadratic"] / "probe.json").write_text(compact({"dirty": False, "images": 8, "fit_images": 20} | found))
+    return folders
 
 
 @torch.no_grad()

@@ -136,6 +136,20 @@ def test_a_head_is_dragged_and_its_tap_moves(visit):
     assert choices(page) == {}
 
 
+@pytest.mark.parametrize("of_results", [True, False])
+def test_every_measure_of_a_probed_run_is_drawn(visit, of_results):
+    page = visit("measure=joint", path=REPOSITORY / "docs" / "index.html" if of_results else None)
+    options = page.locator("#likeness select").nth(1).locator("option")
+    names = [options.nth(index).get_attribute("value") for index in range(options.count())]
+    assert {"cause", "distance", "entropy", "peak"} <= set(names)
+    assert of_results or {"explained", "joint"} <= set(names)
+    for name in names:
+        page.locator("#likeness select").nth(1).select_option(name)
+        assert page.locator(f"#likeness-{name} circle.mark").count() >= 4
+    if of_results:
+        assert "even" in page.text_content("#likeness svg.chart"), "calibrated on 8 x 8 positions"
+
+
 def test_heads_and_patches_change_the_prediction(visit):
     page = visit()
     numbers = [page.inner_html("#network table")]

@@ -15,7 +15,7 @@ from attnconv.report.colors import look as look_of
 from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
-from attnconv.report.page.study import probes
+from attnconv.report.page.study import calibration, probes
 from attnconv.runs.identity import differences, in_words
 from attnconv.runs.load import read_run_config
 from attnconv.runs.status import collected_folder, collected_weights, look, read_config
@@ -47,14 +47,23 @@ def from_results(results: Path, page: Path) -> dict[str, Any]:
         "points": points(rows, results, lambda run: _between(page, collected_folder(results, run)))
     }
     curves |= {"protocols": data_size(rows), "colors": colors([*(row["model"] for row in rows)])}
-    return {"made": "make page", "images": shipped, "runs": runs, "probes": probed} | curves
+    return {
+        "made": "make page",
+        "images": shipped,
+        "runs": runs,
+        "probes": probed,
+        "calibration": calibration(results),
+    } | curves
 
 
-def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
+def from_runs(
+    folders: Sequence[Path], root: str | None, page: Path, results: Path, trusted: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the data of a page that shows these finished runs, all of their weights included.
 
     Args:
         root: where the data is, if not where the runs found it.
+        results: has the calibration of probes.
         trusted: see `read_run_config`.
 
     Raises:
@@ -70,7 +79,13 @@ def from_runs(folders: Sequence[Path], root: str | None, page: Path, trusted: Se
         runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
     shipped = {digest: each.describe() for digest, each in images.items()}
     probed = probes((folder, _between(page, folder), run["image"]) for folder, run in zip(folders, runs, strict=True))
-    found = {"images": shipped, "runs": runs, "probes": probed, "colors": colors(run["model"] for run in runs)}
+    found = {
+        "images": shipped,
+        "runs": runs,
+        "probes": probed,
+        "calibration": calibration(results),
+        "colors": colors(run["model"] for run in runs),
+    }
     return {"made": f"python scripts/make_page.py {' '.join(map(str, folders))}"} | found
 
 

@@ -6,68 +6,53 @@ import { html, runLink, select } from "./dom.js";
 const LEAD =
   "A convolution looks at fixed shifts, one pixel per tap, whatever the image. These numbers say how near each layer " +
   "of a trained network comes to that, next to the same network before training: dashed. They were measured on test " +
-  "images by scripts/probe.py.";
+  "images by scripts/probe.py. Dotted lines: the same number for nine hard heads, which are a 3 x 3 convolution but for " +
+  "the border, and for attention that is even or random.";
 
 const BLUE = "#0072b2";
 const ORANGE = "#d55e00";
 const GREEN = "#009e73";
 const PURPLE = "#cc79a7";
 
-/** Mean distance between two pixels of an H x W map, in positions. */
-export function meanDistance(height, width) {
-  let sum = 0;
-  for (let row = 1 - height; row < height; row++) {
-    for (let column = 1 - width; column < width; column++) {
-      sum += (height - Math.abs(row)) * (width - Math.abs(column)) * Math.hypot(row, column);
-    }
-  }
-  return sum / (height * width) ** 2;
-}
+const HARD = "nine hard heads";
+const EVEN = "even";
+const RANDOM = "random";
 
-// What to draw: numbers of probe.json by name, and levels to read them by, from N heads on an H x W map.
+// What to draw: numbers of probe.json by name, and attention of known nature to read one of them by.
 const MEASURES = {
   explained: {
     title: "Share of the layer's output that the best K x K convolution explains",
     numbers: { conv1: ["1 x 1", PURPLE], conv3: ["3 x 3", ORANGE], conv5: ["5 x 5", GREEN], conv7: ["7 x 7", BLUE] },
-    levels: () => [{ y: 1, text: "a convolution" }],
-    domain: [0, 1.08],
-  },
-  lemma: {
-    title: "Lemma residual: how far the taps of a 3 x 3 kernel are from the span of the heads",
-    numbers: { lemma_residual: ["lemma residual", BLUE] },
-    levels: (heads, height, width) => [
-      { y: 0, text: "a convolution" },
-      { y: Math.max(0, 1 - heads / (height * width)), text: `${heads} random maps` },
-    ],
+    levels: { conv3: [HARD, EVEN, RANDOM] },
     domain: [-0.02, 1.05],
+  },
+  joint: {
+    title: "Joint residual: how far a 3 x 3 convolution is from what the heads can compute",
+    numbers: { joint_residual: ["joint residual", BLUE] },
+    levels: { joint_residual: [HARD, EVEN] },
+    domain: [-0.02, 1.08],
   },
   cause: {
     title: "What a head's map depends on: shares of its variance",
     numbers: { by_shift: ["shift", BLUE], by_place: ["place", GREEN], by_content: ["content", ORANGE] },
-    levels: () => [{ y: 1, text: "shift alone: a convolution" }],
+    levels: { by_shift: [HARD, RANDOM] },
     domain: [-0.02, 1.08],
   },
   distance: {
     title: "Distance from the query to what is attended to, in positions",
     numbers: { distance: ["distance", BLUE], spread: ["spread around the center", ORANGE] },
-    levels: (_, height, width) => [{ y: meanDistance(height, width), text: "distance of even attention" }],
+    levels: { distance: [HARD, EVEN] },
   },
   entropy: {
     title: "Entropy of attention, in nats",
     numbers: { entropy: ["entropy", BLUE] },
-    levels: (_, height, width) => [
-      { y: 0, text: "a convolution" },
-      { y: Math.log(height * width), text: "even attention" },
-    ],
+    levels: { entropy: [HARD, EVEN] },
   },
   peak: {
     title: "Largest probability of a head, mean over queries",
     numbers: { one_pixel: ["one pixel", BLUE] },
-    levels: (_, height, width) => [
-      { y: 1, text: "a convolution" },
-      { y: 1 / (height * width), text: "even attention" },
-    ],
-    domain: [0, 1.08],
+    levels: { one_pixel: [HARD, EVEN] },
+    domain: [-0.02, 1.08],
   },
 };
 
@@ -81,9 +66,14 @@ export function likenessSection(page) {
   const figure = html("div", {});
   const about = html("p", { className: "readout" });
   const chosen = () => runs.find(({ run }) => run === state.values.probe) ?? runs[0];
+  const measures = html("div", {});
   const update = () => {
     const run = chosen();
-    figure.replaceChildren(likenessChart(run, state.values.measure));
+    const known = Object.keys(MEASURES).filter((name) => isKnown(run, name));
+    const measure = known.includes(state.values.measure) ? state.values.measure : known[0];
+    const options = known.map((name) => [name, MEASURES[name].title]);
+    measures.replaceChildren(select("Measure", options, measure, (name) => state.set({ measure: name })));
+    figure.replaceChildren(likenessChart(run, measure, levelsOf(page.data.calibration, run, measure)));
     about.replaceChildren("From ", runLink(run), ".");
   };
   state.onChange((changed) => {
@@ -100,20 +90,31 @@ export function likenessSection(page) {
       "div",
       { className: "controls" },
       select("Run", options, chosen().run, (probe) => state.set({ probe })),
-      select(
-        "Measure",
-        Object.entries(MEASURES).map(([name, { title }]) => [name, title]),
-        state.values.measure,
-        (measure) => state.set({ measure }),
-      ),
+      measures,
     ),
     about,
     figure,
   );
 }
 
-function likenessChart({ layers, heads, grid: [height, width] }, measure) {
-  const { title, numbers, levels, domain } = MEASURES[measure];
+/** Whether a run was probed for a measure: older probes lack what was defined anew since. */
+const isKnown = ({ layers }, measure) =>
+  Object.keys(MEASURES[measure].numbers).some((key) => layers.some((layer) => layer[key]?.[1] !== null));
+
+/** Levels to read a measure by: the same number for attention of known nature on a map of that size, if measured. */
+function levelsOf(calibration, { grid }, measure) {
+  if (!calibration || String(calibration.positions) !== String(grid)) return [];
+  return Object.entries(MEASURES[measure].levels).flatMap(([key, attentions]) =>
+    attentions.map((attention) => {
+      const values = calibration.rows.filter((row) => row.attention === attention).map((row) => row[key]);
+      const name = MEASURES[measure].numbers[key][0];
+      return { y: values.reduce((sum, value) => sum + value, 0) / values.length, text: `${name}: ${attention}` };
+    }),
+  );
+}
+
+function likenessChart({ layers }, measure, levels) {
+  const { title, numbers, domain } = MEASURES[measure];
   const weights = ["initial", "trained"];
   const series = Object.entries(numbers).flatMap(([key, [name, color]]) =>
     [1, 0].map((when) => {
@@ -139,7 +140,7 @@ function likenessChart({ layers, heads, grid: [height, width] }, measure) {
     x: { label: "layer", domain: [0.8, layers.length + 0.2], ticks: layers.map((_, index) => index + 1) },
     y: { label: "", domain },
     series,
-    levels: levels(heads, height, width),
+    levels,
     header: ["layer", ...columns.map(([, , name]) => name)],
     rows: layers.map((layer, index) => [
       String(index + 1),

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import read_json
+from attnconv.files import read_json, reading
 from attnconv.report.page.runs import facts
-from attnconv.report.theorem_page import layer_rows
+from attnconv.report.theorem_page import NUMBERS, layer_rows
 from attnconv.runs.status import read_finished
 
 PROBE = "probe.json"  # by scripts/probe.py
@@ -32,6 +32,20 @@ def probes(folders: Iterable[tuple[Path, str, tuple[int, int, int]]]) -> list[di
             about = {"heads": heads, "grid": [height // patch, width // patch], "layers": layers}
             found.append(facts(config, result, link) | about)
     return found
+
+
+def calibration(results: Path) -> dict[str, Any] | None:
+    """Return what a probe says of attention of known nature (attnconv.analysis.calibration), if it is there."""
+    path = results / "theorem" / "calibration.json"
+    if not path.exists():
+        return None
+    found = read_json(path, ("positions", "rows"))
+    with reading(path):
+        rows = [
+            {"attention": row["attention"]} | {key: round(row[key], DECIMALS) for key in NUMBERS}
+            for row in found["rows"]
+        ]
+    return {"positions": found["positions"], "rows": rows}
 
 
 def _rounded(pair: tuple[float | None, float | None]) -> list[float | None]:
