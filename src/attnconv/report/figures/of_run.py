@@ -78,10 +78,12 @@ def _figures(folder: Path, config: Config, history: History, root: str | None) -
 
 def _of_images(folder: Path, title: str, root: str | None) -> Iterator[tuple[str, Figure]]:
     """Attention in single images, of a network in which it depends on them."""
+    trained = load_trained(folder, root)
+    if all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
+        return
     try:
-        trained = load_trained(folder, root)
+        found = image_maps(trained, title)
     except DataError as error:
         print(f"attention_in_images: left out: {error}")
         return
-    if not all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
-        yield "attention_in_images", maps.of_images(image_maps(trained, title))
+    yield "attention_in_images", maps.of_images(found)
