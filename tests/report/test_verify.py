@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from attnconv.files import read_csv
 from attnconv.report.pages import MANIFEST, Pages, manifest
-from attnconv.report.verify import check_costs, check_manifest, check_pages, check_runs, rounds_to
+from attnconv.report.verify import check_costs, check_figures, check_manifest, check_pages, check_runs, rounds_to
 from conftest import REPOSITORY
 
 RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
@@ -16,7 +17,7 @@ RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
 @pytest.fixture
 def copy(tmp_path):
     """The repository's README and results/, to be damaged."""
-    shutil.copytree(REPOSITORY / "results", tmp_path / "results", ignore=shutil.ignore_patterns("weights", "figures"))
+    shutil.copytree(REPOSITORY / "results", tmp_path / "results", ignore=shutil.ignore_patterns("weights"))
     shutil.copy(REPOSITORY / "README.md", tmp_path / "README.md")
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
     (tmp_path / "results" / MANIFEST).write_text(manifest(tmp_path / "results"))
@@ -41,7 +42,7 @@ def command(monkeypatch, capsys):
 
 
 def test_what_is_published_is_what_the_files_say():
-    for check in (check_manifest, check_runs, check_pages, check_costs):
+    for check in (check_manifest, check_runs, check_pages, check_figures, check_costs):
         assert list(check(REPOSITORY)) == []
 
 
@@ -103,3 +104,11 @@ def test_a_count_rounds_to_what_was_published():
     assert rounds_to(6_175_956_800, "6.2B")
     assert rounds_to(15_023_316_800, "15B")
     assert not rounds_to(6_175_956_800, "6.1B")
+
+
+def test_the_error_at_46_is_that_of_float32(tmp_path, command):
+    assert command("alpha_error", "--into", tmp_path)[0] == 0
+    found = {float(row["alpha"]): float(row["error"]) for row in read_csv(tmp_path / "alpha_error.csv")}
+    assert found[46] < 1e-6 < 1e-3 < found[4]
+    published = {float(row["alpha"]) for row in read_csv(REPOSITORY / "results/alpha_error.csv")}
+    assert published == found.keys()

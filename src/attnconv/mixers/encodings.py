@@ -79,7 +79,7 @@ class QuadraticEncoding(AdditiveEncoding):
         nn.init.normal_(self.spreads, mean=1.0, std=self.spread_std)
 
     def no_weight_decay(self) -> set[str]:
-        # Reference: decay would pull every head to the query pixel and to a flat map.
+        # Reference: neither decays. The reason is ours: decay would pull heads to the query pixel and to flat maps.
         return {"centers", "spreads"}
 
     def _axis_scores(self, shifts: Tensor, axis: int) -> Tensor:

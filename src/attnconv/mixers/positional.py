@@ -105,7 +105,7 @@ class PositionalAttention(nn.Module):
         _, height, width, _ = x.shape
         if self.impl == "separable":
             return average_and_project(self.axis_probs(height, width), x, self.value)
-        # Reference: probabilities have no batch axis, so one dropout mask serves every image of the batch.
+        # Reference, at 9ffaa30: probabilities have no batch axis, so one dropout mask serves every image of the batch.
         probs = F.dropout(self._dense_probs(height, width), self.attention_dropout, self.training)
         return average_and_project((probs,), x, self.value)
 

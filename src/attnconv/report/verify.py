@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attnconv.files import read_csv, reading
 from attnconv.report.collect import runs_csv
+from attnconv.report.figures.gallery import stale_figures
 from attnconv.report.pages import MANIFEST, Pages, manifest
 
 SUFFIXES = {"B": 1e9, "M": 1e6}
@@ -43,6 +44,12 @@ def check_pages(repository: Path) -> Iterator[str]:
             yield f"{name} is stale: python scripts/make_tables.py"
 
 
+def check_figures(repository: Path) -> Iterator[str]:
+    """Every figure is drawn from the data that there is now."""
+    for name in stale_figures(repository / "results"):
+        yield f"results/figures/{name} is stale: make figures"
+
+
 def check_costs(repository: Path) -> Iterator[str]:
     """The published models, built now, have the paper's parameters and FLOPs."""
     import torch  # the other checks need none
@@ -71,5 +78,6 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "results/MANIFEST.sha256": check_manifest,
     "results/runs.csv": check_runs,
     "pages and README": check_pages,
+    "figures": check_figures,
     "parameters and FLOPs": check_costs,
 }

@@ -1,0 +1,49 @@
+"""How sharp must heads be? Writes results/alpha_error.csv; takes seconds.
+
+A 3 x 3 convolution of 32 channels on 16 x 16 pixels, drawn at random, becomes attention of nine quadratic heads in
+float32. For each alpha: the largest difference from the convolution in float64, over the largest output. The paper says
+that alpha = 46 is enough in float32 (after Lemma 2).
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
+from attnconv.files import write_whole
+from attnconv.settings.arguments import ScriptParser, existing_folder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 18.0, 32.0, 46.0, 64.0, 104.0)
+
+
+def errors() -> list[dict[str, str]]:
+    """A row for every alpha."""
+    torch.manual_seed(0)
+    convolution, images = nn.Conv2d(32, 32, 3, padding=1), torch.randn(8, 32, 16, 16)
+    rows = []
+    with torch.no_grad():
+        attentions = {alpha: ConvolutionAsAttention(convolution, alpha) for alpha in ALPHAS}
+        found = {alpha: attention(images).double() for alpha, attention in attentions.items()}
+        truth = convolution.double()(images.double())
+    for alpha, outputs in found.items():
+        rows.append({"alpha": f"{alpha:g}", "error": f"{float((outputs - truth).abs().max() / truth.abs().max()):.3g}"})
+    return rows
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    into = parser.parse_args().into
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("alpha", "error"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(errors())
+    write_whole(into / "alpha_error.csv", text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    main()
