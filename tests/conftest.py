@@ -1,5 +1,6 @@
 """What several tests need: tiny data, tiny configurations, and CIFAR-10 where it is."""
 
+import logging
 import runpy
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it; monkeypatch unsets it after the test
     Plugins.instance()  # found once, not by every command
     before = Singleton.get_state()
+    # A process begins without handlers; an earlier test's may write to a stream that is closed.
+    monkeypatch.setattr(logging.root, "handlers", [])
 
     def run(script: str, *arguments: object) -> Finished:
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])

@@ -125,7 +125,7 @@ def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, rea
         ("make_tables", ["--nope"], "unrecognized arguments: --nope"),
         ("model_table", ["--only", "sa_quadratik"], "invalid choice: 'sa_quadratik'"),
         ("model_table", ["--into", "absent"], "absent: no such folder"),
-        ("probe", ["absent"], "absent does not exist"),
+        ("probe", ["absent"], "there is no run folder absent"),
         ("probe", [".", "--device", "tpu9"], "device=tpu9 is no device"),
         ("probe", [".", "--images", "0"], "'0' is not a whole number of at least 1"),
         ("probe", [".", "--fit-images", "1"], "--fit-images must be at least 2"),

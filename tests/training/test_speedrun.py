@@ -1,6 +1,7 @@
 """What the speedrun's recipe adds: whitening, sizes that grow, warming up."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch, cropped_from, 
         this.model.register_forward_pre_hook(
             lambda module, inputs, to=shapes: to.append((module.training, inputs[0].shape, inputs[0].stride()))
         )
-        monkeypatch.setattr("attnconv.run.prepare", lambda config, this=this: this)
+        monkeypatch.setattr(sys.modules["attnconv.run"], "prepare", lambda config, this=this: this)
         if name == "warm":
             monkeypatch.setattr("attnconv.training.trainer.train_epoch", lambda *arguments, **options: 1 / 0)
             with pytest.raises(ZeroDivisionError):
