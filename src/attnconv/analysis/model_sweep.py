@@ -1,7 +1,9 @@
 """The theorem on models of timm: each with random weights and statistics, its convolutions exchanged for attention.
 
 Untrained models hide errors: residual branches that begin at zero, statistics of zero mean and unit variance, biases of
-zero. So every parameter that is the same number throughout, and all statistics, become random before the exchange.
+zero. So every parameter that is the same number throughout, and all statistics, become random before the exchange. It is
+in float64: a random model can amplify the rounding of float32 by any factor (a channel of batch norm whose variance is
+1e-8 by 1e4), which says nothing of the exchange.
 """
 
 import math
@@ -37,7 +39,7 @@ def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
         row["side"] = side
         split = _random_images(max(images, 2), side, seed)
         randomise(model, next(split.batches(len(split)))[0], seed)
-        row |= exchange(model, split)
+        row |= exchange(model.double(), split)
     except (Inconvertible, Meaningless, ConfigError) as reason:
         row["refused"] = str(reason)
     return row | {"seconds": time.perf_counter() - started}
