@@ -1,9 +1,9 @@
 """The theorem on models of timm: each with random weights and statistics, its convolutions exchanged for attention.
 
 Untrained models hide errors: residual branches that begin at zero, statistics of zero mean and unit variance, biases of
-zero. So every parameter that is the same number throughout, and all statistics, become random before the exchange. It is
-in float64: a random model can amplify the rounding of float32 by any factor (a channel of batch norm whose variance is
-1e-8 by 1e4), which says nothing of the exchange.
+zero. So every parameter that is the same number throughout, and all statistics, become random before the exchange. The
+exchange is in float64: a random model can amplify the rounding of float32 by any factor (a channel of batch norm whose
+variance is 1e-8 by 1e4), which says nothing of the exchange.
 """
 
 import math

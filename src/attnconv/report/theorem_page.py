@@ -36,15 +36,9 @@ SWEEP = """
 ### Twenty families of timm
 
 Models with random weights, and noise on the statistics of batch norm and on all that begins at one number, on random
-<<<<<<< HEAD
-images of the smallest side from 32 pixels on that a model takes, made by
+images of the smallest side from 32 pixels on that a model takes, in float64, made by
 `python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. What a difference means is said by how
 much a logit differs between images.
-=======
-images of the smallest side from 32 pixels on that a model takes, in float64, made by
-`python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. How large a difference is, how much a
-logit differs between images says.
->>>>>>> 3ef0b5f (The sweep is in float64, where rounding does not pass for an error)
 
 """
 
