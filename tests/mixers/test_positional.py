@@ -242,7 +242,7 @@ def test_shift_probs_are_what_the_centre_of_a_large_map_sees(encoding):
 
 
 def test_quadratic_peak_probability_at_initialisation():
-    """Alpha = 1/2 gives a discrete Gaussian whose peak is 0.159 (PAPER: section 2.2)."""
+    """Alpha = 1/2 gives a discrete Gaussian whose peak is 0.159."""
     encoding = QuadraticEncoding(1, 1, (1, 1))
     with torch.no_grad():
         encoding.centers.zero_()

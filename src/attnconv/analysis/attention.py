@@ -57,8 +57,7 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
 def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
     for mixer, x in zip(attention_mixers(model), mixer_inputs(model, images), strict=True):
         _, height, width, _ = x.shape
-        seen: Any = mixer
-        yield LayerAttention(seen.attention_probs(height, width, x).float().cpu(), (height, width), 0)
+        yield LayerAttention(mixer.attention_probs(height, width, x).float().cpu(), (height, width), 0)
 
 
 def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:

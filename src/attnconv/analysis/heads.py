@@ -6,12 +6,13 @@ and spreads as parameters; both are recorded, because a center outside the map c
 Axes: L layers, N heads, H W rows and columns, Q K query and key pixels.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
@@ -20,13 +21,13 @@ IMAGES_AT_ONCE = 10  # whose attention probabilities, (N, HW, HW) an image and l
 DECIMALS = 4  # of centers and spreads in heads.jsonl
 
 
-def attention_mixers(model: nn.Module) -> list[nn.Module]:
-    """The mixers of a model that answer `attention_probs`, in order of depth; not the parts that one is made of."""
-    found: dict[str, nn.Module] = {}
+def attention_mixers(model: nn.Module) -> list[AttentionMixer]:
+    """Return the mixers of a model with `attention_probs`, in order of depth, without the parts that one is made of."""
+    found: dict[str, AttentionMixer] = {}
     for name, module in model.named_modules():
         inside_another = any(name.startswith(f"{outer}.") for outer in found)
         if hasattr(module, "attention_probs") and not inside_another:
-            found[name] = module
+            found[name] = cast(AttentionMixer, module)  # a mixer of one's own may lack the base class
     return list(found.values())
 
 

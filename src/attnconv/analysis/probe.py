@@ -53,8 +53,7 @@ def _describe(model: nn.Module, images: Tensor, fit_images: Tensor) -> dict[str,
     mixers = attention_mixers(model)
     for layer, (mixer, (inputs, outputs)) in enumerate(zip(mixers, mixer_traffic(model, fit_images), strict=True), 1):
         _, height, width, _ = inputs.shape
-        seen: Any = mixer
-        probs = seen.attention_probs(height, width, inputs[: len(images)].to(images.device)).float().cpu()
+        probs = mixer.attention_probs(height, width, inputs[: len(images)].to(images.device)).float().cpu()
         if not (probs.isfinite().all() and outputs.isfinite().all()):
             raise ConfigError(
                 f"attention layer {layer} gives numbers that are not finite: there is nothing to describe"

@@ -1,6 +1,6 @@
 """Attention whose probabilities depend on content: queries, keys and relative positions.
 
-The score of key pixel k for query pixel q is, per head (paper, section 1.1, in Transformer-XL's four terms),
+The score of key pixel k for query pixel q is, per head (the paper's section 2.3, with Transformer-XL's four terms),
 
     (query_q + u) . key_k / sqrt(D)  +  (query_q + v) . r(k - q) / sqrt(D)  +  e(k - q)
 
@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.mixers.absorbed import absorbed_axis_terms, absorbed_question
+from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
@@ -41,7 +42,7 @@ WIDEST_FLASH = 256  # channels of a head; above that only kernels remain that ta
 ALIGNMENT = 8  # fused kernels take heads whose channels are a multiple of this
 
 
-class ContentAttention(nn.Module):
+class ContentAttention(AttentionMixer):
     """Multi-head attention over queries, keys and positions, (B, H, W, D) -> (B, H, W, D).
 
     Args:

@@ -1,4 +1,7 @@
-"""Scores from a small function of the shift instead of a look-up table: the reviewer's question (PAPER: section 4).
+"""Scores from a small function of the shift in place of a look-up table, as a review of the paper asked (B. Duke).
+
+The function is a small network of log-spaced shifts: the continuous relative position bias of Swin Transformer V2 (Liu
+et al. 2022, arXiv 2111.09883, section 3.3), with GELU in place of ReLU and without its bound on the bias.
 
 A table knows nothing of distance: what it learns at a shift of 14 says nothing about 15. A smooth function does. Two
 kinds, chosen by name: `axes`, a function of the row shift plus one of the column shift, and `radial`, a function of the
@@ -57,7 +60,7 @@ def distance_encoding(heads: int, width: int, grid: tuple[int, int], kind: str =
 class ScoreFunction(nn.Module):
     """A small network: distances (...) in pixels -> scores (N, ...).
 
-    Distances enter as sign(d) log(1 + |d|), so that near ones are told apart better than far ones.
+    Distances enter as sign(d) log(1 + |d|), so that it resolves near ones better than far ones.
     """
 
     def __init__(self, heads: int, hidden: int):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Convolution(nn.Module):
     """A K x K convolution, zero-padded to keep the map, (B, H, W, D) -> (B, H, W, D).
 
-    With K = 3 it has exactly the weights of nine heads' value projection (PAPER: section 2.1), and nothing else:
+    With K = 3 it has exactly the weights of nine heads' value projection, and nothing else:
     what remains of attention when the heads may not choose where to look. `heads` and `grid` are part of the mixer
     contract and have no meaning here.
 

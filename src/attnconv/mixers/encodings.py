@@ -131,7 +131,7 @@ class GeneralizedQuadraticEncoding(Encoding):
 class LearnedEncoding(AdditiveEncoding):
     """A learned table of row embeddings and one of column embeddings, each projected to a score per head.
 
-    The paper's "learned" encoding without content (PAPER: Table 1, row 3). Tables cover shifts up to grid - 1; a
+    The paper's "learned" encoding without content (Table 1, row 3). Tables cover shifts up to grid - 1; a
     larger map is an error, because nothing was learned for it.
 
     Parameters: row_embeddings (2H-1, D), column_embeddings (2W-1, D), and two projections D -> N without bias.
@@ -168,8 +168,8 @@ class SinusoidalEncoding(AdditiveEncoding):
     """Fixed sinusoids of the row shift and of the column shift, with learned weights per head on them.
 
     The learned encoding with its tables replaced by Transformer sinusoids (Vaswani et al. 2017, section 3.5), of the
-    signed shift: D/2 sines and D/2 cosines of wavelengths from 2 pi to `base` * 2 pi pixels. Answers the reviewer's
-    question after fixed relative encodings (PAPER: section 4).
+    signed shift: D/2 sines and D/2 cosines of wavelengths from 2 pi to `base` * 2 pi pixels. Answers a
+    review's question about fixed relative encodings (B. Duke, ml-reading-notes).
 
     Parameters: two projections D -> N without bias.
 

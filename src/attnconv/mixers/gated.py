@@ -4,6 +4,9 @@ probabilities = (1 - sigmoid(g)) softmax(content) + sigmoid(g) softmax(position)
 2021, arXiv 2103.10697). The position part starts as a convolution: heads on a square grid of shifts, alpha = 1. As in
 the paper's network the values are the pixels themselves, so each part averages them apart, and the averages are mixed.
 
+Differences from that paper: the position scores are Gaussians with learned centers and spreads; ConViT learns three
+free weights on (row, column, squared distance) per head.
+
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels.
 """
 
@@ -12,12 +15,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 
 
-class GatedAttention(nn.Module):
+class GatedAttention(AttentionMixer):
     """Content attention and quadratic position-only attention behind a gate per head, (B, H, W, D) -> (B, H, W, D).
 
     Args:

@@ -6,6 +6,8 @@ itself and shared by the channels of a group:
     kernel at p = W1 ReLU(BN(W0 x_p)), of K x K weights for each of G groups;
     y_p,c = sum over shifts s of kernel[p, group of c, s] x_(p+s),c, zeros outside the map.
 
+Here the reducing projection W0 has a bias before the batch norm, which cancels it; the published code has none.
+
 Axes: B batch, H W rows and columns, D width, G groups of C = D/G channels, Q pixels, S = K^2.
 """
 

@@ -1,7 +1,8 @@
 """Attention whose probabilities depend on position only: the paper's quadratic, learned and sinusoidal layers.
 
 Every head averages the whole D-vector of the pixels with its probabilities; the N averages are concatenated and
-projected back, N*D -> D (PAPER: section 2.1, "value path"): exactly the weights of a 3 x 3 convolution when N = 9.
+projected back, N*D -> D: exactly the weights of a 3 x 3 convolution when N = 9. The paper has a value matrix per
+head and an output matrix; its code, which this follows, has their product alone.
 
 The probabilities are the same for every image, so they are computed once per step. They are applied in one of two
 ways with equal results, both a few images at a time on a CPU (attnconv.mixers.blocked):
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.blocked import average_and_project
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
@@ -32,7 +34,7 @@ IMPLEMENTATIONS = ("auto", "dense", "separable")
 SEPARABLE_FROM_PIXELS = 12 * 12
 
 
-class PositionalAttention(nn.Module):
+class PositionalAttention(AttentionMixer):
     """Multi-head attention with input-independent probabilities, (B, H, W, D) -> (B, H, W, D).
 
     Args:

@@ -1,7 +1,7 @@
 """Relative vectors: what a query is compared with when attention looks at where a key is, not at what it holds.
 
-A relative vector r(shift) is the row shift's vector followed by the column shift's, D/2 each (PAPER: section 2.3), so
-q . r is a row term plus a column term for every query. Every one is built as `Relative(width, grid)`.
+A relative vector r(shift) is the row shift's vector followed by the column shift's, D/2 each, as in the paper's
+code, so q . r is a row term plus a column term for every query. Every one is built as `Relative(width, grid)`.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q query pixels; S T row and column shifts asked for;
 ... any shape of shifts.
@@ -86,7 +86,8 @@ class LearnedRelativeVectors(RelativeVectors):
 class SinusoidalRelativeVectors(RelativeVectors):
     """Fixed sinusoids of the signed shift under a learned projection per axis, as in Transformer-XL (W_key,r).
 
-    Sines and cosines of wavelengths from 2 pi to `base` * 2 pi pixels (Vaswani et al. 2017, section 3.5).
+    Sines and cosines of wavelengths from 2 pi to `base` * 2 pi pixels (Vaswani et al. 2017, section 3.5). Here all
+    heads share one W_key,r of each axis; Transformer-XL has one for each head.
     """
 
     def __init__(self, width: int, grid: tuple[int, int], base: float = 10_000.0):

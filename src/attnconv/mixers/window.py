@@ -13,6 +13,8 @@ There are two ways to compute it, with equal results:
 
 Axes: B batch, H W rows and columns, N heads, D width, E = D/N a head's channels, Q K query and key pixels, S = K^2 in a
 window (K is the window's side there, as in the paper).
+
+Differences from that paper: scores are divided by sqrt(E), and queries, keys and values have biases.
 """
 
 import math
@@ -22,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.patterns import axis_window, both_axes, check_window
 from attnconv.mixers.relative import LearnedRelativeVectors, axis_products, outer_sum
@@ -44,7 +47,7 @@ class AxisWindows(NamedTuple):
     shifts: Tensor  # (size, K), in pixels, from the position to its window's
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(AttentionMixer):
     """Attention within K x K pixels, (B, H, W, D) -> (B, H, W, D).
 
     Args:

@@ -1,14 +1,14 @@
-"""The paper's network with the mixer left open (PAPER: section 2.1).
+"""The paper's network with the mixer left open (Cordonnier, Loukas and Jaggi 2020, section 4.1).
 
 Swap the mixer, hold the rest: same stem, same feed-forward, same norm, same head.
 
 Axes: B batch, C image channels, H W rows and columns of the map, D width.
 """
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from attnconv.mixers.base import MakesMixer
 
 
 class Layer(nn.Module):
@@ -32,12 +32,12 @@ class Layer(nn.Module):
 class Backbone(nn.Module):
     """Invertible pooling, a linear stem, `layers` mixing layers, the mean over pixels, a linear head.
 
-    Initialisation is PyTorch's default everywhere, as in the reference (PAPER: section 2.4).
+    Initialisation is PyTorch's default everywhere, as in the authors' code.
 
     Args:
         image_shape: (C, height, width) of the images, in pixels.
         classes: number of classes.
-        mixer: builds one mixer, called as `mixer(width=, heads=, grid=, attention_dropout=)`.
+        mixer: builds one mixer (attnconv.mixers.base).
         patch: side of the squares of pixels that become one position, in pixels (the paper: 2).
         layers, heads, width, hidden: depth, N, D, and channels inside the feed-forward network.
         dropout: after the projection and after the feed-forward network.
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         self,
         image_shape: tuple[int, int, int],
         classes: int,
-        mixer: Callable[..., nn.Module],
+        mixer: MakesMixer,
         patch: int,
         layers: int,
         heads: int,

@@ -2,7 +2,7 @@
 
 FLOPs are per image, forward, two per multiply-add, and counted in two ways:
 
-    paper   linear and convolutional layers only, as in the published 6.2B, 15B and 1.1B (PAPER: section 1.6);
+    paper   linear and convolutional layers only, as in the published 6.2B, 15B and 1.1B (the paper's Table 1);
     full    every matrix product, convolution and FFT that is computed, attention's own included, also what a mask then
             throws away. Elementwise work is left out.
 

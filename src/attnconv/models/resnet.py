@@ -1,4 +1,4 @@
-"""ResNet for 32 x 32 images, the reference's convolutional baseline (PAPER: section 2.5).
+"""ResNet for 32 x 32 images, the reference's convolutional baseline (kuangliu's pytorch-cifar).
 
 The CIFAR variant of He et al. (2016): a 3 x 3 stem without pooling, four stages of basic blocks at strides 1, 2, 2, 2.
 ResNet-18 is (2, 2, 2, 2) blocks at width 64: 11,173,962 parameters; ResNet-10 has one block per stage. Initialisation

@@ -1,0 +1,41 @@
+"""The contract of token mixers: how the network builds one, what it maps, and what analysis may ask of attention.
+
+A mixer is a module that maps (B, H, W, D) to (B, H, W, D): B images, H rows and W columns of positions, D channels. The
+network adds the projection, residuals, norms and the feed-forward part. Every mixer is built with the same four
+arguments, so that a config file can swap one for another; one that has no heads, or no probabilities to drop, takes
+those arguments and has no use for them.
+"""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class MakesMixer(Protocol):
+    """What builds a mixer: its class, with every other argument filled in by the config file."""
+
+    def __call__(self, *, width: int, heads: int, grid: tuple[int, int], attention_dropout: float) -> nn.Module:
+        """Return one mixer.
+
+        Args:
+            width: D, channels of a position.
+            heads: number of attention heads.
+            grid: (H, W) of the maps to expect, in positions.
+            attention_dropout: probability of zeroing an attention probability while training.
+        """
+
+
+class AttentionMixer(nn.Module):
+    """A mixer that averages pixels with probabilities. Figures, probes and `heads.jsonl` cover its subclasses."""
+
+    def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
+        """Return probabilities without dropout, (B or 1, N, Q, K): heads, query pixels, key pixels, row-major.
+
+        Args:
+            height, width: of the map, in positions.
+            x: the maps (B, H, W, D); needed only where probabilities depend on content.
+
+        Raises:
+            ValueError: the map is larger than the mixer's tables, or x is missing where it is needed.
+        """
+        raise NotImplementedError
