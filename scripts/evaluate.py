@@ -16,7 +16,7 @@ from attnconv.settings.arguments import ScriptParser
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
-    parser.add_argument("--data", metavar="FOLDER", help="labelled images, if not the test images of the run")
+    parser.add_argument("--data", metavar="FOLDER", help="labeled images, if not the test images of the run")
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(

@@ -53,14 +53,14 @@ def chosen(*choices: str) -> DictConfig:
 
 
 def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, classes: int = 4, seed: int = 0) -> None:
-    """A data set of noise around one colour per class, as four .npy files."""
+    """A data set of noise around one color per class, as four .npy files."""
     draw = np.random.default_rng(seed)
     root.mkdir(parents=True, exist_ok=True)
-    colours = draw.integers(60, 196, size=(classes, 3))
+    colors = draw.integers(60, 196, size=(classes, 3))
     for split, count in (("train", train), ("test", test)):
         labels = np.arange(count) % classes
         noise = draw.integers(-40, 41, size=(count, side, side, 3))
-        np.save(root / f"{split}_images.npy", (colours[labels][:, None, None] + noise).clip(0, 255).astype(np.uint8))
+        np.save(root / f"{split}_images.npy", (colors[labels][:, None, None] + noise).clip(0, 255).astype(np.uint8))
         np.save(root / f"{split}_labels.npy", labels)
 
 

@@ -295,7 +295,7 @@ def test_an_absent_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
 def test_the_same_network_learns_in_every_precision(tiny, overrides):
     if "compile=true" in overrides and not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("torch.compile needs a C++ compiler")
-    assert run(tiny("epochs=8", *overrides))["test_acc"] > 0.5  # four classes of coloured noise
+    assert run(tiny("epochs=8", *overrides))["test_acc"] > 0.5  # four classes of colored noise
 
 
 @pytest.mark.gpu

@@ -59,7 +59,7 @@ class DataConfig:
     equal: str = knob("epochs", "what is equal at every fraction: epochs (one is a pass over the images used) or steps "
                       "(an epoch shows as many images as fraction=1 has, in several passes)",
                       choices=("epochs", "steps"))  # fmt: skip
-    subset_seed: int = knob(0, "which images a fraction holds; apart from the initialisation's seed", at_least=0,
+    subset_seed: int = knob(0, "which images a fraction holds; apart from the initialization's seed", at_least=0,
                            at_most=LARGEST_SEED)  # fmt: skip
     holdout: float = knob(0.0, "share of the training images kept for validation, per class", at_least=0, below=1)
     mean: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images", at_least=0,
@@ -105,7 +105,7 @@ class RecipeConfig:
     )
     lr_scale: float = knob(1.0, "what all of these learning rates are multiplied by, to sweep them together", above=0)
     momentum: float = knob(0.9, "of sgd and muon", at_least=0, below=1)
-    weight_decay: float = knob(1e-4, "as the optimiser defines it: added to the gradient (sgd) or decoupled",
+    weight_decay: float = knob(1e-4, "as the optimizer defines it: added to the gradient (sgd) or decoupled",
                                at_least=0, at_most=1000)  # fmt: skip
     schedule: str = knob("cosine", "how the learning rate falls", choices=("cosine", "linear", "step"))
     warmup: float = knob(0.05, "share of training in which the learning rate rises from 0; not for step",
@@ -141,7 +141,7 @@ class Config:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     name: str = knob("default", "the study that the run belongs to: first folder below output, not a path", folder=True)
-    seed: int = knob(0, "of initialisation, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED)
+    seed: int = knob(0, "of initialization, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED)
     match: str | None = knob(None, "scale the model's width until it costs what match_model does; null: leave it",
                              choices=("parameters", "flops"))  # fmt: skip
     match_model: str = knob("sa_quadratic", "with match: the model whose cost is the budget, at the same scale")

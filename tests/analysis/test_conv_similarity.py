@@ -134,7 +134,7 @@ TAPS = list(itertools.product((-1, 0, 1), repeat=2))
 
 
 def test_hard_attention_is_not_needed_for_the_span():
-    """The generalised lemma: nine mixtures of nine taps, linearly independent, span them as well."""
+    """The generalized lemma: nine mixtures of nine taps, linearly independent, span them as well."""
     torch.manual_seed(0)
     taps = torch.cat([looking_at(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)], dim=1)
     mixture = torch.rand(9, 9, dtype=torch.float64).softmax(-1)

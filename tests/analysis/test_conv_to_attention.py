@@ -88,7 +88,7 @@ def test_too_small_an_alpha_leaves_the_error_that_theory_predicts(alpha):
 def test_the_papers_alpha_and_the_one_from_which_float32_is_exact():
     assert leak(46) == pytest.approx(4 * math.exp(-46))
     hard = [ConvolutionAsAttention(nn.Conv2d(1, 1, 3), alpha).attention_probs(9, 9) for alpha in (46, 104)]
-    assert ((hard[0] > 0).sum(-1) > 1).any(), "neighbours keep 1e-20"
+    assert ((hard[0] > 0).sum(-1) > 1).any(), "neighbors keep 1e-20"
     assert ((hard[1] > 0).sum(-1) == 1).all()
 
 

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from attnconv.analysis.model_sweep import randomise, sweep_row
+from attnconv.analysis.model_sweep import randomize, sweep_row
 from attnconv.report.theorem_page import sweep_table
 
 
 def test_nothing_is_left_at_one_number():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     kernel = model[0].weight.clone()
-    randomise(model, torch.randn(4, 3, 8, 8), 0)
+    randomize(model, torch.randn(4, 3, 8, 8), 0)
     tensors = [*model.parameters(), model[1].running_mean, model[1].running_var]
     assert all(tensor.std() > 0 for tensor in tensors)
     assert not any(module.training for module in model.modules())

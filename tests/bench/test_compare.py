@@ -60,7 +60,7 @@ def test_what_the_paper_does_not_have_is_refused(model):
         pair(model)
 
 
-def test_images_are_loaded_one_by_one_and_normalised():
+def test_images_are_loaded_one_by_one_and_normalized():
     images = torch.arange(4 * 32 * 32 * 3, dtype=torch.uint8).view(4, 32, 32, 3).numpy()
     labels = torch.arange(4).numpy()
     one, label = PerImage(images, labels, [0.5] * 3, [0.25] * 3)[2]

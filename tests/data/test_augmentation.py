@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnconv.data.augmentation import EPOCH_STREAM, PLACE_BITS, crop_and_flip, normalise, pad, plan_epoch
+from attnconv.data.augmentation import EPOCH_STREAM, PLACE_BITS, crop_and_flip, normalize, pad, plan_epoch
 from attnconv.errors import DataError
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_without_augmentation_images_come_unchanged():
 def test_normalise_equals_the_formula_in_channels_last_memory():
     data = images()
     mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
-    out = normalise(data, mean, std)
+    out = normalize(data, mean, std)
     assert out.shape == (11, 3, 6, 5)
     assert out.is_contiguous(memory_format=torch.channels_last)
     expected = (data.double() / 255 - mean.double()) / std.double()

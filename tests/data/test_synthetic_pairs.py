@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnconv.data.dataset import load_dataset
-from attnconv.data.synthetic_pairs import CELL, COLOURS, SIDE, accuracy_of_counting, draw_scene, make_pairs, render
+from attnconv.data.synthetic_pairs import CELL, COLORS, SIDE, accuracy_of_counting, draw_scene, make_pairs, render
 from attnconv.errors import DataError
 from conftest import compose
 
 CPU = torch.device("cpu")
 
 
-def corners_of(image, colour):
-    """Upper left corners of the 2 x 2 marks of one colour, as a set: marks never touch the same cell."""
-    places = {tuple(place) for place in np.argwhere((image == np.array(colour)).all(axis=-1)).tolist()}
+def corners_of(image, color):
+    """Upper left corners of the 2 x 2 marks of one color, as a set: marks never touch the same cell."""
+    places = {tuple(place) for place in np.argwhere((image == np.array(color)).all(axis=-1)).tolist()}
     by_cell = {}
     for row, column in sorted(places):
         by_cell.setdefault((row // CELL, column // CELL), (row, column))
@@ -32,7 +32,7 @@ def corners_of(image, colour):
 def test_exactly_one_pair_lies_at_the_distance_and_agrees_as_the_label_says(distance, clutter, seed):
     scene = draw_scene(8, distance, clutter, seed, split=0)
     for image, agree in zip(render(scene, CPU).numpy(), scene.agree, strict=True):
-        red, blue = (corners_of(image, colour) for colour in COLOURS)
+        red, blue = (corners_of(image, color) for color in COLORS)
         assert len(red) + len(blue) == 2 + clutter, "no mark is covered"
         pairs = [
             (first in red) == (second in red)
@@ -47,11 +47,11 @@ def test_stripes_run_as_the_label_says():
     for image, vertical, (row, column) in zip(render(scene, CPU).numpy(), scene.vertical, scene.block, strict=True):
         block = image[row : row + 8, column : column + 8].astype(int)
         uncovered = (block == block[..., :1]).all(-1)
-        grey = np.where(uncovered, block[..., 0], -1)
-        lines = grey if vertical else grey.T  # stripes as columns
+        gray = np.where(uncovered, block[..., 0], -1)
+        lines = gray if vertical else gray.T  # stripes as columns
         for line in lines.T:
             assert len(set(line.tolist()) - {-1}) <= 1
-        assert grey[uncovered].std() > 30
+        assert gray[uncovered].std() > 30
 
 
 def test_labels_are_balanced_and_the_tasks_independent():

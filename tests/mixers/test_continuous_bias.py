@@ -25,7 +25,7 @@ def test_axis_scores_tell_left_from_right():
 
 
 @pytest.mark.parametrize("kind", ["axes", "radial"])
-def test_neighbouring_far_shifts_score_nearly_alike_unlike_in_a_table(kind):
+def test_neighboring_far_shifts_score_nearly_alike_unlike_in_a_table(kind):
     torch.manual_seed(0)
     far = torch.tensor([[14, 0], [15, 0]])
     near = torch.tensor([[0, 0], [1, 0]])

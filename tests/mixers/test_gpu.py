@@ -23,7 +23,7 @@ def test_bf16_on_a_gpu_stays_near_float64(name, normalizer):
     if "normalizer" in (CONFIGS / f"{name}.yaml").read_text():
         overrides.append(f"model.mixer.normalizer={normalizer}")
     elif normalizer != "softmax":
-        pytest.skip("has no scores to normalise")
+        pytest.skip("has no scores to normalize")
     torch.manual_seed(0)
     mixer = build_model(compose(overrides).model, (3, 32, 32), 10).layers[0].mixer
     x = torch.randn(4, 8, 8, 64, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Normalisers: rows of non-negative weights that sum to 1, for every attention mixer."""
+"""Normalizers: rows of non-negative weights that sum to 1, for every attention mixer."""
 
 import pytest
 import torch
@@ -70,9 +70,9 @@ def test_every_mixer_averages_with_the_probabilities_it_reports(normalizer):
     assert windows(torch.randn(2, 3, 3, 4, dtype=torch.float64)).isfinite().all()
 
 
-def test_what_does_not_factorise_is_never_separable():
+def test_what_does_not_factorize_is_never_separable():
     assert PositionalAttention(4, 2, (16, 16), QuadraticEncoding, normalizer="relu").impl == "dense"
-    with pytest.raises(ValueError, match="normalizer=sigmoid does not factorise"):
+    with pytest.raises(ValueError, match="normalizer=sigmoid does not factorize"):
         PositionalAttention(4, 2, (4, 4), QuadraticEncoding, normalizer="sigmoid", impl="separable")
     with pytest.raises(ValueError, match="softmax, relu, sigmoid"):
         PositionalAttention(4, 2, (4, 4), QuadraticEncoding, normalizer="sparsemax")

@@ -24,7 +24,7 @@ def loop_oracle(mixer, x):
     own, half = channels // mixer.heads, mixer.kernel_size // 2
     key, value, query = mixer.key(x), mixer.value(x), mixer.query(x)
     allowed = window((height, width), mixer.kernel_size, mixer.border)[0] if mixer.border == "shift" else None
-    centre = mixer.relative.grid[0] - 1
+    center = mixer.relative.grid[0] - 1
     out = torch.zeros_like(x)
     for image in range(len(x)):
         for row in range(height):
@@ -43,8 +43,8 @@ def loop_oracle(mixer, x):
                                 continue
                             vector = torch.cat(
                                 [
-                                    mixer.relative.row_embeddings.weight[r - row + centre],
-                                    mixer.relative.column_embeddings.weight[c - column + centre],
+                                    mixer.relative.row_embeddings.weight[r - row + center],
+                                    mixer.relative.column_embeddings.weight[c - column + center],
                                 ]
                             )
                             k = key[image, r, c, part] if inside else torch.zeros(own, dtype=x.dtype)
@@ -70,7 +70,7 @@ def test_windows_equal_the_loop_oracle_with_gradients(border, kernel_size, impl)
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("border", ["zero", "shift"])
-def test_both_ways_agree_for_every_normaliser(border, normalizer):
+def test_both_ways_agree_for_every_normalizer(border, normalizer):
     gathered, dense = (build(border=border, normalizer=normalizer, impl=impl) for impl in ("gathered", "dense"))
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     oracles.assert_same_with_gradients(

@@ -74,7 +74,7 @@ def test_a_target_that_does_not_exist_is_named():
         build_model({"_target_": "attnconv.mixers.Nothing"}, CIFAR, 10)
 
 
-def test_initialisation_draws_differ_between_layers():
+def test_initialization_draws_differ_between_layers():
     model = build_model(compose(["scale=mini"]).model, CIFAR, 10)
     first, second = (layer.mixer.encoding.centers for layer in model.layers[:2])
     assert not torch.equal(first, second)

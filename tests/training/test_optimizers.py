@@ -1,4 +1,4 @@
-"""Which parameter gets which optimiser, learning rate and weight decay."""
+"""Which parameter gets which optimizer, learning rate and weight decay."""
 
 import copy
 

@@ -206,7 +206,7 @@ def _relative_errors(x: Tensor, y: Tensor, kernel: int, chosen: list[Tensor], fi
 
 
 def _patches(x: Tensor, kernel: int) -> Tensor:
-    """Features of every pixel, its zero-padded K x K neighbourhood and a one: (B, H, W, D) -> (B*H*W, D*K*K + 1)."""
+    """Features of every pixel, its zero-padded K x K neighborhood and a one: (B, H, W, D) -> (B*H*W, D*K*K + 1)."""
     unfolded = F.unfold(x.permute(0, 3, 1, 2), kernel, padding=kernel // 2).transpose(1, 2).flatten(0, 1)
     return F.pad(unfolded, (0, 1), value=1.0)
 

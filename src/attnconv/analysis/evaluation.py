@@ -1,4 +1,4 @@
-"""How often a network is right on labelled images, class by class, and what it confuses."""
+"""How often a network is right on labeled images, class by class, and what it confuses."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The score of a network on labelled images.
+    """The score of a network on labeled images.
 
     Attributes:
         loss: mean cross-entropy.

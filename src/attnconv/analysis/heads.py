@@ -32,7 +32,7 @@ def attention_mixers(model: nn.Module) -> list[AttentionMixer]:
 
 
 def central_query(height: int, width: int) -> int:
-    """Row-major index of the pixel at the centre of a map."""
+    """Row-major index of the pixel at the center of a map."""
     return height // 2 * width + width // 2
 
 

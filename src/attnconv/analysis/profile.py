@@ -162,8 +162,8 @@ def _stack(name: str) -> _Stack:
 
 def _backbone_stack(model: Any, maps: Tensor) -> _Stack:
     mixer = model.layers[0].mixer
-    seen, centre = support(mixer, (SIDE, SIDE)), SIDE // 2 * SIDE + SIDE // 2
-    fields = [PATCH * math.sqrt(int(stacked_support(seen, depth, centre).sum())) for depth in range(1, DEPTH + 1)]
+    seen, center = support(mixer, (SIDE, SIDE)), SIDE // 2 * SIDE + SIDE // 2
+    fields = [PATCH * math.sqrt(int(stacked_support(seen, depth, center).sum())) for depth in range(1, DEPTH + 1)]
 
     def apply(maps: Tensor, depth: int) -> Tensor:
         return nn.Sequential(*model.layers[:depth])(maps)

@@ -102,7 +102,7 @@ def pad(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
     if not padding:
         return images
     if mode == "constant":
-        # Reference: RandomCrop pads before normalisation, so the border is black, not the mean colour.
+        # Reference: RandomCrop pads before normalization, so the border is black, not the mean color.
         return F.pad(images, (0, 0, padding, padding, padding, padding))
     height, width = images.shape[1:3]
     if padding >= min(height, width):
@@ -147,6 +147,6 @@ def scale(images: Tensor, side: int | None) -> Tensor:
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W) in channels-last memory; mean and std (C,), of pixels in 0..1."""
     return ((images.float() - 255 * mean) / (255 * std)).permute(0, 3, 1, 2)

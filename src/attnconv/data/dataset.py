@@ -1,4 +1,4 @@
-"""A data set that lives on the device: uint8 tensors, normalised and augmented there, without worker processes."""
+"""A data set that lives on the device: uint8 tensors, normalized and augmented there, without worker processes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnconv.config import DataConfig
-from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, normalise, pad, scale
+from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, normalize, pad, scale
 from attnconv.data.sources import load_source
 from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError
@@ -32,10 +32,10 @@ class Split:
         return len(self.labels)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images (B, C, H, W) and labels (B,), in order, the last batch possibly smaller."""
+        """Normalized images (B, C, H, W) and labels (B,), in order, the last batch possibly smaller."""
         for start in range(0, len(self), size):
             chunk = slice(start, start + size)
-            yield normalise(self.images[chunk], self.mean, self.std), self.labels[chunk]
+            yield normalize(self.images[chunk], self.mean, self.std), self.labels[chunk]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainSplit(Split):
     padded: Tensor
 
     def augmented(self, plan: EpochPlan, size: ImageSize | None = None) -> tuple[Tensor, Tensor]:
-        """The normalised, augmented images (B, C, H, W) and labels (B,) of a plan.
+        """The normalized, augmented images (B, C, H, W) and labels (B,) of a plan.
 
         Args:
             size: None: that of the images.
@@ -53,7 +53,7 @@ class TrainSplit(Split):
         _, height, width, _ = self.images.shape
         smaller = size.of(height, width) if size and size.cropped else None
         images = crop_and_flip(self.padded, plan, height, width, smaller)
-        images = scale(normalise(images, self.mean, self.std), None if size is None else size.side)
+        images = scale(normalize(images, self.mean, self.std), None if size is None else size.side)
         return images, self.labels[plan.order]
 
 
@@ -76,14 +76,14 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     """Read, split and move a data set to the device.
 
     Raises:
-        DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalisation`, `pad`.
+        DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalization`, `pad`.
     """
     source = load_source(config, device)
     labels = source.train.labels
     remaining, held = split_holdout(labels, config.holdout)
     used = nested_fraction(labels, remaining, config.fraction, config.subset_seed)
 
-    mean, std = (torch.as_tensor(values, device=device) for values in _normalisation(config, source.train.images[used]))
+    mean, std = (torch.as_tensor(values, device=device) for values in _normalization(config, source.train.images[used]))
 
     def on_device(images: np.ndarray, targets: np.ndarray) -> Split:
         return Split(torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device), mean, std)
@@ -107,7 +107,7 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     )
 
 
-def _normalisation(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and std per channel of pixels in 0..1: the configured constants, else those of the images in use.
 
     Raises:
@@ -121,7 +121,7 @@ def _normalisation(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
     if mean.shape != (channels,) or std.shape != (channels,):
         raise DataError(f"data.mean and data.std need {channels} values, one per channel, not {mean} and {std}")
     if not (std > 0).all():
-        raise DataError(f"data.std must be above 0 in every channel, not {std}: an image set of one colour?")
+        raise DataError(f"data.std must be above 0 in every channel, not {std}: an image set of one color?")
     return mean, std
 
 

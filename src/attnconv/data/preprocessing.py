@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnconv.config import DataConfig
-from attnconv.data.augmentation import normalise
+from attnconv.data.augmentation import normalize
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.files import read_json, reading
 from attnconv.runs.folder import PREPROCESSING_FILE
@@ -43,10 +43,10 @@ class Preprocessing:
     def classes(self) -> int:
         return len(self.class_names)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Turn images (B, H, W, C) uint8 into the network's input (B, C, H, W), on their device."""
         mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
-        return normalise(images, mean, std)
+        return normalize(images, mean, std)
 
     def encode(self) -> bytes:
         """Return the content of preprocessing.json."""

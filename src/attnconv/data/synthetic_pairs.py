@@ -4,11 +4,11 @@ Every image holds the same things, and `task` only chooses which of them is the 
 
     texture     a block of 8 x 8 pixels with horizontal (0) or vertical (1) stripes;
     agreement   of all marks of 2 x 2 pixels, red or blue, two lie exactly `distance` pixels apart along a row or a
-                column: they have different colours (0) or the same (1).
+                column: they have different colors (0) or the same (1).
 
-The other marks, `clutter` of them, have random colours and lie nowhere at that distance from any mark. Marks lie on a
+The other marks, `clutter` of them, have random colors and lie nowhere at that distance from any mark. Marks lie on a
 grid of cells of 4 x 4 pixels, so that at patches of 4 one position holds a whole mark. No single mark tells the class;
-some pixel must see two, and how far apart they are. What can be had without that, by adding marks up by colour and
+some pixel must see two, and how far apart they are. What can be had without that, by adding marks up by color and
 place, `accuracy_of_counting` tells: a little, because two equal marks vary a sum more than two different ones do.
 
 Draws come from counters (seed, split); rendering is integer arithmetic, so that every device gives the same images.
@@ -25,9 +25,9 @@ from attnconv.errors import DataError
 SIDE, CELL, MARK, BLOCK = 32, 4, 2, 8  # pixels
 CELLS = SIDE // CELL
 TASKS = ("agreement", "texture")
-COLOURS = ((220, 40, 40), (40, 40, 220))  # red, blue
+COLORS = ((220, 40, 40), (40, 40, 220))  # red, blue
 NEIGHBOURS = 5  # cells that one mark closes to the next: its own, and four at the distance
-STRIPES = 40  # grey levels around the background
+STRIPES = 40  # gray levels around the background
 STREAM = 5
 
 
@@ -35,11 +35,11 @@ STREAM = 5
 class Scene:
     """What one split's images show, an entry per image; places are (row, column) in pixels."""
 
-    background: np.ndarray  # (n,) grey level
+    background: np.ndarray  # (n,) gray level
     block: np.ndarray  # (n, 2) place of the texture
     vertical: np.ndarray  # (n,) 0 or 1
     marks: np.ndarray  # (n, 2 + clutter, 2) places, the pair first
-    colours: np.ndarray  # (n, 2 + clutter, 3)
+    colors: np.ndarray  # (n, 2 + clutter, 3)
     agree: np.ndarray  # (n,) 0 or 1
 
 
@@ -66,7 +66,7 @@ def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -
         block=draw.integers(0, (SIDE - BLOCK) // CELL + 1, size=(count, 2)) * CELL,
         vertical=draw.permutation(np.arange(count) % 2),
         marks=cells * CELL + offsets,
-        colours=np.array(COLOURS)[kinds],
+        colors=np.array(COLORS)[kinds],
         agree=agree,
     )
 
@@ -115,7 +115,7 @@ def render(scene: Scene, device: torch.device) -> Tensor:
     # The pair last, over whatever lies there.
     for mark in reversed(range(scene.marks.shape[1])):
         rows, columns = square(scene.marks[:, mark], MARK)
-        images[image, rows, columns] = torch.from_numpy(scene.colours[:, mark]).to(device).view(-1, 1, 1, 3)
+        images[image, rows, columns] = torch.from_numpy(scene.colors[:, mark]).to(device).view(-1, 1, 1, 3)
     return images.to(torch.uint8)
 
 
@@ -127,7 +127,7 @@ def accuracy_of_counting(distance: int, clutter: int, images: int = 40_000) -> f
     """
     scene = draw_scene(images, distance, clutter, seed=1, split=2)
     cells = scene.marks // CELL
-    signs = np.where((scene.colours == np.array(COLOURS[0])).all(axis=-1), 1.0, -1.0)
+    signs = np.where((scene.colors == np.array(COLORS[0])).all(axis=-1), 1.0, -1.0)
     index = cells[..., 0] * CELLS + cells[..., 1]
     pairs, marks = (np.bincount(part.ravel(), minlength=CELLS * CELLS) for part in (index[:, :2], index))
     accuracies = []

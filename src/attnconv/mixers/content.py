@@ -59,10 +59,10 @@ class ContentAttention(AttentionMixer):
         pattern: who may see whom, called as `pattern(grid=, heads=)` (attnconv.mixers.patterns); or None for everyone.
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
         impl: "fused", "absorbed", "dense", or "auto" for the one measured faster: fused, absorbed on a CPU, dense for
-            normalisers other than softmax, which alone forgets what all keys of a query have in common.
+            normalizers other than softmax, which alone forgets what all keys of a query have in common.
 
     Raises:
-        ValueError: nothing to score with, a bias of a term that is absent, an unknown name, or another normaliser than
+        ValueError: nothing to score with, a bias of a term that is absent, an unknown name, or another normalizer than
             softmax for an impl that needs it.
     """
 
@@ -217,7 +217,7 @@ class ContentAttention(AttentionMixer):
         return (probs.flatten(1, 2) @ pixels.to(probs.dtype)).unflatten(1, (-1, self.heads))
 
     def _averages_dense(self, x: Tensor) -> Tensor:
-        """The same as the formula reads, (B, Q, N, D), for any normaliser."""
+        """The same as the formula reads, (B, Q, N, D), for any normalizer."""
         query, key, axis_terms, bias = self._terms(x)
         scores = torch.zeros((), device=x.device)
         if query is not None and key is not None:

@@ -2,7 +2,7 @@
 
 An encoding knows nothing of images or values. It maps a shift (row, column), in pixels, to one score per head; softmax
 over the keys turns scores into attention probabilities. Where the score is a row term plus a column term the encoding
-is an `AdditiveEncoding`: exp(r + c) = exp(r) exp(c), so the softmax factorises over rows and columns, exactly, and the
+is an `AdditiveEncoding`: exp(r + c) = exp(r) exp(c), so the softmax factorizes over rows and columns, exactly, and the
 attention can be applied one axis at a time (`attnconv.mixers.positional`).
 
 Every encoding is built as `Encoding(heads, width, grid)`, the only thing that a mixer needs to know of it.

@@ -79,7 +79,7 @@ class Involution(nn.Module):
         return (weights @ pixels).transpose(1, 2)
 
     def _apply_gathered(self, x: Tensor) -> Tensor:
-        """The same from each pixel's neighbourhood side by side: cost linear in the number of pixels."""
+        """The same from each pixel's neighborhood side by side: cost linear in the number of pixels."""
         kernels = self.kernels(x)
         patches = F.unfold(x.permute(0, 3, 1, 2).to(kernels.dtype), self.kernel_size, padding=self.kernel_size // 2)
         # (B, D*S, Q) -> (B, G, C, S, Q)

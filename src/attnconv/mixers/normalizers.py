@@ -16,11 +16,11 @@ from torch import Tensor
 
 NORMALIZERS = ("softmax", "relu", "sigmoid")
 
-SMALLEST_SUM = 0.1  # a pixel at the centre of a Gaussian head weighs 1
+SMALLEST_SUM = 0.1  # a pixel at the center of a Gaussian head weighs 1
 
 
 def check_normalizer(name: str) -> None:
-    """Raise ValueError for a normaliser that there is not."""
+    """Raise ValueError for a normalizer that there is not."""
     if name not in NORMALIZERS:
         raise ValueError(f"normalizer must be one of {', '.join(NORMALIZERS)}, not {name!r}")
 

@@ -97,7 +97,7 @@ def global_tokens(grid: tuple[int, int], count: int, heads: int = 1) -> Tensor:
 
 
 def spread_pixels(grid: tuple[int, int], count: int) -> list[int]:
-    """Row-major indices of `count` pixels far from each other: farthest-point sampling from the centre of the map."""
+    """Row-major indices of `count` pixels far from each other: farthest-point sampling from the center of the map."""
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     chosen = [grid[0] // 2 * grid[1] + grid[1] // 2]
     distance = np.full(len(rows), np.inf)

@@ -9,7 +9,7 @@ ways with equal results, both a few images at a time on a CPU (attnconv.mixers.b
 
     dense      A (N, Q, K) times x: cost Q*K per channel and head.
     separable  A_rows (N, H, H), then A_columns (N, W, W): cost H*W*(H+W). Exact for an additive encoding, whose softmax
-               factorises over rows and columns; impossible once dropout has punched holes into A.
+               factorizes over rows and columns; impossible once dropout has punched holes into A.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
 """
@@ -47,7 +47,7 @@ class PositionalAttention(AttentionMixer):
         normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
 
     Raises:
-        ValueError: an unknown impl or normaliser, or `separable` where it is not exact.
+        ValueError: an unknown impl or normalizer, or `separable` where it is not exact.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ def choose_impl(
     if not isinstance(encoding, AdditiveEncoding):
         obstacle = f"{type(encoding).__name__} is not a row term plus a column term"
     elif normalizer != "softmax":
-        obstacle = f"normalizer={normalizer} does not factorise over rows and columns"
+        obstacle = f"normalizer={normalizer} does not factorize over rows and columns"
     elif attention_dropout > 0:
         obstacle = f"attention_dropout={attention_dropout} acts on whole probabilities, not on their factors"
     if impl == "separable" and obstacle:

@@ -4,7 +4,7 @@ Each head of D/N channels scores the K^2 pixels around its query, q.k + q.r with
 their values. At the border the window is, by name,
 
     zero    filled up with zeros, as in the paper: a pixel outside has key and value 0 and scores q.r;
-    shift   moved inside the map, as in neighbourhood attention (NAT): always K^2 real pixels.
+    shift   moved inside the map, as in neighborhood attention (NAT): always K^2 real pixels.
 
 There are two ways to compute it, with equal results:
 
@@ -89,7 +89,7 @@ class WindowAttention(AttentionMixer):
         self.heads, self.kernel_size, self.border, self.impl = heads, kernel_size, border, impl
         self.attention_dropout, self.normalizer = attention_dropout, normalizer
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        # A shifted window reaches K - 1 pixels to one side, a centred one K // 2.
+        # A shifted window reaches K - 1 pixels to one side, a centered one K // 2.
         self.reach = kernel_size - 1 if border == "shift" else kernel_size // 2
         self.relative = LearnedRelativeVectors(width // heads, (self.reach + 1, self.reach + 1))
 

@@ -73,7 +73,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
-    """Restore model and optimiser from the newest sound checkpoint; None if there are no checkpoints.
+    """Restore model and optimizer from the newest sound checkpoint; None if there are no checkpoints.
 
     Damaged ones are named on stderr and passed over.
 

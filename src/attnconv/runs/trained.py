@@ -22,7 +22,7 @@ from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError
 from attnconv.runs.identity import differences, in_words
 
-Labelled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
+Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
 
 BATCH = 250  # images at once
 AVERAGED = 100  # images over which `heads` averages attention that depends on them
@@ -82,8 +82,8 @@ class Trained:
         arrays = as_arrays(images, self.preprocessing.image_shape, resize)
         return torch.cat([logits.softmax(dim=1) for logits in self._logits(arrays)]).numpy()
 
-    def evaluate(self, data: Labelled | None = None, resize: bool = False) -> Evaluation:
-        """Score the network on labelled images.
+    def evaluate(self, data: Labeled | None = None, resize: bool = False) -> Evaluation:
+        """Score the network on labeled images.
 
         Args:
             data: images uint8 (N, H, W, C) and labels (N,), a subset or a perturbation of some, say; or a folder with
@@ -93,7 +93,7 @@ class Trained:
         Raises:
             DataError: the images are missing or of another size, or a label is not a class of the network.
         """
-        images, labels = self._labelled(data)
+        images, labels = self._labeled(data)
         images, labels = as_arrays(images, self.preprocessing.image_shape, resize), _as_labels(labels, len(images))
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise DataError(
@@ -172,16 +172,16 @@ class Trained:
         """Logits of images (N, H, W, C) uint8, some at a time, float32 on the CPU."""
         for start in range(0, len(images), BATCH):
             chunk = torch.tensor(images[start : start + BATCH], device=self.device)
-            yield self.model(self.preprocessing.normalise(chunk)).float().cpu()
+            yield self.model(self.preprocessing.normalize(chunk)).float().cpu()
 
     def _attention(self, images: np.ndarray) -> list[LayerAttention]:
-        batch = self.preprocessing.normalise(torch.tensor(images, device=self.device))
+        batch = self.preprocessing.normalize(torch.tensor(images, device=self.device))
         layers = attention_layers(self.model, batch)
         if not layers:
             raise ConfigError(f"model={self.config.model['name']} has no attention layer")
         return layers
 
-    def _labelled(self, data: Labelled | None) -> tuple[np.ndarray, np.ndarray]:
+    def _labeled(self, data: Labeled | None) -> tuple[np.ndarray, np.ndarray]:
         if data is None:
             test = self.data.test
             return test.images.cpu().numpy(), test.labels.cpu().numpy()

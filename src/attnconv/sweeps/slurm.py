@@ -11,7 +11,7 @@ CONFIRM_SECONDS = 15
 
 
 class EndedByCluster(UserError):
-    """A job that ended without saying how: cancelled, out of memory, or on a node that failed."""
+    """A job that ended without saying how: canceled, out of memory, or on a node that failed."""
 
 
 def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -> list[Any]:
@@ -31,7 +31,7 @@ def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -
     from submitit.core.utils import UncompletedJobError
     from submitit.slurm.slurm import SlurmInfoWatcher
 
-    # Left alone, it asks ever more seldom, at last every ten minutes: so late would it notice a cancelled job.
+    # Left alone, it asks ever more seldom, at last every ten minutes: so late would it notice a canceled job.
     SlurmJob.watcher = SlurmInfoWatcher(delay_s=POLL_SECONDS)
     try:
         return list(launcher.launch(overrides, initial_job_idx=0))

@@ -60,7 +60,7 @@ def precision_here(device: str) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which the forward pass runs; parameters, optimiser and loss stay in float32."""
+    """The context in which the forward pass runs; parameters, optimizer and loss stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -1,4 +1,4 @@
-"""Optimisers and their parameter groups."""
+"""Optimizers and their parameter groups."""
 
 from typing import cast
 

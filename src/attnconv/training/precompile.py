@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import nn
 
-from attnconv.data.augmentation import ImageSize, normalise, scale
+from attnconv.data.augmentation import ImageSize, normalize, scale
 from attnconv.data.dataset import Split
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
@@ -69,7 +69,7 @@ def precompile(
     device = split.labels.device
 
     def images_of(places: torch.Tensor) -> torch.Tensor:
-        return normalise(split.images[places % len(split)], split.mean, split.std)
+        return normalize(split.images[places % len(split)], split.mean, split.std)
 
     forward.train()
     for count, side in shapes:  # in every process as many: their gradients are averaged at each

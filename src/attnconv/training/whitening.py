@@ -7,7 +7,7 @@ that do not overlap and weights that go on training.
 import torch
 from torch import Tensor, nn
 
-from attnconv.data.augmentation import normalise
+from attnconv.data.augmentation import normalize
 from attnconv.data.dataset import Split
 from attnconv.models.backbone import Backbone, space_to_depth
 
@@ -23,7 +23,7 @@ def whiten_stem(model: nn.Module, split: Split) -> None:
     spreads them over all channels.
 
     Args:
-        model: a network of the paper's backbone, as initialised.
+        model: a network of the paper's backbone, as initialized.
         split: its training images.
 
     Raises:
@@ -32,7 +32,7 @@ def whiten_stem(model: nn.Module, split: Split) -> None:
     if not isinstance(model, Backbone):
         raise ValueError("recipe.whitening needs a network with a linear stem on patches")
     every = max(1, len(split) // IMAGES)  # not the first, which may be all of one class
-    images = normalise(split.images[::every], split.mean, split.std)
+    images = normalize(split.images[::every], split.mean, split.std)
     patches = space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2).double().cpu()
     center = patches.mean(dim=0)
     whiten = _inverse_root(torch.cov(patches.T))

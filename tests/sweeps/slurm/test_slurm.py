@@ -1,4 +1,4 @@
-"""A sweep on a real cluster of one node: what is cancelled, cut off or pushed aside ends right all the same.
+"""A sweep on a real cluster of one node: what is canceled, cut off or pushed aside ends right all the same.
 
     make test-slurm
 

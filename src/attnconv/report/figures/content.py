@@ -5,7 +5,7 @@ import torch
 from matplotlib.figure import Figure
 
 from attnconv.analysis.heads import attention_mixers, mixer_inputs
-from attnconv.data.dataset import normalise
+from attnconv.data.dataset import normalize
 from attnconv.report.figures.data import ImageMaps, Weights
 from attnconv.report.figures.maps import of_images
 from attnconv.runs.load import Trained, load_trained
@@ -31,7 +31,7 @@ def image_maps(trained: Trained, title: str) -> ImageMaps:
     candidates = CIFAR10 if trained.config.data.name == "cifar10" else OTHERS
     chosen = [one for one in candidates if one[0] < len(test)]
     images = test.images[[index for index, *_ in chosen]]
-    shown = normalise(images, test.mean, test.std)
+    shown = normalize(images, test.mean, test.std)
     layers, places = [], np.zeros((len(chosen), 2), int)
     for mixer, inputs in zip(attention_mixers(trained.model), mixer_inputs(trained.model, shown), strict=True):
         _, height, width, _ = inputs.shape
