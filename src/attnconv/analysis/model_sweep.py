@@ -38,7 +38,7 @@ def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
         side, model = _smallest(name, seed)
         row["side"] = side
         split = _random_images(max(images, 2), side, seed)
-        randomise(model, next(split.batches(len(split)))[0], seed)
+        randomize(model, next(split.batches(len(split)))[0], seed)
         row |= exchange(model.double(), split)
     except (Inconvertible, Meaningless, ConfigError) as reason:
         row["refused"] = str(reason)
@@ -46,7 +46,7 @@ def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, images: Tensor, seed: int) -> None:
+def randomize(model: nn.Module, images: Tensor, seed: int) -> None:
     """Put noise on every parameter that is one number throughout, and on the statistics, which become the images' own.
 
     With statistics that have nothing to do with what arrives, signals would die out or explode from layer to layer.
