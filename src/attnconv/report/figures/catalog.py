@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from attnconv.report.figures import paper_data, study_data
+from attnconv.report.figures import paper_data, study_data, theorem_data
 from attnconv.report.figures.results import Results
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
@@ -124,6 +124,18 @@ def _ours() -> list[Entry]:
     ]
 
 
+def _of_theorem() -> list[Entry]:
+    """The theorem, computed by layers that need no training."""
+    rows: list[tuple[str, Callable[[Results], Any], str]] = [
+        ("theorem_nine_heads", theorem_data.small_kernel, "nine_heads"),
+        ("theorem_photo", theorem_data.photo, "through_both"),
+        ("theorem_sharpness", _nothing, "sharpness"),
+        ("theorem_border", theorem_data.photo, "border"),
+        ("theorem_too_little", theorem_data.wide_kernel, "too_little"),
+    ]
+    return [Entry(name, "make figures", load, f"figures.theorem:{draw}") for name, load, draw in rows]
+
+
 def _row(name: str) -> str:
     return f"make study ONLY={name}"
 
@@ -136,4 +148,4 @@ def entries() -> list[Entry]:
     ]
     papers = [*drawings, *(entry for scale in SCALES for entry in _of_runs(scale))]
     first = Entry("overview", _row("data_size"), study_data.overview, "figures.overview:overview")
-    return [first, *sorted(papers, key=lambda entry: entry.name.split("_")[1]), *_ours()]
+    return [first, *sorted(papers, key=lambda entry: entry.name.split("_")[1]), *_of_theorem(), *_ours()]

@@ -125,6 +125,20 @@ class ImageMaps:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """Weights of a convolution, (outputs, inputs, K, K), K odd."""
+
+    weight: Floats
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A color image, (H, W, 3) uint8."""
+
+    pixels: Array
+
+
+@dataclass(frozen=True)
 class Weights:
     """A run's folder and its file of weights; `sha256` is that of the file's content."""
 
