@@ -129,7 +129,13 @@ class RecipeConfig:
 @dataclass
 class LoggerConfig:
     name: str = knob(MISSING, "the dashboard's name: its file in configs/logger/", choices=("wandb", "trackio", "none"))
-    project: str = knob("attnconv", "the dashboard's project", folder=True)
+    project: str | None = knob(None, "the dashboard's project; null: WANDB_PROJECT, else attnconv", folder=True)
+    entity: str | None = knob(None, "W&B's user or team; null: WANDB_ENTITY, else your own", folder=True)
+    group: str | None = knob(None, "runs that W&B averages; null: WANDB_RUN_GROUP, else those that differ in the seed")
+    tags: list[str] = knob([], "of W&B; []: WANDB_TAGS, else recipe, scale and name")
+    notes: str | None = knob(None, "a remark for W&B; null: WANDB_NOTES")
+    job_type: str | None = knob(None, "of W&B; null: WANDB_JOB_TYPE, else train, or tune with data.holdout")
+    weights: bool = knob(False, "whether the dashboard also keeps the trained weights, as an artifact")
     pictures_every: int = knob(10, "epochs between pictures of the heads", at_least=1)
 
 

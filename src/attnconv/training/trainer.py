@@ -225,6 +225,8 @@ class Trainer:
         export_weights(self.folder.weights, self.model)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
         self.numbers = outcome(self.folder, self.images) | self.numbers | peak
+        assert self.dashboard is not None
+        self.dashboard.conclude(self.numbers | self.description, self.data)
 
     def _close(self, outcome: dict[str, Any]) -> None:
         """Write result.json and let go of terminal and dashboard, whatever the outcome."""

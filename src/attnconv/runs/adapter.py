@@ -1,0 +1,47 @@
+"""What a dashboard must do, and what all of them need for it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+History = list[tuple[int, dict[str, float]]]  # epochs and their metrics
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a finished run found, beside its predictions.npy.
+
+    Attributes:
+        result: the content of result.json.
+        labels: of the test images, (N,).
+        class_names: one per class.
+    """
+
+    result: dict[str, Any]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+class Adapter(Protocol):
+    """What a dashboard's library must do. All of it may raise."""
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None: ...
+
+    def picture(self, epoch: int, figure: "Figure") -> None: ...
+
+    def conclude(self, found: Conclusion) -> None: ...
+
+    def finish(self, failed: bool) -> None: ...
+
+
+def pixels(figure: "Figure") -> Any:
+    """Return the figure as an RGB array (height, width, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,61 @@
+"""A run in Trackio, a local dashboard: `make dashboard` opens it in a browser."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
+from attnconv.config import Config, flatten
+from attnconv.runs.adapter import Conclusion, History, pixels
+from attnconv.runs.labels import display_name, flat_config, group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROJECT = "attnconv"
+
+
+class TrackioRun:
+    """Trackio has no tags and no summary: the configuration carries what runs are sorted by."""
+
+    def __init__(self, config: Config, folder: Path, history: History):
+        import trackio
+
+        self._trackio, self._config, self._folder = trackio, config, folder
+        # It goes on with a run of the same name, whose history it keeps.
+        trackio.init(
+            project=config.logger.project or PROJECT,
+            name=display_name(config),
+            group=config.logger.group or group(config),
+            config=flat_config(config),
+            resume="allow",
+            embed=False,
+        )
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._trackio.log(metrics, step=epoch)
+
+    def picture(self, epoch: int, figure: "Figure") -> None:
+        self._trackio.log({"heads": self._trackio.Image(pixels(figure))}, step=epoch)
+
+    def conclude(self, found: Conclusion) -> None:
+        """Log result.json, each class's accuracy and the confusion matrix as tables, and the weights if asked."""
+        names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
+        confusion = confusion_matrix(found.labels, predictions, len(names))
+        accuracies = class_accuracies(confusion, names)
+        tables: dict[str, tuple[list[str], list[list[Any]]]] = {
+            "result": (["key", "value"], [[key, str(value)] for key, value in flatten(found.result).items()]),
+            "class_accuracy": (["class", "accuracy"], [list(row) for row in accuracies.items()]),
+            "confusion": (["class", *names], [[own, *row] for own, row in zip(names, confusion.tolist(), strict=True)]),
+        }
+        table = self._trackio.Table
+        shown = {name: table(columns=columns, data=rows) for name, (columns, rows) in tables.items()}
+        self._trackio.log(shown, step=self._config.epochs)
+        if self._config.logger.weights:
+            title = re.sub(r"[^\w.-]+", "-", display_name(self._config))
+            self._trackio.log_artifact(self._folder / "weights.safetensors", name=title, type="model")
+
+    def finish(self, failed: bool) -> None:
+        self._trackio.finish()

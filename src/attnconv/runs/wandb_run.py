@@ -1,0 +1,159 @@
+"""A run in Weights & Biases. What a setting asks for beats W&B's environment variables, which beat the defaults."""
+
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
+from attnconv.config import Config, flatten
+from attnconv.files import write_whole
+from attnconv.runs.adapter import Conclusion, History, pixels
+from attnconv.runs.labels import display_name, flat_config, group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONGEST_GROUP = 128  # characters of W&B's groups, and of its artifacts
+INIT_SECONDS = 30.0
+
+
+class WandbRun:
+    """All starts of a run are one W&B run, whose id is kept in the run folder. It is online when logged in.
+
+    Online, W&B drops steps that it has seen. Offline nobody does so: the files of this start, which hold everything,
+    replace those of earlier ones.
+    """
+
+    def __init__(self, config: Config, folder: Path, history: History):
+        import wandb
+
+        self._wandb, self._config, self._folder = wandb, config, folder
+        name = _identity(folder)
+        for earlier in _files(folder).glob(f"offline-run-*-{name}"):
+            shutil.rmtree(earlier)
+        self._run = self._start(None if _under_agent() else name)
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        # The summary's is result.json's: the mean over all epochs.
+        self._run.define_metric("images_per_second", step_metric="epoch", summary="none")
+        seen = self._run.step  # of earlier starts, online; 0 for a new run
+        for epoch, metrics in history:
+            if epoch >= seen:
+                self.log(epoch, metrics)
+
+    def _start(self, name: str | None) -> Any:
+        """Start online where that works, else offline, and say which in one line."""
+        mode, reason = _mode(self._wandb)
+        if mode != "offline":
+            try:
+                run = self._init(name, mode)
+                print(f"W&B: {run.url or mode}", flush=True)
+                return run
+            except self._wandb.errors.Error as error:
+                reason = _first_line(error)
+        run = self._init(name, "offline")
+        because = f" ({reason})" if reason else ""
+        print(f"W&B: offline{because} in {Path(run.dir).parent}; `wandb sync` uploads it", flush=True)
+        return run
+
+    def _init(self, name: str | None, mode: Any) -> Any:
+        config, chosen = self._config, self._config.logger
+        project = None if _under_agent() else _choose(chosen.project, "WANDB_PROJECT", "attnconv")
+        job_type = "tune" if config.data.holdout else "train"
+        return self._wandb.init(
+            project=project,
+            entity=None if _under_agent() else chosen.entity,
+            id=name,
+            resume="allow",
+            name=_choose(None, "WANDB_NAME", display_name(config)),
+            group=_choose(chosen.group, "WANDB_RUN_GROUP", group(config)[-LONGEST_GROUP:]),
+            job_type=_choose(chosen.job_type, "WANDB_JOB_TYPE", job_type),
+            tags=_choose(chosen.tags, "WANDB_TAGS", [config.recipe.name, config.scale.name, config.name]),
+            notes=chosen.notes,
+            config=flat_config(config),
+            dir=_choose(None, "WANDB_DIR", str(self._folder)),
+            mode=mode,
+            reinit="finish_previous",  # a sweep's jobs share a process, one after the other
+            settings=self._wandb.Settings(silent=True, init_timeout=INIT_SECONDS),
+        )
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        # Not W&B's count of calls: the epoch, so that none is counted twice.
+        self._run.log({"epoch": epoch, **metrics}, step=epoch)
+
+    def picture(self, epoch: int, figure: "Figure") -> None:
+        self._run.log({"heads": self._wandb.Image(pixels(figure))}, step=epoch)
+
+    def conclude(self, found: Conclusion) -> None:
+        """Log result.json as the summary, each class's accuracy, what is confused, and the weights if asked."""
+        names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
+        accuracies = class_accuracies(confusion_matrix(found.labels, predictions, len(names)), names)
+        matrix = self._wandb.plot.confusion_matrix(
+            y_true=found.labels.tolist(), preds=predictions.tolist(), class_names=list(names), title="Confusion, test"
+        )
+        table = self._wandb.Table(columns=["class", "accuracy"], data=[list(row) for row in accuracies.items()])
+        bars = self._wandb.plot.bar(table, "class", "accuracy", title="Accuracy by class, test")
+        self._run.log({"confusion_matrix": matrix, "class_accuracy": bars}, step=self._config.epochs)
+        summary = {key: value for key, value in flatten(found.result).items() if value is not None}
+        self._run.summary.update(summary | {f"class_accuracy.{name}": value for name, value in accuracies.items()})
+        if self._config.logger.weights:
+            title = re.sub(r"[^\w.-]+", "-", display_name(self._config))[-LONGEST_GROUP:]
+            artifact = self._wandb.Artifact(title, type="model", metadata=summary)
+            artifact.add_file(str(self._folder / "weights.safetensors"))
+            self._run.log_artifact(artifact)
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def disabled() -> bool:
+    """Whether the environment switches W&B off, which then keeps nothing anywhere."""
+    switched_off = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
+    return switched_off or os.environ.get("WANDB_MODE", "").lower() == "disabled"
+
+
+def _under_agent() -> bool:
+    """Whether `wandb agent` started this process: it has chosen entity, project and id, and ignores others."""
+    return "WANDB_SWEEP_ID" in os.environ
+
+
+def _identity(folder: Path) -> str:
+    """Return the id of the run: the environment's, else one that the run folder keeps."""
+    if "WANDB_RUN_ID" in os.environ:
+        return os.environ["WANDB_RUN_ID"]
+    path = folder / ".wandb-id"
+    if not path.exists():
+        write_whole(path, uuid.uuid4().hex[:8].encode())
+    return path.read_text()
+
+
+def _files(folder: Path) -> Path:
+    """Return the folder in which W&B keeps the files of runs."""
+    return Path(os.environ.get("WANDB_DIR", folder)) / "wandb"
+
+
+def _mode(wandb: Any) -> tuple[str, str]:
+    """Return online or offline, and for offline the reason, if there is one to say."""
+    asked = os.environ.get("WANDB_MODE")
+    if asked:
+        return asked, ""
+    try:
+        return ("online", "") if wandb.login(prompt=False) else ("offline", "")
+    except wandb.errors.Error as error:
+        return "offline", _first_line(error)
+
+
+def _choose(setting: Any, variable: str, default: Any) -> Any:
+    """Return what a setting asks for; None, for W&B to read it, where the environment says; else the default."""
+    if setting:
+        return setting
+    return None if os.environ.get(variable) else default
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,98 @@
+"""Dashboards as their users expect them, read back from what they recorded on this machine."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from conftest import PYTHON
+
+wandb = pytest.importorskip("wandb")
+VARIABLES = ("MODE", "PROJECT", "ENTITY", "NAME", "TAGS", "RUN_GROUP", "DIR", "NOTES", "JOB_TYPE", "API_KEY", "RUN_ID",
+             "SWEEP_ID", "DISABLED", "BASE_URL")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch, tmp_path):
+    """No account, and nothing of W&B in the environment but where it keeps its own files."""
+    for name in VARIABLES:
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    wandb.teardown()  # it reads the environment once
+
+
+def read_back(folder):
+    """What one offline run recorded: its start, the last summary, histories, and artifacts by type."""
+    (path,) = folder.glob("wandb/offline-run-*")
+    command = [PYTHON, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    records = [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
+    (start,) = [record["run"] for record in records if record["type"] == "run"]
+    summary = {}
+    for record in records:
+        summary |= record.get("summary", {}).get("update", {})
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    artifacts = {record["artifact"]["type"]: record["artifact"] for record in records if record["type"] == "artifact"}
+    return start, summary, history, artifacts
+
+
+def test_a_run_in_wandb_is_grouped_and_summarized(tiny, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = tiny("logger=wandb", "logger.weights=true", "seed=3", "data.fraction=0.5", "name=study")
+    result = run(config)
+    start, summary, _, artifacts = read_back(run_folder_path(config))
+    assert (start["project"], start["job_type"]) == ("attnconv", "train")
+    assert start["run_group"] == "study/sa_quadratic/mini-modern/frac0.5", "seeds of one group are averaged"
+    assert start["display_name"].startswith("seed3 sa_quadratic")
+    flat = start["config"]["update"]
+    assert {key: flat[key] for key in ("model", "recipe", "scale", "fraction", "seed", "name")} == {
+        "model": "sa_quadratic", "recipe": "modern", "scale": "mini", "fraction": 0.5, "seed": 3, "name": "study",
+    }  # fmt: skip
+    assert flat["recipe.lr"] == config.recipe.lr
+    for key in ("parameters", "flops_full", "precision", "device", "commit", "data_hash", "cpu_seconds", "test_acc",
+                "images_per_second"):  # fmt: skip
+        assert summary[key] == pytest.approx(result[key]), key
+    predictions = np.load(run_folder_path(config) / "predictions.npy")
+    right = predictions == np.arange(20) % 4
+    assert [summary[f"class_accuracy.{label}"] for label in range(4)] == [right[label::4].mean() for label in range(4)]
+    assert summary["confusion_matrix_table.nrows"] == 16
+    assert artifacts["model"]["manifest"]["contents"][0]["path"] == "weights.safetensors"
+
+
+def test_the_environment_beats_defaults_and_settings_beat_it(tiny, monkeypatch, tmp_path):
+    asked = {"PROJECT": "mine", "ENTITY": "us", "NAME": "called", "TAGS": "one,two", "RUN_GROUP": "pairs",
+             "NOTES": "a remark", "JOB_TYPE": "kind", "MODE": "offline"}  # fmt: skip
+    for name, value in asked.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    config = tiny("logger=wandb", "epochs=1", "logger.group=other", "logger.notes=mine")
+    run(config)
+    start, _, _, artifacts = read_back(tmp_path / "elsewhere")
+    found = {key: start[key] for key in ("project", "entity", "display_name", "tags", "run_group", "notes", "job_type")}
+    assert found == {
+        "project": "mine", "entity": "us", "display_name": "called", "tags": ["one", "two"], "run_group": "other",
+        "notes": "mine", "job_type": "kind",
+    }  # fmt: skip
+    assert "model" not in artifacts, "weights are kept when asked for"
+    assert not (run_folder_path(config) / "wandb").exists()
+
+
+@pytest.mark.parametrize("variables", [{}, {"WANDB_MODE": "online"}])
+def test_a_login_that_fails_records_offline_in_one_line(tiny, monkeypatch, capsys, variables):
+    for name, value in (variables | {"WANDB_API_KEY": "short", "WANDB_BASE_URL": "http://127.0.0.1:9"}).items():
+        monkeypatch.setenv(name, value)
+    config = tiny("logger=wandb", "epochs=1", "data.holdout=0.2", "logger.project=p", "logger.tags=[a]")
+    run(config)
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.out.splitlines() if "W&B" in line]
+    assert line.startswith("W&B: offline (WANDB_API_KEY invalid")
+    assert "warning" not in shown.err
+    start, summary, history, _ = read_back(run_folder_path(config))
+    assert [row["epoch"] for row in history] == [1]
+    assert (start["project"], start["job_type"], start["tags"]) == ("p", "tune", ["a"])
+    assert "val_acc" in summary
