@@ -11,8 +11,8 @@ At the end the time that is left, if runs of a sweep are not done: from how long
 from collections import Counter
 from pathlib import Path
 
-from attnconv.errors import UserError
-from attnconv.runs.estimate import AT_ONCE, Rates, in_words, time_left
+from attnconv.errors import one_line_errors
+from attnconv.runs.estimate import AT_ONCE, Rates, duration, time_left
 from attnconv.runs.status import STATUSES, State, noted_cells, survey
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
@@ -36,10 +36,8 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, nargs="?", default="outputs", help="folder of runs")
     outputs = parser.parse_args().outputs
-    try:
-        folders, noted = survey(outputs), noted_cells(outputs)
-    except UserError as error:
-        parser.error(str(error))
+    noted = noted_cells(outputs)
+    folders = survey(outputs, noted)
     states = {folder.relative_to(outputs).as_posix(): state for folder, state in folders.items()}
     if not states:
         parser.error(f"no run and no sweep below {outputs}")
@@ -52,8 +50,9 @@ def main() -> None:
     at_once = counts["running"] or AT_ONCE
     seconds = time_left(folders, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
     if seconds is not None:
-        print(f"about {in_words(seconds)} left with {at_once} at once")
+        print(f"about {duration(seconds)} left with {at_once} at once")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attnconv.config import valid_keys
 from attnconv.errors import one_line_errors
-from attnconv.runs.estimate import AT_ONCE, Rates, in_words, work_of
+from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
 from attnconv.runs.status import look
 from attnconv.settings.arguments import ScriptParser, expand_home, positive
@@ -37,7 +37,7 @@ class Progress:
     def started(self, cell: Cell) -> None:
         """Say which run of how many begins, and how long all that is left takes."""
         self._begun += 1
-        left = in_words(self.seconds_left() / self._at_once)
+        left = duration(self.seconds_left() / self._at_once)
         print(f"run {self._begun} of {len(self._cells)}, about {left} left: {run_name(cell.config)}", flush=True)
 
     def seconds_left(self) -> float:
@@ -75,10 +75,10 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
     left = [(seconds_left(cell, rates), cell) for cell in cells]
     for seconds, cell in left:
         if seconds:
-            print(f"{in_words(seconds):>12}  {run_name(cell.config)}")
+            print(f"{duration(seconds):>12}  {run_name(cell.config)}")
     total = sum(seconds for seconds, _ in left)
     done = sum(not seconds for seconds, _ in left)
-    print(f"{len(cells)} runs, {done} done, about {in_words(total / at_once)} left with {at_once} at once")
+    print(f"{len(cells)} runs, {done} done, about {duration(total / at_once)} left with {at_once} at once")
 
 
 def main() -> None:

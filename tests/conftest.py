@@ -121,3 +121,68 @@ def script(
         code = ended.code
     shown = capsys.readouterr()
     return code, shown.out, shown.err
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """A function: run a configuration until it is interrupted, in epoch `epoch` (from 1)."""
+
+    def start(config, epoch=2):
+        from attnconv.run import run  # imports torch, which some tests do without
+        from attnconv.runs.folder import run_folder_path
+        from attnconv.training import loop
+
+        real, seen = loop.train_epoch, []
+
+        def train_epoch(*arguments, **options):
+            seen.append(1)
+            if len(seen) == epoch:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("attnconv.training.trainer.train_epoch", train_epoch)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+        return run_folder_path(config)
+
+    return start
+
+
+@pytest.fixture
+def start_sweep(tmp_path):
+    """A function: run a sweep, in this process, and return the seeds of the runs that it made."""
+
+    def start(*configs):
+        from attnconv.run import run
+        from attnconv.sweeps.grid import Cell, run_cells
+
+        cells, ran = [Cell([str(number)], config) for number, config in enumerate(configs)], []
+
+        def launch(overrides):
+            for (number,) in overrides:
+                ran.append(configs[int(number)].seed)
+                run(configs[int(number)])
+            return [None] * len(overrides)
+
+        run_cells(cells, launch, tmp_path / "record")
+        return ran
+
+    return start
+
+
+@pytest.fixture
+def train(tmp_path, arrays, monkeypatch, command):
+    """A function: overrides -> exit code, output and errors of train.py, in this process.
+
+    It runs in tmp_path/here, one epoch on 40 training images of 8 x 8 pixels, and writes to tmp_path/here/outputs.
+    """
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fixed = ["data=arrays", "data.root=../arrays", "logger=none", "device=cpu", "recipe.batch_size=16", "epochs=1"]
+
+    def run(*overrides):
+        finished = command("train.py", *TINY_SCALE, *fixed, *overrides)
+        return finished.returncode, finished.stdout, finished.stderr
+
+    return run

@@ -7,7 +7,8 @@ import pytest
 from attnconv.files import FileError, kind_of, read_csv, read_json, read_json_lines
 from attnconv.report.collect import read_runs
 from attnconv.report.theorem_page import read_examined
-from attnconv.runs.status import RESULT_KEYS, survey
+from attnconv.runs.records import RESULT_KEYS
+from attnconv.runs.status import look, noted_cells
 
 CONFIG = "name: x\nmodel: {name: x}\nscale: {name: x}\nrecipe: {name: x}\ndata: {fraction: 1}\nseed: 0\n"
 JSON, LINES, CSV = "x.json", "x.jsonl", "x.csv"
@@ -87,7 +88,7 @@ def test_what_lies_next_to_runs_is_named_when_it_is_damaged(tmp_path):
     (tmp_path / ".sweeps/now").mkdir(parents=True)
     (tmp_path / ".sweeps/now/cells.json").write_text('[{"place": 1}]')
     with pytest.raises(FileError, match=r"cells\.json lacks 'folder'"):
-        survey(tmp_path)
+        noted_cells(tmp_path)
 
 
 def test_a_character_may_be_cut_where_the_first_bytes_end():
@@ -98,12 +99,29 @@ def test_a_character_may_be_cut_where_the_first_bytes_end():
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
-        ("config.yaml", "epochs: 2\n", "config.yaml is no configuration of a run"),
-        ("config.yaml", "epochs: 0\n" + CONFIG, "config.yaml is no configuration of a run (epochs: 0)"),
-        ("result.json", '{"status": "done", "format": "x"}', "result.json holds no result"),
+        ("config.yaml", "epochs: 2\n", "config.yaml is not the configuration of a run"),
+        ("config.yaml", "epochs: 0\n" + CONFIG, "config.yaml is not the configuration of a run (epochs: 0)"),
+        ("config.yaml", "", "config.yaml is not the configuration of a run"),
+        ("config.yaml", "a: [", "config.yaml has content that does not belong there"),
+        ("result.json", "", "result.json is empty (0 bytes)"),
+        ("result.json", "{}", "result.json lacks 'status'"),
+        (
+            "result.json",
+            '{"status": "fine"}',
+            "result.json has the status 'fine', not one of done, failed, interrupted",
+        ),
+        ("result.json", '{"status": "done", "format": "x"}', "result.json has the format 'x', not a number"),
         ("result.json", '{"status": "done"}', "result.json lacks name, model, recipe"),
-        ("metrics.jsonl", "1\n", "metrics.jsonl has a line that is not a record"),
-        ("metrics.jsonl", "[" * 100_000 + "\n", "metrics.jsonl: RecursionError"),
+        (
+            "metrics.jsonl",
+            "1\n",
+            "metrics.jsonl has content that does not belong there (a int stands where an object should)",
+        ),
+        (
+            "metrics.jsonl",
+            "[" * 100_000 + "\n",
+            "metrics.jsonl has content that does not belong there (maximum recursion depth",
+        ),
     ],
 )
 def test_a_run_folder_from_elsewhere_is_damaged_and_not_a_traceback(tmp_path, file, content, complaint):
@@ -112,6 +130,6 @@ def test_a_run_folder_from_elsewhere_is_damaged_and_not_a_traceback(tmp_path, fi
     (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)
     (folder / "result.json").write_text(json.dumps({"status": "done"} | dict.fromkeys(RESULT_KEYS, "x")))
     (folder / file).write_text(content)
-    state = survey(tmp_path)[folder]
+    state = look(folder)
     assert state.status == "damaged"
     assert state.detail.startswith(complaint)

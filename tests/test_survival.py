@@ -20,6 +20,7 @@ from attnconv.models.build import build_model
 from attnconv.run import run
 from attnconv.runs.checkpoint import Position, load_checkpoint, newest, save_checkpoint
 from attnconv.runs.folder import RunFolder, run_folder_path
+from attnconv.runs.records import read_lines
 from conftest import PYTHON
 
 
@@ -76,7 +77,7 @@ def test_cpu_seconds_of_an_epoch_count_what_was_before_an_interruption(tiny, mon
     assert state["position"]["cpu_seconds"] > 0
     rewrite(path, state | {"position": state["position"] | {"cpu_seconds": 1000.0}})
     result = run(config)
-    first, second = RunFolder(config).read_lines("timing.jsonl")
+    first, second = read_lines(RunFolder(config).path, "timing.jsonl")
     assert first["train_cpu_seconds"] > 1000 > second["train_cpu_seconds"]
     assert result["cpu_seconds"] > 1000
 
@@ -92,7 +93,7 @@ def test_a_checkpoint_without_cpu_seconds_goes_on_and_the_run_claims_none(tiny, 
     result = run(config)
     assert result["status"] == "done"
     assert "cpu_seconds" not in result
-    first, second = RunFolder(config).read_lines("timing.jsonl")
+    first, second = read_lines(RunFolder(config).path, "timing.jsonl")
     assert first["train_cpu_seconds"] is None
     assert second["train_cpu_seconds"] > 0
     for file in ("metrics.jsonl", "weights.safetensors", "predictions.npy"):

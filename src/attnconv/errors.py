@@ -101,7 +101,7 @@ def _same_leaf(name: str, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def one_line_errors(valid_keys: Iterable[str]) -> Iterator[None]:
+def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
     """Turn what a user can mend into one line on stderr and exit code 2; let every other error show its traceback.
 
     Hydra prints its errors itself, without saying which name would have been right, unless it is asked to raise them.

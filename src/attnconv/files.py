@@ -42,15 +42,6 @@ def write_whole(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file that OmegaConf wrote, in a twentieth of the time that OmegaConf takes.
-
-    Raises:
-        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
-    """
-    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
 def forget_unfinished(folder: Path) -> None:
     """Remove what was being written when an earlier process died; only for the process that has the folder."""
     for path in folder.glob(f"*{UNFINISHED}"):
@@ -162,6 +153,16 @@ def reading(path: Path) -> Iterator[None]:
         raise FileError(f"{path} {what} ({in_one_line(error)})") from error
 
 
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file that OmegaConf wrote, in a twentieth of the time that OmegaConf takes.
+
+    Raises:
+        FileError: see `reading`.
+    """
+    with reading(path):
+        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     """The object in a .json file, which has these keys.
 
@@ -172,14 +173,18 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
         return _object(path.read_text(), keys)
 
 
-def read_json_lines(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:
+def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = False) -> list[dict[str, Any]]:
     """The objects in a .jsonl file, one a line, each of which has these keys.
+
+    Args:
+        torn_end: the file may be in the middle of being written: leave out a last line without its end.
 
     Raises:
         FileError: see `reading`.
     """
     with reading(path):
-        return [_object(line, keys) for line in path.read_text().splitlines()]
+        *lines, last = path.read_text().split("\n")
+        return [_object(line, keys) for line in (lines if torn_end or not last else [*lines, last])]
 
 
 def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:

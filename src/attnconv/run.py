@@ -3,7 +3,6 @@
 A process goes on where the last checkpoint stands. Whatever ends it, the next one continues to the same bytes.
 """
 
-import json
 import sys
 import traceback
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from attnconv.config import Config
 from attnconv.errors import AlreadyDone, AtWork, CellFailed, UserError
 from attnconv.runs.folder import run_folder_path
+from attnconv.runs.records import read_result
 from attnconv.training.device import pool
 from attnconv.training.failures import reason_of
 from attnconv.training.interrupts import Interrupts
@@ -69,6 +69,8 @@ def run_trial(config: Config) -> float:
     try:
         result = run(config)
     except AlreadyDone:
-        result = json.loads((run_folder_path(config) / "result.json").read_text())
+        finished = read_result(run_folder_path(config))
+        assert finished is not None
+        result = finished
     accuracy: float = result["val_acc"]
     return accuracy

@@ -14,6 +14,8 @@ from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
 from attnconv.runs.load import build_untrained, load_trained
 from conftest import TINY_SCALE, compose, script, write_arrays
 
+ELSE = "has content that does not belong there"
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -80,17 +82,17 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
     ("damage", "complaint"),
     [
         (lambda run: (run / "config.yaml").unlink(), "is not a run folder: no config.yaml"),
-        (lambda run: (run / "config.yaml").write_text(""), "config.yaml is no configuration of a run"),
-        (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml: "),
-        (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml: "),
-        (lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [trap]"), "config.yaml: "),
-        (lambda run: changed(run, epochs="many"), "is no configuration of a run (epochs: many)"),
-        (lambda run: changed(run, model="resnet18"), "is no configuration of a run"),
+        (lambda run: (run / "config.yaml").write_text(""), "config.yaml is not the configuration of a run"),
+        (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml is of an unknown kind"),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), f"config.yaml {ELSE}"),
+        (lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [x]"), f"config.yaml {ELSE}"),
+        (lambda run: changed(run, epochs="many"), "is not the configuration of a run (epochs: many)"),
+        (lambda run: changed(run, model="resnet18"), "is not the configuration of a run"),
         (lambda run: changed(run, brightness=1), "is not a configuration of this version (Key 'brightness' not in"),
         (lambda run: changed(run, seed=-1), "config.yaml: seed must be at least 0, not -1"),
         (lambda run: changed(run, model={"name": "x"}), "config.yaml: model lacks _target_"),
         (lambda run: (run / "result.json").write_text('{"status": "done", "format": 99}'), "of a newer version"),
-        (lambda run: (run / "result.json").write_text("[]"), "result.json holds no result"),
+        (lambda run: (run / "result.json").write_text("[]"), f"result.json {ELSE}"),
         (lambda run: (run / "weights.safetensors").write_bytes(b""), "weights.safetensors is empty"),
         (lambda run: (run / "weights.safetensors").write_text("x"), "weights.safetensors is text"),
         (lambda run: (run / "weights.safetensors").unlink(), "has no weights.safetensors"),
@@ -104,7 +106,7 @@ def test_a_run_folder_that_is_none_is_one_line(folder, monkeypatch, capsys, dama
     assert (code, err.count("\n")) == (2, 1), err
     assert err.startswith(f"error: {folder}")
     assert complaint in err
-    assert not (folder / "trap").exists()
+    assert not (folder / "x").exists()
 
 
 def test_a_path_that_is_no_folder_is_one_line(folder, monkeypatch, capsys, tmp_path):

@@ -1,8 +1,6 @@
 """Bad input, as the command meets it: one line, exit code 2, and nothing written."""
 
-import runpy
 import subprocess
-import sys
 from functools import cache
 
 import pytest
@@ -10,7 +8,6 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
 from attnconv.config import CONFIGS, freeze, register_schema
@@ -18,34 +15,7 @@ from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.models.build import build_model
 from attnconv.settings.contradictions import require_effect
 from attnconv.training.setup import prepare
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
-
-
-@pytest.fixture
-def train(tmp_path, monkeypatch, capsys):
-    """A function: overrides -> exit code, and what `python train.py` prints on stdout and on stderr.
-
-    It runs in this process, in a folder of its own, on 40 training images of 8 x 8 pixels.
-    """
-    write_arrays(tmp_path / "arrays")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    singletons = Singleton.get_state()
-
-    def run(*overrides):
-        fixed = [*TINY_SCALE, "data=arrays", f"data.root={tmp_path}/arrays", "logger=none", "device=cpu", "epochs=1"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *fixed, *overrides])
-        code = 0
-        try:
-            runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        finally:
-            Singleton.set_state(singletons)
-        return code, *capsys.readouterr()
-
-    return run
+from conftest import PYTHON, TINY_SCALE, compose, write_arrays
 
 
 @pytest.fixture

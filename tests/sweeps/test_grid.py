@@ -9,7 +9,7 @@ import pytest
 from attnconv.errors import CellFailed, RunFolderError, Stopped, SweepIncomplete
 from attnconv.run import run, run_in_sweep
 from attnconv.runs.folder import RunFolder
-from attnconv.runs.status import look, survey
+from attnconv.runs.status import look, noted_cells, survey
 from attnconv.sweeps.grid import Cell, run_cells
 
 
@@ -168,7 +168,7 @@ def test_states_are_read_from_folders(sweep, tiny, tmp_path):
     (interrupted / "result.json").write_text('{"status": "interrupted"}')
     (killed / "result.json").unlink()
     (newer / "result.json").write_text(json.dumps(result | {"format": 99}))
-    states = survey(outputs)
+    states = survey(outputs, noted_cells(outputs))
     found = {folder.name: (state.status, state.epoch, state.epochs) for folder, state in states.items()}
     assert found == {
         "seed0": ("done", 1, 1),
@@ -220,18 +220,18 @@ def test_links_are_followed(sweep, tmp_path):
     sweep(0)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/link").symlink_to(tmp_path / "outputs/default")
-    assert [state.status for state in survey(tmp_path / "elsewhere").values()] == ["done"]
+    assert [state.status for state in survey(tmp_path / "elsewhere", {}).values()] == ["done"]
 
 
 @pytest.mark.parametrize(
     ("file", "content", "detail"),
     [
         ("timing.jsonl", None, "timing.jsonl has 0 of 1 epochs"),
-        ("result.json", "{", "result.json: JSONDecodeError"),
-        ("result.json", "[]", "result.json holds no result"),
-        ("config.yaml", "a: [", "config.yaml: "),
+        ("result.json", "{", "result.json has content that does not belong there (Expecting"),
+        ("result.json", "[]", "result.json has content that does not belong there (a list stands where"),
+        ("config.yaml", "a: [", "config.yaml has content that does not belong there (while parsing"),
         ("config.yaml", None, "no config.yaml"),
-        ("metrics.jsonl", '{"epoch": 1\n', "metrics.jsonl: JSONDecodeError"),
+        ("metrics.jsonl", '{"epoch": 1\n', "metrics.jsonl has content that does not belong there (Expecting"),
         ("metrics.jsonl", '{"epoch": 1, "test/acc": 2}\n', "result.json says test/acc 0"),
     ],
 )

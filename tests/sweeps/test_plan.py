@@ -9,11 +9,11 @@ import torch
 from attnconv.errors import ConfigError
 from attnconv.models.cost import build_unfilled
 from attnconv.models.match import resolve_node
-from attnconv.runs.estimate import Rates, Work, in_words, work_of
+from attnconv.runs.estimate import Rates, Work, duration, work_of
 from attnconv.runs.identity import differences
 from attnconv.settings.contradictions import require_effect
 from attnconv.sweeps.grid import Cell
-from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows, source
+from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows
 from conftest import REPOSITORY, compose
 
 RUNS = {
@@ -81,10 +81,10 @@ def test_runs_collected_before_precision_was_in_their_settings_are_found_again(t
 def test_copied_heads_are_those_of_another_seed_of_the_same_images():
     (cells,) = plan("bf16", ["frozen_heads"], [], Path("nowhere")).values()
     folders = {cell.folder for cell in cells}
-    copied = [cell for cell in cells if source(cell.config)]
+    copied = [cell for cell in cells if cell.donor]
     assert len(copied) == 8
     for cell in copied:
-        weights = source(cell.config)
+        weights = cell.donor
         assert weights.parent in folders, "a run of this row makes it"
         assert weights.parent.parent.name == cell.folder.parent.name
         assert weights.parent.name != cell.folder.name
@@ -146,5 +146,5 @@ def test_work_counts_every_image_that_is_seen():
     assert images("data=digits") == 2 * 1_437
 
 
-def test_durations_in_words():
-    assert [in_words(seconds) for seconds in (1, 90, 15_000)] == ["1 min", "2 min", "4 h 10 min"]
+def test_durations_duration():
+    assert [duration(seconds) for seconds in (1, 90, 15_000)] == ["1 min", "2 min", "4 h 10 min"]

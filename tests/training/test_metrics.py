@@ -10,12 +10,13 @@ from attnconv.analysis.heads import attention_mixers, central_query
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.load import load_trained
+from attnconv.runs.records import read_lines
 from attnconv.training.loop import tta_logits
 from conftest import write_arrays
 
 
 def metrics(config):
-    return RunFolder(config).read_lines("metrics.jsonl")
+    return read_lines(RunFolder(config).path, "metrics.jsonl")
 
 
 def test_an_epoch_may_go_without_an_evaluation_but_not_the_last(tiny):

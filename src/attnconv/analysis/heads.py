@@ -121,9 +121,10 @@ def gaussian_heads(model: nn.Module) -> dict[str, list[Any]]:
     encodings = [getattr(mixer, "encoding", None) for mixer in attention_mixers(model)]
     gaussian = [found for found in encodings if isinstance(found, QuadraticEncoding | GeneralizedQuadraticEncoding)]
     names = ("centers", "spreads") if gaussian else ()
-    return {name: [_rounded(getattr(encoding, name)) for encoding in gaussian] for name in names}
+    return {name: [rounded(getattr(encoding, name)) for encoding in gaussian] for name in names}
 
 
-def _rounded(parameter: Tensor) -> list[Any]:
+def rounded(parameter: Tensor) -> list[Any]:
+    """Return a parameter as nested lists, to as many digits as heads.jsonl has."""
     # In float64: a rounded float32 has more digits than it was rounded to.
     return np.round(parameter.detach().double().cpu().numpy(), DECIMALS).tolist()

@@ -9,6 +9,7 @@ from attnconv.config import DataConfig
 from attnconv.errors import DataError
 
 ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
+FROM_FOLDERS = ("cifar10", "arrays")  # the values of data.source that read data.root
 ARCHIVE, BATCHES = "cifar-10-python.tar.gz", "cifar-10-batches-py"  # of CIFAR-10, as its authors name them
 
 
@@ -18,7 +19,7 @@ def check_root(config: DataConfig) -> None:
     Raises:
         DataError: it is a file, or the data is a level higher or lower; the message says what to type.
     """
-    if config.source not in ("arrays", "cifar10"):
+    if config.source not in FROM_FOLDERS:
         return
     if not config.root:
         raise DataError("data.root is empty: say data.root=FOLDER, the folder of the images")
@@ -38,6 +39,20 @@ def holds_data(folder: Path, source: str) -> bool:
     """Whether a folder has some of the files that the source reads."""
     names = [f"{name}.npy" for name in ARRAYS] + ([ARCHIVE, BATCHES] if source == "cifar10" else [])
     return any((folder / name).exists() for name in names)
+
+
+def files_of(config: DataConfig) -> dict[str, list[int]]:
+    """The files that `config` would read: by name, bytes and the time of the last change, in nanoseconds.
+
+    Who finds them unchanged need not read them again.
+    """
+    if config.source not in FROM_FOLDERS:
+        return {}
+    root = Path(config.root).expanduser()
+    files = [*(root / f"{name}.npy" for name in ARRAYS), root / ARCHIVE, *sorted((root / BATCHES).glob("*"))]
+    found = {file.relative_to(root).as_posix(): file.stat() for file in files if file.is_file()}
+    # Not the time of modification, which copying may keep.
+    return {name: [status.st_size, status.st_ctime_ns] for name, status in found.items()}
 
 
 def _belongs_to(folder: Path) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from attnconv.config import DataConfig
-from attnconv.data.root import ARRAYS, check_root, holds_data
+from attnconv.data.root import ARRAYS, check_root, files_of, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
 from attnconv.files import in_one_line, kind_of, near
@@ -95,14 +95,12 @@ def data_hash(config: DataConfig) -> str:
     Raises:
         DataError: see `load_source`.
     """
-    root = Path(config.root).expanduser().absolute()
-    files = sorted(path for pattern in ("*.npy", "cifar-10-*", "cifar-10-*/*") for path in root.glob(pattern))
-    stamp = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return _hash_of_files(config.source, str(root), stamp)
+    stamp = tuple((name, *status) for name, status in files_of(config).items())
+    return _hash_of_files(config.source, os.path.abspath(os.path.expanduser(config.root)), stamp)
 
 
 @cache
-def _hash_of_files(source: str, root: str, stamp: tuple[tuple[Path, int, int], ...]) -> str:
+def _hash_of_files(source: str, root: str, stamp: tuple[tuple[str | int, ...], ...]) -> str:
     return load_source(DataConfig(name=source, source=source, root=root), torch.device("cpu")).sha256
 
 

@@ -1,16 +1,16 @@
 """Heads that do not learn where to look: Gaussian heads whose centers and spreads are set once and never trained."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.gated import square_of_shifts
 from attnconv.models.backbone import Backbone
+from attnconv.models.weight_files import networks_in, read_weights
 
 LEARNED = ("centers", "spreads")  # of a quadratic encoding, if it is not frozen
 
@@ -26,13 +26,14 @@ def frozen_heads(
         image_shape: (C, height, width) of the images, in pixels.
         classes: number of classes.
         start: "shifts" (the square of shifts around the query, one per head); "random" (as drawn for learned heads);
-            or the weights.safetensors of a finished run, whose heads are copied layer by layer.
+            or a file with the weights of another run, whose heads are copied layer by layer.
         spread: with "shifts": inverse standard deviation of every head, in 1/positions.
         network: the other arguments of `Backbone`.
 
     Raises:
         ValueError: the mixers have no quadratic encoding, "shifts" of a number of heads that is not an odd square, or
-            a file that is missing, damaged or holds other heads.
+            a file that is missing or holds other heads.
+        FileError: the file cannot be read.
     """
     model = Backbone(image_shape, classes, **network)
     encodings = {name: part for name, part in model.named_modules() if isinstance(part, QuadraticEncoding)}
@@ -60,10 +61,7 @@ def _copy(encodings: dict[str, QuadraticEncoding], weights: Path) -> None:
     ours = {f"{name}.{key}": getattr(part, key) for name, part in encodings.items() for key in LEARNED}
     if not weights.is_file():
         raise ValueError(f"start={weights} is not a file; give shifts, random, or the weights.safetensors of a run")
-    try:
-        theirs = {name: tensor for name, tensor in load_file(weights).items() if name.rpartition(".")[2] in LEARNED}
-    except SafetensorError as error:
-        raise ValueError(f"start={weights} is damaged: {error}") from error
+    theirs = learned_heads(weights)
     if {name: tensor.shape for name, tensor in theirs.items()} != {name: own.shape for name, own in ours.items()}:
         raise ValueError(
             f"start={weights} does not hold the quadratic heads of this network: "
@@ -72,3 +70,16 @@ def _copy(encodings: dict[str, QuadraticEncoding], weights: Path) -> None:
     with torch.no_grad():
         for name, own in ours.items():
             own.copy_(theirs[name])
+
+
+def learned_heads(weights: Path) -> dict[str, Tensor]:
+    """Read centers and spreads from a file of weights, by name and in the order of their layers.
+
+    Raises:
+        FileError: see `read_weights`.
+    """
+    for _, tensors in networks_in(read_weights(weights)):
+        found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] in LEARNED}
+        if found:
+            return dict(sorted(found.items(), key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])]))
+    return {}

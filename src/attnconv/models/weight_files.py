@@ -5,7 +5,6 @@ content, not by its name. Two formats are read, safetensors and torch.save's, th
 """
 
 import argparse
-import os
 import re
 import sys
 import zipfile
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attnconv.files import FileError, first_bytes, in_one_line, kind_of
+from attnconv.training.memory import physical_memory
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 READ = "weights are read from safetensors and from what torch.save(model.state_dict(), FILE) writes"
@@ -64,7 +64,7 @@ def load_weights(model: nn.Module, path: Path, classes: int) -> None:
     """
     loaded, state = read_weights(path), _tensors(model.state_dict())
     expected = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    found = [_compare(place, names, expected) for place, names in _networks(loaded)]
+    found = [_compare(place, names, expected) for place, names in networks_in(loaded)]
     if not found:
         raise FileError(f"{path} holds {_content(loaded)}, not the weights of a network; {READ}")
     best = max(found, key=lambda candidate: (candidate.fits, candidate.same, -len(candidate.missing)))
@@ -88,7 +88,7 @@ def read_weights(path: Path, in_place: bool = True) -> Any:
             code from the file could make.
     """
     head = first_bytes(path)
-    size, memory = path.stat().st_size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size, memory = path.stat().st_size, physical_memory()
     if size > memory:
         raise FileError(f"{path} has {size / 1e9:,.0f} GB, and this machine {memory / 1e9:,.0f} GB of memory")
     if head[4:9] == b"\0\0\0\0{":  # the upper half of the header's length, and the header's first character
@@ -155,7 +155,7 @@ def _check_sums(path: Path) -> None:
             raise FileError(f"{path} is damaged (the checksum of {damaged} is another); get it again")
 
 
-def _networks(loaded: Any, place: str = "", depth: int = 0) -> list[tuple[str, dict[str, Tensor]]]:
+def networks_in(loaded: Any, place: str = "", depth: int = 0) -> list[tuple[str, dict[str, Tensor]]]:
     """Every dictionary of tensors in a file with its place, known places first; as it is, and without prefixes."""
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         return []
@@ -167,7 +167,7 @@ def _networks(loaded: Any, place: str = "", depth: int = 0) -> list[tuple[str, d
         found.append((place, names))
     if depth < DEPTH:
         for key in sorted(loaded, key=lambda key: PLACES.index(key) if key in PLACES else len(PLACES)):
-            found += _networks(loaded[key], f"{place}.{key}".strip("."), depth + 1)
+            found += networks_in(loaded[key], f"{place}.{key}".strip("."), depth + 1)
     return found
 
 

@@ -19,16 +19,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from attnconv.config import CONFIGS, Config, flatten
 from attnconv.errors import RunFolderError
 from attnconv.files import read_csv, read_json, reading, write_whole
-from attnconv.runs.folder import FORMAT, name_of
 from attnconv.runs.identity import free_to_change, with_defaults
-from attnconv.runs.status import (
-    Damaged,
-    collected_weights,
-    find_folders,
-    look,
-    read_config,
-    read_finished,
-)
+from attnconv.runs.records import FORMAT, Damaged, Newer, name_of, read_config, read_finished, read_result
+from attnconv.runs.status import collected_weights, find_folders, look
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = ("predictions.npy", "attention_maps.npy", "heads.jsonl")  # runs before format 3 lack the first two
@@ -144,7 +137,7 @@ def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
             try:
                 rows.append(_Row(name, source, *read_finished(folder)))
             except Damaged as damage:
-                damaged[folder.relative_to(results).as_posix()] = str(damage)
+                damaged[folder.relative_to(results).as_posix()] = damage.detail
     rows.sort(key=_Row.place)
     return _csv_text(rows), damaged
 
@@ -153,17 +146,15 @@ def check_version(results: Path) -> None:
     """Refuse a results/ that a newer version wrote, before anything in it is changed.
 
     Raises:
-        RunFolderError: naming a run and both formats.
+        Newer: naming a run and both formats.
     """
-    for path in sorted(path for place in ("runs", "external") for path in (results / place).glob("**/result.json")):
+    for folder in (folder for place in ("runs", "external") for folder in find_folders(results / place)):
         try:
-            written = json.loads(path.read_text()).get("format", 1)
-        except (ValueError, AttributeError, RecursionError):
-            continue  # damaged, which `tabulate` says
-        if isinstance(written, int) and written > FORMAT:
-            raise RunFolderError(
-                f"{path} has format {written}, of a newer version; this one knows {FORMAT}: update this checkout"
-            )
+            read_result(folder)
+        except Newer:
+            raise
+        except Damaged:
+            continue  # which `tabulate` says
 
 
 def kept_out(result: dict[str, Any]) -> str:

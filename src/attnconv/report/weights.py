@@ -14,8 +14,8 @@ from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
 from attnconv.models.weight_files import read_weights
 from attnconv.report.collect import kept_out
-from attnconv.runs.folder import name_of
-from attnconv.runs.status import collected_folder, collected_weights, find_folders, look, read_config
+from attnconv.runs.records import name_of, read_config
+from attnconv.runs.status import collected_folder, collected_weights, find_folders, look
 
 LIMIT = 16_000_000  # bytes of all files together
 

@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.runs.status import Damaged, State, find_folders, read_result
+from attnconv.runs.records import Damaged, read_result
+from attnconv.runs.status import State, find_folders
 
 AT_ONCE = 2  # runs of a study at a time, one thread each
 
@@ -103,7 +104,7 @@ def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rate
     return sum(left) / at_once if left else None
 
 
-def in_words(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration such as "4 h 10 min"."""
     minutes = max(1, round(seconds / 60))
     hours, minutes = divmod(minutes, 60)

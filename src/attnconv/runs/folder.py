@@ -30,30 +30,26 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from attnconv.config import Config, to_plain
+from attnconv.config import Config, flatten, to_plain
+from attnconv.data.root import files_of
 from attnconv.errors import AlreadyDone, AtWork, RunFolderError
 from attnconv.files import forget_unfinished, write_whole
 from attnconv.runs.identity import (
-    DATA_FILE,
+    Heads,
     describe_data,
     differences,
-    in_words,
-    read_json,
+    listed,
     read_recorded,
     refusal,
+    start_weights,
 )
+from attnconv.runs.records import DATA_FILE, name_of, read_epochs, read_lines, read_result
+from attnconv.runs.status import who_is_at_work
 
 if TYPE_CHECKING:
     import numpy as np
 
-# Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
-# maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
-FORMAT = 3
-
 PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
-
-# Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
-ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 
 
 def run_folder_path(config: Config) -> Path:
@@ -66,21 +62,18 @@ def run_name(config: Config) -> str:
     return name_of(vars(config) | {part: vars(getattr(config, part)) for part in ("scale", "recipe", "data")})
 
 
-def name_of(plain: dict[str, Any]) -> str:
-    """The name of the run that a config.yaml describes."""
-    cell = "{scale[name]}-{recipe[name]}/frac{data[fraction]:g}/seed{seed}".format_map(plain)
-    return "{name}/{model[name]}/{cell}".format_map({**plain, "cell": cell})
-
-
 class RunFolder:
     """Reads and writes one run folder. Nothing is written before `open`."""
 
     def __init__(self, config: Config):
         self.config = config
-        # What config.precision is on this machine, and the hash of what lies in data.root, once they are known.
+        # What config.precision is on this machine, the hash of what lies in data.root, and the heads in model.start,
+        # once they are known.
         self.precision: str | None = None
         self.data_hash: str | None = None
         self.preprocessing: bytes | None = None  # content of preprocessing.json, once it is known
+        self.heads: Heads | None = None
+        self._data_files = files_of(config.data)  # before the data is read, so that a later change is known as such
         self.path = run_folder_path(config)
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
@@ -94,18 +87,18 @@ class RunFolder:
 
         Raises:
             RunFolderError: the run is finished, the folder holds another configuration, or it is not writable.
-                Of a finished run whose data lay elsewhere, nothing before `data_hash` is known.
+                Of a finished run whose data or heads must be read to be known, nothing before they are.
         """
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
-        result = read_json(self.path / "result.json", "status")
+        result = read_result(self.path)
         done = result is not None and result["status"] == "done"
         # What is finished takes part in no arithmetic any more: auto asks for the run, whatever it became.
-        different = differences(self.path, self.config, None if done else self.precision, self.data_hash)
-        if different and not is_empty_failure(self.path):
+        different = self._differences(None if done else self.precision)
+        if different and not (nothing_to_keep(self.path) if self._lock.is_locked else gives_way(self.path)):
             raise RunFolderError(refusal(self.path, different, self.config, done))
-        if result is not None and done and (self.data_hash is not None or self._knows_data()):
+        if result is not None and done and self._knows_inputs():
             raise AlreadyDone(
                 f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"
@@ -115,10 +108,15 @@ class RunFolder:
                 f"{self.path} holds a run of an older version, which cannot go on; choose another name=, or delete it"
             )
 
-    def _knows_data(self) -> bool:
-        """Whether the run's data lay where this one's does, so that it need not be read to be known."""
+    def _differences(self, precision: str | None) -> dict[str, str]:
+        return differences(self.path, self.config, precision, self.data_hash, self.heads)
+
+    def _knows_inputs(self) -> bool:
+        """Whether data and heads have been read, or need not be to be known as those of the run in the folder."""
+        if self.heads is None and start_weights(flatten(self.config.model, "model.")):
+            return False
         recorded = read_recorded(self.path)
-        return recorded is None or recorded.lies_at(self.config.data)
+        return self.data_hash is not None or recorded is None or recorded.knows(self.config.data)
 
     def open(self) -> None:
         """Make the folder, take it for this process alone, and write config.yaml.
@@ -137,7 +135,7 @@ class RunFolder:
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
             frozen = replace(self.config, precision=self.precision or self.config.precision)
             if self.data_hash is not None:
-                write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash))
+                write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash, self._data_files))
             if self.preprocessing is not None:
                 write_whole(self.path / PREPROCESSING_FILE, self.preprocessing)
             write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
@@ -153,11 +151,11 @@ class RunFolder:
 
     def _clear_failure(self) -> None:
         """Make room for this run where one of another configuration left nothing to go on from."""
-        different = differences(self.path, self.config, self.precision, self.data_hash)
+        different = self._differences(self.precision)
         if not different:
             return
         print(
-            f"{self.path}: starting afresh; the run there ended before its first checkpoint ({in_words(different)})",
+            f"{self.path}: starting afresh; the run there ended before its first checkpoint ({listed(different)})",
             flush=True,
         )
         # What says that there is nothing to keep goes last.
@@ -184,23 +182,19 @@ class RunFolder:
             lines.flush()
             os.fsync(lines.fileno())
 
-    def read_lines(self, file: str) -> list[dict[str, Any]]:
-        """All whole records of a .jsonl file; none if it is not there. A last line without its end was torn."""
-        path = self.path / file
-        if not path.exists():
-            return []
-        try:
-            return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-        except ValueError as error:
-            raise RunFolderError(f"{path} is damaged ({error}); delete the folder to start afresh") from error
-
     def forget_after(self, epochs_done: int | None) -> None:
-        """Drop the lines of epochs that will be trained again, and torn ones; every line for None."""
+        """Drop the lines of epochs that will be trained again, and torn ones; every line for None.
+
+        Raises:
+            Damaged: some lines of the other epochs are missing.
+        """
         for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
             if (self.path / file).exists():
-                kept = [] if epochs_done is None else self.read_lines(file)
+                kept = [] if epochs_done is None else read_lines(self.path, file)
                 text = "".join(_line(record) for record in kept if record["epoch"] <= (epochs_done or 0))
                 write_whole(self.path / file, text.encode())
+        for file in ("metrics.jsonl", "timing.jsonl"):
+            read_epochs(self.path, file, epochs_done or 0)
 
     def write_array(self, file: str, array: "np.ndarray") -> None:
         """Write a .npy file, whole or not at all."""
@@ -215,11 +209,16 @@ class RunFolder:
         write_whole(self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
-def is_empty_failure(folder: Path) -> bool:
-    """Whether a run ended in that folder before its first checkpoint, so that there is nothing to keep."""
-    result = read_json(folder / "result.json", "status")
-    ended = result is not None and result["status"] in ("failed", "interrupted")
-    return ended and not any((folder / "checkpoints").glob("*.pt"))
+def nothing_to_keep(folder: Path) -> bool:
+    """Whether the run in that folder failed, stopped or was killed before its first checkpoint."""
+    result = read_result(folder)
+    done = result is not None and result["status"] == "done"
+    return not (done or any((folder / "checkpoints").glob("*.pt")) or (folder / "weights.safetensors").exists())
+
+
+def gives_way(folder: Path) -> bool:
+    """Whether a run of another configuration may take that folder: there is nothing to keep, and nobody at work."""
+    return nothing_to_keep(folder) and who_is_at_work(folder) is None
 
 
 def _line(record: dict[str, Any]) -> str:

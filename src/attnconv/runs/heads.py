@@ -1,13 +1,15 @@
 """Where the heads of a run look: centers and spreads per epoch (the paper's Figure 3), maps, a picture (Figure 4)."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads
+from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads, rounded
 from attnconv.data.dataset import Split
 from attnconv.mixers.positional import PositionalAttention
+from attnconv.models.frozen import LEARNED, learned_heads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +20,18 @@ IMAGES = 100  # over which attention that depends on content is averaged
 def first_images(split: Split) -> Tensor:
     """Up to IMAGES images, (B, C, height, width), without augmentation."""
     return next(split.batches(IMAGES))[0]
+
+
+def heads_in(weights: Path) -> dict[str, list[Any]]:
+    """Centers and spreads in a file of weights as a line of heads.jsonl has them; empty if there is no such file.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    if not weights.exists():
+        return {}
+    tensors = learned_heads(weights)
+    return {key: [rounded(tensor) for name, tensor in tensors.items() if name.endswith(key)] for key in LEARNED}
 
 
 class HeadWatcher:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from attnconv.runs.folder import ACCURACIES, RunFolder
+from attnconv.runs.folder import RunFolder
+from attnconv.runs.records import ACCURACIES, read_lines
 
 
 def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str, float]]]:
@@ -11,9 +12,9 @@ def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str,
     Args:
         images: shown in an epoch.
     """
-    timings = {record["epoch"]: record["train_seconds"] for record in folder.read_lines("timing.jsonl")}
+    timings = {record["epoch"]: record["train_seconds"] for record in read_lines(folder.path, "timing.jsonl")}
     history = []
-    for record in folder.read_lines("metrics.jsonl"):
+    for record in read_lines(folder.path, "metrics.jsonl"):
         epoch = record.pop("epoch")
         history.append((epoch, record | {"images_per_second": images / timings[epoch]}))
     return history
@@ -24,7 +25,7 @@ def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
 
     Without `cpu_seconds` where an older version trained a part of the run and did not record them.
     """
-    last, timings = folder.read_lines("metrics.jsonl")[-1], folder.read_lines("timing.jsonl")
+    last, timings = read_lines(folder.path, "metrics.jsonl")[-1], read_lines(folder.path, "timing.jsonl")
     train_seconds = sum(timing["train_seconds"] for timing in timings)
     cpu = [timing.get(key) for timing in timings for key in ("train_cpu_seconds", "eval_cpu_seconds")]
     return {

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from attnconv.config import Config, check_limits
+from attnconv.config import Config, check_limits, flatten
 from attnconv.data.dataset import DataSet
 from attnconv.data.preprocessing import Preprocessing, read_preprocessing
 from attnconv.errors import ConfigError, RunFolderError, nearest
@@ -17,14 +17,9 @@ from attnconv.models.build import build_model
 from attnconv.models.match import resolve_node
 from attnconv.models.targets import refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
-from attnconv.runs.status import (
-    Damaged,
-    collected_folder,
-    collected_weights,
-    find_folders,
-    read_config,
-    read_result,
-)
+from attnconv.runs.identity import start_weights
+from attnconv.runs.records import Damaged, read_config, read_result
+from attnconv.runs.status import collected_folder, collected_weights, find_folders
 from attnconv.runs.trained import Trained
 from attnconv.training.device import choose_device
 
@@ -58,6 +53,8 @@ def load(
         config.data.root = root
     weights = weights or find_weights(folder)
     preprocessing = read_preprocessing(folder, config.data)
+    if start_weights(flatten(config.model, "model.")):
+        config.model["start"] = str(weights)  # which have the heads that it began with, wherever those came from
     model = build_untrained(config, preprocessing)
     load_weights(model, weights, preprocessing.classes)
     return Trained(folder, config, preprocessing, model.to(choose_device(device)).eval())
@@ -140,7 +137,7 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
         read_result(folder)  # says so if a newer version wrote it
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except Damaged as damage:
-        raise RunFolderError(f"{folder} is not a run folder: {damage}{_inside(folder)}") from damage
+        raise RunFolderError(f"{folder} is not a run folder: {damage.detail}{_inside(folder)}") from damage
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(

@@ -20,7 +20,7 @@ from attnconv.data.images import Images, as_arrays
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError
-from attnconv.runs.identity import differences, in_words
+from attnconv.runs.identity import differences, listed
 
 Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
 
@@ -54,7 +54,7 @@ class Trained:
         data = load_dataset(self.config.data, self.device)
         different = differences(self.folder, self.config, data_hash=data.source_sha256)
         if different:
-            raise RunFolderError(f"{self.folder} was trained on other data ({in_words(different)})")
+            raise RunFolderError(f"{self.folder} was trained on other data ({listed(different)})")
         return data
 
     @property

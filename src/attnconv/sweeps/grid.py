@@ -17,8 +17,8 @@ from attnconv.config import Config, flatten, to_plain
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
 from attnconv.files import write_whole
 from attnconv.runs.estimate import work_of
-from attnconv.runs.folder import is_empty_failure, run_folder_path, run_name
-from attnconv.runs.identity import differences, name_hint, read_recorded, refusal
+from attnconv.runs.folder import gives_way, run_folder_path, run_name
+from attnconv.runs.identity import differences_read, name_hint, read_recorded, refusal, start_weights
 from attnconv.runs.status import CELLS_FILE, collected_folder, look
 
 # Runs cells, given their overrides; for each, why it failed, or None.
@@ -36,19 +36,15 @@ class Cell:
     def folder(self) -> Path:
         return run_folder_path(self.config)
 
-    def differences(self, folder: Path) -> dict[str, str]:
-        """In what the run of a folder is another one. Data is read only if that run's lay elsewhere."""
-        recorded = read_recorded(folder)
-        if recorded is None or recorded.data_hash is None or recorded.lies_at(self.config.data):
-            return differences(folder, self.config)
-        from attnconv.data.sources import data_hash  # imports torch
-
-        return differences(folder, self.config, data_hash=data_hash(self.config.data))
+    @property
+    def donor(self) -> Path | None:
+        """The weights of another run that it begins with; None if it needs none."""
+        return start_weights(flatten(self.config.model, "model."))
 
     @cached_property
     def different(self) -> dict[str, str]:
         """In what the run that its own folder holds is another one."""
-        return self.differences(self.folder)
+        return differences_read(self.folder, self.config)
 
     @cached_property
     def collected(self) -> Path | None:
@@ -56,7 +52,7 @@ class Cell:
         if self.config.collected is None:
             return None
         folder = collected_folder(Path(self.config.collected), run_name(self.config))
-        done = look(folder).status == "done" and not self.differences(folder)
+        done = look(folder).status == "done" and not differences_read(folder, self.config)
         return folder if done else None
 
 
@@ -146,7 +142,7 @@ def check_cells(cells: list[Cell]) -> None:
         status = look(cell.folder).status
         if status == "damaged":
             continue  # which the summary will say; the others can be run
-        if cell.different and not is_empty_failure(cell.folder):
+        if cell.different and not gives_way(cell.folder):
             raise RunFolderError(refusal(cell.folder, cell.different, cell.config, status == "done"))
 
 
@@ -161,7 +157,7 @@ def check_precision(cells: list[Cell]) -> None:
     for cell in cells:
         folder = cell.collected or cell.folder
         recorded = read_recorded(folder) if cell.config.precision == "auto" else None
-        if recorded is None or recorded.precision is None or is_empty_failure(folder):
+        if recorded is None or recorded.precision is None or gives_way(folder):
             continue
         here = precision_here(cell.config.device)
         if recorded.precision != here:

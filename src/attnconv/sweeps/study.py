@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 
-from attnconv.config import CONFIGS, Config, freeze, register_schema
+from attnconv.config import CONFIGS, freeze, register_schema
 from attnconv.errors import ConfigError, nearest
 from attnconv.runs.estimate import Rates, work_of
 from attnconv.sweeps.grid import Cell
@@ -194,7 +194,7 @@ def _is_group(override: Override) -> bool:
 
 def _with_sources(cells: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
     """Let runs be run again whose weights others need, where results/ has only their numbers."""
-    needed = {source(cell.config) for of_row in cells.values() for cell in of_row if cell.collected is None}
+    needed = {cell.donor for of_row in cells.values() for cell in of_row if cell.collected is None}
     return {
         name: [_collected(cell, None) if cell.folder / "weights.safetensors" in needed else cell for cell in of_row]
         for name, of_row in cells.items()
@@ -203,9 +203,3 @@ def _with_sources(cells: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
 
 def _collected(cell: Cell, results: str | None) -> Cell:
     return replace(cell, config=replace(cell.config, collected=results))
-
-
-def source(config: Config) -> Path | None:
-    """The weights of another run that a run begins with; None for one that needs none."""
-    start = config.model.get("start")
-    return Path(start) if start not in (None, "shifts", "random") else None

@@ -14,7 +14,6 @@ from attnconv.config import CONFIGS
 from attnconv.errors import Stopped
 from attnconv.runs.folder import run_name
 from attnconv.sweeps.grid import Cell
-from attnconv.sweeps.study import source
 from attnconv.training.device import POOL
 
 TRAIN = CONFIGS.parent / "train.py"
@@ -87,13 +86,13 @@ class Workers:
             pass
         if not self._running:  # nobody will make what these wait for
             for place, cell in self._waiting.items():
-                self._reasons[place] = f"needs {source(cell.config)}, which is not there"
+                self._reasons[place] = f"needs {cell.donor}, which is not there"
         return bool(self._running)
 
     def _start_next(self) -> bool:
         """Start the first cell that can begin, if there is one."""
         for place, cell in self._waiting.items():
-            needed = source(cell.config)
+            needed = cell.donor
             if needed is None or needed.exists():
                 del self._waiting[place]
                 self._on_start(cell)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
-from attnconv.runs.folder import FORMAT
 from attnconv.runs.provenance import commit, describe_cpu, describe_device, versions
+from attnconv.runs.records import FORMAT
 from attnconv.training.setup import Setup
 
 

@@ -7,6 +7,11 @@ from attnconv.errors import OutOfMemory
 TRAINING_BYTES = 16  # of a parameter in float32: itself, its gradient and two moments of the optimizer
 
 
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def require_memory(needed: int, what: str, lower: str) -> None:
     """Check that something fits into this machine's memory.
 
@@ -18,7 +23,7 @@ def require_memory(needed: int, what: str, lower: str) -> None:
     Raises:
         OutOfMemory: it does not fit.
     """
-    there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there_is = physical_memory()
     if needed > there_is:
         raise OutOfMemory(
             f"{what} need {needed / 2**30:,.1f} GiB of memory, and this machine has {there_is / 2**30:,.1f}; "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.config import Config
+from attnconv.config import Config, flatten
 from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
@@ -19,6 +19,8 @@ from attnconv.models.cost import build_unfilled, parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
+from attnconv.runs.heads import heads_in
+from attnconv.runs.identity import start_weights
 from attnconv.settings.contradictions import asked_for
 from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
@@ -110,10 +112,11 @@ def _prepare(config: Config) -> Setup:
         folder.check()
     config = replace(config, precision=precision)
     data = load_dataset(config.data, device)
-    folder.data_hash = data.source_sha256
+    folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
+    folder.heads = {} if start is None else heads_in(start)
     folder.preprocessing = Preprocessing.of(config.data, data).encode()
     if processes.writes:
-        folder.check()  # once more, now that it is known which data it is
+        folder.check()  # once more, now that it is known which data it is, and which heads
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     if processes.writes:
         _check_batch_size(config, data.epoch_images)

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from attnconv.analysis.probe import compact, probe
 from attnconv.config import Config, compose
 from attnconv.data.dataset import load_dataset
-from attnconv.runs.folder import FORMAT, RunFolder
+from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.load import build_untrained, load_trained
+from attnconv.runs.records import FORMAT
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
 # Overrides of every kind of attention that the page computes, and of some that it does not.

@@ -16,7 +16,7 @@ from attnconv.report.figures.results import layer_shares, read_maps, read_probe
 from attnconv.report.figures.style import FORMATS, save
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import load_trained, read_run_config
-from attnconv.runs.status import Damaged, read_lines
+from attnconv.runs.records import read_lines
 
 
 def figures_of_run(folder: Path, into: Path | None = None, root: str | None = None) -> None:
@@ -44,13 +44,13 @@ def read_history(folder: Path, config: Config) -> History:
     Raises:
         RunFolderError: there is none, or they are damaged.
     """
+    lines = read_lines(folder, "metrics.jsonl")
     try:
-        lines = read_lines(folder / "metrics.jsonl")
         metrics = {
             name: [(int(line["epoch"]), float(line[name])) for line in lines if line.get(name) is not None]
             for name in sorted({name for line in lines for name in line} - {"epoch"})
         }
-    except (Damaged, KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise RunFolderError(f"{folder}/metrics.jsonl is damaged ({error})") from error
     if not lines:
         raise RunFolderError(f"{folder} has no epoch yet: there is nothing to draw")

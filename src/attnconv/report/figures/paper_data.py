@@ -13,7 +13,8 @@ import numpy as np
 
 from attnconv.report.figures.data import CentersInTraining, Curve, Curves, Gaussians, Maps, Weights
 from attnconv.report.figures.results import Results, Row, grid_of, read_heads, read_maps, title_of
-from attnconv.runs.status import collected_weights, read_config
+from attnconv.runs.records import read_config
+from attnconv.runs.status import collected_weights
 
 STUDIES = {"mini": ("table1", "frozen_heads", "data_size_epochs_20", "default"), "small": ("small",),
            "paper": ("default",)}  # fmt: skip

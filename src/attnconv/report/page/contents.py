@@ -16,9 +16,10 @@ from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
 from attnconv.report.page.study import calibration, probes
-from attnconv.runs.identity import differences, in_words
+from attnconv.runs.identity import differences, listed
 from attnconv.runs.load import read_run_config
-from attnconv.runs.status import collected_folder, collected_weights, look, read_config
+from attnconv.runs.records import read_config
+from attnconv.runs.status import collected_folder, collected_weights, look
 
 IMAGES = "test_images.npz"  # in results/
 # Networks whose weights go into the page, so that it can run them: position-only heads, and heads that see content.
@@ -98,7 +99,7 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
     data = load_dataset(config.data, torch.device("cpu"))
     different = differences(folder, config, data_hash=data.source_sha256)
     if different:
-        raise RunFolderError(f"{folder} was trained on other data ({in_words(different)}); --data names its folder")
+        raise RunFolderError(f"{folder} was trained on other data ({listed(different)}); --data names its folder")
     return data
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from attnconv.report.page.command import command_of
 from attnconv.report.protocols import protocols
 from attnconv.report.stats import mean
-from attnconv.runs.status import collected_folder, read_config
+from attnconv.runs.records import read_config
+from attnconv.runs.status import collected_folder
 
 POINT = ("run", "model", "scale", "recipe", "precision", "fraction", "train_images", "seed", "epochs", "test_acc")
 FEWEST = 3  # seeds for which an interval is shown

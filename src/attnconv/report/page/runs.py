@@ -11,8 +11,7 @@ from attnconv.files import read_json_lines, reading
 from attnconv.models.weight_files import read_weights
 from attnconv.report.page.arrays import packed
 from attnconv.report.page.command import command_of
-from attnconv.runs.folder import name_of
-from attnconv.runs.status import read_finished
+from attnconv.runs.records import name_of, read_finished
 
 # What the page says of a run, from result.json; an older run lacks some.
 FACTS = (

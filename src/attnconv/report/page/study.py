@@ -7,7 +7,7 @@ from typing import Any
 from attnconv.files import read_json, reading
 from attnconv.report.page.runs import facts
 from attnconv.report.theorem_page import NUMBERS, layer_rows
-from attnconv.runs.status import read_finished
+from attnconv.runs.records import read_finished
 
 PROBE = "probe.json"  # by scripts/probe.py
 DECIMALS = 4

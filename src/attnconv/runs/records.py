@@ -1,0 +1,156 @@
+"""What a run folder says of its run: its files, read and checked against each other. Imports no torch.
+
+The one reader of config.yaml, data.json, result.json and the .jsonl files of a run.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from attnconv.config import up_to_date
+from attnconv.errors import RunFolderError
+from attnconv.files import FileError, read_json, read_json_lines, read_yaml
+
+# Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
+# maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
+FORMAT = 3
+
+STATUSES = ("done", "failed", "interrupted")  # of result.json
+
+DATA_FILE = "data.json"
+
+# Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
+ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
+
+# What result.json of every finished run says, of any version.
+RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
+
+
+class Damaged(RunFolderError):
+    """A run folder that does not hold what a run writes.
+
+    Attributes:
+        detail: what is wrong, without the folder.
+    """
+
+    def __init__(self, folder: Path, detail: str):
+        super().__init__(folder, detail)  # so that it can be pickled
+        self.folder, self.detail = folder, detail
+
+    def __str__(self) -> str:
+        return f"{self.folder} is damaged: {self.detail}; delete the folder to run it afresh"
+
+
+class Newer(Damaged):
+    """A run folder that a newer version wrote."""
+
+    def __str__(self) -> str:
+        return f"{self.folder}/{self.detail}"
+
+
+def name_of(plain: dict[str, Any]) -> str:
+    """The name of the run that a config.yaml describes."""
+    cell = "{scale[name]}-{recipe[name]}/frac{data[fraction]:g}/seed{seed}".format_map(plain)
+    return "{name}/{model[name]}/{cell}".format_map({**plain, "cell": cell})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.yaml holds, as this version would write it.
+
+    Raises:
+        Damaged: it is missing, or not the configuration of a run.
+    """
+    config = _read(folder, "config.yaml", lambda path: read_yaml(path) or {})
+    if config is None:
+        raise Damaged(folder, "no config.yaml")
+    try:
+        name_of(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(folder, "config.yaml is not the configuration of a run") from error
+    if not isinstance(config.get("epochs"), int) or config["epochs"] < 1:
+        detail = f"config.yaml is not the configuration of a run (epochs: {config.get('epochs')})"
+        raise Damaged(folder, detail)
+    return up_to_date({str(key): value for key, value in config.items()})
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What result.json holds; None without one.
+
+    Raises:
+        Damaged: it is not a result; Newer: a newer version wrote it.
+    """
+    result = _read(folder, "result.json", lambda path: read_json(path, ["status"]))
+    if result is None:
+        return None
+    if result["status"] not in STATUSES:
+        raise Damaged(folder, f"result.json has the status {result['status']!r}, not one of {', '.join(STATUSES)}")
+    written = result.get("format", 1)
+    if not isinstance(written, int):
+        raise Damaged(folder, f"result.json has the format {written!r}, not a number")
+    if written > FORMAT:
+        detail = f"result.json has format {written}, of a newer version; this one knows {FORMAT}: update this checkout"
+        raise Newer(folder, detail)
+    return result
+
+
+def read_data(folder: Path) -> dict[str, Any]:
+    """What data.json holds; empty without one, as in folders of older versions and in results/.
+
+    Raises:
+        Damaged: it does not say where the data lay, or lacks its hash.
+    """
+    return _read(folder, DATA_FILE, lambda path: read_json(path, ["root", "sha256"])) or {}
+
+
+def read_lines(folder: Path, file: str, keys: Collection[str] = ("epoch",)) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl file; none without one. A last line without its end is being written, or was torn.
+
+    Raises:
+        Damaged: a line is not a record, or lacks one of the keys.
+    """
+    return _read(folder, file, lambda path: read_json_lines(path, keys, torn_end=True)) or []
+
+
+def read_epochs(folder: Path, file: str, epochs: int) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl or timing.jsonl of epochs 1 to `epochs`.
+
+    Raises:
+        Damaged: some are missing, or there are others.
+    """
+    records = read_lines(folder, file)
+    if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
+        raise Damaged(folder, f"{file} has {len(records)} of {epochs} epochs")
+    return records
+
+
+def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """config.yaml, result.json and the lines of metrics.jsonl of a finished run, checked against each other.
+
+    Raises:
+        Damaged: one is missing or unreadable, or they contradict each other.
+    """
+    config, result = read_config(folder), read_result(folder)
+    if result is None or result["status"] != "done":
+        raise Damaged(folder, "the run is not done")
+    missing = [key for key in RESULT_KEYS if key not in result]
+    if missing:
+        raise Damaged(folder, f"result.json lacks {', '.join(missing)}")
+    metrics, _ = (read_epochs(folder, file, config["epochs"]) for file in ("metrics.jsonl", "timing.jsonl"))
+    if result.get("format", 1) >= 3 and not (folder / "predictions.npy").exists():
+        raise Damaged(folder, "no predictions.npy")
+    for name in ACCURACIES:
+        said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
+        if said != recorded:
+            raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
+    return config, result, metrics
+
+
+def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file of a run folder; None if it is not there."""
+    path = folder / file
+    try:
+        return read(path)
+    except FileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # asked, it could be gone before it is read
+            return None
+        raise Damaged(folder, f"{file}{str(error).removeprefix(str(path))}") from error

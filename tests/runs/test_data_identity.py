@@ -1,0 +1,173 @@
+"""One run, one data set: known by its hash, wherever it lies."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from attnconv.config import DataConfig
+from attnconv.data.sources import _hash_of_files, data_hash, load_source
+from attnconv.errors import AlreadyDone, DataError, RunFolderError
+from attnconv.report.collect import gather
+from attnconv.run import run
+from attnconv.runs.folder import RunFolder, run_folder_path
+from attnconv.runs.load import load_trained
+from conftest import write_arrays
+
+
+@pytest.fixture
+def copy(arrays, tmp_path):
+    """The same arrays in another folder."""
+    return shutil.copytree(arrays, tmp_path / "scratch/c10")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Other arrays."""
+    write_arrays(tmp_path / "other", seed=1)
+    return tmp_path / "other"
+
+
+CPU = torch.device("cpu")
+
+
+def arrays_in(folder):
+    return DataConfig(name="arrays", source="arrays", root=str(folder))
+
+
+def test_an_unfinished_run_goes_on_with_a_copy_of_its_data(tiny, copy, interrupted):
+    run(tiny("name=undisturbed"))
+    folder = interrupted(tiny())
+    (folder / "result.json").unlink()  # as after a kill
+    assert run(tiny(f"data.root={copy}"))["status"] == "done"
+    for file in ("metrics.jsonl", "heads.jsonl"):
+        assert (folder / file).read_bytes() == (run_folder_path(tiny("name=undisturbed")) / file).read_bytes()
+
+
+def test_a_finished_run_is_finished_wherever_its_data_lies(tiny, arrays, copy, monkeypatch):
+    run(tiny("epochs=1"))
+    monkeypatch.chdir(arrays.parent)
+    for root in (arrays.name, f"{arrays}/", f"{copy}/../c10", copy):
+        with pytest.raises(AlreadyDone):
+            run(tiny("epochs=1", f"data.root={root}"))
+    with pytest.raises(DataError, match="there is no folder nowhere"):
+        run(tiny("epochs=1", "data.root=nowhere"))
+
+
+def hashes(*folders):
+    """The first twelve digits of the hash of what lies in each folder, and where that is."""
+    return " -> ".join(f"{load_source(arrays_in(folder), CPU).sha256[:12]} in {folder}" for folder in folders)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_other_data_is_refused_by_its_hash(tiny, arrays, other, interrupted, older):
+    folder = interrupted(tiny("epochs=2"))
+    if older:
+        (folder / "data.json").unlink()  # its hash stood in result.json alone
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny(f"data.root={other}"))
+    assert f"holds an unfinished run of another configuration (data: {hashes(arrays, other)})" in str(refused.value)
+    run(tiny())
+    if older:
+        (folder / "data.json").unlink()
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny(f"data.root={other}"))
+    assert not isinstance(refused.value, AlreadyDone)
+    assert f"holds a finished run of another configuration (data: {hashes(arrays, other)})" in str(refused.value)
+
+
+def test_data_that_changed_where_it_lies_is_refused(tiny, arrays, other, interrupted):
+    interrupted(tiny())
+    old = hashes(arrays)
+    shutil.copytree(other, arrays, dirs_exist_ok=True)
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny())
+    assert f"(data: {old} -> {hashes(arrays)})" in str(refused.value)
+
+
+@pytest.fixture
+def usual(arrays, tmp_path, monkeypatch):
+    """Overrides of a run on the arrays, which lie where CIFAR-10 usually does."""
+    shutil.copytree(arrays, tmp_path / "data/cifar10")
+    monkeypatch.chdir(tmp_path)
+    return "epochs=1", "data=cifar10", "data.root=data/cifar10"
+
+
+def test_other_data_in_the_usual_place_is_neither_finished_nor_collected(tiny, tmp_path, usual, other, start_sweep):
+    run(tiny(*usual))
+    gather(tmp_path / "outputs", tmp_path / "results")
+    again = tiny(*usual, f"collected={tmp_path}/results", f"output={tmp_path}/new")
+    assert start_sweep(again) == []
+    old = hashes(tmp_path / "data/cifar10")
+    shutil.copytree(other, "data/cifar10", dirs_exist_ok=True)
+    assert start_sweep(again) == [0]
+    for begin in (run, start_sweep):
+        with pytest.raises(RunFolderError) as refused:
+            begin(tiny(*usual))
+        assert f"a finished run of another configuration (data: {old} -> {hashes(tmp_path / 'data/cifar10')})" in str(
+            refused.value
+        )
+
+
+def test_data_that_is_not_there_yet_is_not_other_data(tiny, tmp_path, usual, start_sweep):
+    run(tiny(*usual))
+    gather(tmp_path / "outputs", tmp_path / "results")
+    shutil.rmtree("data")
+    collected = (f"collected={tmp_path}/results", f"output={tmp_path}/new")
+    for where in ((), collected):
+        assert start_sweep(tiny(*usual, *where)) == []
+    with pytest.raises(DataError):
+        start_sweep(tiny(*usual, *collected, f"data.root={tmp_path}/elsewhere"))
+
+
+def test_the_files_of_a_finished_run_are_not_read_again(tiny, arrays, copy, monkeypatch):
+    run(tiny("epochs=1"))
+    folder = RunFolder(tiny("epochs=1"))
+    with pytest.raises(AlreadyDone):
+        folder.check()
+    os.utime(arrays / "test_labels.npy")  # somebody touched it: it has to be read to be known
+    RunFolder(tiny("epochs=1")).check()
+    with pytest.raises(AlreadyDone):
+        run(tiny("epochs=1"))
+
+
+def test_without_a_hash_another_path_is_other_data(tiny, arrays, copy, interrupted):
+    folder = interrupted(tiny())
+    for file in ("data.json", "result.json"):  # an older version was killed
+        (folder / file).unlink()
+    with pytest.raises(RunFolderError, match=rf"\(data\.root: {arrays} -> {copy}\)"):
+        run(tiny(f"data.root={copy}"))
+    assert run(tiny())["status"] == "done"
+
+
+def test_a_sweep_knows_its_runs_by_the_hash_of_their_data_which_it_reads_once(tiny, tmp_path, copy, other, start_sweep):
+    seeds = [tiny("epochs=1", f"seed={seed}") for seed in (0, 1)]
+    assert start_sweep(*seeds) == [0, 1]
+    gather(tmp_path / "outputs", tmp_path / "results")
+    elsewhere = ["epochs=1", f"data.root={copy}"]
+    read = _hash_of_files.cache_info().misses
+    assert start_sweep(*(tiny(*elsewhere, f"seed={seed}") for seed in (0, 1, 2))) == [2]
+    elsewhere += [f"collected={tmp_path}/results", f"output={tmp_path}/new"]
+    assert start_sweep(*(tiny(*elsewhere, f"seed={seed}") for seed in (0, 1))) == []
+    assert _hash_of_files.cache_info().misses == read + 1
+
+    with pytest.raises(RunFolderError, match=rf"another configuration \(data: \w+ in {tmp_path}/arrays -> \w+ in "):
+        start_sweep(tiny("epochs=1", f"data.root={other}"))
+    assert start_sweep(tiny(*elsewhere, f"data.root={other}")) == [0], "it is not the collected one"
+
+
+def test_a_changed_file_is_read_again(other, copy):
+    first, settings = data_hash(arrays_in(copy)), os.stat(copy / "train_images.npy")
+    shutil.copy(other / "train_images.npy", copy)
+    os.utime(copy / "train_images.npy", ns=(0, settings.st_mtime_ns + 1))
+    assert data_hash(arrays_in(copy)) != first
+
+
+def test_a_trained_network_is_not_shown_other_data(tiny, arrays, copy, other):
+    run(tiny("epochs=1"))
+    folder = run_folder_path(tiny())
+    assert load_trained(folder, root=str(copy)).data.origin == f"arrays in {copy}"
+    with pytest.raises(RunFolderError) as refused:
+        _ = load_trained(folder, root=str(other)).data
+    assert str(refused.value) == f"{folder} was trained on other data (data: {hashes(arrays, other)})"

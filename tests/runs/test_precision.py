@@ -1,0 +1,129 @@
+"""One run, one arithmetic: what it began in, what may go on, and what is never mixed."""
+
+import json
+import runpy
+
+import pytest
+import yaml
+
+from attnconv.errors import AlreadyDone, RunFolderError, SweepIncomplete
+from attnconv.report.collect import gather
+from attnconv.run import run
+from attnconv.runs.folder import run_folder_path
+from attnconv.training import device
+from conftest import REPOSITORY
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function: from now on this machine computes in bf16, or not."""
+
+    def become(in_bf16):
+        monkeypatch.setattr(device, "computes_in_bf16", lambda device: in_bf16)
+
+    become(False)
+    return become
+
+
+def config_of(folder):
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def as_older_versions_wrote_it(folder):
+    """config.yaml with precision=auto: what it became stood in result.json alone."""
+    text = (folder / "config.yaml").read_text()
+    assert "\nprecision: fp32\n" in text
+    (folder / "config.yaml").write_text(text.replace("\nprecision: fp32\n", "\nprecision: auto\n"))
+
+
+def test_the_run_folder_keeps_the_precision_that_auto_became(tiny, machine, interrupted):
+    folder = interrupted(tiny())
+    assert config_of(folder)["precision"] == "fp32"
+    assert run(tiny())["status"] == "done", "auto goes on where it is the same"
+    machine(in_bf16=True)
+    assert config_of(interrupted(tiny("name=other")))["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("asked", ["auto", "bf16"])
+def test_a_run_never_goes_on_in_another_arithmetic(tiny, machine, interrupted, asked, older):
+    folder = interrupted(tiny())
+    if older:
+        as_older_versions_wrote_it(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    machine(in_bf16=True)
+    with pytest.raises(RunFolderError) as refused:
+        run(tiny(f"precision={asked}"))
+    assert str(refused.value) == (
+        f"{folder} began in fp32 and would go on in bf16: add precision=fp32, or choose another name="
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert run(tiny("precision=fp32"))["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_finished_run_is_finished_for_auto_and_another_one_for_another_precision(tiny, machine, older):
+    run(tiny())
+    if older:
+        as_older_versions_wrote_it(run_folder_path(tiny()))
+    machine(in_bf16=True)
+    for asked in ("auto", "fp32"):
+        with pytest.raises(AlreadyDone, match="is finished already"):
+            run(tiny(f"precision={asked}"))
+    with pytest.raises(RunFolderError, match=r"a finished run of another configuration \(precision: fp32 -> bf16\)"):
+        run(tiny("precision=bf16"))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_sweep_in_one_precision_does_not_count_a_collected_run_in_another(
+    tiny, tmp_path, machine, older, start_sweep
+):
+    run(tiny())
+    if older:
+        as_older_versions_wrote_it(run_folder_path(tiny()))
+    gather(tmp_path / "outputs", tmp_path / "results")
+    again = (f"collected={tmp_path}/results", f"output={tmp_path}/new")
+    assert start_sweep(tiny(*again, "precision=bf16")) == [0]
+    assert start_sweep(tiny(*again, "output=nowhere", "precision=fp32")) == []
+    machine(in_bf16=True)
+    assert start_sweep(tiny(*again, "output=nowhere")) == [], "auto has nothing to run in another one"
+
+
+@pytest.mark.parametrize("where", ["outputs", "results"])
+def test_a_sweep_does_not_go_on_by_auto_in_another_precision(tiny, tmp_path, machine, where, start_sweep):
+    run(tiny())
+    seeds = [tiny(f"seed={seed}") for seed in (0, 1)]
+    if where == "results":
+        gather(tmp_path / "outputs", tmp_path / "results")
+        seeds = [tiny(f"seed={seed}", f"collected={tmp_path}/results", f"output={tmp_path}/new") for seed in (0, 1)]
+    machine(in_bf16=True)
+    with pytest.raises(RunFolderError) as refused:
+        start_sweep(*seeds)
+    folder = tmp_path / ("outputs" if where == "outputs" else "results/runs") / "default/sa_quadratic"
+    assert str(refused.value) == (
+        f"{folder}/mini-modern/frac1/seed0 is in fp32, and precision=auto is bf16 on this machine: "
+        "add precision=fp32, or precision=bf16 and another name="
+    )
+    machine(in_bf16=False)
+    assert start_sweep(*seeds) == [1]
+
+
+def test_a_damaged_folder_stops_no_sweep_by_its_precision(tiny, tmp_path, machine, start_sweep):
+    run(tiny())
+    (run_folder_path(tiny()) / "config.yaml").write_text("a: [")
+    with pytest.raises(SweepIncomplete):
+        start_sweep(tiny(), tiny("seed=1"))
+    assert json.loads((run_folder_path(tiny("seed=1")) / "result.json").read_text())["status"] == "done"
+
+
+def test_the_table_of_distances_compares_no_two_precisions(tiny, tmp_path, monkeypatch, capsys):
+    pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "epochs=1")
+    for seed, name in enumerate(("bf16", "fp32")):
+        config = tiny(*pairs, f"seed={seed}", f"name=long_range_{name}", "precision=fp32")
+        result = run(config) | {"model": name, "precision": name}
+        (run_folder_path(config) / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--into", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
+    assert "error: runs of several precisions (bf16, fp32) are not compared" in capsys.readouterr().err
+    assert not (tmp_path / "long_range.csv").exists()
