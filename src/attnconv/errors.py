@@ -107,11 +107,14 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
     Hydra prints its errors itself, without saying which name would have been right, unless it is asked to raise them.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is expected, and not when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to write
+        sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
         rest = "the run was done" if stopped.done else "the same command goes on from here"
         print(f"stopped by {stopped}; {rest}", file=sys.stderr)
@@ -126,8 +129,15 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(_complaint(str(error)))
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         sys.exit(_complaint(f"{error.filename}: {error.strerror}"))
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if not _is_of_hydra(error):
+            raise
         sys.exit(_complaint(explain_composition_error(error, valid_keys)))
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf raised an error; asked without importing them, which takes time."""
+    return any(kind.__module__.partition(".")[0] in ("hydra", "omegaconf") for kind in type(error).__mro__)
 
 
 def _complaint(message: str) -> int:
