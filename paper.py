@@ -1,7 +1,7 @@
 """The paper in one file: self-attention can be a convolution, and does training make it one? `python paper.py`
 
 Cordonnier, Loukas and Jaggi, "On the Relationship between Self-Attention and Convolutional Layers" (ICLR 2020). This
-file needs PyTorch, and scikit-learn for its images; nothing of src/attnconv, whose fast versions the tests hold to it.
+file needs PyTorch, and scikit-learn for its images, and nothing of src/attnconv. The tests compare that code with it.
 
 Axes: B images, H W rows and columns, Q K query and key pixels (Q = K = H*W), N heads, D channels.
 """

@@ -1,7 +1,7 @@
 """How convolutional are a trained network's attention layers?
 
     python scripts/probe.py RUN [RUN ...]
-    python scripts/probe.py --calibration FILE      the same numbers for attention whose nature is known
+    python scripts/probe.py --calibration FILE      the same numbers for attention of known kinds
 
 Writes RUN/probe.json: for every head where it looks, how narrowly, and what moves its map; for every layer how far its
 heads are from a 3 x 3 convolution, and how much of its output the best K x K convolution explains, corrected for the

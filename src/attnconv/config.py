@@ -66,12 +66,12 @@ class DataConfig:
                                     at_most=1)  # fmt: skip
     std: list[float] | None = knob(None, "per channel, of pixels in 0..1; null: of the training images", above=0,
                                    at_most=1)  # fmt: skip
-    crop_padding: int = knob(0, "random crops after padding each side by so many pixels", at_least=0, at_most=4096)
+    crop_padding: int = knob(0, "pixels of padding per side before a random crop; 0: none", at_least=0, at_most=4096)
     padding_mode: str = knob("constant", "what those pixels are: constant (black); reflect (the image, mirrored)",
                              choices=("constant", "reflect"))  # fmt: skip
     flip: bool = knob(False, "random horizontal flips")
-    alternating_flip: bool = knob(False, "with flip: an image that is mirrored in one pass is not in the next; chance "
-                                  "decides only the first")  # fmt: skip
+    alternating_flip: bool = knob(False, "with flip: mirror each image in every other pass; only its first pass is "
+                                  "random")  # fmt: skip
     task: str = knob("agreement", "of pairs: what the class is", choices=("agreement", "texture"))
     distance: int = knob(8, "of pairs: between the two marks, in pixels; a multiple of 4", at_least=4, at_most=28)
     clutter: int = knob(6, "of pairs: marks that mean nothing", at_least=0)
@@ -117,10 +117,10 @@ class RecipeConfig:
     label_smoothing: float = knob(0.0, "probability spread over all classes", at_least=0, below=1)
     cutmix: float = knob(0.0, "CutMix of every training batch: alpha of the Beta distribution of the share that an "
                          "image keeps (1: uniform); 0: none", at_least=0)  # fmt: skip
-    sizes: list[float] = knob([], "share of their height that training images have, one for each of so many equal "
-                              "parts of training; []: as they are", above=0, at_most=16)  # fmt: skip
-    cropped_from: float | None = knob(None, "sizes of at least so much are random crops of the images, smaller ones "
-                                      "the images scaled; null: all are scaled", above=0, at_most=1)  # fmt: skip
+    sizes: list[float] = knob([], "height of training images as a share of the full height; training has one "
+                              "equal part per entry; []: full size", above=0, at_most=16)  # fmt: skip
+    cropped_from: float | None = knob(None, "sizes from this share on are random crops, smaller ones scaled images; "
+                                      "null: all are scaled", above=0, at_most=1)  # fmt: skip
     whitening: bool = knob(False, "whether the stem starts by whitening the patches of the training images")
     dropout: float = knob(0.1, "after a layer's projection and feed-forward network", at_least=0, below=1)
     attention_dropout: float = knob(0.1, "on attention probabilities", at_least=0, below=1)
@@ -150,13 +150,13 @@ class Config:
     seed: int = knob(0, "of initialization, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED)
     match: str | None = knob(None, "scale the model's width until it costs what match_model does; null: leave it",
                              choices=("parameters", "flops"))  # fmt: skip
-    match_model: str = knob("sa_quadratic", "with match: the model whose cost is the budget, at the same scale")
+    match_model: str = knob("sa_quadratic", "with match: the model that sets the budget, at the same scale")
     epochs: int = knob(300, "passes over the training images", at_least=1, at_most=1_000_000)
     device: str = knob("auto", "auto (cuda if there is one), cpu, cuda, cuda:N, mps")
-    precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: the letter of the paper",
+    precision: str = knob("auto", "auto: bf16 autocast where the hardware has it; fp32: as in the paper",
                           choices=("auto", "fp32", "bf16"))  # fmt: skip
     compile: bool = knob(False, "torch.compile the model")
-    warm_up: bool = knob(False, "compile and tune on a few steps that do not count, before the clock starts")
+    warm_up: bool = knob(False, "compile and tune on a few throwaway steps before the clock starts")
     eval_every: int = knob(1, "epochs between evaluations; the last epoch always has one", at_least=1)
     eval_mirrored: bool = knob(
         False,
@@ -166,11 +166,9 @@ class Config:
     output: str = knob("outputs", "where run folders go", path=True)
     collected: str | None = knob(None, "in a sweep: a folder that scripts/collect.py wrote; its runs are not run again",
                                 path=True)  # fmt: skip
-    retry_failed: bool = knob(False, "in a sweep: whether cells that failed before are run again")
-    checkpoint_minutes: float = knob(
-        10.0, "at most so long between checkpoints; there is one after every epoch", above=0
-    )
-    checkpoint_steps: int | None = knob(None, "a checkpoint every so many steps of an epoch; null: none", at_least=1)
+    retry_failed: bool = knob(False, "in a sweep: whether to retry cells that failed before")
+    checkpoint_minutes: float = knob(10.0, "longest time between checkpoints; every epoch ends with one", above=0)
+    checkpoint_steps: int | None = knob(None, "steps between checkpoints within an epoch; null: none", at_least=1)
 
 
 def register_schema() -> None:
@@ -209,7 +207,7 @@ def _check_model(config: Config) -> None:
 
 
 def _refuse_additions(node: DictConfig, schema: type, prefix: str = "") -> None:
-    """Raise ConfigError for a key that `+key=value` put beside the schema's, which Hydra allows."""
+    """Raise ConfigError for a key that `+key=value` added to the schema's, which Hydra allows."""
     known = {knob_field.name: knob_field for knob_field in fields(schema)}
     for key in node:
         name = f"{prefix}{key!s}"
@@ -254,7 +252,7 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     register_schema()
-    # Inside a command Hydra is at work already, and knows of folders that --config-dir added.
+    # Inside a command Hydra is running already, and knows the folders that --config-dir added.
     at_work = GlobalHydra.instance().is_initialized()
     with nullcontext() if at_work else initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, told in one line."""
+"""Errors that a user can fix, in one line each."""
 
 import difflib
 import os
@@ -55,15 +55,15 @@ class AlreadyDone(RunFolderError):
 
 
 class AtWork(RunFolderError):
-    """A run in whose folder another process is at work: an error for one run, for a sweep a cell that is seen to."""
+    """A run whose folder another process is using: an error for one run, a cell to skip for a sweep."""
 
 
 class CellFailed(UserError):
-    """A run of a sweep that failed, for a reason that has been told already."""
+    """A run of a sweep that failed, for a reason that was printed already."""
 
 
 class SweepIncomplete(UserError):
-    """A sweep that is over, and of whose cells some are not done."""
+    """A sweep that ended with some of its cells not done."""
 
     exit_code = 1
 
@@ -116,11 +116,11 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to write
         sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
-        rest = "the run was done" if stopped.done else "the same command goes on from here"
+        rest = "the run was done" if stopped.done else "rerun the same command to resume"
         print(f"stopped by {stopped}; {rest}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; rerun the same command to resume from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except SweepIncomplete as error:
         print(error, file=sys.stderr)

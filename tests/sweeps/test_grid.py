@@ -108,7 +108,7 @@ def test_a_cell_that_another_process_has_is_left_to_it(sweep, tiny, capsys):
     folder = RunFolder(tiny("epochs=1", "seed=1"))
     folder.open()
     try:
-        with pytest.raises(SweepIncomplete, match="the same command goes on with what is missing"):
+        with pytest.raises(SweepIncomplete, match="rerun the same command to run what is missing"):
             sweep(0, 1)
         assert sweep.ran == [0]
         status, detail = summary(capsys)[0][1]
@@ -146,7 +146,7 @@ def test_a_launcher_that_gives_up_leaves_a_summary(sweep, capsys):
     def give_up(overrides):
         raise OSError("a worker was killed")
 
-    with pytest.raises(SweepIncomplete, match="1 of 1 cells are not done; the same command goes on"):
+    with pytest.raises(SweepIncomplete, match="1 of 1 cells are not done; rerun the same command"):
         sweep(0, launch=give_up)
     assert "error: the launcher gave up: OSError: a worker was killed" in capsys.readouterr().err
 

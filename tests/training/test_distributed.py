@@ -46,7 +46,7 @@ def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tm
     process.send_signal(signum)
     _, errors = process.communicate()
     assert process.returncode == code
-    assert errors.splitlines()[-1] == f"stopped by {signum.name}; the same command goes on from here"
+    assert errors.splitlines()[-1] == f"stopped by {signum.name}; rerun the same command to resume"
     (result,) = (tmp_path / "outputs").glob("**/result.json")
     assert json.loads(result.read_text())["status"] == "interrupted"
     position = torch.load(newest(result.parent / "checkpoints"), weights_only=True)["position"]

@@ -77,7 +77,7 @@ def test_images_are_padded_as_the_configuration_says(tiny):
         assert torch.equal(train.padded, pad(train.images, 2, mode))
         assert bool(train.padded[:, 0].any()) == (mode == "reflect")
     config = tiny("data.crop_padding=8", "data.padding_mode=reflect")
-    with pytest.raises(DataError, match=r"images of 8x8 pixels have no 8 beside their border"):
+    with pytest.raises(DataError, match=r"images of 8x8 pixels are too small to mirror 8"):
         run(config)
     assert not RunFolder(config).path.exists()
 
@@ -102,7 +102,7 @@ def test_training_images_are_as_they_are_or_scaled_or_cropped():
     [
         ("[0.75,1]", "sa_quadratic", r"recipe\.sizes=\[0\.75, 1\.0\]: at 0\.75 images of 6x6 pixels do not divide"),
         ("[0.5,1]", "mlp_mixer", r"recipe\.sizes=.*: at 0\.5 "),
-        ("[0.01,1]", "sa_quadratic", r"recipe\.sizes=.*: images of 0 pixels height are none"),
+        ("[0.01,1]", "sa_quadratic", r"recipe\.sizes=.*: images cannot be 0 pixels high"),
         (
             "[1.5] recipe.cropped_from=1",
             "sa_quadratic",

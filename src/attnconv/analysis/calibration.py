@@ -1,4 +1,4 @@
-"""The scale to read attnconv.analysis.conv_similarity by: its numbers for attention whose nature is known.
+"""The scale to read attnconv.analysis.conv_similarity by: its numbers for attention of known kinds.
 
 Four layers on a map: nine hard heads at the shifts of a 3 x 3 kernel, as trained Gaussian heads would be at best (at
 the border a head looks at the nearest pixel, where a convolution meets its padding), one hard head, heads that look at

@@ -3,7 +3,7 @@
 A convolution looks at fixed shifts, one pixel per tap, whatever the image and wherever the pixel. So every head is
 asked how narrow it is, and how much of its map the shift alone determines; a layer, whether its heads together, with
 values that all pixels share, compute a convolution, and how much of its output the best convolution explains.
-attnconv.analysis.calibration has the same numbers for attention whose nature is known.
+attnconv.analysis.calibration has the same numbers for attention of known kinds.
 
 Axes: B images, H W rows and columns, N heads, Q K query and key pixels (row-major over H x W), D channels.
 """
@@ -36,7 +36,7 @@ def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float
     Returns:
         center_row, center_column: mean shift of the central pixel's attention, in positions.
         spread: standard deviation per axis around it, in positions; radius_50, radius_90: of the discs around it that
-            hold so much of the attention.
+            hold this share of the attention.
         distance: mean distance between a query and what it attends to, in positions, over images and queries.
         entropy: in nats, over images and queries; log(K) is an even look at everything.
         one_pixel: largest probability, over images and queries.
@@ -77,7 +77,7 @@ def variance_shares(probs: Tensor, height: int, width: int) -> dict[str, Tensor]
 
     The law of total variance, in three steps: the mean at a shift; how the mean over images departs from it from place
     to place (as it must near the border); how single images depart from that. They sum to 1. A head that looks evenly
-    everywhere has no variance; its map is then told by the shift alone.
+    everywhere has no variance; its map then depends on the shift alone.
 
     Args:
         probs: (B or 1, N, Q, K).
@@ -181,7 +181,7 @@ def _moments(x: Tensor, y: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
 
 
 def _fit(gram: Tensor, cross: Tensor, columns: Tensor) -> Tensor:
-    """Weights (P, D) of some features, the last of which is one: ridge regression on features of unit variance."""
+    """Weights (P, D) of some features, the last of them one: ridge regression on features of unit variance."""
     rest, count = columns[:-1], gram[-1, -1]
     means, mean = gram[rest, -1] / count, cross[-1] / count
     covariance = gram[rest][:, rest] / count - means[:, None] * means

@@ -54,7 +54,7 @@ def convolution_fields(blocks: Sequence[nn.Module], image_side: int) -> list[int
 
 
 def _through(block: nn.Module, seen: _Seen) -> _Seen:
-    """What the output of a block sees whose input sees `seen`."""
+    """Return what the output of a block sees if its input sees `seen`."""
     holder = nn.Sequential(block)  # a convolution alone would be traced into
     values: dict[fx.Node, _Seen] = {}
     for node in _Tracer().trace(holder).nodes:

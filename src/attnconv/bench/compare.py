@@ -42,7 +42,7 @@ PARTS = ("layer", "step", "epoch", "inference", "growth")
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a model at a scale, with so many images in a batch."""
+    """What is timed: a model at a scale, and the images of a batch."""
 
     part: str
     model: str

@@ -1,6 +1,6 @@
-"""Measuring two ways to compute the same thing: in turn, in one process, after they were seen to agree.
+"""Measuring two ways to compute the same thing: in turn, in one process, after a check that they agree.
 
-A ratio of two times taken in turn says something on any machine; a time does not, so beside every time stands what the
+A ratio of two times taken in turn says something on any machine; a time does not, so next to every time stands what the
 same machine did with a plain matrix product in the same run.
 """
 

@@ -72,7 +72,7 @@ def plan_epoch(
         images: training images there are.
         alternating: mirror every other pass an image, beginning with the first or with the second as chance has it for
             that image, instead of by chance every time (airbench: Jordan 2024, arXiv 2404.00498, section 3.6).
-        shown: length of the epoch: one pass over the images unless told otherwise; else so many whole passes, each in
+        shown: length of the epoch: one pass over the images by default, else as many whole passes, each in
             an order of its own, and the beginning of one more.
     """
     draw = np.random.default_rng([EPOCH_STREAM, seed, epoch])
@@ -107,8 +107,8 @@ def pad(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
     height, width = images.shape[1:3]
     if padding >= min(height, width):
         raise DataError(
-            f"data.padding_mode=reflect: images of {height}x{width} pixels have no {padding} beside their border "
-            f"to mirror; lower data.crop_padding={padding}"
+            f"data.padding_mode=reflect: images of {height}x{width} pixels are too small to mirror {padding} pixels at "
+            f"a border; lower data.crop_padding={padding}"
         )
     # By index: torch's own reflection does not take uint8 on every device.
     return images[:, _reflected(height, padding, images.device)][:, :, _reflected(width, padding, images.device)]
@@ -139,7 +139,7 @@ def crop_and_flip(
 
 
 def scale(images: Tensor, side: int | None) -> Tensor:
-    """Images (B, C, H, W) of `side` rows, in proportion and antialiased; unchanged for None or if they have so many."""
+    """Scale images (B, C, H, W) to `side` rows, in proportion and antialiased; None leaves them as they are."""
     height, width = images.shape[2:]
     if side is None or side == height:
         return images

@@ -7,9 +7,9 @@ Every image holds the same things, and `task` only chooses which of them is the 
                 column: they have different colors (0) or the same (1).
 
 The other marks, `clutter` of them, have random colors and lie nowhere at that distance from any mark. Marks lie on a
-grid of cells of 4 x 4 pixels, so that at patches of 4 one position holds a whole mark. No single mark tells the class;
-some pixel must see two, and how far apart they are. What can be had without that, by adding marks up by color and
-place, `accuracy_of_counting` tells: a little, because two equal marks vary a sum more than two different ones do.
+grid of cells of 4 x 4 pixels, so that at patches of 4 one position holds a whole mark. No single mark determines the
+class: some pixel must see two, and how far apart they are. `accuracy_of_counting` is what adding marks up by color
+and place gives without that: a little, because two equal marks vary a sum more than two different ones do.
 
 Draws come from counters (seed, split); rendering is integer arithmetic, so that every device gives the same images.
 """
@@ -47,13 +47,13 @@ def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -
     """Draw `count` images from the counter (seed, split).
 
     Raises:
-        DataError: marks at that distance, or so many of them, do not fit the image.
+        DataError: marks at that distance, or that number of them, do not fit the image.
     """
     if distance % CELL or not CELL <= distance <= SIDE - CELL:
         raise DataError(f"data.distance must be a multiple of {CELL} in {CELL}..{SIDE - CELL} pixels, not {distance}")
     most = CELLS * CELLS // NEIGHBOURS - 2
     if clutter > most:
-        raise DataError(f"data.clutter={clutter} marks do not fit beside the pair; at most {most} always do")
+        raise DataError(f"data.clutter={clutter} marks do not fit next to the pair; at most {most} always do")
     draw = np.random.default_rng([STREAM, seed, split])
     cells = _add_clutter(draw, _draw_pairs(draw, count, distance // CELL), clutter, distance // CELL)
     # All marks of an image share their offset within the cells, so that distances are whole cells.

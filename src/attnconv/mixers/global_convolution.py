@@ -42,7 +42,7 @@ class DepthwiseGlobal(nn.Module):
         self.grid, self.padding = grid, padding
         # In 2H - 1 positions zeros fill what a map of H leaves, so that no shift comes around to another pixel.
         rows, columns = grid if padding == "circular" else (2 * grid[0] - 1, 2 * grid[1] - 1)
-        bound = (rows * columns) ** -0.5  # PyTorch's default for a convolution with so many inputs
+        bound = (rows * columns) ** -0.5  # PyTorch's default for a convolution with as many inputs
         self.weight = nn.Parameter(torch.empty(width, rows, columns).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 

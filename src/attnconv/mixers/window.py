@@ -142,7 +142,7 @@ class WindowAttention(AttentionMixer):
         return torch.cat([self._averages_gathered(part) for part in x.split(images)])
 
     def _share(self, count: int, numbers: int, device: torch.device) -> int:
-        """How many of `count` things of so many numbers each may have their windows gathered at once, at least 1."""
+        """Return how many of `count` items of `numbers` numbers each to gather windows for at once, at least 1."""
         if device.type != "cpu":
             return count
         return min(count, max(1, CACHE_BYTES // (4 * numbers * self.kernel_size**2)))

@@ -3,9 +3,9 @@
 The backward pass of oneDNN (3.12 and 3.13 at least, in torch 2.14 and 2.15) for a 1 x 1 convolution with a stride, fed
 in channels-last layout with fewer channels than a vector register holds, writes past its workspace: 8 channels on AVX2,
 16 on AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035). The process aborts, hangs, or goes on with wrong
-gradients. Layout alone is no way out: activations take it from the images and from permuted maps, and torch.compile
-chooses its own. Taking every stride-th pixel first and convolving those with stride 1 is the same function, in any
-layout, and never meets the kernel.
+gradients. Another layout alone does not help: activations take it from the images and from permuted maps, and
+torch.compile chooses its own. Taking every stride-th pixel first and convolving those with stride 1 is the same
+function, in any layout, and never meets the kernel.
 """
 
 from functools import partial

@@ -25,7 +25,7 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True)
 class Match:
-    """A scaled model node, and what it costs beside what it was to cost."""
+    """A scaled model node, its cost, and the cost it was scaled for."""
 
     node: Node
     budget: str
@@ -125,7 +125,10 @@ def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int
 
 
 def _nearest(low: int, cost: Callable[[int], int], target: int) -> int:
-    """The whole number from `low` on whose cost, which never falls, is nearest to the target: doubling, bisection."""
+    """Return the integer, at least `low`, with the cost nearest to the target, by doubling and bisection.
+
+    The cost must not fall as the integer grows.
+    """
     first, high = low, low
     while cost(high) < target and high < WIDEST:
         high *= 2

@@ -97,7 +97,7 @@ class Pages:
         return read_csv(self.results / name)
 
     def _filled(self, name: str, tables: Tables) -> str | None:
-        """A page whose text is its own, with its tables made anew; one that cannot be made stays as it is."""
+        """A page whose text is its own, with its tables rebuilt; a table that cannot be built stays as it is."""
         path = self.repository / name
         made = {table: self._try(source, make) for table, (source, make) in tables.items()}
         return self._try(path, lambda: fill(path.read_text(encoding="utf-8"), made))

@@ -55,7 +55,7 @@ layer's output that the best *K x K* convolution of its input explains, correcte
 
 ### Calibration
 
-The same numbers for attention whose nature is known, on 8 x 8 positions, made by
+The same numbers for attention of known kinds, on 8 x 8 positions, made by
 `python scripts/probe.py --calibration results/theorem/calibration.json`. Nine hard heads are a 3x3 convolution, but for
 the border, where they look at the nearest pixel and a convolution at its padding; shares of K x K convolutions are for
 inputs of independent pixels, and for smooth ones.

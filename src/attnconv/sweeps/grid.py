@@ -214,7 +214,7 @@ def _advice(incomplete: list[Outcome], total: int) -> str:
     statuses = {outcome.status for outcome in incomplete}
     advice = []
     if statuses - {"failed", "damaged"}:
-        advice.append("the same command goes on with what is missing")
+        advice.append("rerun the same command to run what is missing")
     if "failed" in statuses:
         advice.append("retry_failed=true tries again what failed")
     if not advice:

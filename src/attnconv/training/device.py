@@ -7,27 +7,27 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from attnconv.errors import ConfigError, nearest
+from attnconv.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
     """Resolve `device=`.
 
     Raises:
-        ConfigError: the name is no device, or this machine has no such device.
+        ConfigError: the device is unknown, or this machine has no such device.
     """
     if name == "auto":
         return take_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device={name} is no device{nearest(name, ('auto', 'cpu', 'cuda', 'mps'))}") from error
+        raise ConfigError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: this machine has no Metal device; try device=auto")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device={name} is not supported{nearest(name, ('auto', 'cpu', 'cuda', 'mps'))}")
+        raise ConfigError(f"device={name} is not supported; use auto, cpu, cuda, cuda:N or mps")
     return device
 
 
@@ -85,8 +85,8 @@ def runs_at_once() -> int:
 
 def pool() -> int | None:
     """The process whose pool of processes this run is one of, if it is."""
-    told = os.environ.get(POOL)
-    return int(told) if told and (runs_at_once() > 1 or int(told) == os.getppid()) else None
+    pool = os.environ.get(POOL)
+    return int(pool) if pool and (runs_at_once() > 1 or int(pool) == os.getppid()) else None
 
 
 def take_threads() -> None:

@@ -36,7 +36,7 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return RunFolderError(
             f"{folder.path} cannot be written: {error.strerror}; "
-            "once it can, the same command goes on from the last checkpoint"
+            "once it can, rerun the same command to resume from the last checkpoint"
         )
     return error
 

@@ -25,7 +25,7 @@ class Interrupts:
 
     Args:
         several: whether this is one process of several. torchrun and the cluster's scheduler then both signal each of
-            them, so that a second signal is no second request; torchrun kills what does not end.
+            them, so that a second signal is not a second request; torchrun kills what does not end.
         parent: the process that this one works for: if it is gone, that counts as SIGTERM. A sweep that is killed would
             else leave the processes of its pool running, with nobody to stop them.
     """

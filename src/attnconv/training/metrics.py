@@ -70,7 +70,7 @@ class Tally:
 
 
 class NotFinite(Exception):
-    """A loss or a gradient that is no finite number.
+    """A loss or a gradient that is not a finite number.
 
     Args:
         step: the first such step of the run, from 0.

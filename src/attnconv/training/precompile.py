@@ -58,7 +58,7 @@ def precompile(
     Args:
         model: the network.
         forward: the same network, compiled or not.
-        optimizer: its optimizer, of which a copy takes the step.
+        optimizer: its optimizer; a copy of it takes the step.
         split: images of the right shape; their content and order do not matter.
         shapes: of training: images in a step, and their height in pixels (None: as they are).
         evaluated: images in a step of an evaluation.
@@ -74,7 +74,7 @@ def precompile(
     forward.train()
     for count, side in shapes:  # in every process as many: their gradients are averaged at each
         # As training does, which draws its own share alone; an evaluation picks its share out of all. A compiler
-        # tells the two apart, by how far the images are from each other.
+        # distinguishes the two by how far the images are from each other.
         own = torch.arange(count, device=device)[processes.share(count)]
         with autocast(precision, device):
             logits = forward(scale(images_of(own), side))

@@ -147,7 +147,7 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
     for size in dict.fromkeys(config.recipe.sizes):
         side = round(size * height)
         if side < 1:
-            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images of {side} pixels height are none")
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images cannot be {side} pixels high")
         if config.recipe.cropped_from is not None and side > height:
             raise ConfigError(
                 f"recipe.sizes={config.recipe.sizes}: no crop of {side} pixels height fits into {height}; "
@@ -173,7 +173,7 @@ def _check_batch_size(config: Config, images: int) -> None:
 
 
 def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise OutOfMemory for a network whose training this machine has no memory for, before it has any weights."""
+    """Raise OutOfMemory for a network too large to train in this machine's memory, before it has weights."""
     model = build_unfilled(node, data.image_shape, data.classes)
     count, buffers = parameters(model), sum(buffer.nbytes for buffer in model.buffers())
     of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)

@@ -137,7 +137,7 @@ def test_every_cell_of_a_sweep_of_eight_ends_right(tmp_path, tiny, cluster, comm
     assert f"job {array}_1 ended as CANCELLED" in cells["slow_b"][1]
     assert counts == "sweep of 8 cells: 7 done, 1 unfinished"
     assert code == 1
-    assert "1 of 8 cells are not done; the same command goes on with what is missing" in err
+    assert "1 of 8 cells are not done; rerun the same command to run what is missing" in err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_a")
     result = json.loads((folder(tmp_path, "slow_a") / "result.json").read_text())
     assert result["device"].endswith(", 1 threads"), "as many as the job asked for"
