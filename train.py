@@ -14,8 +14,10 @@ from attnconv.errors import one_line_errors
 from attnconv.runs.folder import RunFolder
 from attnconv.settings.arguments import check_trial, sweeper_optimizes, train_arguments
 from attnconv.settings.contradictions import require_effect
+from attnconv.settings.help import register_help
 
 register_schema()
+register_help()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")

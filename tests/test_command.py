@@ -169,6 +169,10 @@ def test_the_composed_configuration_can_be_inspected(command):
     assert "optimizer: sgd" in command("train.py", "--cfg", "job", "--resolve").stdout
     helped = command("train.py", "--help").stdout
     assert "recipe: modern, paper" in helped
+    assert "recipe_for_model" not in helped  # chosen by a model and a recipe together
+    common = ("model=", "scale=", "recipe=", "seed=", "epochs=", "data.fraction=", "match=", "name=")
+    places = [helped.index(f"\n  {key}") for key in common]
+    assert places == sorted(places)
     assert "sa_quadratic_generalized" in helped
 
 
