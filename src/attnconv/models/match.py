@@ -95,7 +95,7 @@ def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> No
     def at(sixteenths: int) -> Node:
         return {**node, "width": sixteenths / 16}
 
-    return at(_nearest(16, lambda width: cost(at(width)), target))
+    return at(_nearest(16, 16, lambda width: cost(at(width)), target))
 
 
 def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
@@ -105,8 +105,8 @@ def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> N
     def cost_near(width: int) -> int:
         return cost(at(_buildable(width, at, cost)))
 
-    base = at(_buildable(_nearest(1, cost_near, target), at, cost))
-    hidden = _nearest(1, lambda hidden: cost({**base, "hidden": hidden}), target)
+    base = at(_buildable(_nearest(1, node["width"], cost_near, target), at, cost))
+    hidden = _nearest(1, base["hidden"], lambda hidden: cost({**base, "hidden": hidden}), target)
     return {**base, "hidden": hidden}
 
 
@@ -124,18 +124,24 @@ def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int
     raise refusal
 
 
-def _nearest(low: int, cost: Callable[[int], int], target: int) -> int:
-    """Return the integer, at least `low`, with the cost nearest to the target, by doubling and bisection.
+def _nearest(lowest: int, start: int, cost: Callable[[int], int], target: int) -> int:
+    """Return the integer, at least `lowest`, with the cost nearest to the target: steps that double, then bisection.
 
-    The cost must not fall as the integer grows.
+    The cost must not fall as the integer grows. It is counted by building a model, so the search begins where a cost
+    that grows with the square would meet the target: most models are near.
     """
-    first, high = low, low
-    while cost(high) < target and high < WIDEST:
-        high *= 2
+    guess = min(WIDEST, max(lowest, round(start * (target / max(1, cost(start))) ** 0.5)))
+    low, high, step = lowest, guess, 1
+    while high < WIDEST and cost(high) < target:
+        low, high, step = high + 1, min(WIDEST, high + step), 2 * step
+    if step == 1:  # the guess was not too small: bracket it from below
+        while high > lowest and cost(max(lowest, high - step)) >= target:
+            high, step = max(lowest, high - step), 2 * step
+        low = max(lowest, high - step)
     while low < high:
         middle = (low + high) // 2
         if cost(middle) < target:
             low = middle + 1
         else:
             high = middle
-    return min({low, max(first, low - 1)}, key=lambda number: abs(cost(number) - target))
+    return min({low, max(lowest, low - 1)}, key=lambda number: abs(cost(number) - target))
