@@ -83,12 +83,14 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    commits = ", ".join(sorted({str(row["commit"])[:7] for row in rows}))
     text = (
-        "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py results/runs` from the "
-        f"runs of `python train.py experiment=long_range`: scale=mini,\n{rows[0]['train_images']:,} training images, "
-        f"{rows[0]['epochs']} epochs, one seed, {rows[0]['precision']}. Test accuracy. *Italic*: beyond the limit, "
-        "where not every pair\nof marks is seen by some pixel. The first row is what counting reaches: the better of "
-        "two rules that add marks up by color\nand place, and never look at two together "
+        "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py OUTPUTS` from the "
+        f"runs of `python train.py experiment=long_range` at commit\n{commits} "
+        f"(results/README.md says where these are): scale=mini, {rows[0]['train_images']:,} training images, "
+        f"{rows[0]['epochs']} epochs,\none seed, {rows[0]['precision']}. Test accuracy. *Italic*: beyond the limit, "
+        "where not every pair of marks is seen by some pixel.\nThe first row is what counting reaches: the better of "
+        "two rules that add marks up by color and place, and never\nlook at two together "
         "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
     table = long_range_table(read_csv(path))

@@ -10,6 +10,7 @@ RUN is a run folder, finished or not: outputs/NAME/MODEL/SCALE-RECIPE/fracF/seed
 from pathlib import Path
 
 from attnconv.errors import one_line_errors
+from attnconv.report.complaints import exit_with
 from attnconv.report.figures.catalog import entries
 from attnconv.report.figures.gallery import make_figures, read_index
 from attnconv.report.figures.of_run import figures_of_run
@@ -25,8 +26,8 @@ def show_list(results: Path) -> None:
         print(f"{entry.name:45}{'drawn' if entry.name in drawn else entry.command}")
 
 
-def draw_all(results: Path, only: list[str]) -> None:
-    """Draw figures of results/, and print what could not be drawn and why."""
+def draw_all(results: Path, only: list[str]) -> list[str]:
+    """Draw figures of results/, print what could not be drawn and why, and return what is wrong with files there."""
     made = make_figures(results, only)
     for name, reason in made.kept.items():
         print(f"{name}: left as it was: {reason}")
@@ -34,6 +35,7 @@ def draw_all(results: Path, only: list[str]) -> None:
         print("\nnot drawn, because their runs are missing:")
     for entry in made.missing:
         print(f"  {entry.name:45}{entry.command}")
+    return made.errors
 
 
 def main() -> None:
@@ -49,13 +51,15 @@ def main() -> None:
         parser.error("--run draws all figures of one run: leave out --only and --list")
     if not arguments.run and (arguments.into or arguments.data):
         parser.error("--into and --data go with --run")
+    errors: list[str] = []
     with one_line_errors([]):
         if arguments.list:
             show_list(arguments.results)
         elif arguments.run:
             figures_of_run(arguments.run, arguments.into, arguments.data)
         else:
-            draw_all(arguments.results, arguments.only)
+            errors = draw_all(arguments.results, arguments.only)
+    exit_with(errors)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from attnconv.config import compose
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError, one_line_errors
 from attnconv.files import write_whole
+from attnconv.report.complaints import exit_with
 from attnconv.report.page.assemble import assemble
 from attnconv.report.page.contents import IMAGES, from_results, from_runs
 from attnconv.report.page.images import first_of_each_class, save_images
@@ -30,8 +31,11 @@ def choose_images(results: Path, root: str | None) -> None:
     save_images(first_of_each_class(load_dataset(config, torch.device("cpu")), config.source), results / IMAGES)
 
 
-def make_page(arguments: argparse.Namespace) -> bytes:
+def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
     """Return the page that the command line asks for.
+
+    Args:
+        errors: takes what is wrong with files of results/ that the page is made without.
 
     Raises:
         UserError: see `from_results` and `from_runs`; the page of results/ is too large.
@@ -39,7 +43,7 @@ def make_page(arguments: argparse.Namespace) -> bytes:
     if arguments.runs:
         runs = from_runs(arguments.runs, arguments.data, arguments.out, arguments.results, arguments.trust)
         return assemble(runs).encode()
-    page = assemble(from_results(arguments.results, arguments.out)).encode()
+    page = assemble(from_results(arguments.results, arguments.out, errors)).encode()
     if len(page) >= LIMIT:
         raise UserError(f"the page has {len(page):,} bytes, and {LIMIT:,} is its limit: keep fewer weights in results/")
     return page
@@ -60,12 +64,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out = arguments.out or (Path("page.html") if arguments.runs else REPOSITORY / "docs" / "index.html")
     check_target(parser, arguments.out)
+    errors: list[str] = []
     with one_line_errors([]):
         if arguments.choose_images:
             choose_images(arguments.results, arguments.data)
-        page = make_page(arguments)
+        page = make_page(arguments, errors)
         write_whole(arguments.out, page)
     print(f"{arguments.out}: {len(page) / 1e6:.2f} MB")
+    exit_with(errors)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from attnconv.files import write_whole
+from attnconv.report.complaints import exit_with
 from attnconv.report.pages import MANIFEST, Pages, manifest
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
@@ -36,10 +37,7 @@ def main() -> None:
             write_whole(arguments.repository / name, made[name].encode())
         if pages.results.is_dir():
             write_whole(pages.results / MANIFEST, manifest(pages.results).encode())
-    for error in pages.errors:
-        print(f"error: {error}", file=sys.stderr)
-    if pages.errors:
-        sys.exit(2)
+    exit_with(pages.errors)
     if arguments.check and different:
         sys.exit(f"{', '.join(different)}: stale; python scripts/make_tables.py")
 

@@ -71,6 +71,9 @@ def test_a_damaged_run_is_named_and_the_others_count(copy, command):
     assert "FAILED  results/runs.csv\n" in out
     assert "ok      pages and README\n" in out
     assert "ok      parameters and FLOPs\n" in out
+    shutil.rmtree(copy / "results" / RUN)
+    _, gone = check_runs(copy)
+    assert gone == f"results/runs.csv has {RUN.removeprefix('runs/')}, but there is no folder of that run"
 
 
 def test_results_that_are_empty_or_half_there_are_a_line_each_and_the_rest_is_built(copy, command):

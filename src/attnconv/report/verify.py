@@ -29,8 +29,17 @@ def check_runs(repository: Path) -> Iterator[str]:
     text, damaged = runs_csv(repository / "results")
     yield from (f"results/{name} is damaged: {reason}" for name, reason in damaged.items())
     path = repository / "results/runs.csv"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    published = path.read_text(encoding="utf-8") if path.exists() else ""
+    if published != text:
         yield "results/runs.csv is not what the run folders say: python scripts/collect.py OUTPUTS makes it"
+        known = {name.removeprefix("runs/").replace("external/", "../external/", 1) for name in damaged}
+        gone = sorted(_names(published) - _names(text) - known)
+        yield from (f"results/runs.csv has {run}, but there is no folder of that run" for run in gone)
+
+
+def _names(table: str) -> set[str]:
+    """The runs in the text of a runs.csv, by the names of their folders."""
+    return {line.partition(",")[0] for line in table.splitlines()[1:]}
 
 
 def check_pages(repository: Path) -> Iterator[str]:
@@ -46,8 +55,10 @@ def check_pages(repository: Path) -> Iterator[str]:
 
 def check_figures(repository: Path) -> Iterator[str]:
     """Every figure is drawn from the data that there is now."""
-    for name in stale_figures(repository / "results"):
-        yield f"results/figures/{name} is stale: make figures"
+    errors: list[str] = []
+    stale = stale_figures(repository / "results", errors)
+    yield from errors
+    yield from (f"results/figures/{name} is stale: make figures" for name in stale)
 
 
 def check_costs(repository: Path) -> Iterator[str]:

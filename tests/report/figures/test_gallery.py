@@ -54,7 +54,7 @@ def test_a_figure_is_stale_when_its_data_or_its_files_change(results):
     make_figures(results, ["figure_01_theorem", "growth"], said=lambda line: None)
 
     def stale(*expected):
-        found = set(stale_figures(results))
+        found = set(stale_figures(results, []))
         undrawn = {name for name in found if not (results / f"figures/{name}.png").exists()} - {"README.md"}
         assert {"overview", "long_range"} <= undrawn, "what could be drawn and is not"
         assert found - undrawn == set(expected)
@@ -74,7 +74,7 @@ def test_a_figure_is_stale_when_its_data_or_its_files_change(results):
 def test_whether_figures_are_stale_is_known_without_matplotlib(results):
     program = (
         "import sys, pathlib; from attnconv.report.figures.gallery import stale_figures;"
-        f"stale_figures(pathlib.Path({str(results)!r})); sys.exit('matplotlib' in sys.modules)"
+        f"stale_figures(pathlib.Path({str(results)!r}), []); sys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([PYTHON, "-c", program]).returncode == 0
 
@@ -114,9 +114,14 @@ def test_what_is_wrong_is_one_line(results, monkeypatch, capsys, tmp_path):
         assert said in printed.err
         assert len(printed.err.splitlines()) == 1
     (results / "models.csv").write_text("model,scale\nconv3x3,paper\n")
-    code, printed = command(monkeypatch, capsys, "--results", results, "--only", "growth")
+    code, printed = command(monkeypatch, capsys, "--results", results, "--only", "growth", "figure_01_theorem")
     assert code == 2
     assert printed.err.startswith(f"error: {results}/models.csv lacks")
+    assert len(printed.err.splitlines()) == 1
+    assert (results / "figures/figure_01_theorem.png").exists(), "damage stops only the figures that need it"
+    errors: list[str] = []
+    assert "growth" not in stale_figures(results, errors)
+    assert errors == [printed.err.removeprefix("error: ").rstrip()]
 
 
 def test_all_figures_that_results_allow_are_drawn():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from page_runs import make_page, own_page, run_folders
 from attnconv.report.page.assemble import bundle
 from conftest import REPOSITORY, write_arrays
 
-PAGE = REPOSITORY / "docs" / "index.html"
+PAGE, RESULTS = REPOSITORY / "docs" / "index.html", REPOSITORY / "results"
 
 
 def data_of(page: Path) -> dict:
@@ -26,6 +27,29 @@ def test_the_page_of_results_is_up_to_date_and_small(tmp_path):
     committed, anew = (depth.sub('"../results/', path.read_text()) for path in (PAGE, made))
     assert committed == anew, "make page"
     assert PAGE.stat().st_size < 3_000_000
+
+
+def test_damaged_runs_are_named_and_left_out_of_the_page(tmp_path, capsys):
+    shutil.copytree(RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("figures"))
+    gone, cut, newer = (
+        tmp_path / "results/runs" / f"data_size_epochs_20/{model}/mini-modern/frac0.25/seed0"
+        for model in ("sa_learned", "sa_quadratic", "conv3x3")
+    )
+    shutil.rmtree(gone)
+    (cut / "probe.json").write_text("{")
+    result = json.loads((newer / "result.json").read_text())
+    (newer / "result.json").write_text(json.dumps(result | {"format": 99}))
+    (tmp_path / "results/theorem/calibration.json").write_text("{}")
+    page = tmp_path / "page.html"
+    assert make_page("--results", tmp_path / "results", "--out", page) == 2
+    errors = capsys.readouterr().err.splitlines()
+    wrong = (newer, gone, cut, tmp_path / "results/theorem/calibration.json")
+    assert [line.removeprefix("error: ").startswith(str(path)) for line, path in zip(errors, wrong, strict=True)] == [
+        True
+    ] * 4
+    runs = {point["run"] for point in data_of(page)["points"]}
+    assert {str(folder.relative_to(tmp_path / "results/runs")) in runs for folder in (gone, newer)} == {False}
+    assert len(runs) == len({point["run"] for point in data_of(PAGE)["points"]}) - 2
 
 
 def test_each_run_says_what_it_was_and_how_to_make_it_anew():

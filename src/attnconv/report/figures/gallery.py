@@ -13,6 +13,7 @@ from typing import Any
 
 from attnconv.errors import DataError, UserError, nearest
 from attnconv.files import read_json, write_whole
+from attnconv.report.complaints import noting
 from attnconv.report.figures.catalog import Entry, entries
 from attnconv.report.figures.data import digest
 from attnconv.report.figures.results import Results
@@ -27,11 +28,15 @@ say what the paper shows; those at scale=mini and scale=small are of smaller net
 
 @dataclass
 class Made:
-    """What became of the figures, by name: drawn, without runs, or kept because they cannot be drawn here."""
+    """What became of the figures, by name: drawn, without runs, or kept because they cannot be drawn here.
+
+    `errors` says what is wrong with files in results/, whose figures were kept as well.
+    """
 
     drawn: list[str] = field(default_factory=list)
     missing: list[Entry] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
 
 
 def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], None] = print) -> Made:
@@ -43,50 +48,55 @@ def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], 
         said: hears of every figure.
 
     Raises:
-        UserError: there is no such figure, or a file in results/ is damaged.
+        UserError: there is no such figure, or the index of the figures is damaged.
     """
     folder, source, made = results / "figures", Results(results), Made()
     folder.mkdir(parents=True, exist_ok=True)
     before, chosen = read_index(results), choose(only)
-    index = {name: record for name, record in before.items() if name not in {entry.name for entry in chosen}}
+    index = dict(before)
     for entry in chosen:
-        data = entry.load(source)
-        if data is None:
-            made.missing.append(entry)
-            continue
-        try:
-            figure = resolve(entry.draw)() if data == () else resolve(entry.draw)(data)
-        except DataError as error:  # the images that it shows are not on this machine
-            made.kept[entry.name] = str(error)
-            index |= {name: record for name, record in before.items() if name == entry.name}
-            continue
-        resolve("figures.style:save")(figure, folder, entry.name)
-        index[entry.name] = {"data": digest(data), **_hashes(folder, entry.name)}
-        made.drawn.append(entry.name)
-        said(f"{folder / entry.name}.png")
+        with noting(made.errors):
+            data = entry.load(source)
+            if data is None:
+                made.missing.append(entry)
+                index.pop(entry.name, None)
+                continue
+            try:
+                figure = resolve(entry.draw)() if data == () else resolve(entry.draw)(data)
+            except DataError as error:  # the images that it shows are not on this machine
+                made.kept[entry.name] = str(error)
+                continue
+            resolve("figures.style:save")(figure, folder, entry.name)
+            index[entry.name] = {"data": digest(data), **_hashes(folder, entry.name)}
+            made.drawn.append(entry.name)
+            said(f"{folder / entry.name}.png")
     known = [entry.name for entry in entries()]
-    for name in before.keys() - index.keys():
-        _remove(folder, name)
     kept = {name: index[name] for name in known if name in index}
+    for name in before.keys() - kept.keys():
+        _remove(folder, name)
     write_whole(folder / "index.json", (json.dumps(kept, indent=1) + "\n").encode())
     write_whole(folder / "README.md", page(kept).encode())
     return made
 
 
-def stale_figures(results: Path) -> list[str]:
+def stale_figures(results: Path, errors: list[str]) -> list[str]:
     """Name the figures in results/figures/ that `make figures` would change, and those that it would add.
 
+    Args:
+        errors: takes what is wrong with files in results/.
+
     Raises:
-        UserError: a file in results/ is damaged.
+        UserError: the index of the figures is damaged.
     """
     source, index, folder = Results(results), read_index(results), results / "figures"
     stale = [name for name in index if name not in {entry.name for entry in entries()}]
     for entry in entries():
-        data, record = entry.load(source), index.get(entry.name)
-        if (data is None) != (record is None) or (
-            record is not None and record != {"data": digest(data), **_hashes(folder, entry.name)}
-        ):
-            stale.append(entry.name)
+        with noting(errors):
+            data, record = entry.load(source), index.get(entry.name)
+            if (data is None) != (record is None) or (
+                record is not None and record != {"data": digest(data), **_hashes(folder, entry.name)}
+            ):
+                stale.append(entry.name)
     shown = folder / "README.md"
     if not shown.exists() or shown.read_text() != page(index):
         stale.append("README.md")

@@ -12,13 +12,14 @@ from attnconv.errors import RunFolderError
 from attnconv.report.collect import read_runs
 from attnconv.report.colors import BLACK, HEADS
 from attnconv.report.colors import look as look_of
+from attnconv.report.complaints import noting
 from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
-from attnconv.report.page.study import calibration, probes
+from attnconv.report.page.study import calibration, probe_of
 from attnconv.runs.identity import differences, listed
 from attnconv.runs.load import read_run_config
-from attnconv.runs.records import read_config
+from attnconv.runs.records import read_config, read_finished
 from attnconv.runs.status import collected_folder, collected_weights, look
 
 IMAGES = "test_images.npz"  # in results/
@@ -27,34 +28,53 @@ LIVE = ("sa_quadratic", "sa_learned_content")
 RECORDED = ("heads.jsonl", "attention_maps.npy")  # where heads looked
 
 
-def from_results(results: Path, page: Path) -> dict[str, Any]:
+def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]:
     """Return the data of the page that shows results/: of every model with heads its best documented run.
 
+    Args:
+        errors: takes what is wrong with a run or a file, which the page is then made without.
+
     Raises:
-        UserError: a table, a run or the images are missing or damaged.
+        UserError: the table of runs or the images are missing or damaged.
     """
-    rows, images = read_runs(results / "runs.csv"), read_images(results / IMAGES)
-    chosen = [row for row in best_documented(rows, results) if row["data_hash"] == images.data_hash]
-    runs = []
-    for row in chosen:
+    images = read_images(results / IMAGES)
+    rows = sound_runs(read_runs(results / "runs.csv"), results, errors)
+    of_images = [row for row in rows if row["data_hash"] == images.data_hash]
+    runs: list[dict[str, Any]] = []
+    for row in best_documented(of_images, results):
         folder, weights = collected_folder(results, row["run"]), collected_weights(results, row["run"])
         live = row["model"] in LIVE and row["scale"] == "mini"
         shown = Shown(folder, weights if weights.exists() else None, live, _between(page, folder))
-        runs.append(describe(shown, images.shape))
-    folders = [collected_folder(results, row["run"]) for row in rows if row["data_hash"] == images.data_hash]
-    probed = probes((folder, _between(page, folder), images.shape) for folder in folders)
-    shipped = {images.data_hash: images.describe()}
-    curves: dict[str, Any] = {
-        "points": points(rows, results, lambda run: _between(page, collected_folder(results, run)))
-    }
-    curves |= {"protocols": data_size(rows), "colors": colors([*(row["model"] for row in rows)])}
-    return {
+        with noting(errors):
+            runs.append(describe(shown, images.shape))
+    probed: list[dict[str, Any] | None] = []
+    for row in of_images:
+        folder = collected_folder(results, row["run"])
+        with noting(errors):
+            probed.append(probe_of(folder, _between(page, folder), images.shape))
+    found: dict[str, Any] = {
         "made": "make page",
-        "images": shipped,
+        "images": {images.data_hash: images.describe()},
         "runs": runs,
-        "probes": probed,
-        "calibration": calibration(results),
-    } | curves
+        "probes": [one for one in probed if one is not None],
+        "calibration": None,
+        "points": points(rows, results, lambda run: _between(page, collected_folder(results, run))),
+        "protocols": data_size(rows),
+        "colors": colors(row["model"] for row in rows),
+    }
+    with noting(errors):
+        found["calibration"] = calibration(results)
+    return found
+
+
+def sound_runs(rows: Iterable[dict[str, Any]], results: Path, errors: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of runs.csv with a whole run folder; the others are among the errors."""
+    sound = []
+    for row in rows:
+        with noting(errors):
+            read_finished(collected_folder(results, row["run"]))
+            sound.append(row)
+    return sound
 
 
 def from_runs(
@@ -79,11 +99,11 @@ def from_runs(
         shown = Shown(folder, weights if weights.exists() else None, True, _between(page, folder))
         runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
     shipped = {digest: each.describe() for digest, each in images.items()}
-    probed = probes((folder, _between(page, folder), run["image"]) for folder, run in zip(folders, runs, strict=True))
+    probed = [probe_of(folder, run["link"], run["image"]) for folder, run in zip(folders, runs, strict=True)]
     found = {
         "images": shipped,
         "runs": runs,
-        "probes": probed,
+        "probes": [one for one in probed if one is not None],
         "calibration": calibration(results),
         "colors": colors(run["model"] for run in runs),
     }

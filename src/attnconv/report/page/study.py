@@ -1,6 +1,5 @@
 """What the page shows of the whole study: how convolutional attention became, and accuracy against data and time."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,27 @@ PROBE = "probe.json"  # by scripts/probe.py
 DECIMALS = 4
 
 
-def probes(folders: Iterable[tuple[Path, str, tuple[int, int, int]]]) -> list[dict[str, Any]]:
-    """Return how convolutional the layers of each probed run are: {number: [initial, trained]} of every layer.
+def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, Any] | None:
+    """Return how convolutional the layers of a run are: {number: [initial, trained]} of every layer.
+
+    None without a probe.json, or with a dirty tree's.
 
     Args:
-        folders: of runs, with the link from the page and (C, height, width) of their images; those without a
-            probe.json, or with a dirty tree's, are left out.
+        link: from the page to the folder.
+        image: (C, height, width) of its data.
+
+    Raises:
+        Damaged, FileError: the run or its probe.json is damaged.
     """
-    found = []
-    for folder, link, (_, height, width) in folders:
-        if not (folder / PROBE).exists():
-            continue
-        probed = read_json(folder / PROBE, ("dirty", "heads", "layers"))
-        if not probed["dirty"]:
-            config, result, _ = read_finished(folder)
-            layers = [{name: _rounded(pair) for name, pair in layer.items()} for layer in layer_rows(probed)]
-            heads, patch = config["model"]["heads"], config["model"]["patch"]
-            about = {"heads": heads, "grid": [height // patch, width // patch], "layers": layers}
-            found.append(facts(config, result, link) | about)
-    return found
+    path = folder / PROBE
+    if not path.exists() or (probed := read_json(path, ("dirty", "heads", "layers")))["dirty"]:
+        return None
+    config, result, _ = read_finished(folder)
+    with reading(path):
+        layers = [{name: _rounded(pair) for name, pair in layer.items()} for layer in layer_rows(probed)]
+    (_, height, width), patch = image, config["model"]["patch"]
+    about = {"heads": config["model"]["heads"], "grid": [height // patch, width // patch], "layers": layers}
+    return facts(config, result, link) | about
 
 
 def calibration(results: Path) -> dict[str, Any] | None:
