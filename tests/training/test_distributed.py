@@ -109,10 +109,13 @@ def test_two_processes_train_what_one_does(tmp_path, tiny, model):
     assert np.mean(predictions == labels.numpy()) == result["test_acc"]
 
 
-def test_torchrun_is_for_one_run(tmp_path):
-    finished = torchrun(tmp_path, 2, "seed=0,1", "-m")
+def test_torchrun_is_for_one_run(command, arrays, tmp_path, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():  # as torchrun starts a process
+        monkeypatch.setenv(name, value)
+    settings = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=none"]
+    finished = command("train.py", "-m", *settings, "device=cpu", "model=conv3x3", "seed=0,1")
     assert finished.returncode != 0
-    assert "torchrun trains one run at a time; start a sweep (-m) without it" in finished.stderr
+    assert "torchrun trains one run at a time; start a sweep (-m) without it" in finished.stdout + finished.stderr
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
