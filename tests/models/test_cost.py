@@ -51,6 +51,25 @@ def test_ffts_are_counted():
     assert flops_full(layer, torch.zeros(1, 16, 16, 8, device="meta")) == 3 * int(2.5 * 8 * 256 * 8)
 
 
+class OwnToken(nn.Module):
+    """As in CaiT and other transformers: a module is called with a view of a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 8)
+
+    def forward(self, x):
+        return self.layer(self.token.expand(len(x), -1))
+
+
+def test_a_view_of_a_parameter_may_go_into_a_module():
+    own = OwnToken()
+    own.layer.bias.requires_grad_(False)
+    assert flops_full(own, torch.zeros(3, 1)) == 2 * 4 * 8
+    learning = {name for name, parameter in own.named_parameters() if parameter.requires_grad}
+    assert learning == {"token", "layer.weight"}, "as before"
+
+
 def test_activations_of_a_stack_by_hand():
     """Linear keeps its input, ReLU its output: 12 and 20 numbers of 4 bytes per image."""
     layers = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))

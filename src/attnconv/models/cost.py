@@ -10,6 +10,8 @@ Weights that no linear or convolutional module holds (locally_connected, depthwi
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,9 +67,22 @@ def flops_full(model: nn.Module, inputs: Tensor) -> int:
     """FLOPs of every matrix product, convolution and FFT on inputs (B, ...), per image."""
     fft = torch.ops.aten
     counter = FlopCounterMode(display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops})
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _frozen(model), counter:
         model(inputs)
     return counter.get_total_flops() // len(inputs)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter learn for a while: torch's counter fails on a module that is given a view of one that does."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _fft_flops(input_shape: Any, dim: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
