@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attnconv.report.colors import look
-from attnconv.report.figures.data import Group, Groups, Protocol
+from attnconv.report.figures.data import Group, Groups, Needs, Protocol
 from attnconv.report.figures.style import new_figure, set_title, styled
 from attnconv.report.stats import Interval, mean
 
@@ -56,6 +56,38 @@ def draw_protocol(axis: Axes, protocol: Protocol) -> None:
 def short(images: int) -> str:
     """12500 as 12.5k."""
     return f"{images / 1000:g}k" if images >= 1000 else str(images)
+
+
+@styled
+def images_needed(found: list[Needs]) -> Figure:
+    """Draw images-needed ratios by accuracy, a panel per protocol, with 95% intervals."""
+    figure = new_figure(height=2.8)
+    axes = np.atleast_1d(np.array(figure.subplots(1, len(found), sharey=True)))
+    models = list(dict.fromkeys(need.model for needs in found for need in needs.needs))
+    for axis, needs in zip(axes, found, strict=True):
+        _draw_needs(axis, needs, models)
+        axis.set_title(needs.title)
+    axes[0].set_ylabel("images needed, times conv3x3's")
+    handles = [axes[0].plot([], [], look(model).marker, color=look(model).color, markersize=4)[0] for model in models]
+    figure.legend(handles, models, loc="outside lower center", ncols=min(5, len(models)))
+    return figure
+
+
+def _draw_needs(axis: Axes, needs: Needs, models: list[str]) -> None:
+    levels = sorted({need.accuracy for need in needs.needs})
+    axis.axhline(1, color="black", linewidth=0.8)
+    for need in needs.needs:
+        color, marker = look(need.model)
+        x = levels.index(need.accuracy) + 0.14 * (models.index(need.model) - (len(models) - 1) / 2)
+        if need.ends:
+            axis.plot([x, x], need.ends, color=color, alpha=0.3, linewidth=4, solid_capstyle="butt")
+        axis.plot(x, need.ratio, marker, color=color, markersize=4, markeredgewidth=0)
+    axis.set_xticks(range(len(levels)), [f"{level:.0%}" for level in levels])
+    ticks = [tick for tick in (0.5, 0.7, 1, 1.4, 2, 2.8, 4) if axis.get_ylim()[0] <= tick <= axis.get_ylim()[1]]
+    axis.set(yscale="log", xlabel="for a test accuracy of", xlim=(-0.6, len(levels) - 0.4))
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(axis="x", visible=False)
 
 
 @styled

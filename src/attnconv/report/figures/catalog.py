@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from attnconv.report.figures import paper_data, study_data, theorem_data
+from attnconv.report.figures import paper_data, report_data, study_data, theorem_data
 from attnconv.report.figures.results import Results
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
@@ -109,15 +109,19 @@ def _ours() -> list[Entry]:
     compared = "figures.accuracies:compared"
     probe = "python scripts/probe.py RUN, then python scripts/collect.py outputs"
     distances = "python train.py experiment=long_range && python scripts/long_range.py outputs"
+    layers = "python scripts/bench.py --only layer --json results/bench.jsonl"
     return [
+        Entry("claims", "make study", report_data.verdicts, "figures.claims:verdicts"),
         Entry("accuracy_by_images", _row("data_size"), study_data.protocols, "figures.accuracies:by_images"),
+        Entry("images_needed", _row("data_size"), report_data.needs, "figures.accuracies:images_needed"),
         Entry("frozen_heads", _row("frozen_heads"), study_data.frozen_heads, compared),
         Entry("encodings", _row("encodings"), study_data.encodings, compared),
         Entry(
             "accuracy_by_cpu_minutes", _row("table1"), study_data.accuracy_by_cpu_minutes, "figures.curves:by_minutes"
         ),
-        Entry("convolution_share", probe, study_data.convolution_shares, "figures.layers:convolution_share"),
+        Entry("convolution_share", probe, report_data.convolution_shares, "figures.layers:convolution_share"),
         Entry("growth", "python scripts/model_table.py", study_data.costs, "figures.costs:growth"),
+        Entry("time_by_positions", layers, report_data.timings, "figures.costs:by_positions"),
         Entry("windows", _row("mixers"), study_data.windows, compared),
         Entry("normalizers", _row("normalizers"), study_data.normalizers, compared),
         Entry("long_range", distances, study_data.reaches, "figures.costs:long_range"),

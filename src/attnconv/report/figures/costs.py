@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attnconv.data.synthetic_pairs import accuracy_of_counting
-from attnconv.report.colors import look
-from attnconv.report.figures.data import Cost, Reach
-from attnconv.report.figures.style import new_figure, panels, styled
+from attnconv.report.colors import BLUE, VERMILION, look
+from attnconv.report.figures.data import Cost, Reach, Timing
+from attnconv.report.figures.style import new_figure, panels, set_title, styled
 
 CLUTTER = 6  # of configs/data/pairs.yaml, from which experiment=long_range takes it
 
@@ -32,6 +32,25 @@ def growth(costs: list[Cost]) -> Figure:
     for axis in (time, memory):
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def by_positions(timings: list[Timing]) -> Figure:
+    """Draw time and memory of one attention layer by positions, published and ours."""
+    figure = new_figure(height=2.5)
+    axes = figure.subplots(1, 2)
+    for timing, color, marker in zip(timings, (BLUE, VERMILION), "so", strict=True):
+        for axis, values in zip(axes, (timing.milliseconds, timing.megabytes), strict=True):
+            axis.plot(timing.positions, values, color=color, marker=marker, markersize=3.8, label=timing.side)
+    positions = timings[0].positions
+    for axis, label in zip(axes, ("time (ms)", "peak memory (MB)"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="positions of the map", ylabel=label)
+        axis.set_xticks(positions, [f"{count:,}" for count in positions])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:,g}")
+    axes[0].legend()
+    set_title(figure, f"One layer of sa_quadratic, one image ({timings[0].hardware})")
     return figure
 
 

@@ -20,12 +20,15 @@ def by_epoch(found: Curves) -> Figure:
 
 @styled
 def by_minutes(found: Curves) -> Figure:
-    """Draw test accuracy by minutes of a CPU core, a thin line per seed, on a logarithmic scale."""
+    """Draw test accuracy by minutes of a CPU core, a thin line per seed; logarithmic if they span a decade."""
     figure, axis = _seeds(found)
-    axis.set(xscale="log", xlabel="training time (minutes of one CPU core, all threads added up)")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.minorticks_off()
+    axis.set_xlabel("training time (minutes of one CPU core, all threads added up)")
+    minutes = [minute for curve in found.curves for minute in curve.at]
+    if max(minutes) > 10 * min(minutes):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     return figure
 
 

@@ -206,11 +206,26 @@ class Groups:
 
 @dataclass(frozen=True)
 class Share:
-    """Share of a layer's output that the best 3 x 3 convolution explains, by layer, before and after training."""
+    """Share of a layer's output that the best 3 x 3 convolution explains, by layer, before and after training.
 
+    Attributes:
+        corrected: for the size of the fit; without it the shares are somewhat too low.
+    """
+
+    label: str
     model: str
+    corrected: bool
     initial: list[float]
     trained: list[float]
+
+
+@dataclass(frozen=True)
+class Level:
+    """What attention of known nature has of the same number, over all inputs that were tried."""
+
+    label: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -219,6 +234,57 @@ class Shares:
 
     title: str
     networks: list[Share]
+    levels: list[Level]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, known by its `name`, with its verdict in a word."""
+
+    name: str
+    claim: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """All claims, in their order."""
+
+    rows: list[Verdict]
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many times the images of the control a model needs for an accuracy, with the ends of a 95% interval."""
+
+    model: str
+    accuracy: float
+    ratio: float
+    ends: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Those of one protocol, which `title` names."""
+
+    title: str
+    needs: list[Need]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One attention layer: time and memory of one image, forward and backward, by positions of its map.
+
+    Attributes:
+        side: published or ours.
+        hardware: and precision.
+    """
+
+    side: str
+    hardware: str
+    positions: list[int]
+    milliseconds: list[float]
+    megabytes: list[float]
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,24 @@ from attnconv.report.figures.style import new_figure, set_title, styled
 
 @styled
 def convolution_share(found: Shares) -> Figure:
-    """Draw the shares by layer: trained networks in color, their initial weights hollow, convolution as the ceiling."""
-    figure = new_figure(height=2.8)
+    """Draw the shares by layer, initial and trained, over bands of what attention of known nature has."""
+    figure = new_figure(height=3.3)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, when in zip(axes, ("initial", "trained"), strict=True):
+        for level in found.levels:
+            axis.axhspan(100 * level.low, 100 * level.high, color="#888888", alpha=0.22, linewidth=0)
         for share in found.networks:
             _draw(axis, share, getattr(share, when))
         axis.axhline(100, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
         axis.set(xlabel="layer", title="weights that training begins with" if when == "initial" else "trained weights")
-        axis.set_ylim(0, 104)
+        axis.set_ylim(0, 107)
     axes[0].set_ylabel("explained by the best\n3x3 convolution (%)")
-    axes[1].annotate("a 3x3 convolution", (1, 100), xytext=(0, 3), textcoords="offset points", fontsize=6)
+    axes[1].annotate("a 3x3 convolution", (1, 100), xytext=(0, 2), textcoords="offset points", fontsize=6)
+    for level in found.levels:
+        middle = 50 * (level.low + level.high)
+        axes[0].text(6.15, middle, level.label, fontsize=5.5, ha="right", va="center")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     set_title(figure, found.title)
     return figure
 
@@ -30,5 +35,6 @@ def convolution_share(found: Shares) -> Figure:
 def _draw(axis: Axes, share: Share, values: list[float]) -> None:
     color, marker = look(share.model)
     layers = range(1, len(values) + 1)
-    axis.plot(layers, [100 * value for value in values], color=color, marker=marker, markersize=3.5, label=share.model)
+    axis.plot(layers, [100 * value for value in values], color=color, marker=marker, markersize=3.5, label=share.label,
+              markerfacecolor=color if share.corrected else "white")  # fmt: skip
     axis.set_xticks(layers)

@@ -12,7 +12,7 @@ from attnconv.mixers.positional import PositionalAttention
 from attnconv.report.figures import curves, gaussians, layers, maps, paper_data
 from attnconv.report.figures.content import image_maps
 from attnconv.report.figures.data import History, Maps, Share, Shares
-from attnconv.report.figures.results import layer_shares, read_maps, read_probe
+from attnconv.report.figures.results import is_corrected, layer_shares, read_maps, read_probe
 from attnconv.report.figures.style import FORMATS, save
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import load_trained, read_run_config
@@ -70,8 +70,9 @@ def _figures(folder: Path, config: Config, history: History, root: str | None) -
         yield "attention_maps", maps.whole(probs)
         yield "attention_maps_zoomed", maps.zoomed(probs)
     if (folder / "probe.json").exists():
-        share = Share(history.model, **layer_shares(read_probe(folder)))
-        yield "convolution_share", layers.convolution_share(Shares(history.title, [share]))
+        probe = read_probe(folder)
+        share = Share(history.model, history.model, is_corrected(probe), **layer_shares(probe))
+        yield "convolution_share", layers.convolution_share(Shares(history.title, [share], []))
     if (folder / "weights.safetensors").exists() and (folder / "attention_maps.npy").exists():
         yield from _of_images(folder, history.title, root)
 

@@ -25,7 +25,7 @@ def overview(found: Overview) -> Figure:
     left.suptitle("How much data each needs", fontsize=8.5, weight="bold")
     panel = right.subplots()
     wider = len(draw_layer(panel, found.heads, found.layer - 1, frame(found.heads))["50%"])
-    panel.set_title(f"{wider} of {found.heads.centers.shape[1]} heads are wider than the map" if wider else "")
+    panel.set_title(f"wider than the map, not drawn: {wider} of {found.heads.centers.shape[1]}" if wider else "")
     panel.set(xlabel="column shift (positions)", ylabel="row shift (positions)")
     right.suptitle(f"Where the heads of layer {found.layer} look", fontsize=8.5, weight="bold")
     return figure

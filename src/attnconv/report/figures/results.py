@@ -127,3 +127,8 @@ def layer_shares(probe: dict[str, Any], quantity: str = "conv3") -> dict[str, li
     for layer in probe["layers"]:
         found[layer["weights"]].append(layer[quantity])
     return found
+
+
+def is_corrected(probe: dict[str, Any]) -> bool:
+    """Whether shares were corrected for the size of the fit, as they are since the joint residual was defined."""
+    return all("joint_residual" in layer for layer in probe["layers"])

@@ -4,15 +4,16 @@ Imports no matplotlib.
 """
 
 from attnconv.files import read_csv, reading
-from attnconv.report.figures.data import Cost, Curves, Group, Groups, Overview, Protocol, Reach, Share, Shares
+from attnconv.report.figures.data import Cost, Curves, Group, Groups, Overview, Protocol, Reach
 from attnconv.report.figures.paper_data import curve_of, gaussians
-from attnconv.report.figures.results import Results, Row, by_seed, layer_shares, read_probe
+from attnconv.report.figures.results import Results, Row, by_seed
 
 ORDER = ("conv3x3", "resnet10", "sa_quadratic", "sa_learned", "sa_learned_content")
 ENCODINGS = ("sa_quadratic", "sa_quadratic_generalized", "sa_distance", "sa_sinusoidal", "sa_learned")
 WITH_CONTENT = ("sa_learned_content", "sa_sinusoidal_content")
 FROZEN = {"sa_quadratic": "learned", "sa_quadratic_copied": "copied from another network",
           "sa_quadratic_shifts": "fixed on the 3x3 shifts", "sa_quadratic_random": "fixed at random"}  # fmt: skip
+MINUTES = ("table1", "frozen_heads")
 LAYER = 5  # that README's figure shows
 
 
@@ -36,7 +37,7 @@ def protocols(results: Results) -> list[Protocol] | None:
 
 
 def _by_model(runs: list[Row]) -> dict[str, dict[int, dict[int, float]]]:
-    models = sorted({run["model"] for run in runs}, key=lambda model: (_place(model), model))
+    models = sorted({run["model"] for run in runs}, key=lambda model: (place(model), model))
     return {
         model: {
             images: by_seed([run for run in runs if run["model"] == model and run["train_images"] == images])
@@ -46,7 +47,8 @@ def _by_model(runs: list[Row]) -> dict[str, dict[int, dict[int, float]]]:
     }
 
 
-def _place(model: str) -> int:
+def place(model: str) -> int:
+    """Where a model stands among others."""
     return ORDER.index(model) if model in ORDER else len(ORDER)
 
 
@@ -87,13 +89,15 @@ def encodings(results: Results) -> Groups | None:
 
 
 def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
-    """Test accuracy of Table 1's models by minutes of a CPU core."""
-    runs = results.of_study("table1", scale="mini", recipe="modern")
-    curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
-    devices = sorted({run["device"] for run in runs})
-    if len({curve.model for curve in curves}) < 2:
-        return None
-    return Curves(f"CIFAR-10, scale=mini, {runs[0]['precision']} on {', '.join(devices)}", curves)
+    """Test accuracy by minutes of a CPU core, of Table 1's models, or of the first study whose runs counted minutes."""
+    for study in MINUTES:
+        runs = results.of_study(study, scale="mini", recipe="modern")
+        curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
+        if len({curve.model for curve in curves}) > 1:
+            devices = ", ".join(sorted({run["device"] for run in runs}))
+            images = f"{runs[0]['train_images']:,} images"
+            return Curves(f"CIFAR-10, {images}, scale=mini, {runs[0]['precision']} on {devices}", curves)
+    return None
 
 
 def windows(results: Results) -> Groups | None:
@@ -126,23 +130,6 @@ def normalizers(results: Results) -> Groups | None:
         if len(panel) > 1:
             panels[model] = panel
     return Groups("Normalizers (scale=mini, 12,500 images)", panels) if panels else None
-
-
-def convolution_shares(results: Results) -> Shares | None:
-    """Of every encoding the probed run of most images, at one number of images, that which most encodings have."""
-    probed = [run for run in results.runs if (results.folder(run) / "probe.json").exists() and run["scale"] == "mini"]
-    counts: dict[int, set[str]] = {}
-    for run in probed:
-        counts.setdefault(int(run["train_images"]), set()).add(run["model"])
-    if not counts:
-        return None
-    images = max(counts, key=lambda images: (len(counts[images]), images))
-    chosen: dict[str, Row] = {}
-    for run in sorted(probed, key=lambda run: (_place(run["model"]), run["model"], run["seed"])):
-        if run["train_images"] == images:
-            chosen.setdefault(run["model"], run)
-    networks = [Share(model, **layer_shares(read_probe(results.folder(run)))) for model, run in chosen.items()]
-    return Shares(f"How much of a layer's output is convolution (scale=mini, {images:,} images)", networks)
 
 
 def costs(results: Results) -> list[Cost] | None:

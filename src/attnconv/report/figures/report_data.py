@@ -1,0 +1,117 @@
+"""The data of figures about the study as a whole: verdicts on claims, images needed, probes, time and memory by pixels.
+
+Each loader returns its figure's data, or None where the runs are missing. Imports no matplotlib.
+"""
+
+import math
+from typing import Any
+
+from attnconv.files import read_json, read_json_lines, reading
+from attnconv.report.claims import judge, read_claims
+from attnconv.report.data_size import LEVELS
+from attnconv.report.deciders import DECIDERS
+from attnconv.report.evidence import Evidence
+from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Timing, Verdict, Verdicts
+from attnconv.report.figures.results import Results, Row, is_corrected, layer_shares, read_probe
+from attnconv.report.figures.study_data import place
+from attnconv.report.protocols import Protocol, protocols
+
+KNOWN = {"nine hard heads": "nine hard heads", "even": "even attention", "random": "random attention"}  # calibration
+
+
+def verdicts(results: Results) -> Verdicts | None:
+    """What the evidence says of every claim.
+
+    Raises:
+        UserError: the evidence of a claim is damaged.
+    """
+    path = results.path / "claims.yaml"
+    if not path.exists():
+        return None
+    judged, errors = judge(read_claims(path, DECIDERS), Evidence(results.path, results.runs), DECIDERS)
+    if errors:
+        raise errors[0]
+    return Verdicts([Verdict(one.claim["id"], one.claim["claim"], one.status) for one in judged])
+
+
+def needs(results: Results) -> list[Needs] | None:
+    """How many times the images of the control each model needs, by accuracy and protocol."""
+    found = []
+    for protocol in protocols(results.runs):
+        models = sorted((model for model in protocol.models[1:]), key=place)
+        needed = [one for model in models for one in _needs_of(protocol, model)]
+        if needed:
+            found.append(Needs(f"{protocol.title}, scale={protocol.scale}, {protocol.precision}", needed))
+    return found or None
+
+
+def _needs_of(protocol: Protocol, model: str) -> list[Need]:
+    found = []
+    for level in LEVELS:
+        estimate = protocol.ratio(model, level)
+        if estimate is not None:
+            interval = estimate.interval()
+            ends = (math.exp(interval.low), math.exp(interval.high)) if interval else None
+            found.append(Need(model, level, math.exp(estimate.value), ends))
+    return found
+
+
+def convolution_shares(results: Results) -> Shares | None:
+    """Of every attention at scale=mini one probed run, by the corrected measure if there is one, of most images."""
+    chosen: dict[str, tuple[tuple[Any, ...], Row, dict[str, Any]]] = {}
+    for run in results.runs:
+        path = results.folder(run) / "probe.json"
+        if run["scale"] == "mini" and run["source"] is None and path.exists():
+            probe = read_probe(results.folder(run))
+            rank = (is_corrected(probe), run["train_images"], -run["seed"])
+            if run["model"] not in chosen or rank > chosen[run["model"]][0]:
+                chosen[run["model"]] = rank, run, probe
+    if not chosen:
+        return None
+    networks = [
+        Share(f"{model}, {run['train_images']:,} images", model, is_corrected(probe), **layer_shares(probe))
+        for model, (_, run, probe) in sorted(chosen.items(), key=lambda item: (place(item[0]), item[0]))
+    ]
+    return Shares("How much of a layer's output is convolution (scale=mini)", networks, levels(results))
+
+
+def levels(results: Results) -> list[Level]:
+    """What attention of known nature has instead; empty where it was not measured."""
+    path = results.path / "theorem/calibration.json"
+    if not path.exists():
+        return []
+    rows = read_json(path, ("rows",))["rows"]
+    with reading(path):
+        of_kind = {kind: [row["conv3"] for row in rows if row["attention"] == kind] for kind in KNOWN}
+        return [Level(KNOWN[kind], min(values), max(values)) for kind, values in of_kind.items()]
+
+
+def timings(results: Results) -> list[Timing] | None:
+    """Time and memory of one layer by positions, published formulation and ours, of the commit that measured most."""
+    path = results.path / "bench.jsonl"
+    if not path.exists():
+        return None
+    with reading(path):
+        lines = [line for line in read_json_lines(path) if _is_layer(line)]
+        commits = [line["commit"] for line in lines]
+        if not lines:
+            return None
+        best = max(dict.fromkeys(commits), key=commits.count)
+        lines = sorted((line for line in lines if line["commit"] == best), key=lambda line: line["positions"])
+        return [_timing(lines, side) for side in ("published", "ours")]
+
+
+def _is_layer(line: dict[str, Any]) -> bool:
+    """Whether a line of bench.jsonl is of one mini layer of quadratic attention, measured by a clean tree."""
+    wanted = {"part": "layer", "model": "sa_quadratic", "scale": "mini", "dirty": False}
+    return wanted.items() <= line.items()
+
+
+def _timing(lines: list[dict[str, Any]], side: str) -> Timing:
+    return Timing(
+        side,
+        f"{lines[0]['precision']} on {lines[0]['device']}",
+        [line["positions"][0] * line["positions"][1] for line in lines],
+        [1000 * line[side]["seconds"]["median"] / line["batch"] for line in lines],
+        [line[side]["peak_bytes"] / line["batch"] / 1e6 for line in lines],
+    )

@@ -1,0 +1,57 @@
+"""Figures about the study as a whole say what the pages of results/ say."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from attnconv.files import FileError
+from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
+from attnconv.report.figures.results import Results
+from conftest import REPOSITORY
+
+RESULTS = Results(REPOSITORY / "results")
+
+
+def test_claims_at_a_glance_are_those_of_the_page():
+    page = (REPOSITORY / "results/claims.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(#\w+\) \| ([^|]+) \| [^|]+ \| \*\*([a-z ]+)\*\*", page, flags=re.MULTILINE)
+    assert [(row.name, row.claim, row.status) for row in verdicts(RESULTS).rows] == rows
+
+
+def test_images_needed_are_those_of_the_page():
+    page = (REPOSITORY / "results/data_size.md").read_text()
+    for protocol in needs(RESULTS):
+        for need in protocol.needs:
+            low, high = need.ends
+            assert f"{need.ratio:.2f} x [{low:.2f}, {high:.2f}], n=" in page, need
+
+
+def test_a_corrected_probe_is_preferred_and_levels_are_the_calibration():
+    found = convolution_shares(RESULTS)
+    by_model = {share.model: share for share in found.networks}
+    assert by_model["sa_quadratic"].corrected, "one of two probed runs is"
+    assert not by_model["sa_sinusoidal"].corrected
+    assert [level.label for level in found.levels] == ["nine hard heads", "even attention", "random attention"]
+    assert found.levels[0].low > found.levels[1].high > found.levels[2].high
+
+
+def test_layers_are_compared_within_one_commit_of_a_clean_tree(tmp_path):
+    shutil.copy(REPOSITORY / "results/bench.jsonl", tmp_path)
+    published, ours = timings(Results(tmp_path))
+    assert published.positions == ours.positions == [64, 1024, 4096]
+    assert ours.milliseconds[-1] < published.milliseconds[-1]
+    lines = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(line | {"dirty": True}) + "\n" for line in lines))
+    assert timings(Results(tmp_path)) is None
+
+
+def test_what_is_missing_gives_no_figure_and_what_is_damaged_a_line(tmp_path):
+    empty = Results(tmp_path)
+    assert verdicts(empty) is timings(empty) is None
+    assert levels(empty) == []
+    (tmp_path / "theorem").mkdir()
+    (tmp_path / "theorem/calibration.json").write_text('{"rows": [{"attention": "even"}]}')
+    with pytest.raises(FileError, match=r"calibration\.json lacks 'conv3'"):
+        levels(empty)
