@@ -40,8 +40,9 @@ def test_the_page_has_what_was_found(examined):
     found = json.loads(next((results / "runs").glob("**/conversion.json")).read_text())
     assert cells[:4] == ["[`conv3x3`](runs/page/conv3x3/mini-modern/frac1/seed0)", "40 images, 2 epochs", "2", "18"]
     assert cells[5] == f"{found['largest_logit']:.1f}"
-    assert cells[6:8] == ["0 of 20", f"{found['convolution_acc']:.2%}"], "one accuracy for both"
-    assert cells[8] == f"{found['attention_parameters'] / found['convolution_parameters']:.3g} x"
+    assert cells[6] == f"{found['logits_range']:.1f}"
+    assert cells[7:9] == ["0 of 20", f"{found['convolution_acc']:.2%}"], "one accuracy for both"
+    assert cells[9] == f"{found['attention_parameters'] / found['convolution_parameters']:.3g} x"
 
     probed = json.loads(next((results / "runs").glob("**/probe.json")).read_text())
     assert likeness_summary([(row, probed) for row in runs if row["model"] == "sa_quadratic"]) in page

@@ -29,6 +29,7 @@ Made by `python scripts/make_tables.py` from the conversion.json and probe.json 
 
 Each convolution of a trained network is replaced by attention with a quadratic encoding, one head per tap, and both
 networks see the test images in float32. Parameters, FLOPs and time are those of attention over those of convolution.
+What a difference means is said by how much a logit differs between images; of the first networks it was not recorded.
 
 """
 
@@ -92,16 +93,17 @@ def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> l
 def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
     """A row per converted network."""
     header = [
-        "network", "trained on", "convolutions", "heads", "largest difference", "of logits up to",
+        "network", "trained on", "convolutions", "heads", "largest difference", "of logits up to", "that differ by",
         "predictions changed", "accuracy", "parameters", "FLOPs", "time",
     ]  # fmt: skip
     rows = []
     for run, found in examined:
+        differ = f"{found['logits_range']:.1f}" if "logits_range" in found else ""
         accuracies = dict.fromkeys(f"{found[f'{kind}_acc']:.2%}" for kind in ("convolution", "attention"))
         ratios = (found[f"attention_{of}"] / found[f"convolution_{of}"] for of in ("parameters", "flops", "seconds"))
         rows.append([
             *_named(run), f"{found['layers']}", f"{found['heads']}", f"{found['largest_difference']:.1e}",
-            f"{found['largest_logit']:.1f}", f"{found['predictions_changed']} of {found['images']:,}",
+            f"{found['largest_logit']:.1f}", differ, f"{found['predictions_changed']} of {found['images']:,}",
             " → ".join(accuracies), *(f"{ratio:.3g} x" for ratio in ratios),
         ])  # fmt: skip
     return markdown(header, rows)
