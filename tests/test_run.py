@@ -275,13 +275,13 @@ def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
         def log(self, epoch, metrics):
             raise OSError("service unavailable")
 
-        def finish(self, failed):
-            finished.append(failed)
+        def finish(self, status):
+            finished.append(status)
 
     monkeypatch.setitem(dashboards.ADAPTERS, "wandb", Broken)
     assert run(tiny("logger=wandb"))["status"] == "done"
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert finished == [True], "a sweep's next run must not write into this one"
+    assert finished == ["failed"], "a sweep's next run must not write into this one"
     assert warnings == ["warning: wandb is off for this run (service unavailable); the run folder has it all"]
 
 

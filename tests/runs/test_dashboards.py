@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from attnconv.run import run
+from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_folder_path
-from conftest import PYTHON
+from conftest import PYTHON, TINY_SCALE
 
 wandb = pytest.importorskip("wandb")
 VARIABLES = ("MODE", "PROJECT", "ENTITY", "NAME", "TAGS", "RUN_GROUP", "DIR", "NOTES", "JOB_TYPE", "API_KEY", "RUN_ID",
@@ -96,3 +97,31 @@ def test_a_login_that_fails_records_offline_in_one_line(tiny, monkeypatch, capsy
     assert [row["epoch"] for row in history] == [1]
     assert (start["project"], start["job_type"], start["tags"]) == ("p", "tune", ["a"])
     assert "val_acc" in summary
+
+
+def test_a_preempted_trial_of_a_sweep_goes_on(command, arrays, monkeypatch, tmp_path):
+    """It comes back with its whole configuration as arguments, under the id that the agent gave it."""
+    for name, value in {"MODE": "offline", "SWEEP_ID": "sweep", "RUN_ID": "trial1", "PROJECT": "agents"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    fixed = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=wandb",
+             "device=cpu", "recipe.batch_size=16", "epochs=3"]  # fmt: skip
+    real = Dashboard.log
+
+    def preempted(self, epoch, metrics):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        real(self, epoch, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dashboard, "log", preempted)
+        assert command("train.py", *fixed, "recipe.lr_scale=0.5").returncode != 0
+    (folder,) = tmp_path.glob("outputs/trial_trial1/*/*/*/seed0")
+    configuration = read_back(folder)[0]["config"]["update"]
+    whole = [f"{key}={value}" for key, value in configuration.items() if key != "_wandb"]
+    finished = command("train.py", *fixed, *whole)
+    assert finished.returncode == 0, finished.stderr
+    assert ", resuming after epoch 1" in finished.stdout
+    start, summary, history, _ = read_back(folder)
+    assert (start["run_id"], start["project"]) == ("trial1", "agents")
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert summary["test_acc"] == json.loads((folder / "result.json").read_text())["test_acc"]

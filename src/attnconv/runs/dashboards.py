@@ -58,10 +58,10 @@ class Dashboard:
             names = class_names(self._config.data, data.classes)
             self._guard(self._adapter.conclude, Conclusion(result, data.test.labels.cpu().numpy(), names))
 
-    def finish(self, failed: bool) -> None:
+    def finish(self, status: str) -> None:
         """Close the dashboard's run, so that the next one of a sweep does not write into it."""
         if self._adapter is not None:
-            self._guard(self._adapter.finish, failed)
+            self._guard(self._adapter.finish, status)
 
     def _guard(self, call: Any, *arguments: Any) -> None:
         try:
@@ -70,6 +70,6 @@ class Dashboard:
             adapter, self._adapter = self._adapter, None
             if adapter is not None and call != adapter.finish:
                 with suppress(Exception):  # the first error is the one to report
-                    adapter.finish(True)
+                    adapter.finish("failed")
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             print(f"warning: {self._name} is off for this run ({reason}); the run folder has it all", file=sys.stderr)

@@ -5,8 +5,6 @@ from typing import Any
 from attnconv.config import Config, flatten, to_plain
 from attnconv.runs.folder import run_name
 
-LABELS = ("model", "recipe", "scale", "fraction")  # keys of `labels` that are not settings of their own
-
 
 def labels(config: Config) -> dict[str, Any]:
     """Return what runs are grouped and filtered by, under one name each: W&B cannot group by parts of a setting."""

@@ -57,5 +57,5 @@ class TrackioRun:
             title = re.sub(r"[^\w.-]+", "-", display_name(self._config))
             self._trackio.log_artifact(self._folder / "weights.safetensors", name=title, type="model")
 
-    def finish(self, failed: bool) -> None:
+    def finish(self, status: str) -> None:
         self._trackio.finish()

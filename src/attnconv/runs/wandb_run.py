@@ -14,6 +14,7 @@ from attnconv.config import Config, flatten
 from attnconv.files import write_whole
 from attnconv.runs.adapter import Conclusion, History, pixels
 from attnconv.runs.labels import display_name, flat_config, group
+from attnconv.settings.trial import under_agent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ class WandbRun:
         name = _identity(folder)
         for earlier in _files(folder).glob(f"offline-run-*-{name}"):
             shutil.rmtree(earlier)
-        self._run = self._start(None if _under_agent() else name)
+        self._run = self._start(None if under_agent() else name)
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         # The summary's is result.json's: the mean over all epochs.
@@ -63,11 +64,11 @@ class WandbRun:
 
     def _init(self, name: str | None, mode: Any) -> Any:
         config, chosen = self._config, self._config.logger
-        project = None if _under_agent() else _choose(chosen.project, "WANDB_PROJECT", "attnconv")
+        project = None if under_agent() else _choose(chosen.project, "WANDB_PROJECT", "attnconv")
         job_type = "tune" if config.data.holdout else "train"
         return self._wandb.init(
             project=project,
-            entity=None if _under_agent() else chosen.entity,
+            entity=None if under_agent() else chosen.entity,
             id=name,
             resume="allow",
             name=_choose(None, "WANDB_NAME", display_name(config)),
@@ -107,19 +108,17 @@ class WandbRun:
             artifact.add_file(str(self._folder / "weights.safetensors"))
             self._run.log_artifact(artifact)
 
-    def finish(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
+    def finish(self, status: str) -> None:
+        """Close the run; the cluster will start a trial again that it has preempted, and so shall the sweep."""
+        if status == "interrupted" and under_agent() and "SLURM_JOB_ID" in os.environ:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=int(status != "done"))
 
 
 def disabled() -> bool:
     """Whether the environment switches W&B off, which then keeps nothing anywhere."""
     switched_off = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
     return switched_off or os.environ.get("WANDB_MODE", "").lower() == "disabled"
-
-
-def _under_agent() -> bool:
-    """Whether `wandb agent` started this process: it has chosen entity, project and id, and ignores others."""
-    return "WANDB_SWEEP_ID" in os.environ
 
 
 def _identity(folder: Path) -> str:

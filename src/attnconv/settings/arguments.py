@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
+from attnconv.settings.trial import trial_arguments, under_agent
 
 # Settings that are paths: no shell expands the ~ of an argument such as output=~/runs.
 PATHS = ("output", "data.root", "collected")
@@ -31,7 +32,8 @@ def train_arguments(arguments: list[str]) -> list[str]:
     found = parser.parse_intermixed_args(arguments)
     _check_flags(found)
     flags = [argument for argument in arguments if argument not in found.overrides]
-    return [*map(expand_home, found.overrides), *flags]
+    overrides = list(map(expand_home, found.overrides))
+    return [*(trial_arguments(overrides) if under_agent() else overrides), *flags]
 
 
 def expand_home(override: str) -> str:

@@ -242,7 +242,7 @@ class Trainer:
                 raise
             print(f"warning: result.json cannot be written: {full.strerror}", file=sys.stderr)
         if self.dashboard is not None:
-            self.dashboard.finish(failed=not done)
+            self.dashboard.finish(self.result["status"])
             self.dashboard = None
 
     def _say(self, text: str) -> None:

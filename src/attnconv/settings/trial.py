@@ -1,0 +1,81 @@
+"""The arguments of a trial of a W&B sweep, as Hydra reads them.
+
+`wandb agent` writes None for null and quotes nothing. A trial that was preempted comes back with its whole
+configuration as arguments, labels included (attnconv.runs.labels): what the configuration says anyway is left out, so
+that a setting without an effect is not taken for one that was asked for.
+"""
+
+import os
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
+
+from attnconv.config import CONFIGS, register_schema
+
+LABELS = ("fraction",)  # those that are neither a setting nor a choice of files
+
+
+def under_agent() -> bool:
+    """Whether `wandb agent` started this process: it chooses the project and the id of the run."""
+    return "WANDB_SWEEP_ID" in os.environ
+
+
+def trial_arguments(overrides: list[str]) -> list[str]:
+    """Return overrides that compose the run which the agent asks for, in a run folder of its own.
+
+    Args:
+        overrides: of the command, and those that the agent puts in the place of ${args_no_hyphens}.
+    """
+    pairs = [override.partition("=")[::2] for override in overrides]
+    files = {key for key, _ in pairs if (CONFIGS / key).is_dir()}
+    # A label such as recipe=modern repeats what the command has chosen, which comes first.
+    choices = {key: f"{key}={value}" for key, value in reversed(pairs) if _is_choice(key, value)}
+    settings = {key: value for key, value in pairs if key not in files and key not in LABELS}
+    kept = {key: _readable(key, value) for key, value in settings.items() if key.startswith("hydra.")}
+    for _ in range(2):  # what is kept may change what another setting is by default
+        composed = _compose([*choices.values(), *kept.values()])
+        missing = [key for key, value in settings.items() if key not in kept and not _says(composed, key, value)]
+        kept |= {key: _readable(key, settings[key]) for key in missing}
+    if "name" not in settings and composed.name == "default":
+        kept["name"] = f"name=trial_{os.environ.get('WANDB_RUN_ID', os.environ['WANDB_SWEEP_ID'])}"
+    return [*choices.values(), *kept.values()]
+
+
+def _is_choice(key: str, value: str) -> bool:
+    """Whether it names a file; a model of timm, say, has a label that is not one."""
+    return (CONFIGS / key / f"{value}.yaml").is_file()
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _says(composed: DictConfig, key: str, value: str) -> bool:
+    """Whether a composed configuration has the value anyway."""
+    try:
+        found = OmegaConf.select(composed, key)
+    except InterpolationToMissingValueError:  # it is made of another one, which nobody has given yet
+        return False
+    return bool((OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) == _parsed(key, value))
+
+
+def _readable(key: str, value: str) -> str:
+    """Return an override that Hydra reads as one value: null for None, quoted where it would not be read."""
+    value = "null" if value == "None" else value
+    try:
+        if not OverridesParser.create().parse_override(f"{key}={value}").is_sweep_override():
+            return f"{key}={value}"
+    except HydraException:
+        pass
+    return f'{key}="' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _parsed(key: str, value: str) -> Any:
+    return OverridesParser.create().parse_override(_readable(key, value)).value()
