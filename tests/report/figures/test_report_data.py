@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from attnconv.files import FileError
+from attnconv.files import FileError, read_csv
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
 from attnconv.report.figures.results import Results
+from attnconv.report.figures.study_data import protocols
 from conftest import REPOSITORY
 
 RESULTS = Results(REPOSITORY / "results")
@@ -55,3 +56,20 @@ def test_what_is_missing_gives_no_figure_and_what_is_damaged_a_line(tmp_path):
     (tmp_path / "theorem/calibration.json").write_text('{"rows": [{"attention": "even"}]}')
     with pytest.raises(FileError, match=r"calibration\.json lacks 'conv3'"):
         levels(empty)
+
+
+def test_the_answers_in_readme_are_those_of_the_data():
+    readme = (REPOSITORY / "README.md").read_text()
+    share = next(share for share in convolution_shares(RESULTS).networks if share.model == "sa_quadratic")
+    for values in (share.initial, share.trained):
+        assert f"{min(values):.0%} to {max(values):.0%}" in readme
+    content = [need.ratio for need in needs(RESULTS)[0].needs if need.model == "sa_learned_content"]
+    assert f"{min(content):.1f} to {max(content):.1f} times" in readme
+    by_images = protocols(RESULTS)[0].accuracies.values()
+    ends = [100 * sum(seeds.values()) / len(seeds) for seeds in (model[5_000] for model in by_images)]
+    assert f"{min(ends):.1f}% to {max(ends):.1f}%" in readme
+    mini = [row for row in read_csv(RESULTS.path / "models.csv") if row["scale"] == "mini"]
+    weights = {row["model"]: int(row["parameters"]) for row in mini}
+    for model, text in (("fully_connected", "100.9M"), ("locally_connected", "14.4M"), ("sa_quadratic", "450,540")):
+        assert text in (f"{weights[model] / 1e6:.1f}M", f"{weights[model]:,}")
+        assert text in readme
