@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
+from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

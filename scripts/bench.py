@@ -46,30 +46,29 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every line to it")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
-    with one_line_errors([]):
-        device = choose_device(arguments.device)
-        rounds, images = (1, 32) if arguments.tiny else (5, 2560)
-        bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
-        head, dirty = commit()
-        about = {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
-        print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")
-        rows = []
-        cases = ON_GPU if device.type == "cuda" else ON_CPU
-        if arguments.tiny:
-            cases = tuple(dict.fromkeys(Case(case.part, case.model, "mini", 4, TINY, case.dropout) for case in cases))
-        for case in cases:
-            if case.part in arguments.only and case.model in arguments.models:
-                line = bench.compare(case)
-                rows.append(bench_row(line | about))
-                print(" | ".join(rows[-1]), flush=True)
-                keep(arguments.json, line | about)
-        if rows:
-            print(markdown(BENCH_HEADER, rows))
-        if "growth" in arguments.only:
-            line = bench.growth((4, 8)) if arguments.tiny else bench.growth()
-            exponent = line["exponent"]
-            print(f"time grows with pixels^{exponent['median']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})")
+    device = choose_device(arguments.device)
+    rounds, images = (1, 32) if arguments.tiny else (5, 2560)
+    bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
+    head, dirty = commit()
+    about = {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
+    print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")
+    rows = []
+    cases = ON_GPU if device.type == "cuda" else ON_CPU
+    if arguments.tiny:
+        cases = tuple(dict.fromkeys(Case(case.part, case.model, "mini", 4, TINY, case.dropout) for case in cases))
+    for case in cases:
+        if case.part in arguments.only and case.model in arguments.models:
+            line = bench.compare(case)
+            rows.append(bench_row(line | about))
+            print(" | ".join(rows[-1]), flush=True)
             keep(arguments.json, line | about)
+    if rows:
+        print(markdown(BENCH_HEADER, rows))
+    if "growth" in arguments.only:
+        line = bench.growth((4, 8)) if arguments.tiny else bench.growth()
+        exponent = line["exponent"]
+        print(f"time grows with pixels^{exponent['median']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})")
+        keep(arguments.json, line | about)
 
 
 def keep(path: Path | None, line: dict[str, Any]) -> None:
@@ -80,4 +79,5 @@ def keep(path: Path | None, line: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from attnconv.bench.timing import Spread, benchmark_arguments, forward_backward_seconds, ratios, take_turns
+from attnconv.errors import one_line_errors
 from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
@@ -69,4 +70,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

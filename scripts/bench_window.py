@@ -13,6 +13,7 @@ import statistics
 import torch
 
 from attnconv.bench.timing import benchmark_arguments, forward_backward_seconds
+from attnconv.errors import one_line_errors
 from attnconv.mixers.window import WindowAttention
 
 IMAGES, WIDTH, HEADS = 8, 64, 8
@@ -52,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -80,10 +80,10 @@ def main() -> None:
         help="keep the weights of these runs; * stands for any characters, as in 'study/*/seed0'",
     )  # fmt: skip
     arguments = parser.parse_args()
-    with one_line_errors([]):
-        problems = collect(arguments)
+    problems = collect(arguments)
     sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -13,7 +13,6 @@ and the default alpha they are written to RUN/conversion.json as well.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from attnconv.models.weight_files import load_weights
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import build_untrained, load_trained, run_folder_of
 from attnconv.runs.provenance import commit, describe_device
-from attnconv.settings.arguments import ScriptParser, check_target, positive
+from attnconv.settings.arguments import ScriptParser, above_zero, check_target, positive
 from attnconv.training.device import choose_device
 
 SWEPT_IMAGES = 8
@@ -119,26 +118,22 @@ def main() -> None:
     )
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
     parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
-    parser.add_argument("--alpha", type=float, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
+    parser.add_argument("--alpha", type=above_zero, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
     parser.add_argument("--batch", type=positive, default=100, help="test images at once")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--json", type=Path, help="write the numbers there; of a run, elsewhere than in its folder")
     parser.add_argument("--sweep", nargs="*", metavar="NAME", help="timm's models, or twenty families if none is named")
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
     arguments = parser.parse_intermixed_args()
-    if not 0 < arguments.alpha < math.inf:
-        parser.error(f"--alpha must be above 0 and finite, not {arguments.alpha:g}")
     check_target(parser, arguments.json)
     if arguments.sweep is not None:
-        with one_line_errors([]):
-            changed = sweep(arguments.sweep or MODELS, arguments.images or SWEPT_IMAGES, arguments.json)
+        changed = sweep(arguments.sweep or MODELS, arguments.images or SWEPT_IMAGES, arguments.json)
         sys.exit(1 if changed else 0)
-    with one_line_errors(valid_keys()):
-        arguments.device = str(choose_device(arguments.device))
-        name, model, split = network(arguments)
-        if arguments.images is not None:
-            split = Split(split.images[: arguments.images], split.labels[: arguments.images], split.mean, split.std)
-        row = exchange(model, split, arguments.alpha, arguments.batch)
+    arguments.device = str(choose_device(arguments.device))
+    name, model, split = network(arguments)
+    if arguments.images is not None:
+        split = Split(split.images[: arguments.images], split.labels[: arguments.images], split.mean, split.std)
+    row = exchange(model, split, arguments.alpha, arguments.batch)
     print(report(name, row))
     of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
     whole = arguments.images is None and arguments.alpha == ALPHA  # a try on few images must not pass for the real one
@@ -152,4 +147,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(valid_keys()):
+        main()

@@ -23,12 +23,12 @@ def main() -> None:
         "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
     )
     arguments = parser.parse_args()
-    with one_line_errors(()):
-        from attnconv.runs.load import load  # imports torch
+    from attnconv.runs.load import load  # imports torch
 
-        network = load(arguments.run, device=arguments.device, trusted=arguments.trust)
-        print(network.evaluate(arguments.data, resize=arguments.resize))
+    network = load(arguments.run, device=arguments.device, trusted=arguments.trust)
+    print(network.evaluate(arguments.data, resize=arguments.resize))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

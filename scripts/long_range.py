@@ -75,8 +75,7 @@ def main() -> None:
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
     parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
     arguments = parser.parse_args()
-    with one_line_errors([]):
-        rows = read_cells(arguments.outputs)
+    rows = read_cells(arguments.outputs)
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     path = arguments.into / "long_range.csv"
     with path.open("w", newline="") as file:
@@ -98,5 +97,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors([]):
+    with one_line_errors():
         main()

@@ -52,15 +52,15 @@ def main() -> None:
     if not arguments.run and (arguments.into or arguments.data):
         parser.error("--into and --data go with --run")
     errors: list[str] = []
-    with one_line_errors([]):
-        if arguments.list:
-            show_list(arguments.results)
-        elif arguments.run:
-            figures_of_run(arguments.run, arguments.into, arguments.data)
-        else:
-            errors = draw_all(arguments.results, arguments.only)
+    if arguments.list:
+        show_list(arguments.results)
+    elif arguments.run:
+        figures_of_run(arguments.run, arguments.into, arguments.data)
+    else:
+        errors = draw_all(arguments.results, arguments.only)
     exit_with(errors)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -65,14 +65,14 @@ def main() -> None:
     arguments.out = arguments.out or (Path("page.html") if arguments.runs else REPOSITORY / "docs" / "index.html")
     check_target(parser, arguments.out)
     errors: list[str] = []
-    with one_line_errors([]):
-        if arguments.choose_images:
-            choose_images(arguments.results, arguments.data)
-        page = make_page(arguments, errors)
-        write_whole(arguments.out, page)
+    if arguments.choose_images:
+        choose_images(arguments.results, arguments.data)
+    page = make_page(arguments, errors)
+    write_whole(arguments.out, page)
     print(f"{arguments.out}: {len(page) / 1e6:.2f} MB")
     exit_with(errors)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -10,6 +10,7 @@ that do not need it are made all the same.
 import sys
 from pathlib import Path
 
+from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
 from attnconv.report.complaints import exit_with
 from attnconv.report.pages import MANIFEST, Pages, manifest
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from attnconv.analysis.profile import cost_row, growth, sight_row, study_models
+from attnconv.errors import one_line_errors
 from attnconv.files import read_csv
 from attnconv.report.tables import models_table
 from attnconv.runs.provenance import describe_device
@@ -58,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -25,11 +25,10 @@ def main() -> None:
         "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
     )
     arguments = parser.parse_intermixed_args()
-    with one_line_errors(()):
-        from attnconv.runs.load import load  # imports torch
+    from attnconv.runs.load import load  # imports torch
 
-        network = load(arguments.run, device=arguments.device, trusted=arguments.trust)
-        probabilities = network.predict_proba(arguments.images, resize=arguments.resize)
+    network = load(arguments.run, device=arguments.device, trusted=arguments.trust)
+    probabilities = network.predict_proba(arguments.images, resize=arguments.resize)
     width = max(len(str(path)) for path in arguments.images)
     for path, row in zip(arguments.images, probabilities, strict=True):
         best = row.argsort()[::-1][: arguments.top]
@@ -37,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

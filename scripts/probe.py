@@ -19,7 +19,7 @@ from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import load_trained
 from attnconv.runs.provenance import commit
-from attnconv.settings.arguments import ScriptParser, check_target, positive
+from attnconv.settings.arguments import ScriptParser, check_target, positive, whole_number
 from attnconv.training.device import choose_device
 
 CALIBRATED = (8, 8)  # positions, as of 32 x 32 images in patches of 4 x 4
@@ -32,15 +32,13 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the data, if not where the run found it")
     parser.add_argument("--images", type=positive, default=100, help="test images over which attention is averaged")
     parser.add_argument(
-        "--fit-images", type=positive, default=600, help="test images to fit and judge convolutions, half each"
+        "--fit-images", type=whole_number(2), default=600, help="test images to fit and judge convolutions, half each"
     )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
     )
     arguments = parser.parse_args()
-    if arguments.fit_images < 2:
-        parser.error("--fit-images must be at least 2: half to fit, half to judge")
     if not arguments.runs and arguments.calibration is None:
         parser.error("which runs? probe.py RUN [RUN ...]")
     check_target(parser, arguments.calibration)
@@ -48,10 +46,9 @@ def main() -> None:
         known = calibration(*CALIBRATED)
         write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": known}).encode())
     for folder in arguments.runs:
-        with one_line_errors([]):
-            device = str(choose_device(arguments.device))
-            trained = load_trained(folder, arguments.data, device, trusted=arguments.trust)
-            found = probe(trained, arguments.images, arguments.fit_images)
+        device = str(choose_device(arguments.device))
+        trained = load_trained(folder, arguments.data, device, trusted=arguments.trust)
+        found = probe(trained, arguments.images, arguments.fit_images)
         head, dirty = commit()
         about = {"run": run_name(trained.config), "images": arguments.images, "fit_images": arguments.fit_images}
         about |= {"patch": trained.config.scale.patch, "commit": head, "dirty": dirty}
@@ -66,4 +63,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -18,7 +18,7 @@ from attnconv.errors import one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
 from attnconv.runs.status import look
-from attnconv.settings.arguments import ScriptParser, expand_home, positive
+from attnconv.settings.arguments import ScriptParser, above_zero, expand_home, positive
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.study import in_order, plan, rows
 from attnconv.sweeps.workers import Workers
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help=f"of {', '.join(rows('bf16'))}")
     parser.add_argument("--list", action="store_true", help="the rows, their runs and hours; nothing is run")
     parser.add_argument("--dry-run", action="store_true", help="the runs in order, with their times; nothing is run")
-    parser.add_argument("--budget-hours", type=float, metavar="H", help="stop after so long; runs are saved")
+    parser.add_argument("--budget-hours", type=above_zero, metavar="H", help="stop after so long; runs are saved")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 where this machine computes in it")
     parser.add_argument(
         "--at-once", type=positive, default=AT_ONCE, metavar="N", help="runs at a time (default: %(default)s)"

@@ -8,7 +8,7 @@ there is one.
 import sys
 from pathlib import Path
 
-from attnconv.errors import UserError
+from attnconv.errors import UserError, one_line_errors
 from attnconv.report.verify import CHECKS
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
@@ -33,4 +33,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

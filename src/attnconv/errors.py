@@ -111,9 +111,8 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone is expected, and not when Python ends
+            _flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to write
         sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
         rest = "the run was done" if stopped.done else "rerun the same command to resume"
@@ -125,24 +124,39 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
     except SweepIncomplete as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except UserError as error:
-        sys.exit(_complaint(str(error)))
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        sys.exit(_complaint(f"{error.filename}: {error.strerror}"))
     except Exception as error:
-        if not _is_of_hydra(error):
+        message = _what_to_mend(error, valid_keys)
+        if message is None:
             raise
-        sys.exit(_complaint(explain_composition_error(error, valid_keys)))
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
+    """Say in one line what a user can mend; None for an error of the program."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split("\n"))
+    if _is_of_hydra(error):
+        return explain_composition_error(error, valid_keys)
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of a library
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return None
+
+
+def _flush() -> None:
+    """Write out what was printed, here, where a reader that has gone or a full disk is expected."""
+    if sys.stdout is None:  # closed by the shell: >&-
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+        raise
 
 
 def _is_of_hydra(error: Exception) -> bool:
     """Whether Hydra or OmegaConf raised an error; asked without importing them, which takes time."""
     return any(kind.__module__.partition(".")[0] in ("hydra", "omegaconf") for kind in type(error).__mro__)
-
-
-def _complaint(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 # Hydra's plugins, by the option that they bring.

@@ -1,6 +1,8 @@
 """What a person types wrong, at train.py and at the scripts: one line that says what to type, and exit code 2."""
 
+import os
 import runpy
+import signal
 import sys
 
 import pytest
@@ -111,6 +113,23 @@ def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, rea
     assert expand_home(typed) == read
 
 
+SCRIPTS = sorted(path.stem for path in (REPOSITORY / "scripts").glob("*.py"))
+NUMERIC = [
+    ("bench", "--rounds"),
+    ("bench", "--images"),
+    ("bench_attention", "--rounds"),
+    ("bench_window", "--rounds"),
+    ("conv_to_attention", "--alpha"),
+    ("conv_to_attention", "--batch"),
+    ("conv_to_attention", "--images"),
+    ("predict", "--top"),
+    ("probe", "--fit-images"),
+    ("probe", "--images"),
+    ("study", "--at-once"),
+    ("study", "--budget-hours"),
+]
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "complaint"),
     [
@@ -127,18 +146,18 @@ def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, rea
         ("model_table", ["--into", "absent"], "absent: no such folder"),
         ("probe", ["absent"], "there is no run folder absent"),
         ("probe", [".", "--device", "tpu9"], "unknown device 'tpu9'"),
-        ("probe", [".", "--images", "0"], "'0' is not a whole number of at least 1"),
-        ("probe", [".", "--fit-images", "1"], "--fit-images must be at least 2"),
+        ("probe", [".", "--images", "0"], "'0' is not a whole number from 1"),
+        ("probe", [".", "--fit-images", "1"], "'1' is not a whole number from 2"),
         ("conv_to_attention", [], "which network?"),
         ("conv_to_attention", ["--model", "resnet18", "--images", "-1"], "'-1' is not a whole number"),
-        ("conv_to_attention", ["--model", "resnet18", "--alpha", "nan"], "--alpha must be above 0 and finite, not nan"),
+        ("conv_to_attention", ["--model", "resnet18", "--alpha", "nan"], "--alpha: 'nan' is not a number above 0"),
         ("conv_to_attention", ["--model", "resnet18", "--device", "gpu"], "unknown device 'gpu'"),
         ("conv_to_attention", ["--model", "resnet18", "scale=mimi"], "scale=mimi does not exist; did you mean 'mini'?"),
         ("conv_to_attention", ["batch_size=1", "--model", "resnet18"], "did you mean 'recipe.batch_size'?"),
         ("conv_to_attention", ["--model", "resnet18", "--json", "absent/file"], "there is no folder absent"),
-        ("bench", ["--rounds", "0"], "'0' is not a whole number of at least 1"),
+        ("bench", ["--rounds", "0"], "'0' is not a whole number from 1"),
         ("bench", ["--device", "gpu"], "unknown device 'gpu'"),
-        ("bench_attention", ["--rounds", "none"], "'none' is not a whole number of at least 1"),
+        ("bench_attention", ["--rounds", "none"], "'none' is not a whole number from 1"),
         ("bench_window", ["--device", "gpu"], "unknown device 'gpu'"),
         ("verify", ["--nope"], "unrecognized arguments: --nope"),
         ("verify", ["--repository", "absent"], "absent: no such folder"),
@@ -153,6 +172,47 @@ def test_what_a_script_cannot_do_is_one_line(command, script, arguments, complai
     assert complaint in errors[0]
 
 
-@pytest.mark.parametrize("script", sorted(path.stem for path in (REPOSITORY / "scripts").glob("*.py")))
+@pytest.mark.parametrize(
+    "value", ["nan", "inf", "-inf", "-1", "0", "1e999", "99999999999999999999999999999999", "", "x"]
+)
+@pytest.mark.parametrize(("script", "option"), NUMERIC)
+def test_a_number_that_an_option_cannot_take_is_refused(command, script, option, value):
+    code, errors = command(f"scripts/{script}.py", f"{option}={value}")
+    assert code == 2
+    (error,) = errors
+    assert error.startswith(f"error: argument {option}: {value!r} is not a ")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_helps(command, script):
     assert command(f"scripts/{script}.py", "--help") == (0, [])
+
+
+@pytest.fixture
+def stdout_to(monkeypatch):
+    """A function: from now on this process prints into an open file."""
+
+    def change(stream):
+        monkeypatch.setattr(sys, "stdout", stream)
+
+    return change
+
+
+@pytest.mark.parametrize("script", [*(f"scripts/{name}.py" for name in SCRIPTS), "train.py"])
+def test_who_prints_ends_quietly_when_the_reader_has_gone(command, stdout_to, script):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        stdout_to(gone)
+        assert command(script, "--help") == (128 + signal.SIGPIPE, [])
+
+
+def test_a_full_disk_behind_stdout_is_one_line(command, stdout_to):
+    with open("/dev/full", "w") as full:
+        stdout_to(full)
+        assert command("scripts/status.py", "--help") == (2, ["error: output: No space left on device"])
+
+
+def test_a_script_works_without_stdout(command, stdout_to):
+    stdout_to(None)
+    assert command("scripts/status.py", "absent") == (2, ["error: argument outputs: absent: no such folder"])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnconv.errors import UserError, one_line_errors
+from attnconv.errors import UserError
 from attnconv.settings.arguments import ScriptParser, positive
 from attnconv.training.device import autocast, choose_device, choose_precision
 
@@ -155,6 +155,5 @@ def benchmark_arguments(description: str | None) -> tuple[torch.device, str, int
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--rounds", type=positive, default=9, help="9")
     arguments = parser.parse_args()
-    with one_line_errors([]):
-        device = choose_device(arguments.device)
+    device = choose_device(arguments.device)
     return device, choose_precision("auto", device), arguments.rounds

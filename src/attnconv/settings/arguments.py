@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
+from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
 from attnconv.settings.trial import trial_arguments, under_agent
 
 # Settings that are paths: no shell expands the ~ of an argument such as output=~/runs.
@@ -104,14 +106,32 @@ class ScriptParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
+def whole_number(at_least: int) -> Callable[[str], int]:
+    """Return a type of arguments: a whole number of at least `at_least`."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = at_least - 1
+        if not at_least <= number <= LARGEST_COUNT:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {at_least} to {LARGEST_COUNT}")
+        return number
+
+    return convert
+
+
+positive = whole_number(1)
+
+
+def above_zero(text: str) -> float:
+    """Convert an argument to a finite number above 0."""
     try:
-        number = int(text)
+        number = float(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        number = 0.0
+    if not 0 < number <= LARGEST_FLOAT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most {LARGEST_FLOAT:g}")
     return number
 
 
