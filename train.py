@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
-from attnconv.config import freeze, in_sweep, register_schema, valid_keys
+from attnconv.config import POOL, freeze, in_sweep, register_schema, valid_keys
 from attnconv.data.root import check_root
 from attnconv.errors import one_line_errors
 from attnconv.runs.folder import RunFolder
@@ -44,7 +44,8 @@ def main(composed: DictConfig) -> float | None:
 def train(composed: DictConfig) -> None:
     """Train one run."""
     config = freeze(composed)
-    require_effect([(config, HydraConfig.get().overrides.task)])
+    if POOL not in os.environ:  # a study has asked this of all of its runs together
+        require_effect([(config, HydraConfig.get().overrides.task)])
     RunFolder(config).check()
     check_root(config.data)
     from attnconv.run import run  # imports torch, in seconds: only once configuration and folders are known to be good

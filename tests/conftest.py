@@ -186,3 +186,19 @@ def train(tmp_path, arrays, monkeypatch, command):
         return finished.returncode, finished.stdout, finished.stderr
 
     return run
+
+
+@pytest.fixture
+def refused(train, tmp_path):
+    """A function: overrides -> the one line with which `python train.py` refuses them, writing nothing."""
+
+    def run(*overrides):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = train(*overrides)
+        assert (code, out) == (2, ""), err
+        (error,) = err.splitlines()
+        assert error.startswith("error: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return error
+
+    return run

@@ -37,6 +37,8 @@ OmegaConf.register_new_resolver(
 # Knobs that models take as arguments of the same name.
 SHARED = ("patch", "layers", "heads", "width", "hidden", "center_std", "dropout", "attention_dropout")
 
+POOL = "ATTNCONV_POOL"  # a variable that a sweep or a study sets for the processes that it starts
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -232,8 +234,10 @@ def compose(overrides: list[str] | None = None) -> Config:
     from hydra import initialize_config_dir
 
     from attnconv.settings.contradictions import require_effect
+    from attnconv.settings.overrides import check_overrides
 
     register_schema()
+    check_overrides(overrides or [])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = freeze(hydra_compose("config", overrides or []))
     require_effect([(config, overrides or [])])

@@ -179,7 +179,7 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     where = re.search(r"In '([^']+)'", text)
     prefix = f"configs/{where.group(1)}.yaml: " if where else ""
 
-    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if option:
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         group, choice = option.groups()
@@ -206,7 +206,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     if error.__cause__ is not None and text.startswith("Error merging override"):
         text = f"{text}: {error.__cause__}"
     lines = [line.strip() for line in text.splitlines()]
-    message = " ".join(line for line in lines if line and not line.startswith(("object_type=", "full_key:", "See ")))
+    about = ("object_type=", "reference_type=", "full_key:", "See ")
+    message = " ".join(line for line in lines if line and not line.startswith(about))
     return prefix + (f"{key.group(1)}: " if key else "") + message
 
 

@@ -147,9 +147,11 @@ def reading(path: Path) -> Iterator[None]:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
     except KeyError as error:
         raise FileError(f"{path} lacks {error}") from error
-    except (ValueError, TypeError, AttributeError, csv.Error, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, EOFError, csv.Error, yaml.YAMLError, RecursionError) as error:
         kind = kind_of(first_bytes(path))
         what = "has content that does not belong there" if kind.startswith("text") else f"is {kind}"
+        if kind == "a NumPy array" and path.suffix == ".npy":
+            what = "is damaged"
         raise FileError(f"{path} {what} ({in_one_line(error)})") from error
 
 

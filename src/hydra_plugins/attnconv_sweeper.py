@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from attnconv.config import freeze
+from attnconv.config import POOL, freeze
 from attnconv.errors import UserError
 from attnconv.settings.contradictions import require_effect
 
@@ -61,8 +61,6 @@ class CellSweeper(BasicSweeper):
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:
         assert self.launcher is not None
         assert self.config is not None
-        from attnconv.training.device import POOL
-
         os.environ[POOL] = str(os.getpid())
         folder = self.config.hydra.launcher.get("submitit_folder")
         if folder is None:

@@ -62,3 +62,54 @@ def test_fast_is_plain(name, height, width, batch, seed):
         assert relative_error(half[part], expected) < 1e-1, part
     assert relative_error(half["output"], exact["output"]) < 1e-2
     assert relative_error(half["x"], exact["x"]) < 1e-2
+
+
+class Doubled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def positional():
+    return PositionalAttention(WIDTH, HEADS, (3, 4), QuadraticEncoding)
+
+
+def with_content():
+    return ContentAttention(WIDTH, HEADS, (3, 4))
+
+
+@pytest.mark.parametrize(("build", "part"), [(positional, "value"), (with_content, "query"), (with_content, "key")])
+def test_what_is_put_around_a_projection_is_not_passed_over(build, part):
+    torch.manual_seed(0)
+    layer, x = build(), torch.randn(2, 3, 4, WIDTH)
+    plain = layer(x)
+    projection = getattr(layer, part)
+    seen = []
+    handles = [
+        projection.register_forward_pre_hook(lambda *_: seen.append("before")),
+        projection.register_forward_hook(lambda *_: seen.append("after")),
+    ]
+    torch.testing.assert_close(layer(x), plain)
+    assert seen == ["before", "after"]
+    for handle in handles:
+        handle.remove()
+    with torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module)):
+        layer(x)
+    assert projection in seen
+    projection.register_full_backward_hook(lambda *_: seen.append("backward"))
+    layer(x.requires_grad_()).sum().backward()
+    assert seen[-1] == "backward"
+
+
+@pytest.mark.parametrize(("build", "part"), [(positional, "value"), (with_content, "query"), (with_content, "key")])
+def test_a_subclass_and_a_replaced_forward_compute_what_they_say(build, part):
+    torch.manual_seed(0)
+    layer, x = build(), torch.randn(2, 3, 4, WIDTH)
+    own = getattr(layer, part)
+    doubled = Doubled(own.in_features, own.out_features)
+    doubled.load_state_dict(own.state_dict())
+    setattr(layer, part, doubled)
+    expected = layer(x)
+    setattr(layer, part, own)
+    assert not torch.allclose(layer(x), expected, atol=1e-3)
+    own.forward = lambda x: 2 * torch.nn.functional.linear(x, own.weight, own.bias)
+    torch.testing.assert_close(layer(x), expected)

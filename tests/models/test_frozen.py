@@ -84,6 +84,13 @@ def test_copied_heads_are_those_of_the_run(tiny):
     assert not torch.equal(source["layers.0.mixer.encoding.centers"], source["layers.1.mixer.encoding.centers"])
 
 
+def test_heads_are_copied_from_weights_from_outside_too(tmp_path):
+    state = build("sa_quadratic", seed=1).state_dict()
+    torch.save({"state_dict": {f"module.{name}": it for name, it in state.items()}}, tmp_path / "outside.pth")
+    ours = heads(build("sa_quadratic_copied", f"model.start={tmp_path}/outside.pth"))
+    assert all(torch.equal(ours[name], state[name]) for name in ours)
+
+
 def test_what_cannot_be_copied_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
 

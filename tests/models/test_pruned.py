@@ -83,6 +83,32 @@ def test_a_pruned_run_goes_on_from_another_and_is_loaded_again(tiny, weights):
     assert [layer.mixer.heads for layer in load_trained(folder).model.layers] == [4, 3]
 
 
+WRAPPED = {
+    "as torch.save writes it": lambda state: state,
+    "a wrapper": lambda state: {"model": state, "epoch": 3},
+    "of DataParallel": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_from_outside_are_read_as_those_of_a_run(weights, tmp_path, kind):
+    torch.save(WRAPPED[kind](load_file(weights)), tmp_path / "outside.pth")
+    expected = build("sa_quadratic_pruned", f"model.start={weights}").state_dict()
+    found = build("sa_quadratic_pruned", f"model.start={tmp_path}/outside.pth").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_another_file_is_one_line_before_there_is_a_network(weights, tmp_path):
+    for content, complaint in ((b"", "empty"), (b"hello", "is text"), (weights.read_bytes()[:500], "damaged or cut")):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(FileError, match=complaint), torch.device("meta"):
+            build("sa_quadratic_pruned", f"model.start={tmp_path}/other")
+    save_file(build("sa_quadratic").state_dict(), weights)
+    with pytest.raises(FileError, match="another shape of layers"), torch.device("meta"):
+        build("sa_quadratic_pruned", f"model.start={weights}")
+
+
 def test_what_cannot_be_pruned_is_refused(weights, tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         build("sa_quadratic_pruned", f"model.start={tmp_path}/none")

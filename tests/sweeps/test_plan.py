@@ -1,5 +1,6 @@
 """The study's rows hold the runs that they should, in the order in which they should be run."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from attnconv.errors import ConfigError
+from attnconv.files import FileError
 from attnconv.models.cost import build_unfilled
 from attnconv.models.match import resolve_node
 from attnconv.runs.estimate import Rates, Work, duration, work_of
@@ -93,6 +95,33 @@ def test_copied_heads_are_those_of_another_seed_of_the_same_images():
 def test_a_row_that_does_not_exist_names_the_nearest():
     with pytest.raises(ConfigError, match="the study has no row table_1; did you mean 'table1'"):
         plan("bf16", ["table_1"], [], Path("nowhere"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_an_override_must_do_something_in_one_run_of_the_study(precision):
+    with pytest.raises(ConfigError, match=r"data\.padding_mode=reflect does nothing"):
+        plan(precision, ["normalizers"], ["data.crop_padding=0", "data.padding_mode=reflect"], Path("nowhere"))
+    with pytest.raises(ConfigError, match="~seed: a setting cannot be removed"):
+        plan(precision, ["normalizers"], ["~seed"], Path("nowhere"))
+    plan(precision, ["table1"], ["recipe.centers_lr=0.1", "seed=0"], Path("nowhere"))  # in the runs with Gaussian heads
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY", b"\x93NUMPY\x01\0v\0{'descr': '<i8'"])
+def test_labels_that_cannot_be_read_are_one_line(tmp_path, content):
+    (tmp_path / "train_labels.npy").write_bytes(content)
+    config = compose(["data=arrays", f"data.root={tmp_path}", "scale=mini", "recipe=modern"])
+    with pytest.raises(FileError, match=r"train_labels\.npy"):
+        work_of(config)
+
+
+def test_a_gpu_s_work_is_in_the_seconds_of_the_clock(tmp_path):
+    told = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 50, "fraction": 1.0}
+    told |= {"status": "done", "seconds": 10.0, "cpu_seconds": 4.0}
+    for device, seconds in (("NVIDIA H200", 10), ("AMD EPYC, 1 threads", 4), ("AMD EPYC, 12 threads", None)):
+        (tmp_path / "run/m/mini-modern/frac1/seed0").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run/m/mini-modern/frac1/seed0/result.json").write_text(json.dumps(told | {"device": device}))
+        expected = 0.0026 * 100 if seconds is None else seconds
+        assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(expected)
 
 
 RATES = Rates({("conv3x3", "mini", "bf16"): [0.001, 0.002, 0.009], ("sa_quadratic", "mini", "bf16"): [0.004]})

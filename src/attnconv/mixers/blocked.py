@@ -12,11 +12,12 @@ Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels,
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 BLOCK_BYTES = 2**20  # of dense averages in a block; half to twice as many are equally fast (LOG.md)
 
@@ -50,9 +51,9 @@ def average_and_project(factors: tuple[Tensor, ...], x: Tensor, value: nn.Module
     Args:
         factors: probabilities (N, Q, K), or their row and column factors (N, H, H) and (N, W, W).
         x: the maps.
-        value: the projection, N*D -> O; blocks are used where it is an nn.Linear.
+        value: the projection, N*D -> O; blocks are used where calling it does what nn.Linear does and no more.
     """
-    if not (isinstance(value, nn.Linear) and x.device.type == "cpu" and _runs_eagerly()):
+    if not (is_plain_linear(value) and x.device.type == "cpu" and _runs_eagerly()):
         return value(_averages(factors, x))
     # As autocast does with a product: it leaves float64 alone.
     casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
@@ -61,6 +62,13 @@ def average_and_project(factors: tuple[Tensor, ...], x: Tensor, value: nn.Module
     blocked = BlockedDense if len(factors) == 1 else BlockedSeparable
     out = blocked.apply(pixels, *(part.to(kind) for part in (*factors, value.weight)))
     return out if value.bias is None else out + value.bias.to(kind)
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is an nn.Linear itself, with nothing around its forward that using its weight would skip."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    around = any(getattr(module, name) for name in hooks) or _has_any_global_hook() or "forward" in vars(module)
+    return type(module) is nn.Linear and not around
 
 
 def _averages(factors: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -98,10 +106,13 @@ class BlockedDense(torch.autograd.Function):
         x, probs, weight, averages = ctx.saved_tensors
         if torch.is_grad_enabled():  # a derivative of this derivative will be asked for
             return _plain_gradients(gradient, x, probs, weight)
-        return BlockedDense._gradients(gradient.contiguous(), x, probs, weight, averages)
+        return BlockedDense._gradients(ctx.needs_input_grad, gradient.contiguous(), x, probs, weight, averages)
 
     @staticmethod
-    def _gradients(gradient: Tensor, x: Tensor, probs: Tensor, weight: Tensor, averages: Tensor) -> Gradients:
+    def _gradients(
+        needed: Sequence[bool], gradient: Tensor, x: Tensor, probs: Tensor, weight: Tensor, averages: Tensor
+    ) -> Gradients:
+        needs_x, needs_probs, needs_weight = needed
         heads, queries, keys = probs.shape
         batch, channels, outputs = len(x), x.shape[-1], len(weight)
         by_key = probs.permute(2, 1, 0).flatten(1)  # (K, Q*N)
@@ -111,12 +122,16 @@ class BlockedDense(torch.autograd.Function):
         for_weight = _zeros_wide(weight, *weight.shape)
         for block in _blocks(batch, averages[:1].nbytes):
             of_out = gradient[block].view(-1, outputs)
-            _add_product(for_weight, of_out.T, averages[block].view(-1, heads * channels))
+            if needs_weight:
+                _add_product(for_weight, of_out.T, averages[block].view(-1, heads * channels))
             of_averages = torch.mm(of_out, weight).view(-1, queries * heads, channels)
-            torch.matmul(by_key, of_averages, out=for_x[block])
-            _add_products(for_probs, of_averages, pixels[block].transpose(1, 2))
+            if needs_x:
+                torch.matmul(by_key, of_averages, out=for_x[block])
+            if needs_probs:  # not of frozen heads
+                _add_products(for_probs, of_averages, pixels[block].transpose(1, 2))
         for_probs = for_probs.view(queries, heads, keys).transpose(0, 1)
-        return for_x.view_as(x), for_probs.to(probs.dtype), for_weight.to(weight.dtype)
+        found = (for_x.view_as(x), for_probs.to(probs.dtype), for_weight.to(weight.dtype))
+        return tuple(part if wanted else None for part, wanted in zip(found, needed, strict=True))
 
 
 class BlockedSeparable(torch.autograd.Function):

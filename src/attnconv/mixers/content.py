@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from attnconv.mixers.absorbed import absorbed_axis_terms, absorbed_question
 from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.blocked import is_plain_linear
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
 from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
@@ -156,6 +157,8 @@ class ContentAttention(AttentionMixer):
             return "dense"
         if x.device.type != "cpu":
             return "fused"
+        if not all(part is None or is_plain_linear(part) for part in (self.query, self.key)):
+            return "dense"  # which calls them
         # The product of the weights has D rows: for fewer pixels than that it is not worth its making.
         return "absorbed" if x.shape[:3].numel() >= self.width else "dense"
 

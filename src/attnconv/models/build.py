@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any, get_args, get_origin
 
 from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from torch import nn
 
 from attnconv.errors import ConfigError, nearest
+from attnconv.files import in_one_line
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
@@ -31,7 +33,7 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
     # What a constructor raises for arguments that it cannot take is its own affair.
     except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, HydraException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise ConfigError(f"model={node.get('name', '?')}: {reason}") from error
 
 
@@ -43,10 +45,9 @@ def _check_arguments(node: dict[str, Any], path: str) -> None:
     if "_target_" not in node:
         raise ConfigError(f"{path} has no _target_: the class to build")
     try:
-        target = get_object(node["_target_"])
+        parameters = inspect.signature(resolve_name(node["_target_"])).parameters
     except (ImportError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported: {error}") from error
-    parameters = inspect.signature(target).parameters
+        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported: {in_one_line(error)}") from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for key in node.keys() - {"_target_", "_partial_"}:

@@ -78,8 +78,10 @@ def learned_heads(weights: Path) -> dict[str, Tensor]:
     Raises:
         FileError: see `read_weights`.
     """
-    for _, tensors in networks_in(read_weights(weights)):
+    heads: dict[str, dict[str, Tensor]] = {}
+    for place, tensors in networks_in(read_weights(weights)):
         found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] in LEARNED}
         if found:
-            return dict(sorted(found.items(), key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])]))
-    return {}
+            heads[place] = found  # the last of a place is the one without prefixes such as `module.`
+    first = next(iter(heads.values()), {})
+    return dict(sorted(first.items(), key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.backbone import Backbone
-from attnconv.models.weight_files import load_weights, read_weights
+from attnconv.models.weight_files import fitting_weights
 
 SMALLEST_EIGENVALUE = 1e-5  # of an inverse covariance, in 1/positions^2: a deviation of 300 positions
 
@@ -27,7 +27,7 @@ def pruned_heads(
     Args:
         image_shape: (C, height, width) of the images, in pixels.
         classes: number of classes.
-        start: the weights.safetensors of a run with Gaussian heads.
+        start: a file with the weights of a run with Gaussian heads.
         largest_condition: of an inverse covariance; a head above it is removed.
         network: the other arguments of `Backbone`, as the run had them.
 
@@ -42,9 +42,9 @@ def pruned_heads(
             raise ValueError("only Gaussian heads can be pruned; take a mixer with a quadratic encoding")
     if not mixers:
         raise ValueError("there are no attention heads to prune")
-    weights = read_weights(Path(start))
+    weights = fitting_weights(model, Path(start), classes)
     if not model.head.weight.is_meta:  # a model without memory is only counted
-        load_weights(model, Path(start), classes)
+        model.load_state_dict(weights)
     for name, mixer in mixers.items():
         kept = ~degenerate(weights[f"{name}.encoding.spreads"], largest_condition)
         if not kept.any():

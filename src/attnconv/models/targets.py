@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Iterable, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.utils import get_object
 from torch import nn
 
 from attnconv.errors import ConfigError
@@ -36,8 +36,8 @@ def _refuse_foreign_target(name: str, trusted: Sequence[str]) -> None:
     builders = (*KNOWN_BUILDERS, *trusted)
     if _is_in(name, (*builders, *KNOWN_MODULES)):
         try:
-            target = get_object(name)
-        except (ImportError, ValueError) as error:
+            target = resolve_name(name)
+        except (ImportError, ValueError, AttributeError) as error:
             raise ConfigError(f"_target_={name} cannot be imported: {error}") from error
         # A name below a known module may lead out of it: timm.models.os.system.
         home = getattr(target, "__module__", "")

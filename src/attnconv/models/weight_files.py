@@ -51,12 +51,18 @@ class Candidate:
 
 
 def load_weights(model: nn.Module, path: Path, classes: int) -> None:
-    """Give a network the weights in a file, whatever their precision, in that of the network.
+    """Give a network the weights in a file; arguments and errors as of `fitting_weights`."""
+    model.load_state_dict(fitting_weights(model, path, classes), strict=False)  # all but counters are there
+
+
+def fitting_weights(model: nn.Module, path: Path, classes: int) -> dict[str, Tensor]:
+    """Return the weights in a file by the names that a network has for them, whatever their precision, in its own.
 
     Finds them below `model`, `state_dict` and other wrappers, two deep, and without a prefix that all names share
     (`module.`, `_orig_mod.`). Batch norm's num_batches_tracked may be missing.
 
     Args:
+        model: the network; it may be without memory.
         classes: what the network distinguishes, to say so where the file's head has another number.
 
     Raises:
@@ -74,7 +80,7 @@ def load_weights(model: nn.Module, path: Path, classes: int) -> None:
     if others:
         print(f"warning: {path} has weights that fit in {', '.join(others)}, too; taking {best.place}", file=sys.stderr)
     _check_sums(path)
-    model.load_state_dict(_converted(path, best, state), strict=False)  # all but counters are there
+    return _converted(path, best, state)
 
 
 def read_weights(path: Path, in_place: bool = True) -> Any:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from attnconv.config import Config
+from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_result
 from attnconv.runs.status import State, find_folders
 
@@ -21,7 +22,7 @@ ASSUMED = {"mini": 0.0026, "small": 0.008}
 FP32_SLOWER = 3.0
 
 TRAINING_IMAGES = {"cifar10": 50_000, "digits": 1_437}
-SEVERAL_THREADS = re.compile(r", (?!1 thread)\d+ threads")  # how long these take, says nothing of one
+THREADS = re.compile(r", (\d+) threads?$")  # of a CPU, in the description of a device
 TIMED = {"status", "model", "scale", "precision", "device", "seconds", "epochs", "train_images", "fraction"}
 
 
@@ -40,7 +41,11 @@ class Work:
 
 
 def work_of(config: Config) -> Work:
-    """What a run has to do."""
+    """Say what a run has to do.
+
+    Raises:
+        FileError: its labels cannot be read.
+    """
     data = config.data
     images = _training_images(config) * (1 - data.holdout) * (1.0 if data.equal == "steps" else data.fraction)
     return Work(config.model["name"], config.scale.name, config.precision, images * config.epochs)
@@ -65,9 +70,9 @@ class Rates:
                 result = read_result(run) or {}
             except Damaged:  # which a study and scripts/status.py say
                 continue
-            if result.keys() >= TIMED and result["status"] == "done" and not SEVERAL_THREADS.search(result["device"]):
+            if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
                 key = result["model"], result["scale"], result["precision"]
-                found.setdefault(key, []).append(_seconds(result) / _images_seen(result))
+                found.setdefault(key, []).append(seconds / _images_seen(result))
         return cls(found)
 
     def seconds(self, work: Work) -> float:
@@ -111,8 +116,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _seconds(result: dict[str, Any]) -> float:
-    return result.get("cpu_seconds", result["seconds"])
+def _seconds(result: dict[str, Any]) -> float | None:
+    """Return seconds of one core, or of the clock where a GPU did the work; None if several cores shared it."""
+    threads = THREADS.search(result["device"])
+    if threads is None:
+        return result["seconds"]
+    return result.get("cpu_seconds", result["seconds"]) if threads[1] == "1" else None
 
 
 def _images_seen(result: dict[str, Any]) -> float:
@@ -127,5 +136,6 @@ def _training_images(config: Config) -> int:
     if data.source == "arrays" and labels.exists():
         import numpy as np  # looking at a study needs none
 
-        return len(np.load(labels, mmap_mode="r"))
+        with reading(labels):
+            return len(np.load(labels, mmap_mode="r"))
     return TRAINING_IMAGES.get(data.source, data.train_images)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
+from attnconv.settings.overrides import check_overrides
 from attnconv.settings.trial import trial_arguments, under_agent
 
 # Settings that are paths: no shell expands the ~ of an argument such as output=~/runs.
@@ -25,7 +26,7 @@ def train_arguments(arguments: list[str]) -> list[str]:
     """The arguments of train.py as Hydra reads them: overrides first, flags after them, and home folders by name.
 
     Raises:
-        UserError: a flag is unknown, or goes with no other one here.
+        UserError: a flag is unknown, or goes with no other one here; see `check_overrides`.
     """
     from hydra._internal.utils import get_args_parser
 
@@ -35,7 +36,10 @@ def train_arguments(arguments: list[str]) -> list[str]:
     _check_flags(found)
     flags = [argument for argument in arguments if argument not in found.overrides]
     overrides = list(map(expand_home, found.overrides))
-    return [*(trial_arguments(overrides) if under_agent() else overrides), *flags]
+    if under_agent():
+        overrides = trial_arguments(overrides)
+    check_overrides(overrides)
+    return [*overrides, *flags]
 
 
 def expand_home(override: str) -> str:

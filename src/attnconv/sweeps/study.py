@@ -21,6 +21,8 @@ from omegaconf import DictConfig, open_dict
 from attnconv.config import CONFIGS, freeze, register_schema
 from attnconv.errors import ConfigError, nearest
 from attnconv.runs.estimate import Rates, work_of
+from attnconv.settings.contradictions import require_effect
+from attnconv.settings.overrides import check_overrides
 from attnconv.sweeps.grid import Cell
 
 # Rows without which the study answers little. On a slow machine their cells are mixed, small ones first.
@@ -127,8 +129,9 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
         results: what was collected there is done.
 
     Raises:
-        ConfigError: there is no such row.
+        ConfigError: there is no such row, or an override does nothing in any of its runs; see `check_overrides`.
     """
+    check_overrides(overrides)
     of_study = rows(precision)
     for name in only:
         if name not in of_study:
@@ -139,6 +142,7 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
         found = {cell.folder: cell for sweep in of_study[name] for cell in expand(sweep, precision, overrides)}
         cells[name] = [_collected(cell, str(results)) for folder, cell in found.items() if folder not in seen]
         seen |= found.keys()
+    require_effect([(cell.config, cell.overrides) for of_row in cells.values() for cell in of_row])
     return _with_sources(cells)
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from attnconv.config import CONFIGS
+from attnconv.config import CONFIGS, POOL
 from attnconv.errors import Stopped
 from attnconv.runs.folder import run_name
 from attnconv.sweeps.grid import Cell
-from attnconv.training.device import POOL
 
 TRAIN = CONFIGS.parent / "train.py"
 POLL_SECONDS = 0.2
@@ -65,6 +64,7 @@ class Workers:
             while self._step():
                 time.sleep(POLL_SECONDS)
         finally:
+            self._end()
             for signum, handler in before.items():
                 signal.signal(signum, handler)
         if self._signum is not None:
@@ -116,6 +116,13 @@ class Workers:
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self._signum = self._signum or signum
         self._signals.append(signum)
+
+    def _end(self) -> None:
+        """Wait for processes that an error here left behind, which save their runs; without one there are none."""
+        for worker in self._running:
+            worker.process.terminate()
+        for worker in self._running:
+            worker.process.wait()
 
     def _stop(self, signum: int) -> None:
         self._stopping = True

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from attnconv.config import POOL
 from attnconv.errors import ConfigError
 
 
@@ -67,8 +68,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 # Arguments of glibc's mallopt(3): -1 switches trimming off, and no larger threshold is taken.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEEP_ALL, LARGEST_ON_HEAP = -1, 32 * 2**20
-
-POOL = "ATTNCONV_POOL"  # set by a sweep or a study for the processes that it starts
 
 
 def runs_at_once() -> int:

@@ -1,0 +1,54 @@
+"""Data that is absent, misplaced or damaged; a dashboard that is switched off."""
+
+import pytest
+
+
+def cifar10(folder):
+    """A folder that looks like CIFAR-10's, with nothing in its files."""
+    folder.mkdir(parents=True)
+    for name in ("data_batch_1", "test_batch"):
+        (folder / name).write_bytes(b"")
+
+
+def test_data_a_level_off_is_named(tmp_path, refused):
+    cifar10(tmp_path / "home/c10/cifar-10-batches-py")
+    source = "data=cifar10"
+    found = refused(source, f"data.root={tmp_path}/home/c10/cifar-10-batches-py")
+    assert f"but a level up; say data.root={tmp_path}/home/c10" in found
+    assert f"a level down; say data.root={tmp_path}/home/c10" in refused(source, f"data.root={tmp_path}/home")
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "complaint"),
+    [
+        ("arrays", "arrays/train_images.npy", "is a file; say data.root="),
+        ("arrays", "nowhere", "there is no folder"),
+        ("arrays", ".", "a level down; say data.root="),
+        ("arrays", "''", "data.root is empty"),
+        ("cifar10", "c10/cifar-10-python.tar.gz", "is a file; say data.root="),
+        ("cifar10", "partly", "is damaged: data_batch_1, data_batch_2"),
+        ("cifar10", "renamed", "move them into cifar-10-batches-py/"),
+        ("cifar10", "broken", "is damaged: its md5 is not"),
+    ],
+)
+def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refused, source, place, complaint):
+    cifar10(tmp_path / "renamed")
+    cifar10(tmp_path / "partly/cifar-10-batches-py")
+    for folder in ("c10", "broken"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cifar-10-python.tar.gz").write_bytes(b"half")
+    root = place if place == "''" else tmp_path / place
+    assert complaint in refused(f"data={source}", f"data.root={root}")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_a_dashboard_that_is_switched_off_claims_no_folder(train, tmp_path, monkeypatch, variable, value):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv(variable, value)
+    code, out, err = train("logger=wandb", "output=there")
+    assert code == 0, err
+    assert "W&B: disabled" in out
+    assert "sync" not in out
+    assert "warning" not in err
+    assert not [path for path in (tmp_path / "here").rglob("*") if "wandb" in path.name]

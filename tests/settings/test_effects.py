@@ -1,0 +1,74 @@
+"""Settings that would do nothing, given the others."""
+
+import pytest
+
+from attnconv.errors import ConfigError
+from attnconv.settings.contradictions import require_effect
+from conftest import TINY_SCALE, compose
+
+IDLE = [
+    ("eval_mirrored=true data.flip=false", "eval_mirrored=true does nothing: data.flip=false"),
+    ("data.alternating_flip=true data.flip=false", "data.alternating_flip=true does nothing: data.flip=false"),
+    ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect does nothing: data.crop_padding=0"),
+    ("data.distance=12", "data.distance=12 does nothing: it is of pairs, and this is data=arrays"),
+    ("recipe.milestones=[5]", "recipe.milestones=[5] does nothing: recipe.schedule=linear"),
+    ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "not all of it: training ends at epochs=8"),
+    ("recipe.decay_factor=2", "recipe.decay_factor=2 does nothing: recipe.schedule=linear"),
+    ("recipe.decay_factor=2 recipe.schedule=step", "recipe.milestones=[]"),
+    ("recipe.warmup=0.2 recipe.schedule=step", "recipe.warmup=0.2 does nothing: recipe.schedule=step"),
+    ("recipe.lr_changes=epoch recipe.schedule=step", "recipe.lr_changes=epoch does nothing"),
+    ("recipe.adamw_lr=0.1 recipe.optimizer=sgd", "recipe.adamw_lr=0.1 does nothing: recipe.optimizer=sgd"),
+    ("recipe.momentum=0.5 recipe.optimizer=adamw", "recipe.momentum=0.5 does nothing: recipe.optimizer=adamw"),
+    ("recipe.cropped_from=0.5", "recipe.cropped_from=0.5 does nothing: no size of recipe.sizes=[]"),
+    ("recipe.cropped_from=0.9 recipe.sizes=[0.5,0.75]", "recipe.cropped_from=0.9 does nothing"),
+    ("recipe.centers_lr=0.1 model=conv3x3", "does nothing: model=conv3x3 has no Gaussian heads to train"),
+    ("recipe.centers_lr=0.1 model=sa_quadratic_random", "model=sa_quadratic_random has no Gaussian heads to train"),
+    ("match_model=resnet10", "match_model=resnet10 does nothing: match is null"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "complaint"), IDLE)
+def test_a_setting_that_would_do_nothing_is_refused(overrides, complaint):
+    with pytest.raises(ConfigError) as caught:
+        compose([*TINY_SCALE, "data=arrays", "data.root=somewhere", *overrides.split()])
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", ["eval_mirrored=true data.flip=false", "recipe.milestones=[5,3]"])
+def test_a_contradiction_is_one_line(refused, overrides):
+    assert overrides.partition("=")[0] in refused(*overrides.split())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "recipe=speedrun data=digits",  # brings eval_mirrored and alternating flips, which digits have no use for
+        "recipe=modern model=conv3x3",  # brings centers_lr
+        "recipe=paper model=resnet18 recipe.schedule=cosine",  # brings milestones
+        "eval_mirrored=false data.flip=false",
+        "recipe.centers_lr=0.1 model=sa_gated",
+        "recipe.milestones=[2,4] recipe.schedule=step",
+    ],
+)
+def test_what_a_file_brings_or_what_has_an_effect_is_accepted(overrides):
+    compose([*TINY_SCALE, *overrides.split()])
+
+
+@pytest.mark.parametrize(("override", "fine"), [("recipe.centers_lr=0.1", True), ("recipe.momentum=0.5", False)])
+def test_in_a_sweep_an_override_has_to_do_something_in_one_cell(override, fine):
+    cells = []
+    for model in ("conv3x3", "sa_quadratic"):
+        overrides = [*TINY_SCALE, "recipe.optimizer=adamw", f"model={model}"]
+        config = compose(overrides)
+        key, value = override.split("=")
+        setattr(config.recipe, key.removeprefix("recipe."), float(value))
+        cells.append((config, [*overrides, override]))
+    if fine:
+        require_effect(cells)
+    else:
+        with pytest.raises(ConfigError, match="does nothing"):
+            require_effect(cells)
+
+
+def test_a_sweep_refuses_a_setting_without_effect_before_anything_is_run(refused):
+    assert "eval_mirrored=True does nothing" in refused("-m", "eval_mirrored=true", "data.flip=false")

@@ -1,0 +1,63 @@
+"""Names and paths: what is one folder, and what is refused in one line with nothing written elsewhere."""
+
+import pytest
+
+from conftest import compose
+
+NAMES = [
+    ("name=", "name is empty: it names a folder (an unset shell variable?)"),
+    ("name=/tmp/elsewhere", "name='/tmp/elsewhere' is a path, and it names one folder"),
+    ("name=..", "name='..' names a folder, and must not start with a dot"),
+    ("name=../../elsewhere", "is a path"),
+    ("name=study/../../a", "is a path"),
+    ("name=study/a", "is a path"),
+    ("name=a/", "is a path"),
+    ("name=.", "must not start with a dot"),
+    ("name=.sweeps", "must not start with a dot"),
+    ("name=' a'", "name=' a' starts or ends with a space"),
+    ("name='a '", "starts or ends with a space"),
+    ("name='a\tb'", r"name='a\tb' has characters that cannot be printed"),
+    ("name='a\nb'", r"name='a\nb' has characters that cannot be printed"),
+    ("name='a\0b'", r"name='a\x00b' has characters that cannot be printed"),
+    ("name='a\udcffb'", "has characters that cannot be printed"),
+    ("name=" + "a" * 256, "name has a name of 256 bytes; file systems take at most 255"),
+    ("name='" + "ö" * 128 + "'", "256 bytes"),
+    ("name='${data.root}'", "is a path"),
+    ("model.name=../x", "model.name='../x' is a path"),
+    ("model.name=", "model.name is empty"),
+    ("~model.name", "~model.name: a setting cannot be removed; say model.name=VALUE"),
+    ("scale.name=a/b", "scale.name='a/b' is a path"),
+    ("recipe.name=..", "recipe.name='..' names a folder"),
+    ("recipe.name=" + "a" * 252, "the run folder has a name of 257 bytes"),
+    ("data.name=a/b", "data.name='a/b' is a path"),
+    ("logger.project=../x", "logger.project='../x' is a path"),
+    ("output=", "output is empty"),
+    ("output='a\0b'", "cannot be printed"),
+    ("output=" + "a" * 300, "output has a name of 300 bytes"),
+    ("output=" + "/abc" * 1000, "output leads to paths of"),
+    ("collected=' '", "starts or ends with a space"),
+]
+MODEL_NAMES = [
+    ("model=timm model.timm_name=hf-hub:timm/resnet10t", "model.name='timm_hf-hub:timm/resnet10t' is a path")
+]
+
+
+@pytest.mark.parametrize(("override", "complaint"), NAMES)
+def test_a_name_is_one_folder_and_nothing_is_written_elsewhere(refused, override, complaint):
+    assert complaint in refused(override)
+
+
+@pytest.mark.parametrize(("overrides", "complaint"), MODEL_NAMES)
+def test_a_model_named_by_a_path_is_refused(refused, overrides, complaint):
+    assert complaint in refused(*overrides.split())
+
+
+def test_a_recipe_file_cannot_lead_elsewhere_either(refused, tmp_path):
+    (tmp_path / "more/recipe").mkdir(parents=True)
+    (tmp_path / "more/recipe/mine.yaml").write_text("# @package _global_\nrecipe: {name: ../../elsewhere}\n")
+    assert "recipe.name='../../elsewhere' is a path" in refused("recipe=mine", f"--config-dir={tmp_path}/more")
+
+
+@pytest.mark.parametrize("name", ["größe", "a b", "lr=0.1", "a..b", "ö" * 127])
+def test_other_names_are_folders(name):
+    assert compose([f"name='{name}'"]).name == name

@@ -1,0 +1,60 @@
+"""Overrides that Hydra would take for something else, and what is refused before torch is imported."""
+
+import subprocess
+
+import pytest
+
+from attnconv.settings.overrides import check_overrides
+from conftest import PYTHON
+
+REMOVED = ["~seed", "~seed=0", "~output", "~data.root", "~recipe.lr", "~recipe", "~model", "~model.mixer", "~logger"]
+SWITCHES = [
+    "data.flip=2",
+    "data.flip=-1",
+    'data.flip="2"',
+    "compile=2",
+    "eval_mirrored=0.5",
+    "warm_up=maybe",
+    "compile=",
+]
+NOT_NAMES = ["model=null", "model=5", "model=true", "model=", "recipe=null", "scale={}", "data=[]", "experiment=null"]
+
+
+@pytest.mark.parametrize("override", REMOVED)
+def test_no_setting_can_be_removed(refused, override):
+    key = override.lstrip("~").partition("=")[0]
+    assert refused(override) == f"error: {override}: a setting cannot be removed; say {key}=VALUE"
+
+
+@pytest.mark.parametrize("override", SWITCHES)
+def test_a_switch_is_on_or_off(refused, override):
+    key = override.partition("=")[0]
+    assert refused(override) == f"error: {override} is neither yes nor no: say {key}=true or {key}=false"
+
+
+@pytest.mark.parametrize("override", NOT_NAMES)
+def test_a_file_is_chosen_by_its_name(refused, override):
+    assert f"{override} does not name a file of configs/{override.partition('=')[0]}" in refused(override)
+
+
+def test_in_a_sweep_every_value_counts(refused):
+    assert "data.flip=true,2 is neither yes nor no" in refused("-m", "data.flip=true,2")
+    assert "recipe=modern,null does not name a file of configs/recipe; valid: " in refused("-m", "recipe=modern,null")
+
+
+def test_the_words_of_yaml_are_understood():
+    switches = ["data.flip=on", "compile=no", "eval_mirrored=True", "warm_up=${compile}", "recipe.whitening=true,false"]
+    check_overrides([*switches, "model=glob(sa_*)", "seed=range(0,3)", "+recipe=modern", "model=[conv3x3]"])
+
+
+def test_what_needs_nothing_loaded_is_refused_before_torch_is_imported():
+    overrides = [["name="], ["output="], ["seed=99999999999999999999"], ["recipe.lr=nan"], ["model.layers=0"]]
+    code = (
+        "import sys\nfrom attnconv.config import compose\nfrom attnconv.errors import ConfigError\n"
+        f"for overrides in {overrides}:\n"
+        "    try:\n        compose(overrides)\n"
+        "    except ConfigError:\n        pass\n"
+        "    else:\n        raise AssertionError(overrides)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([PYTHON, "-c", code], check=True)

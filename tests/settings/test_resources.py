@@ -1,0 +1,47 @@
+"""What this machine, or an epoch of this data, cannot give: refused before it is paid for."""
+
+import pytest
+
+from attnconv.errors import ConfigError, OutOfMemory
+from attnconv.training.setup import prepare
+from conftest import write_arrays
+
+
+def test_a_batch_of_more_images_than_there_are_is_refused_where_it_was_asked_for(refused):
+    assert "more than the 40 training images of an epoch; at most recipe.batch_size=40" in refused(
+        "recipe.batch_size=100000"
+    )
+
+
+def test_a_batch_that_a_recipe_makes_too_large_is_said(tiny, capsys):
+    prepare(tiny("recipe.batch_size=128"))
+    assert "note: recipe.batch_size=128 is more than the 40 training images of an epoch" in capsys.readouterr().err
+
+
+def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(tiny):
+    config = tiny("model=resnet10", "recipe.batch_size=39")  # 8 x 8 pixels become one at the last stage
+    with pytest.raises(ConfigError, match=r"last batch of one image \(40 images .*=39\); recipe.batch_size=38 leaves"):
+        prepare(config)
+    prepare(tiny("model=resnet10", "recipe.batch_size=38"))
+    prepare(tiny("model=sa_quadratic", "recipe.batch_size=39"))
+    with pytest.raises(ConfigError, match=r"recipe.batch_size=2 leaves none"):
+        prepare(tiny("model=resnet10", "recipe.batch_size=1"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ("scale.width=1000000", r"parameters, which need .* GiB of memory, and this machine has .*scale.width=1000000"),
+        ("model=resnet18 scale.cnn_width=1000000", r"lower scale.cnn_width=1000000"),
+        ("data=pairs data.train_images=1000000000", r"lower data.train_images=1000000000, data.test_images=2000"),
+    ],
+)
+def test_what_the_machine_has_no_memory_for_is_refused_before_it_is_made(tiny, overrides, complaint):
+    with pytest.raises(OutOfMemory, match=complaint):
+        prepare(tiny(*overrides.split()))
+
+
+def test_padding_that_the_machine_has_no_memory_for_is_refused(tiny, tmp_path):
+    write_arrays(tmp_path / "arrays", train=2000)
+    with pytest.raises(OutOfMemory, match=r"padded images need .*lower data.crop_padding=4096"):
+        prepare(tiny("data.crop_padding=4096"))
