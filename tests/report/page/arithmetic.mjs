@@ -1,6 +1,6 @@
-// node arithmetic.mjs PAGE: what the modules of the page compute for every run in it, as JSON.
+// node arithmetic.mjs PAGE [--logits]: what the modules of the page compute for every run in it, as JSON.
 //
-// For every run: maps[layer][query][head][key] on the first image, and logits[image].
+// For every run: maps[layer][query][head][key] on the first image, unless --logits leaves them out, and logits[image].
 
 import { readFileSync } from "node:fs";
 import { unpack, unpackAll } from "../../../src/attnconv/report/page/arrays.js";
@@ -17,7 +17,7 @@ for (const packed of data.runs) {
   const { shape, values } = await unpack(data.images[run.data_hash].pixels);
   const size = values.length / shape[0];
   const images = Array.from({ length: shape[0] }, (_, index) => values.subarray(index * size, (index + 1) * size));
-  const layers = shownBy(run) ? layersOf(run) : 0;
+  const layers = shownBy(run) && process.argv[3] !== "--logits" ? layersOf(run) : 0;
   const queries = Array.from({ length: run.grid[0] * run.grid[1] }, (_, query) => query);
   const maps = Array.from({ length: layers }, (_, layer) => {
     const { maps: of } = look(run, layer, epochsOf(run).at(-1), { pixels: images[0], key: "first" });

@@ -14,8 +14,9 @@ from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.analysis.heads import DECIMALS, attention_mixers, mixer_inputs
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.report.page.images import first_of_each_class
-from attnconv.runs.load import load_trained
+from attnconv.report.page.images import first_of_each_class, read_images
+from attnconv.runs.load import load, load_trained
+from conftest import REPOSITORY
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
@@ -68,6 +69,23 @@ def test_logits_and_predictions(computed, kind):
     logits = np.array(computed[kind]["logits"])
     np.testing.assert_allclose(logits, expected, atol=1e-2)
     assert (logits.argmax(1) == expected.argmax(1)).all()
+
+
+def test_the_live_network_of_results_is_the_one_whose_weights_are_kept():
+    page = REPOSITORY / "docs/index.html"
+    command = [str(NODE), HERE / "arithmetic.mjs", page, "--logits"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    live = [found for found in json.loads(shown.stdout) if found["logits"]]
+    assert live
+    images = read_images(REPOSITORY / "results/test_images.npz")
+    for found in live:
+        trained = load(found["run"])
+        with torch.no_grad():
+            expected = trained.model(trained.preprocessing.normalize(torch.from_numpy(images.pixels))).numpy()
+        logits = np.array(found["logits"])
+        np.testing.assert_allclose(logits, expected, atol=1e-2)
+        assert (logits.argmax(1) == expected.argmax(1)).all()
+        assert (logits.argmax(1) == images.labels).mean() > 0.5
 
 
 def test_what_it_cannot_compute_shows_what_the_run_recorded(computed):

@@ -25,11 +25,11 @@ from attnconv.runs.status import collected_folder, collected_weights, look
 IMAGES = "test_images.npz"  # in results/
 # Networks whose weights go into the page, so that it can run them: position-only heads, and heads that see content.
 LIVE = ("sa_quadratic", "sa_learned_content")
-RECORDED = ("heads.jsonl", "attention_maps.npy")  # where heads looked
+RECORDED = ("attention_maps.npy", "heads.jsonl")  # where heads looked
 
 
 def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]:
-    """Return the data of the page that shows results/: of every model with heads its best documented run.
+    """Return the data of the page that shows results/: of every model with heads its best documented runs.
 
     Args:
         errors: takes what is wrong with a run or a file, which the page is then made without.
@@ -133,21 +133,26 @@ def colors(models: Iterable[str]) -> dict[str, Any]:
 
 
 def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[str, Any]]:
-    """Return of every model and scale the run of which results/ keeps most; models without heads are left out.
+    """Return of every model and scale the run of most images that recorded its heads, and that with weights.
 
-    Weights come first, then heads by epoch, then maps; then the run with most images, and the lowest seed.
+    Of equal ones it is that with maps, then the one of most epochs, and the lowest seed. Models without heads are left
+    out.
     """
-    best: dict[tuple[str, str], tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    best: dict[tuple[str, str, bool], tuple[tuple[Any, ...], dict[str, Any]]] = {}
     for row in rows:
         folder = collected_folder(results, row["run"])
-        kept = (collected_weights(results, row["run"]).exists(), *((folder / file).exists() for file in RECORDED))
-        rank = (*kept, row["train_images"], row["epochs"], -row["seed"])
-        key = (row["model"], row["scale"])
-        if "mixer" in read_config(folder)["model"] and any(kept) and (key not in best or rank > best[key][0]):
-            best[key] = (rank, row)
+        if "mixer" not in read_config(folder)["model"]:
+            continue
+        recorded = [(folder / file).exists() for file in RECORDED]
+        rank = (row["train_images"], *recorded, row["epochs"], -row["seed"])
+        for live, known in ((True, collected_weights(results, row["run"]).exists()), (False, any(recorded))):
+            key = (row["model"], row["scale"], live)
+            if known and (key not in best or rank > best[key][0]):
+                best[key] = (rank, row)
+    chosen = {row["run"]: row for _, row in best.values()}
     order = {model: place for place, model in enumerate(LIVE)}
-    return [row for _, row in sorted(best.values(), key=lambda pair: (
-        order.get(pair[1]["model"], len(order)), pair[1]["model"], pair[1]["scale"]))]  # fmt: skip
+    return sorted(chosen.values(), key=lambda row: (
+        order.get(row["model"], len(order)), row["model"], row["scale"], -row["train_images"]))  # fmt: skip
 
 
 def _between(page: Path, folder: Path) -> str:
