@@ -69,6 +69,8 @@ def test_the_answers_in_readme_are_those_of_the_data():
     ends = [100 * sum(seeds.values()) / len(seeds) for seeds in (model[5_000] for model in by_images)]
     assert f"{min(ends):.1f}% to {max(ends):.1f}%" in readme
     mini = [row for row in read_csv(RESULTS.path / "models.csv") if row["scale"] == "mini"]
+    (converted,) = re.findall(r"0 predictions of ([\d,]+) changed, logits[^|]*?; networks", readme)
+    assert f"[0 of {converted} predictions change]" in readme
     weights = {row["model"]: int(row["parameters"]) for row in mini}
     for model, text in (("fully_connected", "100.9M"), ("locally_connected", "14.4M"), ("sa_quadratic", "450,540")):
         assert text in (f"{weights[model] / 1e6:.1f}M", f"{weights[model]:,}")
