@@ -7,7 +7,7 @@ CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py te
   tests/test_run.py tests/test_survival.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart study verify page figures test test-avx2 test-slurm torture notebooks check lint types format clean
+.PHONY: help setup setup-dev quickstart study verify page figures fast test test-avx2 test-slurm torture notebooks check lint types format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ figures: setup  ## draw results/figures/ from results/, without training; ONLY=o
 
 verify: setup  ## check that pages, tables and costs are what results/ says: no training, under a minute
 	$(RUN) scripts/verify.py
+
+fast: setup-dev  ## the tests that train nothing and start no process: about a minute
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) -m "not slow and not slurm" tests
 
 test: setup-dev  ## the whole CPU test suite: minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests

@@ -26,9 +26,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
 
+# Fixtures that train a run or start a command. What asks for one is left out of `make fast`.
+RUN_FIXTURES = {"tiny", "command"}
+
 Finished = subprocess.CompletedProcess
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
 PARSER = OverridesParser.create()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if RUN_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

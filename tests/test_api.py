@@ -19,6 +19,8 @@ from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import find_run
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

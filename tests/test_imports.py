@@ -10,6 +10,8 @@ from attnconv.runs.folder import RunFolder
 from attnconv.runs.records import RESULT_KEYS
 from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
+pytestmark = pytest.mark.slow
+
 LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
 
 

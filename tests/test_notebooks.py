@@ -8,6 +8,8 @@ import pytest
 
 from conftest import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient: make setup-dev")
 nbclient = pytest.importorskip("nbclient", reason="needs nbformat and nbclient: make setup-dev")
 

@@ -1,6 +1,7 @@
 """The commands of README and docs/, run as written in a copy of the repository with noise in place of CIFAR-10.
 
-The one liberty: what trains gets `epochs=1`, `make quickstart` too, so that a test takes seconds.
+The one liberty: what trains gets `epochs=1`, `make quickstart` too, and at paper scale ten images, so that a test takes
+seconds.
 """
 
 import os
@@ -12,6 +13,8 @@ import subprocess
 import pytest
 
 from conftest import REPOSITORY, write_arrays
+
+pytestmark = pytest.mark.slow
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)]
@@ -46,7 +49,7 @@ def test_command(clone, command):
         pytest.skip("no .venv made by make in the repository: make setup-dev makes it")
     words = shlex.split(command)
     if "train.py" in words and not set(words) & set(INSPECTING):
-        command += " epochs=1"
+        command += " epochs=1" + ("" if "scale=" in command or "experiment=" in command else " data.fraction=0.1")
     if command == "make quickstart":
         command += " ARGS=epochs=1"
     if "outputs" in command:  # what looks at runs needs one

@@ -23,6 +23,8 @@ from attnconv.runs.folder import RunFolder, run_folder_path
 from attnconv.runs.records import read_lines
 from conftest import PYTHON
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("overrides", [["epochs=6"], ["model=resnet18", "recipe=paper", "epochs=4"]], ids=" ".join)
 def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):

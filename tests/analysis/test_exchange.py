@@ -14,6 +14,8 @@ from attnconv.models.timm_models import timm_model
 from attnconv.runs.load import build_untrained
 from conftest import REPOSITORY, compose, script, write_arrays
 
+pytestmark = pytest.mark.slow
+
 
 def images(count=6, side=9):
     draw = torch.Generator().manual_seed(0)

@@ -17,6 +17,8 @@ from attnconv.training.distributed import Processes
 from attnconv.training.loop import evaluate
 from conftest import script
 
+pytestmark = pytest.mark.slow
+
 
 def trained(config):
     run(config)

@@ -20,6 +20,8 @@ from attnconv.config import compose
 from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
 
+pytestmark = pytest.mark.slow
+
 SIDE = 9
 SCALE = ["scale=mini", "scale.width=16", "scale.heads=4", "scale.hidden=8", "scale.layers=3", "scale.patch=1"]
 SHAPE = (3, SIDE, SIDE)

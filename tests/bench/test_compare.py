@@ -24,6 +24,8 @@ from attnconv.config import compose
 from attnconv.models.build import build_model
 from conftest import PYTHON, REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=12", "logger=none"]
 

@@ -108,6 +108,7 @@ def test_every_model_has_rows_and_its_claims_stand_in_them():
         assert row["sees_content"] == ("yes" if CLAIMS[name].sees_content else "no")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", study_models())
 def test_every_row_is_still_true(name):
     _, rows = table()
@@ -137,6 +138,7 @@ def test_kernels_see_content_where_it_is_claimed(name):
     assert (bend.abs().max() > 1e-6) == CLAIMS[name].sees_content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["parameters", "flops"])
 @pytest.mark.parametrize(
     "name",

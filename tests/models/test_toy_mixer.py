@@ -5,8 +5,11 @@ import os
 import subprocess
 
 import numpy as np
+import pytest
 
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+
+pytestmark = pytest.mark.slow
 
 MODULE = '''
 import torch

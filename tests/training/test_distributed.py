@@ -17,6 +17,8 @@ from attnconv.runs.folder import run_folder_path
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
 from test_command import ENVIRONMENT
 
+pytestmark = pytest.mark.slow
+
 
 def start(tmp_path, *overrides):
     """train.py in the background, on tiny arrays."""

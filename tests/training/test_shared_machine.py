@@ -7,6 +7,8 @@ import pytest
 
 from conftest import PYTHON
 
+pytestmark = pytest.mark.slow
+
 PAGES = """
 import resource, torch
 from attnconv.training.device import keep_freed_memory

@@ -19,6 +19,8 @@ from attnconv.training.setup import prepare
 from attnconv.training.whitening import FLOOR, whiten_stem
 from conftest import TINY_SCALE, compose
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -14,6 +14,8 @@ from attnconv.report.figures.results import Results
 from conftest import PYTHON, REPOSITORY
 from scripts.make_figures import main
 
+pytestmark = pytest.mark.slow
+
 SOME = ["convolution_share"]
 
 

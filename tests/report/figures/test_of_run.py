@@ -13,6 +13,8 @@ from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import load_trained
 
+pytestmark = pytest.mark.slow
+
 ATTENTION = {"accuracy", "attention_maps", "attention_maps_zoomed"}
 GAUSSIAN = ATTENTION | {"centers", "centers_as_printed", "centers_in_training"}
 

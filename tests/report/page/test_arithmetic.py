@@ -20,7 +20,10 @@ from conftest import REPOSITORY
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="needs node: apt-get install nodejs")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(NODE is None, reason="needs node: apt-get install nodejs"),
+]
 
 POSITION = ("quadratic", "non-isotropic", "learned", "sinusoidal", "distance", "radial", "relu", "sigmoid", "16 heads")
 CONTENT = ("content", "learned content", "four terms", "quadratic content")

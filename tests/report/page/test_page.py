@@ -11,6 +11,8 @@ from page_runs import make_page, own_page, run_folders
 from attnconv.report.page.assemble import bundle
 from conftest import REPOSITORY, write_arrays
 
+pytestmark = pytest.mark.slow
+
 PAGE, RESULTS = REPOSITORY / "docs" / "index.html", REPOSITORY / "results"
 
 
