@@ -98,6 +98,14 @@ def make_page(*arguments: str | Path) -> int:
     return 0
 
 
+def large_images() -> Path:
+    """The folder of a run on images of 64 x 64 pixels, on another map than the other runs."""
+    place = Path(PLACE.name)
+    write_arrays(place / "large", side=64)
+    fixed = [*TINY_SCALE, "scale.patch=8", "data=arrays", f"data.root={place}/large", f"output={place}/outputs"]
+    return write_run(compose([*fixed, "logger=none", "precision=fp32", "epochs=2", "name=large", "model=sa_quadratic"]))
+
+
 @cache
 def own_page() -> Path:
     """The page of all of these runs, made once."""

@@ -1,11 +1,12 @@
 """The page in headless Chromium: clicks, keys and sliders, no error, no request, no barrier that axe-core knows."""
 
+import re
 import shutil
 from urllib.parse import parse_qs, urlsplit
 
 import PIL.Image
 import pytest
-from page_runs import make_page, own_page, run_folders
+from page_runs import large_images, make_page, own_page, run_folders
 
 from conftest import REPOSITORY
 
@@ -222,6 +223,34 @@ def test_without_heads_there_are_charts_only(visit, tmp_path):
     page = visit(path=tmp_path / "resnet.html")
     assert page.locator("#query").count() == page.locator("#network").count() == 0
     assert page.locator("#training circle.mark").count() == 4
+
+
+def test_images_of_64_pixels_on_another_map(visit, tmp_path):
+    runs = [large_images(), run_folders()["quadratic"]]
+    assert make_page(*runs, "--out", tmp_path / "large.html") == 0
+    page = visit("query=63", path=tmp_path / "large.html")
+    assert "row 8, column 8 of 8 x 8" in page.inner_text("#query .readout")
+    before = page.inner_html("#network table")
+    page.locator("#network .layer button").first.click()
+    page.wait_for_function("before => document.querySelector('#network table').outerHTML !== before", arg=before)
+    page.locator("#query select").select_option(index=1)
+    page.get_by_text("of 4 x 4").wait_for()
+    assert rings(page)
+
+
+def test_the_claims_and_the_images_needed_are_on_the_page(visit):
+    page = visit(path=REPOSITORY / "docs" / "index.html")
+    rows = page.locator("#claims tbody tr")
+    claims = re.findall(r"^\| \[(\w+)\]\(#", (REPOSITORY / "results/claims.md").read_text(), flags=re.MULTILINE)
+    assert rows.count() == len(claims)
+    assert [rows.nth(place).locator("th").inner_text() for place in (0, -1)] == [claims[0], claims[-1]]
+    assert rows.first.locator("a").get_attribute("href") == "../results/claims.md#t1"
+    page.locator("#images-needed circle.mark").first.focus()
+    said = page.inner_text("#images-needed .readout")
+    assert "times the images of conv3x3 for 45% (95% interval" in said
+    assert "python train.py experiment=data_size" in said
+    folder = page.locator("#images-needed .readout a").get_attribute("href")
+    assert (REPOSITORY / "docs" / folder).is_dir()
 
 
 def test_the_dots_of_the_study_say_their_command_and_run(visit):

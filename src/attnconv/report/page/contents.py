@@ -16,7 +16,7 @@ from attnconv.report.complaints import noting
 from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
-from attnconv.report.page.study import calibration, probe_of
+from attnconv.report.page.study import calibration, claims, probe_of
 from attnconv.runs.identity import differences, listed
 from attnconv.runs.load import read_run_config
 from attnconv.runs.records import read_config, read_finished
@@ -56,15 +56,24 @@ def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]
         "made": "make page",
         "images": {images.data_hash: images.describe()},
         "runs": runs,
-        "probes": [one for one in probed if one is not None],
+        "probes": corrected_first([one for one in probed if one is not None]),
         "calibration": None,
-        "points": points(rows, results, lambda run: _between(page, collected_folder(results, run))),
+        "claims": None,
+        "points": points(of_images, results, lambda run: _between(page, collected_folder(results, run))),
         "protocols": data_size(rows),
         "colors": colors(row["model"] for row in rows),
     }
     with noting(errors):
         found["calibration"] = calibration(results)
+    with noting(errors):
+        claimed = {"page": _between(page, results / "claims.md"), "rows": claims(results, rows, errors)}
+        found["claims"] = claimed
     return found
+
+
+def corrected_first(probed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort what was probed: by the measures of today first, then what has some of them only."""
+    return sorted(probed, key=lambda one: any(layer["joint_residual"][1] is None for layer in one["layers"]))
 
 
 def sound_runs(rows: Iterable[dict[str, Any]], results: Path, errors: list[str]) -> list[dict[str, Any]]:

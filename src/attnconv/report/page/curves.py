@@ -1,11 +1,14 @@
 """Accuracy against data and against time: what results/runs.csv has, in the form in which the page draws it."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from attnconv.report.comparisons import REFERENCE
+from attnconv.report.data_size import LEVELS
 from attnconv.report.page.command import command_of
-from attnconv.report.protocols import protocols
-from attnconv.report.stats import mean
+from attnconv.report.protocols import Protocol, protocols
+from attnconv.report.stats import Estimate, mean
 from attnconv.runs.records import read_config
 from attnconv.runs.status import collected_folder
 
@@ -40,10 +43,33 @@ def data_size(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if protocol.equal != "epochs":
             steps = f"as many steps as {protocol.epochs} epochs over all images"
         title = f"{steps}, {protocol.scale} scale, {protocol.recipe} recipe, {protocol.precision}"
+        about = {"name": protocol.rows[0]["name"], "title": title, "runs": [row["run"] for row in protocol.rows]}
         listed = [{"model": model, "points": points} for model, points in curves.items()]
-        runs_of = [row["run"] for row in protocol.rows]
-        found.append({"name": protocol.rows[0]["name"], "title": title, "curves": listed, "runs": runs_of})
+        found.append(about | {"curves": listed, "needs": _needs(protocol)})
     return found
+
+
+def _needs(protocol: Protocol) -> list[dict[str, Any]]:
+    """How many times the control's images each model needs for an accuracy, and what made the runs behind it."""
+    fractions = ",".join(f"{fraction:g}" for fraction in protocol.cells)
+    fixed = f"scale={protocol.scale} recipe={protocol.recipe} precision={protocol.precision}"
+    trained = f"data.equal={protocol.equal} epochs={protocol.epochs} data.fraction={fractions}"
+    found = []
+    for model in (model for model in protocol.models if model != REFERENCE):
+        command = f"python train.py experiment=data_size {fixed} {trained} model={REFERENCE},{model}"
+        points = [_need(level, estimate) for level in LEVELS if (estimate := protocol.ratio(model, level)) is not None]
+        if points:
+            run = next(row["run"] for row in protocol.rows if row["model"] == model)
+            found.append({"model": model, "points": points, "command": command, "run": run.rpartition("/frac")[0]})
+    return found
+
+
+def _need(level: float, log_ratio: Estimate) -> dict[str, Any]:
+    interval = log_ratio.interval()
+    point = {"x": level, "y": round(math.exp(log_ratio.value), 3), "n": log_ratio.n}
+    if interval is None:
+        return point
+    return point | {"low": round(math.exp(interval.low), 3), "high": round(math.exp(interval.high), 3)}
 
 
 def _point(runs: list[dict[str, Any]]) -> dict[str, Any]:

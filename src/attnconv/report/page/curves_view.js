@@ -2,12 +2,16 @@
 
 import { chart } from "./chart.js";
 import { modelColor } from "./colors.js";
-import { button, html, runLink, select } from "./dom.js";
+import { button, html, placeOf, runLink, saving, select, table } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 
 const LEAD =
   "Every dot is a run; lines are means over seeds, bands their 95% intervals. Click a dot, or focus one and walk with " +
   "the arrow keys, for its command and its folder.";
+
+const CLAIMS_LEAD =
+  "Thresholds were set before the runs. The letter leads to everything behind a claim. What is not run yet, the command runs.";
+const CLAIM_COLUMNS = ["id", "claim", "verdict", "number, 95% interval, n", "command"];
 
 const share = (value) => `${Math.round(100 * value)}%`;
 
@@ -49,7 +53,7 @@ export function curvesSection(page) {
   if (!data.points?.length) return null;
   const figure = html("div", {});
   const chosen = () => data.protocols.find(({ title }) => title === state.values.protocol) ?? data.protocols[0];
-  const update = () => figure.replaceChildren(dataChart(data, chosen()));
+  const update = () => figure.replaceChildren(...drawn(data, chosen()));
   state.onChange((changed) => changed.has("protocol") && update());
   const parts = [];
   if (data.protocols.length) {
@@ -65,7 +69,72 @@ export function curvesSection(page) {
     html("p", {}, LEAD),
     parts,
     timeChart(data.points),
+    data.claims ? claimsTable(data.claims) : null,
   );
+}
+
+/** Which claims hold: a table, each claim with a link to all that is behind it. */
+function claimsTable({ page, rows }) {
+  const body = rows.map(({ id, claim, status, number, command }) => [
+    html("a", { href: placeOf({ link: `${page}#${id.toLowerCase()}` }) }, id),
+    claim,
+    html("strong", {}, status),
+    number,
+    html("code", {}, command),
+  ]);
+  return html(
+    "div",
+    { id: "claims" },
+    html("h3", {}, "Which claims hold?"),
+    html("p", {}, CLAIMS_LEAD),
+    table("Claims and verdicts", CLAIM_COLUMNS, body),
+    html("div", { className: "row" }, saving("claims", {}, () => ({ header: CLAIM_COLUMNS, rows: body }))),
+  );
+}
+
+/** How many times the images of the control a model needs; null where no curve reaches an accuracy. */
+function needsChart({ title, needs }, link) {
+  if (!needs.length) return null;
+  const between = ({ low, high }) => (low === undefined ? "" : ` (95% interval ${low} to ${high})`);
+  const said = (model, point) =>
+    `${model} needs ${point.y} times the images of conv3x3 for ${share(point.x)}${between(point)}, ${point.n} seeds`;
+  return chart({
+    name: "images-needed",
+    title: `Images needed, as a multiple of those of conv3x3: ${title}`,
+    x: { label: "for a test accuracy of", format: share, ticks: [0.45, 0.6, 0.7, 0.8], domain: [0.43, 0.82] },
+    y: { label: "times the images of conv3x3" },
+    levels: [{ y: 1, text: "conv3x3" }],
+    series: needs.map(({ model, points, command, run }) => ({
+      name: model,
+      color: modelColor(model),
+      points,
+      dots: points.map((point) => ({
+        x: point.x,
+        y: point.y,
+        text: said(model, point),
+        point: { command, run, link: link(run) },
+      })),
+    })),
+    about: aboutRun,
+    header: ["model", "for", "times", "low", "high", "seeds"],
+    rows: needs.flatMap(({ model, points }) =>
+      points.map((point) => [
+        model,
+        share(point.x),
+        String(point.y),
+        String(point.low ?? ""),
+        String(point.high ?? ""),
+        String(point.n),
+      ]),
+    ),
+  });
+}
+
+function drawn(data, protocol) {
+  // Runs lie in one folder, so that the link of one says where the others are.
+  const [{ run, link }] = data.points;
+  const linkOf = (name) => link.slice(0, link.length - run.length) + name;
+  return [dataChart(data, protocol), needsChart(protocol, linkOf)].filter(Boolean);
 }
 
 function dataChart({ points }, { title, curves, runs }) {
@@ -93,7 +162,7 @@ function timeChart(points) {
   const models = [...new Set(points.map(({ model }) => model))];
   return chart({
     name: "minutes",
-    title: "Test accuracy by minutes of training, all runs (hollow: minutes on the clock, not of all cores)",
+    title: "Test accuracy by minutes of training, all runs of CIFAR-10 (hollow: minutes on the clock, not of all cores)",
     x: { label: "minutes", kind: "log", ticks: [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500] },
     y: { label: "test accuracy", format: share },
     series: models.map((model) => ({

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.files import read_json, reading
+from attnconv.report.claims import judge, read_claims
+from attnconv.report.deciders import DECIDERS
+from attnconv.report.evidence import Evidence
 from attnconv.report.page.runs import facts
 from attnconv.report.theorem_page import NUMBERS, layer_rows
 from attnconv.runs.records import read_finished
@@ -47,6 +50,21 @@ def calibration(results: Path) -> dict[str, Any] | None:
             for row in found["rows"]
         ]
     return {"positions": found["positions"], "rows": rows}
+
+
+def claims(results: Path, rows: list[dict[str, Any]], errors: list[str]) -> list[dict[str, Any]]:
+    """Return every claim with its verdict, its numbers and the command that makes its runs.
+
+    Args:
+        errors: takes what is wrong with the evidence of some, which stay undecided.
+    """
+    verdicts, wrong = judge(read_claims(results / "claims.yaml", DECIDERS), Evidence(results, rows), DECIDERS)
+    errors += [str(error) for error in wrong if str(error) not in errors]
+    return [
+        {"id": one.claim["id"], "claim": one.claim["claim"], "status": one.status}
+        | {"number": one.number.replace("<br>", "; ").replace("`", ""), "command": one.claim["command"]}
+        for one in verdicts
+    ]
 
 
 def _rounded(pair: tuple[float | None, float | None]) -> list[float | None]:
