@@ -22,9 +22,13 @@ def outputs(notebook):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The theorem's notebook after a run of its own, from a folder that is not the repository."""
-    notebook = nbformat.read(REPOSITORY / "notebooks/theorem.ipynb", as_version=4)
-    folder = tmp_path_factory.mktemp("notebook")
+    """The theorem's notebook after a run of its own."""
+    return execute("theorem", tmp_path_factory.mktemp("notebook"))
+
+
+def execute(name, folder):
+    """A notebook after a run of its own, from a folder that is not the repository."""
+    notebook = nbformat.read(REPOSITORY / f"notebooks/{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
     )
@@ -49,6 +53,14 @@ def test_the_theorem_shows_what_it_says(executed):
     assert "made hard, it is Conv2d(16, 16" in printed(executed, "with torch.no_grad()")
     pictures = [output for _, output in outputs(executed) if "image/png" in output.get("data", {})]
     assert len(pictures) == 8
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("tour", 3), ("data_size", 1)])
+def test_the_others_run_and_use_the_public_functions_alone(name, pictures, tmp_path):
+    notebook = execute(name, tmp_path)
+    assert len([output for _, output in outputs(notebook) if "image/png" in output.get("data", {})]) == pictures
+    sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert not re.findall(r"(?:from|import) attnconv\.", sources)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
