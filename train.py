@@ -13,7 +13,7 @@ from attnconv.data.root import check_root
 from attnconv.errors import one_line_errors
 from attnconv.runs.folder import RunFolder
 from attnconv.settings.arguments import check_trial, sweeper_optimizes, train_arguments
-from attnconv.settings.contradictions import require_effect
+from attnconv.settings.contradictions import refuse_of_sweeps, require_effect
 from attnconv.settings.help import register_help
 
 register_schema()
@@ -45,6 +45,7 @@ def train(composed: DictConfig) -> None:
     """Train one run."""
     config = freeze(composed)
     if POOL not in os.environ:  # a study has asked this of all of its runs together
+        refuse_of_sweeps(HydraConfig.get().overrides.task)
         require_effect([(config, HydraConfig.get().overrides.task)])
     RunFolder(config).check()
     check_root(config.data)

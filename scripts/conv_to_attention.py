@@ -29,6 +29,7 @@ from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.errors import ConfigError, one_line_errors
 from attnconv.files import first_bytes, write_whole
+from attnconv.models.timm_models import check_timm_name
 from attnconv.models.weight_files import load_weights
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import build_untrained, load_trained, run_folder_of
@@ -56,6 +57,8 @@ def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
         raise ConfigError("which network? --checkpoint RUN, or --model NAME")
     ours = (CONFIGS / f"model/{arguments.model}.yaml").exists()
     chosen = [f"model={arguments.model}"] if ours else ["model=timm", f"model.timm_name={arguments.model}"]
+    if not ours:
+        check_timm_name(arguments.model)  # before data is read for it
     root = [f"data.root={arguments.data}"] if arguments.data else []
     config = compose([*chosen, *root, *arguments.overrides])
     data = load_dataset(config.data, device)
@@ -95,6 +98,8 @@ def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
     """Exchange the convolutions of models of timm, a line each; returns whether a prediction changed."""
     rows = []
     for name in names:
+        check_timm_name(name)
+    for name in names:
         row = sweep_row(name, images)
         rows.append(row)
         verdict = row.get("refused") or (
@@ -127,6 +132,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     check_target(parser, arguments.json)
     if arguments.sweep is not None:
+        if arguments.model or arguments.checkpoint or arguments.overrides:
+            parser.error("--sweep is of timm's models: leave out --model, --checkpoint and settings")
         changed = sweep(arguments.sweep or MODELS, arguments.images or SWEPT_IMAGES, arguments.json)
         sys.exit(1 if changed else 0)
     arguments.device = str(choose_device(arguments.device))

@@ -72,10 +72,13 @@ class SweepIncomplete(UserError):
 LIKENESS = 0.65
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --help") -> str:
     """A suffix such as "; did you mean 'epochs'?", or the valid names if they are few and none is near.
 
     The last part of dotted names counts first: `batch_size` is `recipe.batch_size`, however like another name is.
+
+    Args:
+        listed: a command that lists the valid names, for where they are many.
     """
     names = sorted(set(valid))
     close = _same_leaf(name, names) or difflib.get_close_matches(name, names, n=1, cutoff=LIKENESS)
@@ -84,7 +87,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if not names:
         return ""
     # A list that nobody would read helps nobody.
-    return f"; valid: {', '.join(names)}" if len(names) <= 20 else "; python train.py --help lists them"
+    return f"; valid: {', '.join(names)}" if len(names) <= 20 else f"; {listed} lists them"
 
 
 def _same_leaf(name: str, names: list[str]) -> list[str]:
@@ -200,7 +203,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
 
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
-        return f"{missing.group(1)} has no default: say {missing.group(1)}=..."
+        name = key.group(1) if key else missing.group(1)
+        return f"{name} has no default: say {name}=..."
 
     # Hydra wraps what went wrong with a value in a sentence that does not say it; its cause does.
     if error.__cause__ is not None and text.startswith("Error merging override"):

@@ -162,6 +162,24 @@ def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_pre
     assert {"heads.jsonl", "heads.png"} < {path.name for path in (results / "runs" / gathered.added[0]).iterdir()}
 
 
+def test_a_file_that_is_not_what_its_name_says_keeps_a_run_out(tiny, tmp_path):
+    run(tiny())
+    folder = run_folder_path(tiny())
+    for name, complaint in (
+        ("heads.jsonl", "heads.jsonl has content that does not belong there"),
+        ("predictions.npy", "predictions.npy is not a NumPy array"),
+        ("attention_maps.npy", "attention_maps.npy is not a NumPy array"),
+    ):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_text("nope\n")
+        gathered = gather(tmp_path / "outputs", tmp_path / "results")
+        assert not gathered.added
+        (found,) = gathered.damaged.values()
+        assert found.startswith(complaint)
+        (folder / name).write_bytes(whole)
+    assert len(gather(tmp_path / "outputs", tmp_path / "results").added) == 1
+
+
 def test_the_command_lists_what_is_damaged_and_fails(outputs, tmp_path):
     results = tmp_path / "results"
     command = [PYTHON, "scripts/collect.py", outputs, "--into", results]

@@ -155,6 +155,13 @@ NUMERIC = [
         ("conv_to_attention", ["--model", "resnet18", "scale=mimi"], "scale=mimi does not exist; did you mean 'mini'?"),
         ("conv_to_attention", ["batch_size=1", "--model", "resnet18"], "did you mean 'recipe.batch_size'?"),
         ("conv_to_attention", ["--model", "resnet18", "--json", "absent/file"], "there is no folder absent"),
+        ("conv_to_attention", ["--model", "resnet81"], "timm has no model 'resnet81'; did you mean"),
+        (
+            "conv_to_attention",
+            ["--sweep", "resnet18", "nope"],
+            "timm has no model 'nope'; timm.list_models() lists",
+        ),
+        ("conv_to_attention", ["--model", "resnet18", "--sweep"], "--sweep is of timm's models: leave out"),
         ("bench", ["--rounds", "0"], "'0' is not a whole number from 1"),
         ("bench", ["--device", "gpu"], "unknown device 'gpu'"),
         ("bench_attention", ["--rounds", "none"], "'none' is not a whole number from 1"),

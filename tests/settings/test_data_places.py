@@ -41,6 +41,10 @@ def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refuse
     assert complaint in refused(f"data={source}", f"data.root={root}")
 
 
+def test_a_sweep_is_refused_before_its_first_run_if_its_data_is_not_there(refused):
+    assert refused("-m", "seed=0,1", "data.root=../array").startswith("error: there is no folder data.root=../array")
+
+
 @pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
 def test_a_dashboard_that_is_switched_off_claims_no_folder(train, tmp_path, monkeypatch, variable, value):
     pytest.importorskip("wandb")

@@ -34,6 +34,11 @@ def test_a_setting_that_would_do_nothing_is_refused(overrides, complaint):
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize("override", ["collected=results", "retry_failed=true"])
+def test_what_only_a_sweep_heeds_is_refused_in_a_single_run(refused, override):
+    assert refused(override).startswith(f"error: {override} does nothing in a single run")
+
+
 @pytest.mark.parametrize("overrides", ["eval_mirrored=true data.flip=false", "recipe.milestones=[5,3]"])
 def test_a_contradiction_is_one_line(refused, overrides):
     assert overrides.partition("=")[0] in refused(*overrides.split())

@@ -37,6 +37,30 @@ def test_a_file_is_chosen_by_its_name(refused, override):
     assert f"{override} does not name a file of configs/{override.partition('=')[0]}" in refused(override)
 
 
+TARGETS = ["nothing", "torch.nn", "5", "attnconv.Nope", "torch.nn.Linear"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_cannot_be_built_is_one_line(refused, target):
+    assert "model" in refused(f"model._target_={target}")
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("hydra.verbose=2", "hydra.verbose=2: say hydra.verbose=true, false, or the names of loggers"),
+        ("model=sa_quadratic_pruned", "model.start has no default: say model.start=..."),
+        ("experiment=[table1,nope]", "experiment=nope does not exist"),
+        ("model=", "model= does not name a file of configs/model"),
+        ("data.mean=[a]", "Value 'a' of type 'str' could not be converted to Float"),
+        ("=5", "=5 does not say which setting: KEY=5"),
+    ],
+)
+def test_what_hydra_says_is_one_line_without_its_types(refused, override, complaint):
+    assert complaint in refused(override)
+    assert "reference_type" not in refused(override)
+
+
 def test_in_a_sweep_every_value_counts(refused):
     assert "data.flip=true,2 is neither yes nor no" in refused("-m", "data.flip=true,2")
     assert "recipe=modern,null does not name a file of configs/recipe; valid: " in refused("-m", "recipe=modern,null")

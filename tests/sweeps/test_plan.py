@@ -103,6 +103,9 @@ def test_an_override_must_do_something_in_one_run_of_the_study(precision):
         plan(precision, ["normalizers"], ["data.crop_padding=0", "data.padding_mode=reflect"], Path("nowhere"))
     with pytest.raises(ConfigError, match="~seed: a setting cannot be removed"):
         plan(precision, ["normalizers"], ["~seed"], Path("nowhere"))
+    for override in ("experiment=small", "precision=fp32"):
+        with pytest.raises(ConfigError, match=f"{override}: the rows of the study set"):
+            plan(precision, ["normalizers"], [override], Path("nowhere"))
     plan(precision, ["table1"], ["recipe.centers_lr=0.1", "seed=0"], Path("nowhere"))  # in the runs with Gaussian heads
 
 

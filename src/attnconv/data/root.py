@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attnconv.config import DataConfig
 from attnconv.errors import DataError
+from attnconv.files import near
 
 ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
 FROM_FOLDERS = ("cifar10", "arrays")  # the values of data.source that read data.root
@@ -17,7 +18,7 @@ def check_root(config: DataConfig) -> None:
     """Check that data.root is the folder that holds the data, if there is any near it.
 
     Raises:
-        DataError: it is a file, or the data is a level higher or lower; the message says what to type.
+        DataError: it is a file, no folder, or the data is a level higher or lower; the message says what to type.
     """
     if config.source not in FROM_FOLDERS:
         return
@@ -26,6 +27,8 @@ def check_root(config: DataConfig) -> None:
     root = Path(config.root).expanduser()
     if root.is_file():
         raise DataError(f"data.root={root} is a file; say data.root={root.parent}, the folder that holds it")
+    if config.source == "arrays" and not root.is_dir():
+        raise DataError(f"there is no folder data.root={root}{near(root)}")
     if holds_data(root, config.source) or not root.is_dir():
         return
     for place, off in ((root.parent, "up"), *((child, "down") for child in sorted(root.iterdir()))):

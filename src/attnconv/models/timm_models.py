@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.errors import nearest
+from attnconv.errors import ConfigError, nearest
+
+
+def check_timm_name(name: str) -> None:
+    """Raise ConfigError for a name that timm has no model of; the nearest is named."""
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models(), 'timm.list_models()')}")
 
 
 def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) -> nn.Module:
@@ -14,12 +22,12 @@ def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) 
     Models that are built for one image size are built for this one.
 
     Raises:
-        ValueError: timm has no such model (the nearest is named), or it cannot take images of this size.
+        ConfigError: timm has no such model (the nearest is named).
+        ValueError: it cannot take images of this size.
     """
     import timm
 
-    if not timm.is_model(timm_name):
-        raise ValueError(f"timm has no model {timm_name!r}{nearest(timm_name, timm.list_models())}")
+    check_timm_name(timm_name)
     channels, height, width = image_shape
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": channels}
     try:

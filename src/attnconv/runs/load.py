@@ -78,7 +78,11 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
     if len(found) > 1:
         raise RunFolderError(f"{results}/weights has {len(found)} networks {run}: say {' or '.join(found)}")
     if not found:
-        known = nearest(str(run), [*names, *map(model_of, names)]) if names else "; results/weights has none yet"
+        known = (
+            nearest(str(run), [*names, *map(model_of, names)], "ls results/weights/*/*")
+            if names
+            else "; results/weights has none yet"
+        )
         raise RunFolderError(
             f"there is no run folder {run}, and no network of that name in results/weights{known}; "
             "python train.py model=NAME scale=mini trains one and prints its run folder"

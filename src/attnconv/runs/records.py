@@ -9,7 +9,7 @@ from typing import Any
 
 from attnconv.config import up_to_date
 from attnconv.errors import RunFolderError
-from attnconv.files import FileError, read_json, read_json_lines, read_yaml
+from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml
 
 # Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
 # maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
@@ -18,6 +18,8 @@ FORMAT = 3
 STATUSES = ("done", "failed", "interrupted")  # of result.json
 
 DATA_FILE = "data.json"
+
+MAGIC = b"\x93NUMPY"  # with which a .npy file begins
 
 # Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
@@ -138,11 +140,20 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     metrics, _ = (read_epochs(folder, file, config["epochs"]) for file in ("metrics.jsonl", "timing.jsonl"))
     if result.get("format", 1) >= 3 and not (folder / "predictions.npy").exists():
         raise Damaged(folder, "no predictions.npy")
+    _check_kept(folder)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
     return config, result, metrics
+
+
+def _check_kept(folder: Path) -> None:
+    """Raise Damaged if a file that not every run has is there, and is not what its name says; needs no NumPy."""
+    read_lines(folder, "heads.jsonl")
+    for file in ("predictions.npy", "attention_maps.npy"):
+        if (folder / file).exists() and not _read(folder, file, first_bytes).startswith(MAGIC):
+            raise Damaged(folder, f"{file} is not a NumPy array")
 
 
 def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:

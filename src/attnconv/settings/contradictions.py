@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnconv.config import Config
 
 GAUSSIAN = ("QuadraticEncoding", "GeneralizedQuadraticEncoding", "GatedAttention")
+OF_SWEEPS = ("collected", "retry_failed")
 OF_PAIRS = ("task", "distance", "clutter", "train_images", "test_images", "images_seed")
 
 
@@ -40,6 +41,13 @@ def require_effect(runs: Sequence[tuple["Config", Sequence[str]]]) -> None:
     for asked, reason in idle.items():
         if asked not in effective:
             raise ConfigError(f"{asked} does nothing: {reason}")
+
+
+def refuse_of_sweeps(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that only a sweep heeds."""
+    for override in overrides:
+        if _key(override) in OF_SWEEPS:
+            raise ConfigError(f"{override} does nothing in a single run: it is of sweeps; add -m, or leave it out")
 
 
 def idle_settings(config: "Config") -> Iterator[tuple[str, str]]:

@@ -23,10 +23,14 @@ def check_overrides(overrides: Iterable[str]) -> None:
     switches = {*_switches(Config)}
     for override in OverridesParser.create().parse_overrides([*overrides]):
         key, typed = override.key_or_group, override.input_line
+        if not key:
+            raise ConfigError(f"{typed} does not say which setting: KEY{typed}")
         if override.is_delete():
             raise ConfigError(f"{typed}: a setting cannot be removed; say {key}=VALUE")
         if key in switches and not all(map(_is_switch, _values(override))):
             raise ConfigError(f"{typed} is neither yes nor no: say {key}=true or {key}=false")
+        if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in _values(override)):
+            raise ConfigError(f"{typed}: say hydra.verbose=true, false, or the names of loggers")
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
             raise ConfigError(f"{typed} does not name a file of configs/{key}{nearest('', valid)}")

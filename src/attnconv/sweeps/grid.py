@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.config import Config, flatten, to_plain
+from attnconv.data.root import check_root
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
 from attnconv.files import write_whole
 from attnconv.runs.estimate import work_of
@@ -128,7 +129,7 @@ def check_cells(cells: list[Cell]) -> None:
     """Refuse a sweep that cannot end well, before anything is run.
 
     Raises:
-        ConfigError, RunFolderError: see `run_cells`.
+        ConfigError, RunFolderError: see `run_cells`; DataError: data that a run needs is misplaced.
     """
     if not cells:
         raise ConfigError("the sweep is empty: some setting is swept over no values (does the glob match anything?)")
@@ -142,6 +143,8 @@ def check_cells(cells: list[Cell]) -> None:
         status = look(cell.folder).status
         if status == "damaged":
             continue  # which the summary will say; the others can be run
+        if status != "done" and cell.collected is None:
+            check_root(cell.config.data)
         if cell.different and not gives_way(cell.folder):
             raise RunFolderError(refusal(cell.folder, cell.different, cell.config, status == "done"))
 

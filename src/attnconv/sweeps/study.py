@@ -25,6 +25,9 @@ from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
 from attnconv.sweeps.grid import Cell
 
+# Settings that no override may change, and what to type instead.
+SET_BY_ROWS = {"experiment": "; --only ROW chooses", "precision": "; --precision chooses"}
+
 # Rows without which the study answers little. On a slow machine their cells are mixed, small ones first.
 ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size", "small")
 
@@ -132,6 +135,9 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
         ConfigError: there is no such row, or an override does nothing in any of its runs; see `check_overrides`.
     """
     check_overrides(overrides)
+    for override in overrides:
+        if (key := override.partition("=")[0].lstrip("+")) in SET_BY_ROWS:
+            raise ConfigError(f"{override}: the rows of the study set {key}; leave it out{SET_BY_ROWS[key]}")
     of_study = rows(precision)
     for name in only:
         if name not in of_study:

@@ -1,6 +1,7 @@
 """results/figures/: the same bytes twice, stale when the data changes, and what is missing says how to get it."""
 
 import json
+import runpy
 import shutil
 import subprocess
 
@@ -12,7 +13,6 @@ from attnconv.report.figures.data import Maps, Weights, digest
 from attnconv.report.figures.gallery import make_figures, resolve, stale_figures
 from attnconv.report.figures.results import Results
 from conftest import PYTHON, REPOSITORY
-from scripts.make_figures import main
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def results(tmp_path):
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["make_figures.py", *map(str, arguments)])
     try:
-        main()
+        runpy.run_path(str(REPOSITORY / "scripts/make_figures.py"), run_name="__main__")
     except SystemExit as stop:
         return stop.code, capsys.readouterr()
     return 0, capsys.readouterr()

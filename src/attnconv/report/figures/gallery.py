@@ -118,7 +118,7 @@ def choose(only: Iterable[str]) -> list[Entry]:
     by_name = {entry.name: entry for entry in entries()}
     for name in only:
         if name not in by_name:
-            raise UserError(f"there is no figure {name}{nearest(name, by_name)}")
+            raise UserError(f"there is no figure {name}{nearest(name, by_name, 'make_figures.py --list')}")
     return [entry for name, entry in by_name.items() if name in set(only)] or list(by_name.values())
 
 
