@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -36,7 +37,11 @@ def main(composed: DictConfig) -> float | None:
 
         return run_trial(config)
     from attnconv.run import run_in_sweep
+    from attnconv.sweeps.progress import progress_line
 
+    line = progress_line(Path(HydraConfig.get().sweep.dir), Path(config.output))
+    if line:
+        print(line, flush=True)
     run_in_sweep(config)
     return None
 

@@ -21,6 +21,7 @@ from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
 from attnconv.runs.identity import differences_read, name_hint, read_recorded, refusal, start_weights
 from attnconv.runs.status import CELLS_FILE, collected_folder, look
+from attnconv.sweeps.seeds import Found, plot, seeds_table
 
 # Runs cells, given their overrides; for each, why it failed, or None.
 Launch = Callable[[list[list[str]]], Sequence[str | None]]
@@ -117,12 +118,28 @@ def _conclude(
     """Look what became of every cell, note it and print it."""
     left = iter(reasons)
     outcomes = [outcome or _outcome(cell, next(left)) for cell, outcome in zip(cells, before, strict=True)]
+    _show_found(outcomes, record)
     print(summary(outcomes), flush=True)
     try:
         _record(record, cells, outcomes)
     except OSError as error:
         print(f"warning: {record} cannot be written: {error.strerror}", file=sys.stderr)
     return outcomes
+
+
+def _show_found(outcomes: list[Outcome], record: Path) -> None:
+    """Print means over seeds, and draw what was swept."""
+    done = [outcome.cell for outcome in outcomes if outcome.complete]
+    results = [(cell.overrides, look(cell.collected or cell.folder).result) for cell in done]
+    found = [Found.of(overrides, result) for overrides, result in results if "test_acc" in result]
+    table, picture = seeds_table(found), record / "accuracy.png"
+    if table:
+        print(table, flush=True)
+    try:
+        if plot(found, picture):
+            print(f"drawn: {picture}", flush=True)
+    except OSError as error:
+        print(f"warning: {picture} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def check_cells(cells: list[Cell]) -> None:

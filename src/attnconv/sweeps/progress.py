@@ -1,0 +1,28 @@
+"""How far a sweep is, said before each of its runs, in whatever process that is."""
+
+import json
+from pathlib import Path
+
+from attnconv.config import CONFIGS
+from attnconv.runs.estimate import Rates, duration, time_left
+from attnconv.runs.status import CELLS_FILE, look
+
+RESULTS = CONFIGS.parent / "results"
+
+
+def progress_line(record: Path, outputs: Path) -> str | None:
+    """Return how many runs of a sweep are done, and the time that is left; None where the sweep noted no cells.
+
+    Args:
+        record: folder of this start of the sweep, with cells.json.
+        outputs: the folder of its run folders.
+    """
+    if not (record / CELLS_FILE).exists():
+        return None
+    noted = {outputs / cell["folder"]: cell for cell in json.loads((record / CELLS_FILE).read_text())}
+    states = {folder: look(folder) for folder in noted}
+    statuses = [state.status for state in states.values()]
+    at_once = statuses.count("running") + 1  # and the one that is about to begin
+    seconds = time_left(states, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
+    left = f", about {duration(seconds)} left" if seconds else ""
+    return f"sweep: {statuses.count('done')} of {len(noted)} runs done{left}"

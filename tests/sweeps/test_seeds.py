@@ -1,0 +1,62 @@
+"""The end of a sweep: means over seeds, a plot of what was swept, and before each run how far the sweep is."""
+
+import re
+from statistics import mean, stdev
+
+from PIL import Image
+
+from attnconv.files import read_json
+from attnconv.sweeps.seeds import Found, over_seeds, plot, seeds_table
+from conftest import TINY_SCALE
+
+
+def runs(*, seeds=(0, 1), fractions=("0.1", "1"), models=("a", "b")):
+    return [
+        Found(
+            {"seed": str(seed), "model": model, "data.fraction": fraction},
+            0.1 * seed + float(fraction) / 2, "test", "fp32",
+        )
+        for seed in seeds for model in models for fraction in fractions
+    ]  # fmt: skip
+
+
+def test_means_are_over_seeds_alone():
+    swept, cells = over_seeds(runs())
+    assert swept == ["model", "data.fraction"]
+    assert {key: len(values) for key, values in cells.items()} == dict.fromkeys(
+        [("a", "0.1"), ("a", "1"), ("b", "0.1"), ("b", "1")], 2
+    )
+    assert "model=b data.fraction=1   mean 55.00%, sd 7.07%, n=2" in seeds_table(runs())
+    assert seeds_table(runs(seeds=(0,))) == ""
+
+
+def test_two_precisions_are_never_averaged():
+    bf16 = Found({"seed": "2", "model": "a", "data.fraction": "1"}, 0.9, "test", "bf16")
+    swept, cells = over_seeds([*runs(), bf16])
+    assert swept[-1] == "precision"
+    assert cells["a", "1", "bf16"] == [0.9]
+
+
+def test_what_cannot_be_drawn_is_not(tmp_path):
+    assert not plot(runs(fractions=("1",), models=("a",)), tmp_path / "none.png")
+    assert plot(runs(fractions=("1",)), tmp_path / "names.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["names.png"]
+
+
+def test_a_sweep_ends_with_means_and_a_plot(command, arrays, tmp_path):
+    swept = ["model=conv3x3,sa_quadratic", "seed=0,1"]
+    finished = command("train.py", "-m", *TINY_SCALE, "data=arrays", f"data.root={arrays}", "device=cpu", "epochs=1",
+                       f"output={tmp_path}/outputs", "logger=none", *swept)  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    done = [re.match(r"sweep: (\d) of 4 runs done, about \d+ min left", line) for line in lines]
+    assert [found.group(1) for found in done if found] == ["0", "1", "2", "3"]
+    folders = sorted((tmp_path / "outputs/default").glob("*/*/*/seed*"))
+    found = [read_json(folder / "result.json", ("test_acc",))["test_acc"] for folder in folders]
+    table = lines[lines.index("test accuracy over seeds:") + 1 :][:2]
+    for line, pair in zip(table, (found[:2], found[2:]), strict=True):
+        assert line.endswith(f"mean {mean(pair):.2%}, sd {stdev(pair):.2%}, n=2")
+    (picture,) = (tmp_path / "outputs/.sweeps").glob("*/accuracy.png")
+    assert f"drawn: {picture}" in lines
+    assert Image.open(picture).width > 300
+    assert lines[-1] == "sweep of 4 cells: 4 done"
