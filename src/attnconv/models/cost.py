@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv.models.build import build_model
 
@@ -65,6 +64,8 @@ def flops_paper(model: nn.Module, inputs: Tensor) -> int:
 
 def flops_full(model: nn.Module, inputs: Tensor) -> int:
     """FLOPs of every matrix product, convolution and FFT on inputs (B, ...), per image."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     fft = torch.ops.aten
     counter = FlopCounterMode(display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops})
     with torch.no_grad(), _frozen(model), counter:
