@@ -7,7 +7,7 @@ CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py te
   tests/test_run.py tests/test_survival.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart study verify page figures fast test test-avx2 test-slurm torture notebooks check lint types format clean
+.PHONY: help setup setup-dev quickstart study verify page dashboard figures fast test test-avx2 test-slurm torture notebooks check lint types format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ study: setup  ## the runs that decide the claims, resumed where they stopped: da
 
 page: setup  ## docs/index.html, the page to explore results/ in: made from results/ alone, no training
 	$(RUN) scripts/make_page.py
+
+dashboard: setup  ## a local dashboard of results/ and outputs/ in the browser, without an account
+	$(RUN) -m pip install --quiet --disable-pip-version-check "trackio>=0.40"
+	$(RUN) scripts/dashboard.py
 
 figures: setup  ## draw results/figures/ from results/, without training; ONLY=overview draws one
 	$(RUN) scripts/make_figures.py $(if $(ONLY),--only $(ONLY))

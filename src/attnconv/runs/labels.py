@@ -29,6 +29,11 @@ def group(config: Config) -> str:
 
 
 def display_name(config: Config) -> str:
-    """Return the run's name, seed and model first: dashboards cut names off at their end."""
-    study, model, kind, fraction, seed = run_name(config).split("/")
+    """Return what dashboards call a run."""
+    return displayed(run_name(config))
+
+
+def displayed(run: str) -> str:
+    """Return the parts of a run's name, seed and model first: dashboards cut names off at their end."""
+    study, model, kind, fraction, seed = run.split("/")
     return f"{seed} {model} {fraction} {kind} {study}"

@@ -9,7 +9,8 @@ import numpy as np
 from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
 from attnconv.runs.adapter import Conclusion, History, pixels
-from attnconv.runs.labels import display_name, flat_config, group
+from attnconv.runs.labels import display_name, displayed, flat_config, group
+from attnconv.runs.records import name_of, read_config, read_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,3 +60,27 @@ class TrackioRun:
 
     def finish(self, status: str) -> None:
         self._trackio.finish()
+
+
+def import_run(folder: Path, project: str) -> None:
+    """Add a recorded run to a project; what the project has of it stays as it is.
+
+    Raises:
+        Damaged: a file of the run folder cannot be read.
+    """
+    from trackio import SQLiteStorage
+
+    plain, run = read_config(folder), name_of(read_config(folder))
+    if plain["logger"]["name"] == "trackio" and displayed(run) in SQLiteStorage.get_runs(project):
+        return  # it logs there itself
+    lines = [line for line in read_lines(folder, "metrics.jsonl") if len(line) > 1]
+    # Those of a live run, so that a group's runs are shown together.
+    config = flatten(plain) | {"model": plain["model"]["name"], "_Group": run.rpartition("/")[0]}
+    SQLiteStorage.bulk_log(
+        project,
+        displayed(run),
+        [{key: value for key, value in line.items() if key != "epoch"} for line in lines],
+        steps=[line["epoch"] for line in lines],
+        config=config,
+        log_ids=[f"{run} {line['epoch']}" for line in lines],
+    )

@@ -1,0 +1,38 @@
+"""The local dashboard: recorded runs come into Trackio once, under names that begin with their seeds."""
+
+import json
+import sqlite3
+import subprocess
+
+import pytest
+
+from attnconv.run import run
+from conftest import PYTHON, REPOSITORY
+
+pytest.importorskip("trackio")
+
+
+def test_recorded_runs_are_shown_once(tiny, tmp_path):
+    """In a process of its own: Trackio keeps the folder of its data that it found when it was imported."""
+    for seed in (0, 1):
+        run(tiny(f"seed={seed}", "data.fraction=0.5", "name=study"))
+    (folder,) = tmp_path.glob("outputs/*/*/*/*/seed1")
+    damaged = folder.with_name("seed7")
+    damaged.mkdir()
+    (damaged / "metrics.jsonl").write_text("{}\n")
+    command = [PYTHON, str(REPOSITORY / "scripts/dashboard.py"), str(tmp_path / "outputs"), "--no-show"]
+    for _ in range(2):
+        shown = subprocess.check_output(command, text=True, env={"TRACKIO_DIR": str(tmp_path / "trackio")})
+        assert shown.splitlines()[-1] == "2 runs in the project attnconv"
+        assert f"left out: {damaged}" in shown
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT run_name, step, metrics FROM metrics ORDER BY run_name, step").fetchall()
+        configs = dict(connection.execute("SELECT run_name, config FROM configs").fetchall())
+    name = "sa_quadratic frac0.5 mini-modern study"
+    assert [row[:2] for row in rows] == [(f"seed{seed} {name}", epoch) for seed in (0, 1) for epoch in (1, 2)]
+    recorded = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [json.loads(row[2])["test/acc"] for row in rows[2:]] == [line["test/acc"] for line in recorded]
+    config = json.loads(configs[f"seed1 {name}"])
+    assert (config["model"], config["data.fraction"], config["seed"]) == ("sa_quadratic", 0.5, 1)
+    assert config["_Group"] == "study/sa_quadratic/mini-modern/frac0.5"
