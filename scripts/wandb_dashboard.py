@@ -1,0 +1,59 @@
+"""Build the study's workspace in W&B: curves, accuracy by share of the images, heads, and the claims.
+
+    python scripts/wandb_dashboard.py --dry-run     what it would build, as JSON: no account, no network
+    pip install 'attnconv[workspaces]'
+    wandb login
+    python scripts/wandb_dashboard.py               saves it, and prints its address
+
+Project and user are those of WANDB_PROJECT and WANDB_ENTITY unless given.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from attnconv.errors import UserError, one_line_errors
+from attnconv.report.workspace import GROUP_BY, NAME, build, sections
+from attnconv.settings.arguments import ScriptParser
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+LOCAL = "without an account: make dashboard, or wandb leet RUN/wandb, or open docs/index.html"
+
+
+def save(entity: str | None, project: str) -> str:
+    """Save the workspace and return its address.
+
+    Raises:
+        UserError: the package is missing, or nobody is logged in.
+    """
+    import wandb
+
+    try:
+        logged_in, reason = wandb.login(prompt=False), "run wandb login"
+    except wandb.errors.Error as error:
+        logged_in, reason = False, str(error).partition("\n")[0]
+    if not logged_in:
+        raise UserError(f"W&B knows no login here ({reason}); {LOCAL}")
+    try:
+        workspace = build(RESULTS, entity or wandb.Api().default_entity or "", project)
+    except ImportError as error:
+        raise UserError("wandb-workspaces is not installed: pip install 'attnconv[workspaces]'") from error
+    return str(workspace.save().url)
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT") or "attnconv", help="W&B's project")
+    parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="user or team; default: your own")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be built")
+    arguments = parser.parse_args()
+    if arguments.dry_run:
+        shown = {"name": NAME, "project": arguments.project, "group by": GROUP_BY, "sections": sections(RESULTS)}
+        print(json.dumps(shown, indent=1))
+    else:
+        print(save(arguments.entity, arguments.project))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,75 @@
+"""The study's workspace in W&B: curves, the data argument, heads and claims, as plain data and as wandb-workspaces."""
+
+from pathlib import Path
+from typing import Any
+
+NAME = "attnconv: attention and convolution"
+GROUP_BY = ("model", "scale", "recipe", "fraction")  # configuration: what is left differs in the seed
+CURVES = {"Test accuracy": "test/acc", "Test loss": "test/loss", "Training accuracy": "train/acc",
+          "Training loss": "train/loss"}  # fmt: skip
+
+
+def sections(results: Path) -> list[dict[str, Any]]:
+    """Return the sections, each with its panels: a kind, and what wandb-workspaces calls its arguments.
+
+    A name that begins with `config:` is of the configuration, one with `summary:` of what result.json holds.
+
+    Args:
+        results: folder with claims.md.
+    """
+    curve = {"kind": "LinePlot", "x": "epoch", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    return [
+        {"name": "Curves", "panels": [curve | {"title": title, "y": [key]} for title, key in CURVES.items()]},
+        {
+            "name": "How much data?",
+            "panels": [
+                {"kind": "ScatterPlot", "title": "Test accuracy by share of the images", "x": "config:fraction",
+                 "y": "summary:test_acc", "log_x": True},
+                {"kind": "BarPlot", "title": "Test accuracy", "metrics": ["test_acc"], "groupby_aggfunc": "mean",
+                 "groupby_rangefunc": "stddev"},
+                {"kind": "ScatterPlot", "title": "Test accuracy by CPU seconds", "x": "summary:cpu_seconds",
+                 "y": "summary:test_acc", "log_x": True},
+            ],
+        },
+        {
+            "name": "Heads, and what is confused",
+            "panels": [{"kind": "MediaBrowser", "title": "Where the heads look", "media_keys": ["heads"]},
+                       {"kind": "MediaBrowser", "title": "Tables", "media_keys": ["confusion_matrix_table",
+                                                                                  "class_accuracy_table"]}],
+        },
+        {"name": "Claims", "panels": [{"kind": "MarkdownPanel", "markdown": claims(results)}]},
+    ]  # fmt: skip
+
+
+def claims(results: Path) -> str:
+    """Return the verdicts of results/claims.md in one short table."""
+    rows = [line.split(" | ") for line in (results / "claims.md").read_text().splitlines() if line.startswith("| [")]
+    lines = [f"| {claim} | {verdict.partition(';')[0].partition(':')[0]} |" for _, claim, _, verdict, *_ in rows]
+    return "\n".join(["| claim | verdict |", "| --- | --- |", *lines])
+
+
+def build(results: Path, entity: str, project: str) -> Any:
+    """Return the workspace as an object of wandb-workspaces, not saved yet.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    from wandb_workspaces import workspaces
+    from wandb_workspaces.expr import Config
+
+    built = [
+        workspaces.Section(name=section["name"], panels=[_panel(**panel) for panel in section["panels"]], is_open=True)
+        for section in sections(results)
+    ]
+    runs = workspaces.RunsetSettings(groupby=[Config(key) for key in GROUP_BY])
+    return workspaces.Workspace(entity=entity, project=project, name=NAME, sections=built, runset_settings=runs)
+
+
+def _panel(kind: str, **arguments: Any) -> Any:
+    from wandb_workspaces.reports import v2
+
+    for axis in ("x", "y"):
+        place, _, name = str(arguments.get(axis)).partition(":")
+        if place in ("config", "summary"):
+            arguments[axis] = {"config": v2.Config, "summary": v2.SummaryMetric}[place](name)
+    return getattr(v2, kind)(**arguments)

@@ -1,0 +1,45 @@
+"""The study's workspace in W&B, as far as it can be seen without an account."""
+
+import json
+
+import pytest
+
+from attnconv.report.workspace import build
+from conftest import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch, tmp_path):
+    wandb = pytest.importorskip("wandb")
+    for name in ("API_KEY", "PROJECT", "ENTITY", "MODE"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # it reads the environment once
+
+
+def test_a_dry_run_shows_what_would_be_built(command, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    finished = command("scripts/wandb_dashboard.py", "--dry-run")
+    shown = json.loads(finished.stdout)
+    assert (finished.returncode, shown["project"]) == (0, "mine")
+    panels = {section["name"]: section["panels"] for section in shown["sections"]}
+    assert [panel["y"] for panel in panels["Curves"]][:2] == [["test/acc"], ["test/loss"]]
+    assert panels["How much data?"][0]["x"] == "config:fraction"
+    assert panels["Heads, and what is confused"][0]["media_keys"] == ["heads"]
+    (claims,) = panels["Claims"]
+    assert "| With little data convolution wins. | **" in claims["markdown"]
+
+
+def test_without_a_login_the_local_ways_are_named(command):
+    finished = command("scripts/wandb_dashboard.py")
+    assert finished.returncode == 2
+    assert "W&B knows no login here (run wandb login); without an account: make dashboard" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_the_workspace_is_one_of_the_package():
+    pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces: pip install 'attnconv[workspaces]'")
+    workspace = build(REPOSITORY / "results", "us", "mine")
+    assert workspace.sections[0].name == "Curves"
+    assert workspace._to_model().model_dump_json()
