@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny):
     [
         ("scale.patch=3", ConfigError, "8x8 pixels do not divide into patches of 3x3"),
         ("device=cuda:7", ConfigError, "this machine has . CUDA devices"),
-        ("device=cdua", ConfigError, "did you mean 'cuda'"),
+        ("device=cdua", ConfigError, "unknown device 'cdua'; use auto"),
         ("data.fraction=0.01", DataError, "less than one image"),
         ("data.root=/nowhere", DataError, "there is no folder /nowhere; data.root= is the folder of train_images.npy"),
         ("data.mean=[0.5,0.5]", DataError, "need 3 values, one per channel"),

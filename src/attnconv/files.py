@@ -31,8 +31,9 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except OSError:
+    except OSError as error:
         unfinished.unlink(missing_ok=True)  # a full disk has no room for half a file
+        error.filename = str(path)  # which is what the caller knows
         raise
     # The rename itself is in the folder, which has to reach the disk as well.
     folder = os.open(path.parent, os.O_RDONLY)

@@ -42,7 +42,9 @@ def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refuse
 
 
 def test_a_sweep_is_refused_before_its_first_run_if_its_data_is_not_there(refused):
-    assert refused("-m", "seed=0,1", "data.root=../array").startswith("error: there is no folder data.root=../array")
+    assert refused("-m", "seed=0,1", "data.root=../array").startswith(
+        "error: there is no folder ../array; data.root= is"
+    )
 
 
 @pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])

@@ -71,6 +71,7 @@ def test_the_words_of_yaml_are_understood():
     check_overrides([*switches, "model=glob(sa_*)", "seed=range(0,3)", "+recipe=modern", "model=[conv3x3]"])
 
 
+@pytest.mark.slow
 def test_what_needs_nothing_loaded_is_refused_before_torch_is_imported():
     overrides = [["name="], ["output="], ["seed=99999999999999999999"], ["recipe.lr=nan"], ["model.layers=0"]]
     code = (

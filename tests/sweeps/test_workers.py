@@ -18,6 +18,7 @@ def is_running(number):
     return True
 
 
+@pytest.mark.slow
 def test_no_process_outlives_an_error_of_the_study(tmp_path, monkeypatch):
     waits = tmp_path / "train.py"
     waits.write_text(

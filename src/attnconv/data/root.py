@@ -7,7 +7,6 @@ from pathlib import Path
 
 from attnconv.config import DataConfig
 from attnconv.errors import DataError
-from attnconv.files import near
 
 ARRAYS = tuple(f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels"))
 FROM_FOLDERS = ("cifar10", "arrays")  # the values of data.source that read data.root
@@ -28,7 +27,8 @@ def check_root(config: DataConfig) -> None:
     if root.is_file():
         raise DataError(f"data.root={root} is a file; say data.root={root.parent}, the folder that holds it")
     if config.source == "arrays" and not root.is_dir():
-        raise DataError(f"there is no folder data.root={root}{near(root)}")
+        files = ", ".join(f"{name}.npy" for name in ARRAYS)
+        raise DataError(f"there is no folder {root}; data.root= is the folder of {files}")
     if holds_data(root, config.source) or not root.is_dir():
         return
     for place, off in ((root.parent, "up"), *((child, "down") for child in sorted(root.iterdir()))):

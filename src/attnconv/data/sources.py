@@ -106,8 +106,6 @@ def _hash_of_files(source: str, root: str, stamp: tuple[tuple[str | int, ...], .
 
 def _read_arrays(root: Path) -> dict[str, np.ndarray]:
     missing = [f"{name}.npy" for name in ARRAYS if not (root / f"{name}.npy").is_file()]
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}; data.root= is the folder of {', '.join(missing)}")
     if missing:
         raise DataError(
             f"{root} lacks {', '.join(missing)}; images are uint8 N x H x W x 3, labels integers 0..classes-1"

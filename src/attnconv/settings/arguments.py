@@ -12,8 +12,6 @@ from omegaconf import OmegaConf
 from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
-from attnconv.settings.overrides import check_overrides
-from attnconv.settings.trial import trial_arguments, under_agent
 
 # Settings that are paths: no shell expands the ~ of an argument such as output=~/runs.
 PATHS = ("output", "data.root", "collected")
@@ -29,6 +27,9 @@ def train_arguments(arguments: list[str]) -> list[str]:
         UserError: a flag is unknown, or goes with no other one here; see `check_overrides`.
     """
     from hydra._internal.utils import get_args_parser
+
+    from attnconv.settings.overrides import check_overrides  # imports Hydra, which scripts do without
+    from attnconv.settings.trial import trial_arguments, under_agent
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
