@@ -16,7 +16,7 @@ from attnconv.report.figures.results import Results, Row, grid_of, read_heads, r
 from attnconv.runs.records import read_config
 from attnconv.runs.status import collected_weights
 
-STUDIES = {"mini": ("table1", "frozen_heads", "data_size_epochs_20", "default"), "small": ("small",),
+STUDIES = {"mini": ("table1", "default", "frozen_heads", "data_size_epochs_20"), "small": ("small",),
            "paper": ("default",)}  # fmt: skip
 TABLE1 = {"mini": "table1", "small": "small", "paper": "default"}
 RECIPES = {"mini": "modern", "small": "modern", "paper": "paper"}
