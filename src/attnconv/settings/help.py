@@ -10,7 +10,8 @@ from attnconv.config import Config
 
 # What most people change, in the order of --help; the rest is in src/attnconv/config.py.
 COMMON = ("model", "scale", "recipe", "seed", "epochs", "data.fraction", "match", "name")
-HIDDEN = ("recipe_for_model",)  # groups that a model and a recipe choose together, never a person
+# What nobody chooses by hand: a model and a recipe choose the first together, the second are files for `wandb sweep`.
+HIDDEN = ("recipe_for_model", "wandb")
 WIDTH = 118
 
 
