@@ -229,7 +229,7 @@ def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
                 run(config)
     run(config)
     folders = list((run_folder_path(config) / "wandb").glob("offline-run-*"))
-    assert len(folders) == 1, "the sittings are one run"
+    assert len(folders) == 1, "all starts are one run"
     history = read_wandb(folders[0])
     metrics = [json.loads(line) for line in (run_folder_path(config) / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]

@@ -138,10 +138,10 @@ def test_the_network_is_watched_on_every_batch():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--images", "0"], "'0' is not a whole number of at least 1"),
-        (["--batch", "0"], "'0' is not a whole number of at least 1"),
-        (["--alpha", "-1"], "--alpha must be above 0 and finite, not -1"),
-        (["--alpha", "inf"], "--alpha must be above 0 and finite, not inf"),
+        (["--images", "0"], "'0' is not a whole number from 1"),
+        (["--batch", "0"], "'0' is not a whole number from 1"),
+        (["--alpha", "-1"], "argument --alpha: '-1' is not a number above 0"),
+        (["--alpha", "inf"], "argument --alpha: 'inf' is not a number above 0"),
         (["--device", "nonsense"], "nonsense"),
         (["scale.cnn_width=2", "data=digits", "--images", "4", "model.bias=1"], "model.bias"),
     ],

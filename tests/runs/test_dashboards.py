@@ -25,6 +25,8 @@ def nobody(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     wandb.teardown()  # it reads the environment once
+    yield
+    wandb.teardown()  # what it has read is not for other tests
 
 
 def read_back(folder):
