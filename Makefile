@@ -36,7 +36,7 @@ figures: setup  ## draw results/figures/ from results/, without training; ONLY=o
 verify: setup  ## check that pages, tables and costs are what results/ says: no training, under a minute
 	$(RUN) scripts/verify.py
 
-fast: setup-dev  ## the tests that train nothing and start no process: about a minute
+fast: setup-dev  ## the tests that train nothing and start no process: a minute or two
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) -m "not slow and not slurm" tests
 
 test: setup-dev  ## the whole CPU test suite: minutes on two cores

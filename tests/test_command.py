@@ -18,6 +18,8 @@ from hydra.core.plugins import Plugins
 from attnconv.run import run
 from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
+pytestmark = pytest.mark.slow
+
 # Of processes that a test starts.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": ""}
 

@@ -33,6 +33,7 @@ def overlays(model: str) -> set[str]:
     return {recipe for recipe in members("recipe") if f"{recipe}_{family}" in members("recipe_for_model")}
 
 
+@pytest.mark.slow
 # sa_quadratic_pruned is sized by the weights that it starts from: tests/models/test_pruned.py.
 @pytest.mark.parametrize("model", [model for model in members("model") if model != "sa_quadratic_pruned"])
 def test_every_model_builds_at_every_scale_under_every_recipe(model):

@@ -33,6 +33,7 @@ def test_the_conversion_is_the_papers_off_the_border():
     torch.testing.assert_close(ours[:, 1:-1, 1:-1], theirs[:, 1:-1, 1:-1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_proves_the_lemma_and_trains(capsys):
     torch.manual_seed(0)
     paper.prove()

@@ -39,6 +39,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_it_trains_as_another_library_s_network_does(name):
     """Parameters and buffers come in the same order, under other names."""

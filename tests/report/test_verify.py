@@ -41,6 +41,7 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_what_is_published_is_what_the_files_say():
     for check in (check_manifest, check_runs, check_pages, check_figures, check_costs):
         assert list(check(REPOSITORY)) == []

@@ -12,6 +12,8 @@ from attnconv.runs.labels import flat_config
 from attnconv.settings.arguments import train_arguments
 from attnconv.settings.trial import trial_arguments
 
+pytestmark = pytest.mark.slow
+
 utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 FILES = sorted(CONFIGS.glob("wandb/*.yaml"))
 

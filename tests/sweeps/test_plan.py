@@ -33,6 +33,7 @@ def test_every_row_has_its_runs_and_its_precision(precision, counts):
     assert all(f"precision={precision}" in cell for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_networks_of_all_rows_can_be_built_at_their_budget():
     cells = {}
     for sweep in (sweep for row in rows("bf16").values() for sweep in row):

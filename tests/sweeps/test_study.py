@@ -16,6 +16,8 @@ from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.workers import Workers
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 DIGITS = ["data=digits", "scale.patch=1", *TINY_SCALE[1:]]
 TWO = ["--only", "learning_rates", *DIGITS, "model=conv3x3", "recipe.lr_scale=0.5,2", "match=null", "data.fraction=1"]
