@@ -1,10 +1,11 @@
 """What several tests need: tiny data, tiny configurations, and CIFAR-10 where it is."""
 
 import logging
+import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, cla
         noise = draw.integers(-40, 41, size=(count, side, side, 3))
         np.save(root / f"{split}_images.npy", (colors[labels][:, None, None] + noise).clip(0, 255).astype(np.uint8))
         np.save(root / f"{split}_labels.npy", labels)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Restore the environment after every test: a command that runs in this process sets variables for its runs."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture
