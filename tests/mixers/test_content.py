@@ -74,9 +74,9 @@ def loop_oracle(mixer, x):
                 for k in pixels:
                     shift, total = (k[0] - q[0], k[1] - q[1]), 0.0
                     what, where = torch.zeros(channels, dtype=x.dtype), torch.zeros(channels, dtype=x.dtype)
-                    if mixer.asks_what:
+                    if mixer.content:
                         what = what + mixer.query(x[image][q])[own]
-                    if mixer.asks_where:
+                    if mixer.query_relative:
                         where = where + mixer.query(x[image][q])[own]
                     if mixer.key_bias is not None:
                         what = what + mixer.key_bias[head]
@@ -163,13 +163,13 @@ def test_dropout_draws_a_mask_per_image():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"content": False}, "no content is seen"),
-        ({"content": False, "encoding": LearnedEncoding}, "no content is seen"),
-        ({"content": False, "relative": LearnedRelativeVectors, "query_relative": False}, "no content is seen"),
+        ({"content": False}, "depends on content"),
+        ({"content": False, "encoding": LearnedEncoding}, "depends on content"),
+        ({"content": False, "relative": LearnedRelativeVectors, "query_relative": False}, "depends on content"),
         ({"relative_bias": True}, "relative_bias needs relative"),
         ({"impl": "flash"}, "auto, fused, absorbed, dense"),
-        ({"impl": "absorbed", "normalizer": "sigmoid"}, "impl=absorbed cannot do normalizer=sigmoid"),
-        ({"impl": "fused", "normalizer": "relu"}, "impl=fused cannot do normalizer=relu"),
+        ({"impl": "absorbed", "normalizer": "sigmoid"}, "impl=absorbed cannot compute normalizer=sigmoid"),
+        ({"impl": "fused", "normalizer": "relu"}, "impl=fused cannot compute normalizer=relu"),
     ],
 )
 def test_terms_that_make_no_attention_are_refused(options, complaint):

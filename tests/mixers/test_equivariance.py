@@ -65,8 +65,8 @@ def assert_moves_with_the_map(mixer, shift):
 @settings(max_examples=30, deadline=None)
 def test_scores_of_content_attention_move_with_the_map(shift, name):
     """Score (q, k) of the rolled map is score (q - shift, k - shift) of the map, wherever all four pixels are in it."""
-    scores = content(name).dense_scores(MAPS).detach().unflatten(-1, GRID).unflatten(2, GRID)
-    moved = content(name).dense_scores(MAPS.roll(shift, dims=(1, 2))).detach().unflatten(-1, GRID).unflatten(2, GRID)
+    scores = content(name).scores(MAPS).detach().unflatten(-1, GRID).unflatten(2, GRID)
+    moved = content(name).scores(MAPS.roll(shift, dims=(1, 2))).detach().unflatten(-1, GRID).unflatten(2, GRID)
     here = tuple(slice(max(0, step), size + min(0, step)) for step, size in zip(shift, GRID, strict=True))
     before = tuple(slice(max(0, -step), size + min(0, -step)) for step, size in zip(shift, GRID, strict=True))
     torch.testing.assert_close(moved[:, :, *here, *here], scores[:, :, *before, *before], rtol=0, atol=1e-12)

@@ -110,7 +110,7 @@ class WindowAttention(AttentionMixer):
             ValueError: x is missing, or not of that size.
         """
         if x is None or x.shape[1:3] != (height, width):
-            raise ValueError(f"attention to content needs x of {height}x{width} pixels")
+            raise ValueError(f"content attention needs x of {height}x{width} pixels")
         check_window((height, width), self.kernel_size, self.border)
         return self._dense_probs(x)
 
