@@ -23,10 +23,10 @@ register_help()
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(composed: DictConfig) -> float | None:
-    """Train a run, or a cell of a sweep; return validation accuracy to a sweeper that optimizes."""
-    os.chdir(get_original_cwd())  # whatever hydra.job.chdir says: every path is relative to the folder of the command
+    """Train one run, or one run of a sweep; return the validation accuracy to an optimizing sweeper."""
+    os.chdir(get_original_cwd())  # paths are relative to the folder of the command, whatever hydra.job.chdir says
     if not in_sweep():
-        with one_line_errors(valid_keys()):  # here, because Hydra would print a line of its own before ours
+        with one_line_errors(valid_keys()):  # here, because Hydra would print its own line first
             train(composed)
         return None
     config = freeze(composed)
@@ -49,12 +49,12 @@ def main(composed: DictConfig) -> float | None:
 def train(composed: DictConfig) -> None:
     """Train one run."""
     config = freeze(composed)
-    if POOL not in os.environ:  # a study has asked this of all of its runs together
+    if POOL not in os.environ:  # a study has checked this for all of its runs
         refuse_of_sweeps(HydraConfig.get().overrides.task)
         require_effect([(config, HydraConfig.get().overrides.task)])
     RunFolder(config).check()
     check_root(config.data)
-    from attnconv.run import run  # imports torch, in seconds: only once configuration and folders are known to be good
+    from attnconv.run import run  # imports torch, which takes seconds: check the configuration and folders first
 
     run(config)
 
@@ -64,5 +64,5 @@ if __name__ == "__main__":
         sys.argv[1:] = train_arguments(sys.argv[1:])
         try:
             main()
-        except SystemExit as ended:  # with 1 where Hydra has said what is wrong: --cfg job --package NOTHING
+        except SystemExit as ended:  # with 1 where Hydra has printed an error: --cfg job --package NOTHING
             sys.exit(2 if ended.code == 1 else ended.code)

@@ -137,7 +137,7 @@ def test_attention_of_torchvisions_vision_transformer():
     [
         (np.zeros((1, 9, 8, 3), np.uint8), "image 0 is 8x9 RGB, and the network takes 8x8 RGB; resize=True converts"),
         (np.zeros((1, 8, 8, 1), np.uint8), "image 0 is 8x8 L, and the network takes 8x8 RGB"),
-        (np.zeros((1, 3, 8, 8), np.uint8), r"say images.transpose\(0, 2, 3, 1\) to put channels last"),
+        (np.zeros((1, 3, 8, 8), np.uint8), r"use images.transpose\(0, 2, 3, 1\) to put channels last"),
         (np.zeros((8, 8), np.uint8), r"images must be uint8 \(N, 8, 8, 3\) or one \(8, 8, 3\), not \(8, 8\)"),
         (np.zeros((1, 8, 8, 3)), "not float64 .* scale them to 0..255 first"),
         (np.zeros((0, 8, 8, 3), np.uint8), "not"),
@@ -185,7 +185,7 @@ def test_runs_from_before_preprocessing_was_kept(folder, moved, tmp_path):
     older = shutil.copytree(folder, tmp_path / "older")
     kept = (older / "preprocessing.json").read_bytes()
     (older / "preprocessing.json").unlink()
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match=r"the folder .* does not exist"):
         attnconv.load(older)
     assert attnconv.load(older, root=str(moved)).preprocessing.encode() == kept
     cifar10 = attnconv.compose(["data.root=nowhere"])
@@ -229,7 +229,7 @@ def test_evaluate_and_predict_refuse_in_one_line(script, folder, tmp_path):
         (("predict", folder / "config.yaml", tmp_path / "large.png"), "is a file, not a run folder"),
         (("evaluate", "sa_quadratik"), "no run folder sa_quadratik, and no network of that name"),
         (("evaluate", folder, "--data", tmp_path / "empty"), "empty has no test_images.npy and test_labels.npy"),
-        (("evaluate", folder, "--data", tmp_path / "none"), "there is no folder"),
+        (("evaluate", folder, "--data", tmp_path / "none"), "does not exist"),
     ):
         code, out, err = script(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err

@@ -36,7 +36,7 @@ def train(command, arrays, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("epohcs=3", "there is no setting 'epohcs'; did you mean 'epochs'?"),
+        ("epohcs=3", "unknown setting 'epohcs'; did you mean 'epochs'?"),
         ("model=sa_quadratik", "model=sa_quadratik does not exist; did you mean 'sa_quadratic'?"),
         ("experiment=quickstat", "experiment=quickstat does not exist; did you mean 'quickstart'?"),
         ("epochs=many", "could not be converted to Integer"),
@@ -109,7 +109,7 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
     [
         (["experiment=glob(nothing_is_called_so*)"], "the sweep is empty"),
         (["seed=range(3,3)"], "the sweep is empty"),
-        (["epohcs=1,2"], "there is no setting 'epohcs'; did you mean 'epochs'?"),
+        (["epohcs=1,2"], "unknown setting 'epohcs'; did you mean 'epochs'?"),
         (["seed=0,-1"], "seed must be at least 0, not -1"),
         (["data.subset_seed=0,1"], "they differ in data.subset_seed"),
         (["seed=0,0"], "it is the same run twice"),
@@ -244,8 +244,8 @@ def search(train, tmp_path, monkeypatch):
 
 def test_a_sweeper_that_optimizes_gets_validation_accuracy_and_never_test(search, tmp_path):
     for settings, complaint in (
-        (["hydra.sweeper.direction=maximize"], "needs validation images, and data.holdout=0: say data.holdout=0.1"),
-        (["data.holdout=0.2"], "would look for the smallest accuracy: say hydra.sweeper.direction=maximize"),
+        (["hydra.sweeper.direction=maximize"], "needs a validation set: set data.holdout=0.1"),
+        (["data.holdout=0.2"], "would minimize the accuracy: set hydra.sweeper.direction=maximize"),
     ):
         refused = search(*settings)
         assert refused.returncode == 2

@@ -151,7 +151,7 @@ def test_a_typo_in_an_experiment_file_fails_and_names_the_nearest(tmp_path, text
     with pytest.raises(Exception, match="not in") as caught:
         compose_with(tmp_path, text)
     message = explain_composition_error(caught.value, valid_keys())
-    assert message == f"configs/experiment/new.yaml: there is no setting '{wrong}'; did you mean '{right}'?"
+    assert message == f"configs/experiment/new.yaml: unknown setting '{wrong}'; did you mean '{right}'?"
 
 
 def test_the_same_experiment_file_without_the_typo_composes(tmp_path):
@@ -171,8 +171,8 @@ def test_the_same_experiment_file_without_the_typo_composes(tmp_path):
         ("recipe.dropout=1", "recipe.dropout must be below 1, not 1.0"),
         ("precision=fp16", "precision=fp16 is not one of auto, fp32, bf16; did you mean 'bf16'?"),
         ("recipe.schedule=cosin", "recipe.schedule=cosin is not one of cosine, linear, step; did you mean 'cosine'?"),
-        ("+epohcs=3", "there is no setting 'epohcs'; did you mean 'epochs'?"),
-        ("+recipe.lrr=3", "there is no setting 'recipe.lrr'; did you mean 'recipe.lr'?"),
+        ("+epohcs=3", "unknown setting 'epohcs'; did you mean 'epochs'?"),
+        ("+recipe.lrr=3", "unknown setting 'recipe.lrr'; did you mean 'recipe.lr'?"),
     ],
 )
 def test_a_value_outside_its_limits_is_refused(override, complaint):

@@ -25,21 +25,21 @@ def read(path):
     ("name", "content", "complaint"),
     [
         (JSON, b"", "is empty (0 bytes)"),
-        (JSON, b'{"dirty": fal', "has content that does not belong there (Expecting value: line 1 column 11"),
-        (JSON, b"[1]", "a list stands where an object should"),
-        (JSON, b"[" * 100_000, "has content that does not belong there (maximum recursion depth"),
+        (JSON, b'{"dirty": fal', "has unexpected content (Expecting value: line 1 column 11"),
+        (JSON, b"[1]", "found a list instead of an object"),
+        (JSON, b"[" * 100_000, "has unexpected content (maximum recursion depth"),
         (JSON, b"{}", "lacks 'dirty'"),
-        (JSON, b"\xff\xfe\x00", "is of an unknown kind"),
+        (JSON, b"\xff\xfe\x00", "is of an unknown type"),
         (JSON, b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (JSON, b"<html>", "is a web page"),
         (LINES, b'{"part": 1}\n{"par', "Unterminated string"),
         (LINES, b'{"part": 1}\n\n', "Expecting value"),
         (LINES, b"<<<<<<< HEAD\n", "Expecting value"),
         (LINES, b'{"x": 1}\n', "lacks 'part'"),
-        (CSV, b"model,seed\n", "it has no row"),
+        (CSV, b"model,seed\n", "the file has no rows"),
         (CSV, b"model\nx\n", "lacks 'seed'"),
-        (CSV, b"model,seed\nx\n", "row 1 has not one cell per column"),
-        (CSV, b"model,seed\nx,1,2\n", "row 1 has not one cell per column"),
+        (CSV, b"model,seed\nx\n", "row 1 has more or fewer cells than columns"),
+        (CSV, b"model,seed\nx,1,2\n", "row 1 has more or fewer cells than columns"),
         (CSV, b'model,seed\n"x,1\n', "unexpected end of data"),
         (CSV, b"\x1f\x8b\x08\xff", "is compressed with gzip: unpack it first"),
     ],
@@ -68,8 +68,8 @@ def test_a_table_that_cannot_be_opened_is_one_line(tmp_path, name):
     [
         (b"", "is empty"),
         (b"run,format\nx,1\n", "lacks 'kept_out'"),
-        (b"run,kept_out,format\nx,,one\n", "has content that does not belong there"),
-        (b"run,kept_out,format\nx,1\ny,1,2,3,4\n", "has content that does not belong there"),
+        (b"run,kept_out,format\nx,,one\n", "has unexpected content"),
+        (b"run,kept_out,format\nx,1\ny,1,2,3,4\n", "has unexpected content"),
         (b"\x89HDF\r\n\x1a\n\xff", "is an HDF5 file"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_table_of_runs_that_is_none_is_one_line(tmp_path, content, complaint):
 def test_what_lies_next_to_runs_is_named_when_it_is_damaged(tmp_path):
     (tmp_path / "runs/x").mkdir(parents=True)
     (tmp_path / "runs/x/probe.json").write_text("{")
-    with pytest.raises(FileError, match=r"runs/x/probe\.json has content"):
+    with pytest.raises(FileError, match=r"runs/x/probe\.json has unexpected content"):
         read_examined(tmp_path, [{"run": "x"}], "probe.json")
     (tmp_path / ".sweeps/now").mkdir(parents=True)
     (tmp_path / ".sweeps/now/cells.json").write_text('[{"place": 1}]')
@@ -92,7 +92,7 @@ def test_what_lies_next_to_runs_is_named_when_it_is_damaged(tmp_path):
 
 
 def test_a_character_may_be_cut_where_the_first_bytes_end():
-    assert kind_of("ö".encode()[:1] + b"x").startswith("of an unknown kind")
+    assert kind_of("ö".encode()[:1] + b"x").startswith("of an unknown type")
     assert kind_of(b"x" + "ö".encode()[:1]) == "text, beginning 'x'"
 
 
@@ -102,7 +102,7 @@ def test_a_character_may_be_cut_where_the_first_bytes_end():
         ("config.yaml", "epochs: 2\n", "config.yaml is not the configuration of a run"),
         ("config.yaml", "epochs: 0\n" + CONFIG, "config.yaml is not the configuration of a run (epochs: 0)"),
         ("config.yaml", "", "config.yaml is not the configuration of a run"),
-        ("config.yaml", "a: [", "config.yaml has content that does not belong there"),
+        ("config.yaml", "a: [", "config.yaml has unexpected content"),
         ("result.json", "", "result.json is empty (0 bytes)"),
         ("result.json", "{}", "result.json lacks 'status'"),
         (
@@ -115,12 +115,12 @@ def test_a_character_may_be_cut_where_the_first_bytes_end():
         (
             "metrics.jsonl",
             "1\n",
-            "metrics.jsonl has content that does not belong there (a int stands where an object should)",
+            "metrics.jsonl has unexpected content (found a int instead of an object)",
         ),
         (
             "metrics.jsonl",
             "[" * 100_000 + "\n",
-            "metrics.jsonl has content that does not belong there (maximum recursion depth",
+            "metrics.jsonl has unexpected content (maximum recursion depth",
         ),
     ],
 )

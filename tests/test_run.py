@@ -167,7 +167,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny):
         ("device=cuda:7", ConfigError, "this machine has . CUDA devices"),
         ("device=cdua", ConfigError, "unknown device 'cdua'; use auto"),
         ("data.fraction=0.01", DataError, "less than one image"),
-        ("data.root=/nowhere", DataError, "there is no folder /nowhere; data.root= is the folder of train_images.npy"),
+        (
+            "data.root=/nowhere",
+            DataError,
+            "the folder /nowhere does not exist; data.root must be the folder of train_images.npy",
+        ),
         ("data.mean=[0.5,0.5]", DataError, "need 3 values, one per channel"),
         ("model=vit scale.width=20", ConfigError, "width=20 is not divisible by heads=8"),
         ("model=local_attention scale.patch=1 model.mixer.kernel_size=4", ConfigError, "odd and at least 1, not 4"),

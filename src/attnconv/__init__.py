@@ -1,11 +1,11 @@
-"""What self-attention does that convolution does not, and what it costs.
+"""Compare self-attention with convolution: train, load and measure networks of both kinds.
 
     config = attnconv.compose(["experiment=quickstart"])    # as on the command line of train.py
-    result = attnconv.run(config)                           # trains into a run folder; what result.json holds
+    result = attnconv.run(config)                           # trains into a run folder; returns result.json
     network = attnconv.load("outputs/quickstart/sa_quadratic/mini-modern/frac1/seed0")
     network.predict("five.png")
 
-docs/api.md shows each with its output.
+docs/api.md shows these calls with their outputs.
 """
 
 import sys
@@ -26,20 +26,20 @@ _HOMES = {"compose": "attnconv.config", "load": "attnconv.runs.load"}
 
 
 def __getattr__(name: str) -> Any:
-    # When it is asked for: PyTorch takes seconds to import, and most commands do without.
+    # Imported on first use: PyTorch takes seconds to import, and most commands do not need it.
     if name not in _HOMES:
         raise AttributeError(f"module 'attnconv' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 class _Package(ModuleType):
-    """This package, whose `run` is the function, though a module of that name is imported, too."""
+    """This package, whose `run` stays the function even after the module attnconv.run is imported."""
 
     def _run(self) -> Any:
         return import_module("attnconv.run").run
 
     def _keep_run(self, module: ModuleType) -> None:
-        """Importing attnconv.run would put the module in the function's place."""
+        """Ignore the assignment: importing attnconv.run would replace the function by the module."""
 
     if not TYPE_CHECKING:
         run = property(_run, _keep_run)

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, in one line each."""
+"""Errors that a user can fix, each reported in one line."""
 
 import difflib
 import os
@@ -11,31 +11,31 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user asked for that cannot be done; the message says what, why, and the way out."""
+    """A request that cannot be fulfilled; the message says what is wrong and how to fix it."""
 
 
 class ConfigError(UserError):
-    """A configuration that describes no possible run."""
+    """A configuration that no run can have."""
 
 
 class DataError(UserError):
-    """Data that is missing, damaged or of the wrong form."""
+    """Data that is missing, damaged or in the wrong format."""
 
 
 class Diverged(UserError):
-    """Training whose loss or gradient is no longer a finite number."""
+    """Training with a loss or gradient that is not finite."""
 
 
 class OutOfMemory(UserError):
-    """A configuration that needs more memory than there is."""
+    """A configuration that needs more memory than the machine has."""
 
 
 class RunFolderError(UserError):
-    """A run folder that cannot be written, or must not be."""
+    """A run folder that cannot or must not be written."""
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop, and it has; no Exception, so that nothing on the way takes it for a failure."""
+    """A signal stopped the run. It is not an Exception, so that no handler takes it for a failure."""
 
     def __init__(self, signum: int, done: bool = False, reason: str | None = None):
         super().__init__(signum, done, reason)  # so that it can be pickled
@@ -46,39 +46,40 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal, as a shell reports it: 143 for SIGTERM, 130 for Ctrl-C."""
+        """Return 128 + the signal, as shells do: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self.signum
 
 
 class AlreadyDone(RunFolderError):
-    """A run whose folder holds its result: an error for one run, nothing to do for a sweep."""
+    """The run is finished: an error for a single run; a sweep skips it."""
 
 
 class AtWork(RunFolderError):
-    """A run whose folder another process is using: an error for one run, a cell to skip for a sweep."""
+    """Another process is using the run folder: an error for a single run; a sweep skips it."""
 
 
 class CellFailed(UserError):
-    """A run of a sweep that failed, for a reason that was printed already."""
+    """A run of a sweep failed; the reason has been printed."""
 
 
 class SweepIncomplete(UserError):
-    """A sweep that ended with some of its cells not done."""
+    """A sweep ended before all of its runs were done."""
 
     exit_code = 1
 
 
-# How like a name must be to be suggested: `batch` to `batch_size`, but not `trainer` to `train_images`.
+# Minimum similarity of a suggestion: `batch` suggests `batch_size`, but `trainer` does not suggest `train_images`.
 LIKENESS = 0.65
 
 
 def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --help") -> str:
-    """A suffix such as "; did you mean 'epochs'?", or the valid names if they are few and none is near.
+    """Return "; did you mean 'epochs'?", or a list of the valid names if none is similar.
 
-    The last part of dotted names counts first: `batch_size` is `recipe.batch_size`, however like another name is.
+    The last part of dotted names counts first: `batch_size` suggests `recipe.batch_size`, even if another name is more
+    similar.
 
     Args:
-        listed: a command that lists the valid names, for where they are many.
+        listed: a command that lists the valid names, for when there are many.
     """
     names = sorted(set(valid))
     close = _same_leaf(name, names) or difflib.get_close_matches(name, names, n=1, cutoff=LIKENESS)
@@ -86,12 +87,12 @@ def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --he
         return f"; did you mean {' or '.join(repr(one) for one in close)}?"
     if not names:
         return ""
-    # A list that nobody would read helps nobody.
+    # Nobody reads a long list.
     return f"; valid: {', '.join(names)}" if len(names) <= 20 else f"; {listed} lists them"
 
 
 def _same_leaf(name: str, names: list[str]) -> list[str]:
-    """Names whose last part is that of `name`, or near it: all of them, or the nearest to a dotted name."""
+    """Return the names with the same or a similar last part: all of them, or for a dotted name the nearest."""
     by_leaf: dict[str, list[str]] = {}
     for candidate in names:
         by_leaf.setdefault(candidate.rpartition(".")[2], []).append(candidate)
@@ -105,9 +106,9 @@ def _same_leaf(name: str, names: list[str]) -> list[str]:
 
 @contextmanager
 def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
-    """Turn what a user can mend into one line on stderr and exit code 2; let every other error show its traceback.
+    """Print errors that a user can fix in one line on stderr and exit with code 2; let others show their traceback.
 
-    Hydra prints its errors itself, without saying which name would have been right, unless it is asked to raise them.
+    By default Hydra prints its errors itself, without a suggestion; HYDRA_FULL_ERROR makes it raise them.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -118,7 +119,7 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
     except Stopped as stopped:
-        rest = "the run was done" if stopped.done else "rerun the same command to resume"
+        rest = "the run had finished" if stopped.done else "rerun the same command to resume"
         print(f"stopped by {stopped}; {rest}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
@@ -136,7 +137,7 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
 
 
 def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
-    """Say in one line what a user can mend; None for an error of the program."""
+    """Return one line about an error that a user can fix, or None for a bug in the program."""
     if isinstance(error, UserError):
         return " ".join(str(error).split("\n"))
     if _is_of_hydra(error):
@@ -147,7 +148,7 @@ def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
 
 
 def _flush() -> None:
-    """Write out what was printed, here, where a reader that has gone or a full disk is expected."""
+    """Flush stdout here, where a closed pipe and a full disk are handled."""
     if sys.stdout is None:  # closed by the shell: >&-
         return
     try:
@@ -158,11 +159,11 @@ def _flush() -> None:
 
 
 def _is_of_hydra(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf raised an error; asked without importing them, which takes time."""
+    """Return whether Hydra or OmegaConf raised an error, without importing them, which is slow."""
     return any(kind.__module__.partition(".")[0] in ("hydra", "omegaconf") for kind in type(error).__mro__)
 
 
-# Hydra's plugins, by the option that they bring.
+# The packages of Hydra's plugins, by option.
 PLUGINS = {
     "optuna": "hydra-optuna-sweeper",
     "ax": "hydra-ax-sweeper",
@@ -174,7 +175,7 @@ PLUGINS = {
 
 
 def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> str:
-    """Hydra's message on one line, with the nearest valid key or option added."""
+    """Return Hydra's message in one line, with the nearest valid key or option."""
     argument = explain_argument(error, valid_keys)
     if argument is not None:
         return argument
@@ -187,26 +188,26 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
         options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         group, choice = option.groups()
         if group in ("hydra/launcher", "hydra/sweeper") and choice in PLUGINS:
-            return f"{group}={choice} is a plugin that is not installed: pip install {PLUGINS[choice]}"
+            return f"{group}={choice} needs a plugin that is not installed: pip install {PLUGINS[choice]}"
         return f"{prefix}{group}={choice} does not exist{nearest(choice, options)}"
 
     missing_config = re.search(r"Cannot find primary config '([^']+)'", text)
     if missing_config:
-        return f"--config-name {missing_config.group(1)}: there is no such file among the configurations"
+        return f"--config-name {missing_config.group(1)} does not exist in the configuration folders"
 
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
         valid = set(valid_keys)
         if key.group(1) in valid:
-            return f"{prefix}the chosen model has no setting '{key.group(1)}'; others have"
-        return f"{prefix}there is no setting '{key.group(1)}'{nearest(key.group(1), valid)}"
+            return f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have"
+        return f"{prefix}unknown setting '{key.group(1)}'{nearest(key.group(1), valid)}"
 
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         name = key.group(1) if key else missing.group(1)
-        return f"{name} has no default: say {name}=..."
+        return f"{name} has no default: set {name}=VALUE"
 
-    # Hydra wraps what went wrong with a value in a sentence that does not say it; its cause does.
+    # Hydra's own message leaves out what was wrong with the value; the cause has it.
     if error.__cause__ is not None and text.startswith("Error merging override"):
         text = f"{text}: {error.__cause__}"
     lines = [line.strip() for line in text.splitlines()]
@@ -216,7 +217,7 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
 
 
 def explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None:
-    """What is wrong with an argument that Hydra cannot read, and how to type it; None for other errors."""
+    """Return what is wrong with an argument that Hydra cannot read and how to write it, or None for other errors."""
     from hydra.errors import OverrideParseException
 
     text = str(error)
@@ -224,24 +225,24 @@ def explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None:
     if several:
         override = several.group(1) or several.group(2)
         return (
-            f"{override} has several values: with -m each of them is a run; a list is {override.partition('=')[0]}"
-            f"=[A,B]; as one text it is {quoted(override)}"
+            f"{override} has several values: add -m for one run per value, write {override.partition('=')[0]}"
+            f"=[A,B] for a list, or {quoted(override)} for one text"
         )
     if not isinstance(error, OverrideParseException):
         return None
     key, equals, _ = error.override.partition("=")
     if not re.fullmatch(r"[\w$./:@-]+", key.lstrip("+~"), flags=re.ASCII):
-        return f"there is no setting '{key}'{nearest(key, valid_keys) if key else ''}"
+        return f"unknown setting '{key}'{nearest(key, valid_keys) if key else ''}"
     if not equals:
-        return f"the argument '{key}' has no value: say {key}=VALUE"
+        return f"the argument '{key}' has no value: write {key}=VALUE"
     function = re.match(r"Error parsing override .*\n(.*)", text)
     if function:  # of a sweep, such as range(): it could be read, but not evaluated
         return f"{error.override}: {function.group(1)}"
-    return f"{error.override} cannot be read: quote the value for the shell and for Hydra: {quoted(error.override)}"
+    return f"{error.override} cannot be parsed; quote the value for the shell and for Hydra: {quoted(error.override)}"
 
 
 def quoted(override: str) -> str:
-    """An override whose value is one text, whatever is in it, as a shell takes it."""
+    """Return an override that sets its value as one string, quoted for the shell."""
     key, _, value = override.partition("=")
     text = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
     return shlex.quote(f'{key}="{text}"')

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all; whatever is wrong with one that is read is a line that names it."""
+"""Write files completely or not at all, and read them with errors that name the file."""
 
 import codecs
 import csv
@@ -19,10 +19,10 @@ UNFINISHED = ".partial"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after any crash it is there with all of its content, or as it was before.
+    """Write a file so that after a crash it has either all of its new content or its old content.
 
     Raises:
-        OSError: it cannot be written; the old file is untouched.
+        OSError: the file cannot be written; the old file is unchanged.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
@@ -32,10 +32,10 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)  # a full disk has no room for half a file
-        error.filename = str(path)  # which is what the caller knows
+        unfinished.unlink(missing_ok=True)  # a full disk has no room for a partial file
+        error.filename = str(path)  # the name that the caller knows
         raise
-    # The rename itself is in the folder, which has to reach the disk as well.
+    # The rename is stored in the folder, which must also reach the disk.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -44,12 +44,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def forget_unfinished(folder: Path) -> None:
-    """Remove what was being written when an earlier process died; only for the process that has the folder."""
+    """Remove partial files of an earlier process; call this only while holding the folder's lock."""
     for path in folder.glob(f"*{UNFINISHED}"):
         path.unlink()
 
 
-# Offset, the bytes there, and what a file is that has them.
+# Offset, the bytes at that offset, and the file type in words.
 SIGNATURES = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself: git lfs pull fetches it"),
     (0, b"\x93NUMPY", "a NumPy array"),
@@ -65,20 +65,20 @@ SIGNATURES = (
     (0, b"PK\3\4", "a zip archive"),
 )
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", flags=re.IGNORECASE)
-# Its first field is a small number (a version), and a string or a message follows.
+# The first field is a small number (a version); a string or a message follows.
 PROTOBUF = re.compile(rb"\x08[\x01-\x20][\x0a\x12\x1a\x22\x2a\x32\x3a\x42]")
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 class FileError(UserError):
-    """A file from outside that is missing, unreadable, or not what it should be."""
+    """A file that is missing, unreadable or not of the expected kind."""
 
 
 def first_bytes(path: Path, count: int = 512) -> bytes:
-    """How a file begins.
+    """Return the first bytes of a file.
 
     Raises:
-        FileError: it does not exist (near names are listed), is a folder, a pipe or empty, or may not be read.
+        FileError: the file does not exist (similar names are listed), is a folder, a pipe or empty, or is not readable.
     """
     try:
         if path.is_dir():
@@ -97,34 +97,34 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
 
 
 def near(path: Path) -> str:
-    """A suffix with what exists instead of `path`: similar names in its folder, or that there is no such folder."""
+    """Return a suffix with similar names in the folder of `path`, or saying that the folder does not exist."""
     if not path.parent.is_dir():
-        return f"; there is no folder {path.parent}"
+        return f"; the folder {path.parent} does not exist"
     names = [other.name for other in path.parent.iterdir()]
-    close = [name for name in names if name.startswith(f"{path.name}.")]  # a suffix was left out
+    close = [name for name in names if name.startswith(f"{path.name}.")]  # without its suffix
     close = close[:3] or difflib.get_close_matches(path.name, names, n=3)
     return f"; {path.parent} has {', '.join(sorted(close))}" if close else ""
 
 
 def kind_of(head: bytes) -> str:
-    """What a file is that begins with `head`, in words."""
+    """Return the type of a file that begins with `head`, in words."""
     if not head:
         return "empty (0 bytes)"
     for offset, signature, kind in SIGNATURES:
         if head[offset:].startswith(signature):
             return kind
     if WEB_PAGE.match(head):
-        return "a web page: the download did not give the file"
+        return "a web page: the download failed"
     if not head.strip(b"\0"):
-        return "zeros from its first byte on, as an unfinished download is"
+        return "filled with zeros, like an unfinished download"
     if head.startswith(b"\x80") and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return "a pickle, which could run any code when it is read"
+        return "a pickle, which can run any code when it is loaded"
     if PROTOBUF.match(head):
         return "a protocol buffer, as ONNX and TensorFlow write"
     if not CONTROL.search(head) and _is_utf8(head):
         line = head.decode(errors="ignore").strip().partition("\n")[0]
         return f"text, beginning {line[:40]!r}"
-    return f"of an unknown kind (it begins with the bytes {head[:8].hex(' ')})"
+    return f"of an unknown type (it begins with the bytes {head[:8].hex(' ')})"
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -137,10 +137,10 @@ def _is_utf8(head: bytes) -> bool:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what reading and using a table from outside raises into one line that names the file.
+    """Turn errors from reading and parsing a file into one line that names it.
 
     Raises:
-        FileError: it is missing or unreadable, or lacks what the block looks up in it.
+        FileError: the file is missing or unreadable, or lacks a key that the block looks up.
     """
     try:
         yield
@@ -150,14 +150,14 @@ def reading(path: Path) -> Iterator[None]:
         raise FileError(f"{path} lacks {error}") from error
     except (ValueError, TypeError, AttributeError, EOFError, csv.Error, yaml.YAMLError, RecursionError) as error:
         kind = kind_of(first_bytes(path))
-        what = "has content that does not belong there" if kind.startswith("text") else f"is {kind}"
+        what = "has unexpected content" if kind.startswith("text") else f"is {kind}"
         if kind == "a NumPy array" and path.suffix == ".npy":
             what = "is damaged"
         raise FileError(f"{path} {what} ({in_one_line(error)})") from error
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file that OmegaConf wrote, in a twentieth of the time that OmegaConf takes.
+    """Return the content of a YAML file that OmegaConf wrote, 20 times as fast as OmegaConf.
 
     Raises:
         FileError: see `reading`.
@@ -167,7 +167,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """The object in a .json file, which has these keys.
+    """Return the object in a .json file and check that it has these keys.
 
     Raises:
         FileError: see `reading`.
@@ -177,10 +177,10 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = False) -> list[dict[str, Any]]:
-    """The objects in a .jsonl file, one a line, each of which has these keys.
+    """Return the objects in a .jsonl file, one per line, and check that each has these keys.
 
     Args:
-        torn_end: the file may be in the middle of being written: leave out a last line without its end.
+        torn_end: another process may be writing the file: ignore a last line without a line end.
 
     Raises:
         FileError: see `reading`.
@@ -191,7 +191,7 @@ def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = Fal
 
 
 def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
-    """The rows of a .csv file as dictionaries, which have these columns and a cell in each.
+    """Return the rows of a .csv file as dictionaries and check that they have these columns.
 
     Raises:
         FileError: see `reading`.
@@ -202,21 +202,21 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
             for column in columns:
                 row[column]  # a missing column is a KeyError
             if None in row or None in row.values():
-                raise ValueError(f"row {number} has not one cell per column")
+                raise ValueError(f"row {number} has more or fewer cells than columns")
         if not rows:
-            raise ValueError("it has no row")
+            raise ValueError("the file has no rows")
         return rows
 
 
 def in_one_line(error: Exception) -> str:
-    """An error's message without line breaks, cut after 200 characters; its type where it says nothing."""
+    """Return an error's message in one line of at most 200 characters, or its type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _object(text: str, keys: Collection[str]) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError(f"a {type(found).__name__} stands where an object should")
+        raise ValueError(f"found a {type(found).__name__} instead of an object")
     for key in keys:
         found[key]  # a missing key is a KeyError
     return found

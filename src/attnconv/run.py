@@ -1,6 +1,6 @@
-"""One run, from a frozen configuration to a finished run folder, resumed as often as it takes.
+"""One run, from a frozen configuration to a finished run folder.
 
-A process goes on where the last checkpoint stands. Whatever ends it, the next one continues to the same bytes.
+A process resumes from the last checkpoint. However it ends, the next process continues to the same bytes.
 """
 
 import sys
@@ -19,14 +19,15 @@ from attnconv.training.trainer import Trainer
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train what `config` describes into its run folder, resuming an unfinished run.
+    """Train the configuration in its run folder, resuming an unfinished run.
 
     Returns:
         The content of result.json.
 
     Raises:
-        UserError: see `prepare`; Diverged, OutOfMemory and RunFolderError (a full disk) after result.json says so.
-        Stopped: a signal asked for it, and there is a checkpoint; result.json says so.
+        UserError: see `prepare`; also Diverged, OutOfMemory and RunFolderError (a full disk), which result.json
+            records.
+        Stopped: a signal stopped the run; a checkpoint exists, and result.json says so.
     """
     setup = prepare(config)
     with setup.claimed(), Interrupts(several=setup.processes.count > 1, parent=pool()) as interrupts:
@@ -38,16 +39,16 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def run_in_sweep(config: Config) -> None:
-    """Train one cell of a sweep; skip it if it is done or running elsewhere, and print why if it fails.
+    """Train one run of a sweep. Skip it if it is done or running elsewhere, and print the reason if it fails.
 
     Raises:
-        CellFailed: it failed; the reason has been printed.
+        CellFailed: the run failed; the reason has been printed.
         Stopped: see `run`.
     """
     failure = None
     try:
         run(config)
-    except (AlreadyDone, AtWork) as elsewhere:  # another process took it since the sweep began
+    except (AlreadyDone, AtWork) as elsewhere:  # another process took the run after the sweep began
         print(f"skipped: {elsewhere}".partition(";")[0], flush=True)
     except UserError as error:
         failure = str(error)
@@ -56,12 +57,12 @@ def run_in_sweep(config: Config) -> None:
         failure = reason_of(error)
         traceback.print_exc()
     if failure is not None:
-        # Not the error itself: its traceback would hold model and data in memory while the other cells run.
+        # Do not chain the error: its traceback would keep the model and the data in memory during the other runs.
         raise CellFailed(failure)
 
 
 def run_trial(config: Config) -> float:
-    """Train one trial of a sweeper that optimizes, unless it is finished; return its validation accuracy.
+    """Train one trial of an optimizing sweeper, unless it is finished, and return its validation accuracy.
 
     Raises:
         UserError, Stopped: see `run`.

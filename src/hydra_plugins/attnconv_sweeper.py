@@ -1,4 +1,4 @@
-"""Hydra's grid sweeper, with attnconv.sweeps.grid between it and the launcher; Hydra wants plugins in this package."""
+"""Hydra's grid sweeper, which passes its runs through attnconv.sweeps.grid. Hydra looks for plugins in this package."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from attnconv.config import POOL, freeze
 from attnconv.errors import UserError
 from attnconv.settings.contradictions import require_effect
 
-REQUEUES = 100  # times that a run which meets its time limit goes back into the cluster's queue
+REQUEUES = 100  # times that Slurm requeues a run that reached its time limit
 
 
 @dataclass
@@ -29,14 +29,14 @@ ConfigStore.instance().store(group="hydra/sweeper", name="cells", node=CellSweep
 
 
 class CellSweeper(BasicSweeper):
-    """Every combination of the swept values is a cell; those that are done are not run again."""
+    """Make one cell, which is one run, of each combination of the swept values, and skip cells that are done."""
 
     def __init__(self, params: dict[str, str]):
         super().__init__(max_batch_size=None, params=params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         launcher = config.hydra.launcher
-        # Never putting a run back into the queue is submitit's default, and not what a run that resumes wants.
+        # By default submitit never requeues a run. Our runs resume, so they should be requeued.
         asked_for = any("max_num_timeout" in override for override in config.hydra.overrides.hydra)
         if launcher.get("max_num_timeout") == 0 and not asked_for:
             launcher.max_num_timeout = REQUEUES
@@ -71,7 +71,7 @@ class CellSweeper(BasicSweeper):
 
 
 def _reason(job: JobReturn | Exception) -> str | None:
-    """Why a job failed; None if it did not."""
+    """Return why a job failed, or None if it did not."""
     if isinstance(job, JobReturn):
         if job.status is JobStatus.COMPLETED:
             return None

@@ -35,7 +35,7 @@ def test_a_trained_run_comes_back_as_it_was(tiny, overrides):
     assert sum(parameter.numel() for parameter in found.model.parameters()) == result["parameters"]
     score = evaluate(found.model, found.data.test, 7, "fp32", Processes())
     assert score.accuracy == result["test_acc"]
-    with pytest.raises(RunFolderError, match=r"does not exist; there is no folder"):
+    with pytest.raises(RunFolderError, match=r"does not exist; the folder"):
         load_trained(run_folder_path(tiny("name=nothing")))
     (folder / "weights.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"has no weights\.safetensors"):

@@ -83,7 +83,7 @@ def npy(header):
     [
         (b"", "it is empty"),
         (b"1,2\n", "it is text, beginning '1,2'"),
-        (pickle.dumps([1]), "it is a pickle, which could run any code"),
+        (pickle.dumps([1]), "it is a pickle, which can run any code"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
         (b"PK\3\4" + bytes(50), "it is a zip archive"),
         (b"\x93NUMPY\x09\x00" + bytes(50), "not \\(9, 0\\)"),

@@ -161,7 +161,7 @@ KINDS = {
     "a malicious old file": (
         lambda m, trap: torch_saved({"x": Malicious(trap)}, _use_new_zipfile_serialization=False), "posix.mkdir"
     ),
-    "a malicious pickle": (lambda m, trap: pickle.dumps(Malicious(trap)), "is a pickle, which could run any code"),
+    "a malicious pickle": (lambda m, trap: pickle.dumps(Malicious(trap)), "is a pickle, which can run any code"),
     "numbers of NumPy in torch.save": (lambda m, _: torch_saved(m.state_dict() | {"x": np.float64(1)}), "numpy"),
     "an empty file": (lambda m, _: b"", "is empty (0 bytes)"),
     "half a torch.save": (lambda m, _: torch_saved(m.state_dict())[:2000], "is damaged or cut off"),
@@ -190,8 +190,8 @@ KINDS = {
     "an index of shards": (lambda m, _: b'{"metadata": {}}', "is text, beginning '{\"metadata\": {}}'"),
     "gzip": (lambda m, _: gzip.compress(torch_saved(m.state_dict())), "is compressed with gzip: unpack it first"),
     "tar": (lambda m, _: tarred(), "is a tar archive"),
-    "zeros": (lambda m, _: bytes(5000), "is zeros from its first byte on"),
-    "noise": (lambda m, _: b"\xfe\xed\xfa\xce" * 99, "is of an unknown kind (it begins with the bytes fe ed fa ce"),
+    "zeros": (lambda m, _: bytes(5000), "is filled with zeros"),
+    "noise": (lambda m, _: b"\xfe\xed\xfa\xce" * 99, "is of an unknown type (it begins with the bytes fe ed fa ce"),
     "a list": (lambda m, _: torch_saved([1, 2]), "holds a list, not the weights of a network"),
     "a tensor": (lambda m, _: torch_saved(torch.zeros(2)), "holds a Tensor, not the weights of a network"),
     "settings alone": (lambda m, _: torch_saved({"lr": 1, "epoch": 2}), "holds a dictionary of lr, epoch, not"),
@@ -243,7 +243,7 @@ def test_what_is_not_a_readable_file_is_named(tmp_path, ours, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     for name, complaint in (
         ("resnet81.pt", f"does not exist; {tmp_path} has resnet18.pt"),
-        ("nowhere/x.pt", f"does not exist; there is no folder {tmp_path}/nowhere"),
+        ("nowhere/x.pt", f"does not exist; the folder {tmp_path}/nowhere does not exist"),
         ("", "is a folder, not a file"),
         ("pipe", "is a pipe or a device, not a file"),
         ("x" * 300, "cannot be read: File name too long"),

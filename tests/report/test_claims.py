@@ -290,7 +290,7 @@ def test_the_order_of_locality_and_sharing_needs_every_model(verdict):
         ("a: 1", "is not a list of claims"),
         ("- {id: X}", "claim X lacks claim, source"),
         ("- {id: X, claim: c, source: s, decided_by: d, holds_if: h, decide: guess, command: c, cost: c}", "'guess'"),
-        ("[", "has content that does not belong there"),
+        ("[", "has unexpected content"),
     ],
 )
 def test_a_list_of_claims_that_is_none_is_one_line(tmp_path, text, complaint):

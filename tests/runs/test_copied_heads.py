@@ -103,7 +103,7 @@ def test_a_trained_network_has_its_heads_in_its_own_weights(tmp_path, copied, do
         (None, "start={} is not a file"),
         (b"", "{} is empty (0 bytes)"),
         (b"torn", "{} is text, beginning 'torn'; weights are read from"),
-        (b"\x80\x04x", "{} is a pickle, which could run any code"),
+        (b"\x80\x04x", "{} is a pickle, which can run any code"),
     ],
 )
 def test_a_file_that_is_not_weights_is_one_line(tmp_path, copied, content, complaint):

@@ -51,7 +51,7 @@ def test_a_finished_run_is_finished_wherever_its_data_lies(tiny, arrays, copy, m
     for root in (arrays.name, f"{arrays}/", f"{copy}/../c10", copy):
         with pytest.raises(AlreadyDone):
             run(tiny("epochs=1", f"data.root={root}"))
-    with pytest.raises(DataError, match="there is no folder nowhere"):
+    with pytest.raises(DataError, match="the folder nowhere does not exist"):
         run(tiny("epochs=1", "data.root=nowhere"))
 
 

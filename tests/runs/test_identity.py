@@ -115,5 +115,5 @@ def test_a_hyperparameter_that_the_path_does_not_show_has_a_name_suggested(train
     code, _, errors = train("recipe.lr=0.5")
     assert (code, f"choose another name=, such as {hint}, or delete the folder" in errors) == (2, True)
     code, _, errors = train("-m", "recipe.lr=0.5,0.6", "seed=1")
-    assert (code, f"they differ in recipe.lr, which the folder does not show; say {hint}" in errors) == (2, True)
+    assert (code, f"they differ in recipe.lr, which the folder name does not show; set {hint}" in errors) == (2, True)
     assert train("recipe.lr=0.5", *shlex.split(hint))[0] == 0

@@ -14,7 +14,7 @@ from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
 from attnconv.runs.load import build_untrained, load_trained
 from conftest import TINY_SCALE, compose, script, write_arrays
 
-ELSE = "has content that does not belong there"
+ELSE = "has unexpected content"
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ def test_data_a_level_off_is_named(tmp_path, refused):
     cifar10(tmp_path / "home/c10/cifar-10-batches-py")
     source = "data=cifar10"
     found = refused(source, f"data.root={tmp_path}/home/c10/cifar-10-batches-py")
-    assert f"but a level up; say data.root={tmp_path}/home/c10" in found
-    assert f"a level down; say data.root={tmp_path}/home/c10" in refused(source, f"data.root={tmp_path}/home")
+    assert f"but one level up; set data.root={tmp_path}/home/c10" in found
+    assert f"one level down; set data.root={tmp_path}/home/c10" in refused(source, f"data.root={tmp_path}/home")
 
 
 @pytest.mark.parametrize(
     ("source", "place", "complaint"),
     [
-        ("arrays", "arrays/train_images.npy", "is a file; say data.root="),
-        ("arrays", "nowhere", "there is no folder"),
-        ("arrays", ".", "a level down; say data.root="),
+        ("arrays", "arrays/train_images.npy", "is a file; set data.root="),
+        ("arrays", "nowhere", "does not exist; data.root must be"),
+        ("arrays", ".", "one level down; set data.root="),
         ("arrays", "''", "data.root is empty"),
-        ("cifar10", "c10/cifar-10-python.tar.gz", "is a file; say data.root="),
+        ("cifar10", "c10/cifar-10-python.tar.gz", "is a file; set data.root="),
         ("cifar10", "partly", "is damaged: data_batch_1, data_batch_2"),
         ("cifar10", "renamed", "move them into cifar-10-batches-py/"),
         ("cifar10", "broken", "is damaged: its md5 is not"),
@@ -43,7 +43,7 @@ def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refuse
 
 def test_a_sweep_is_refused_before_its_first_run_if_its_data_is_not_there(refused):
     assert refused("-m", "seed=0,1", "data.root=../array").startswith(
-        "error: there is no folder ../array; data.root= is"
+        "error: the folder ../array does not exist; data.root must be"
     )
 
 

@@ -7,23 +7,23 @@ from attnconv.settings.contradictions import require_effect
 from conftest import TINY_SCALE, compose
 
 IDLE = [
-    ("eval_mirrored=true data.flip=false", "eval_mirrored=true does nothing: data.flip=false"),
-    ("data.alternating_flip=true data.flip=false", "data.alternating_flip=true does nothing: data.flip=false"),
-    ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect does nothing: data.crop_padding=0"),
-    ("data.distance=12", "data.distance=12 does nothing: it is of pairs, and this is data=arrays"),
-    ("recipe.milestones=[5]", "recipe.milestones=[5] does nothing: recipe.schedule=linear"),
-    ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "not all of it: training ends at epochs=8"),
-    ("recipe.decay_factor=2", "recipe.decay_factor=2 does nothing: recipe.schedule=linear"),
+    ("eval_mirrored=true data.flip=false", "eval_mirrored=true has no effect: data.flip=false"),
+    ("data.alternating_flip=true data.flip=false", "data.alternating_flip=true has no effect: data.flip=false"),
+    ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect has no effect: data.crop_padding=0"),
+    ("data.distance=12", "data.distance=12 has no effect: only data=pairs uses it, and this is data=arrays"),
+    ("recipe.milestones=[5]", "recipe.milestones=[5] has no effect: recipe.schedule=linear"),
+    ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "some of it: training ends at epochs=8"),
+    ("recipe.decay_factor=2", "recipe.decay_factor=2 has no effect: recipe.schedule=linear"),
     ("recipe.decay_factor=2 recipe.schedule=step", "recipe.milestones=[]"),
-    ("recipe.warmup=0.2 recipe.schedule=step", "recipe.warmup=0.2 does nothing: recipe.schedule=step"),
-    ("recipe.lr_changes=epoch recipe.schedule=step", "recipe.lr_changes=epoch does nothing"),
-    ("recipe.adamw_lr=0.1 recipe.optimizer=sgd", "recipe.adamw_lr=0.1 does nothing: recipe.optimizer=sgd"),
-    ("recipe.momentum=0.5 recipe.optimizer=adamw", "recipe.momentum=0.5 does nothing: recipe.optimizer=adamw"),
-    ("recipe.cropped_from=0.5", "recipe.cropped_from=0.5 does nothing: no size of recipe.sizes=[]"),
-    ("recipe.cropped_from=0.9 recipe.sizes=[0.5,0.75]", "recipe.cropped_from=0.9 does nothing"),
-    ("recipe.centers_lr=0.1 model=conv3x3", "does nothing: model=conv3x3 has no Gaussian heads to train"),
+    ("recipe.warmup=0.2 recipe.schedule=step", "recipe.warmup=0.2 has no effect: recipe.schedule=step"),
+    ("recipe.lr_changes=epoch recipe.schedule=step", "recipe.lr_changes=epoch has no effect"),
+    ("recipe.adamw_lr=0.1 recipe.optimizer=sgd", "recipe.adamw_lr=0.1 has no effect: recipe.optimizer=sgd"),
+    ("recipe.momentum=0.5 recipe.optimizer=adamw", "recipe.momentum=0.5 has no effect: recipe.optimizer=adamw"),
+    ("recipe.cropped_from=0.5", "recipe.cropped_from=0.5 has no effect: no size of recipe.sizes=[]"),
+    ("recipe.cropped_from=0.9 recipe.sizes=[0.5,0.75]", "recipe.cropped_from=0.9 has no effect"),
+    ("recipe.centers_lr=0.1 model=conv3x3", "has no effect: model=conv3x3 has no Gaussian heads to train"),
     ("recipe.centers_lr=0.1 model=sa_quadratic_random", "model=sa_quadratic_random has no Gaussian heads to train"),
-    ("match_model=resnet10", "match_model=resnet10 does nothing: match is null"),
+    ("match_model=resnet10", "match_model=resnet10 has no effect: match is null"),
 ]
 
 
@@ -36,7 +36,7 @@ def test_a_setting_that_would_do_nothing_is_refused(overrides, complaint):
 
 @pytest.mark.parametrize("override", ["collected=results", "retry_failed=true"])
 def test_what_only_a_sweep_heeds_is_refused_in_a_single_run(refused, override):
-    assert refused(override).startswith(f"error: {override} does nothing in a single run")
+    assert refused(override).startswith(f"error: {override} has no effect in a single run")
 
 
 @pytest.mark.parametrize("overrides", ["eval_mirrored=true data.flip=false", "recipe.milestones=[5,3]"])
@@ -71,9 +71,9 @@ def test_in_a_sweep_an_override_has_to_do_something_in_one_cell(override, fine):
     if fine:
         require_effect(cells)
     else:
-        with pytest.raises(ConfigError, match="does nothing"):
+        with pytest.raises(ConfigError, match="has no effect"):
             require_effect(cells)
 
 
 def test_a_sweep_refuses_a_setting_without_effect_before_anything_is_run(refused):
-    assert "eval_mirrored=True does nothing" in refused("-m", "eval_mirrored=true", "data.flip=false")
+    assert "eval_mirrored=True has no effect" in refused("-m", "eval_mirrored=true", "data.flip=false")

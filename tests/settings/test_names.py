@@ -6,12 +6,12 @@ from conftest import compose
 
 NAMES = [
     ("name=", "name is empty: it names a folder (an unset shell variable?)"),
-    ("name=/tmp/elsewhere", "name='/tmp/elsewhere' is a path, and it names one folder"),
-    ("name=..", "name='..' names a folder, and must not start with a dot"),
-    ("name=../../elsewhere", "is a path"),
-    ("name=study/../../a", "is a path"),
-    ("name=study/a", "is a path"),
-    ("name=a/", "is a path"),
+    ("name=/tmp/elsewhere", "name='/tmp/elsewhere' must be a single folder name"),
+    ("name=..", "name='..' is a folder name and must not start with a dot"),
+    ("name=../../elsewhere", "must be a single folder name"),
+    ("name=study/../../a", "must be a single folder name"),
+    ("name=study/a", "must be a single folder name"),
+    ("name=a/", "must be a single folder name"),
     ("name=.", "must not start with a dot"),
     ("name=.sweeps", "must not start with a dot"),
     ("name=' a'", "name=' a' starts or ends with a space"),
@@ -22,15 +22,15 @@ NAMES = [
     ("name='a\udcffb'", "has characters that cannot be printed"),
     ("name=" + "a" * 256, "name has a name of 256 bytes; file systems take at most 255"),
     ("name='" + "ö" * 128 + "'", "256 bytes"),
-    ("name='${data.root}'", "is a path"),
-    ("model.name=../x", "model.name='../x' is a path"),
+    ("name='${data.root}'", "must be a single folder name"),
+    ("model.name=../x", "model.name='../x' must be a single folder name"),
     ("model.name=", "model.name is empty"),
-    ("~model.name", "~model.name: a setting cannot be removed; say model.name=VALUE"),
-    ("scale.name=a/b", "scale.name='a/b' is a path"),
-    ("recipe.name=..", "recipe.name='..' names a folder"),
+    ("~model.name", "~model.name: settings cannot be removed; set model.name=VALUE"),
+    ("scale.name=a/b", "scale.name='a/b' must be a single folder name"),
+    ("recipe.name=..", "recipe.name='..' is a folder name"),
     ("recipe.name=" + "a" * 252, "the run folder has a name of 257 bytes"),
-    ("data.name=a/b", "data.name='a/b' is a path"),
-    ("logger.project=../x", "logger.project='../x' is a path"),
+    ("data.name=a/b", "data.name='a/b' must be a single folder name"),
+    ("logger.project=../x", "logger.project='../x' must be a single folder name"),
     ("output=", "output is empty"),
     ("output='a\0b'", "cannot be printed"),
     ("output=" + "a" * 300, "output has a name of 300 bytes"),
@@ -38,7 +38,10 @@ NAMES = [
     ("collected=' '", "starts or ends with a space"),
 ]
 MODEL_NAMES = [
-    ("model=timm model.timm_name=hf-hub:timm/resnet10t", "model.name='timm_hf-hub:timm/resnet10t' is a path")
+    (
+        "model=timm model.timm_name=hf-hub:timm/resnet10t",
+        "model.name='timm_hf-hub:timm/resnet10t' must be a single folder name",
+    )
 ]
 
 
@@ -55,7 +58,9 @@ def test_a_model_named_by_a_path_is_refused(refused, overrides, complaint):
 def test_a_recipe_file_cannot_lead_elsewhere_either(refused, tmp_path):
     (tmp_path / "more/recipe").mkdir(parents=True)
     (tmp_path / "more/recipe/mine.yaml").write_text("# @package _global_\nrecipe: {name: ../../elsewhere}\n")
-    assert "recipe.name='../../elsewhere' is a path" in refused("recipe=mine", f"--config-dir={tmp_path}/more")
+    assert "recipe.name='../../elsewhere' must be a single folder name" in refused(
+        "recipe=mine", f"--config-dir={tmp_path}/more"
+    )
 
 
 @pytest.mark.parametrize("name", ["größe", "a b", "lr=0.1", "a..b", "ö" * 127])

@@ -23,13 +23,13 @@ NOT_NAMES = ["model=null", "model=5", "model=true", "model=", "recipe=null", "sc
 @pytest.mark.parametrize("override", REMOVED)
 def test_no_setting_can_be_removed(refused, override):
     key = override.lstrip("~").partition("=")[0]
-    assert refused(override) == f"error: {override}: a setting cannot be removed; say {key}=VALUE"
+    assert refused(override) == f"error: {override}: settings cannot be removed; set {key}=VALUE"
 
 
 @pytest.mark.parametrize("override", SWITCHES)
 def test_a_switch_is_on_or_off(refused, override):
     key = override.partition("=")[0]
-    assert refused(override) == f"error: {override} is neither yes nor no: say {key}=true or {key}=false"
+    assert refused(override) == f"error: {override} must be true or false: set {key}=true or {key}=false"
 
 
 @pytest.mark.parametrize("override", NOT_NAMES)
@@ -48,12 +48,12 @@ def test_what_cannot_be_built_is_one_line(refused, target):
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("hydra.verbose=2", "hydra.verbose=2: say hydra.verbose=true, false, or the names of loggers"),
-        ("model=sa_quadratic_pruned", "model.start has no default: say model.start=..."),
+        ("hydra.verbose=2", "hydra.verbose=2 is invalid: set hydra.verbose=true, false, or the names of loggers"),
+        ("model=sa_quadratic_pruned", "model.start has no default: set model.start=VALUE"),
         ("experiment=[table1,nope]", "experiment=nope does not exist"),
         ("model=", "model= does not name a file of configs/model"),
         ("data.mean=[a]", "Value 'a' of type 'str' could not be converted to Float"),
-        ("=5", "=5 does not say which setting: KEY=5"),
+        ("=5", "=5 has no setting before the = sign: write KEY=5"),
     ],
 )
 def test_what_hydra_says_is_one_line_without_its_types(refused, override, complaint):
@@ -62,7 +62,7 @@ def test_what_hydra_says_is_one_line_without_its_types(refused, override, compla
 
 
 def test_in_a_sweep_every_value_counts(refused):
-    assert "data.flip=true,2 is neither yes nor no" in refused("-m", "data.flip=true,2")
+    assert "data.flip=true,2 must be true or false" in refused("-m", "data.flip=true,2")
     assert "recipe=modern,null does not name a file of configs/recipe; valid: " in refused("-m", "recipe=modern,null")
 
 

@@ -71,7 +71,7 @@ def _checked(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray
         raise DataError(f"{wanted}, not {array.dtype} {array.shape}{hint}")
     array = array[None] if array.ndim == 3 else array
     if array.ndim == 4 and array.shape[3] not in (1, 3, 4) and array.shape[1] in (1, 3):
-        raise DataError(f"{wanted}, not {array.shape}: say images.transpose(0, 2, 3, 1) to put channels last")
+        raise DataError(f"{wanted}, not {array.shape}: use images.transpose(0, 2, 3, 1) to put channels last")
     if array.ndim != 4 or array.shape[3] not in (1, 3, 4) or 0 in array.shape:
         raise DataError(f"{wanted}, not {array.shape}")
     return array

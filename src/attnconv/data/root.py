@@ -22,18 +22,18 @@ def check_root(config: DataConfig) -> None:
     if config.source not in FROM_FOLDERS:
         return
     if not config.root:
-        raise DataError("data.root is empty: say data.root=FOLDER, the folder of the images")
+        raise DataError("data.root is empty: set data.root=FOLDER, the folder of the images")
     root = Path(config.root).expanduser()
     if root.is_file():
-        raise DataError(f"data.root={root} is a file; say data.root={root.parent}, the folder that holds it")
+        raise DataError(f"data.root={root} is a file; set data.root={root.parent}, the folder that holds it")
     if config.source == "arrays" and not root.is_dir():
         files = ", ".join(f"{name}.npy" for name in ARRAYS)
-        raise DataError(f"there is no folder {root}; data.root= is the folder of {files}")
+        raise DataError(f"the folder {root} does not exist; data.root must be the folder of {files}")
     if holds_data(root, config.source) or not root.is_dir():
         return
     for place, off in ((root.parent, "up"), *((child, "down") for child in sorted(root.iterdir()))):
         if (off == "down" or _belongs_to(root)) and holds_data(place, config.source):
-            raise DataError(f"the images are not in data.root={root} but a level {off}; say data.root={place}")
+            raise DataError(f"the images are not in data.root={root}, but one level {off}; set data.root={place}")
     if config.source == "cifar10" and _belongs_to(root):
         raise DataError(f"data.root={root} holds batches that belong into a folder of it; move them into {BATCHES}/")
 

@@ -1,4 +1,4 @@
-"""What a person types: the arguments of train.py in the order that Hydra wants, and the parser of the scripts."""
+"""Command lines: train.py's arguments in the order that Hydra needs, and the parser of the scripts."""
 
 import argparse
 import os
@@ -13,22 +13,22 @@ from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
 
-# Settings that are paths: no shell expands the ~ of an argument such as output=~/runs.
+# Settings that are paths: the shell does not expand the ~ of an argument such as output=~/runs.
 PATHS = ("output", "data.root", "collected")
 
-# What --shell-completion does with its argument.
+# Values of --shell-completion.
 COMPLETION = ("install", "uninstall", "query")
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
-    """The arguments of train.py as Hydra reads them: overrides first, flags after them, and home folders by name.
+    """Return train.py's arguments as Hydra reads them: overrides first, then flags, with ~ expanded.
 
     Raises:
-        UserError: a flag is unknown, or goes with no other one here; see `check_overrides`.
+        UserError: a flag is unknown or does not fit the others; see `check_overrides`.
     """
     from hydra._internal.utils import get_args_parser
 
-    from attnconv.settings.overrides import check_overrides  # imports Hydra, which scripts do without
+    from attnconv.settings.overrides import check_overrides  # imports Hydra, which scripts do not need
     from attnconv.settings.trial import trial_arguments, under_agent
 
     parser = get_args_parser()
@@ -44,11 +44,11 @@ def train_arguments(arguments: list[str]) -> list[str]:
 
 
 def expand_home(override: str) -> str:
-    """`key=~/folder` with the home folder by its name, where the key is a path's."""
+    """Expand the ~ of `key=~/folder` if the key is a path."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") not in PATHS:
         return override
-    # Of a sweep every path; inside quotes, too.
+    # All paths of a sweep, also inside quotes.
     return key + equals + re.sub(r"(?:^|(?<=[,'\"]))~[^/,'\"]*", lambda home: os.path.expanduser(home.group()), value)
 
 
@@ -57,52 +57,53 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _check_flags(found: argparse.Namespace) -> None:
-    """Raise UserError for flags that Hydra answers with a traceback, or does not answer."""
+    """Raise UserError for flags that Hydra ignores or answers with a traceback."""
     if found.help or found.hydra_help:
         return
     modes = {"--run": found.run, "-m": found.multirun, "--cfg": found.cfg, "--info": found.info,
              "--shell-completion": found.shell_completion}  # fmt: skip
     chosen = [flag for flag, value in modes.items() if value]
     if len(chosen) > 1:
-        raise UserError(f"{' and '.join(chosen)} exclude each other: --cfg and --info show one run, -m trains several")
+        raise UserError(f"{' and '.join(chosen)} cannot be combined: --cfg and --info show one run, -m trains several")
     for flag, value in (("--resolve", found.resolve), ("--package", found.package)):
         if value and not found.cfg:
-            raise UserError(f"{flag} goes with --cfg: python train.py --cfg job {flag}")
+            raise UserError(f"{flag} needs --cfg: python train.py --cfg job {flag}")
     if found.shell_completion and not any(override.partition("=")[0] in COMPLETION for override in found.overrides):
         raise UserError(f"--shell-completion needs one of {', '.join(f'{name}=SHELL' for name in COMPLETION)}")
     if found.experimental_rerun is not None:
-        raise UserError("--experimental-rerun is not supported: the same command resumes a run")
+        raise UserError("--experimental-rerun is not supported; rerun the same command to resume a run")
 
 
-# How the sweepers that optimize are asked for the largest value; all of them look for the smallest by default.
+# The option by which each optimizing sweeper maximizes; by default they all minimize.
 LARGEST: dict[str, Any] = {"direction": "maximize", "optim.maximize": True, "ax_config.experiment.minimize": False}
 
 
 def sweeper_optimizes() -> bool:
-    """Whether the sweep that this process works for chooses its next cells by what the last ones returned."""
+    """Return whether the sweep of this process chooses its next runs from the results of earlier runs."""
     from hydra.core.hydra_config import HydraConfig
 
     return HydraConfig.get().sweeper._target_.rpartition(".")[2] not in ("CellSweeper", "BasicSweeper")
 
 
 def check_trial(config: Config) -> None:
-    """Refuse a trial of a sweeper that optimizes, where it would not choose the best by validation accuracy.
+    """Refuse a trial of an optimizing sweeper that would not maximize validation accuracy.
 
     Raises:
-        ConfigError: there are no validation images, and test must not select; or it looks for the smallest accuracy.
+        ConfigError: there is no validation set, and the test set must not select; or the sweeper would minimize
+            accuracy.
     """
     from hydra.core.hydra_config import HydraConfig
 
     if not config.data.holdout:
-        raise ConfigError("a sweep that optimizes needs validation images, and data.holdout=0: say data.holdout=0.1")
+        raise ConfigError("a sweep that optimizes needs a validation set: set data.holdout=0.1")
     for key, largest in LARGEST.items():
         value = OmegaConf.select(HydraConfig.get().sweeper, key)
         if value is not None and getattr(value, "name", value) != largest:
-            raise ConfigError(f"the sweep would look for the smallest accuracy: say hydra.sweeper.{key}={largest}")
+            raise ConfigError(f"the sweep would minimize the accuracy: set hydra.sweeper.{key}={largest}")
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """A script's parser: its docstring is the help, and what is wrong is one line and exit code 2."""
+    """A parser whose help is the script's docstring; it reports errors in one line with exit code 2."""
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,7 +113,7 @@ class ScriptParser(argparse.ArgumentParser):
 
 
 def whole_number(at_least: int) -> Callable[[str], int]:
-    """Return a type of arguments: a whole number of at least `at_least`."""
+    """Return an argument type: a whole number of at least `at_least`."""
 
     def convert(text: str) -> int:
         try:
@@ -141,7 +142,7 @@ def above_zero(text: str) -> float:
 
 
 def existing_folder(text: str) -> Path:
-    """An argument that is a folder."""
+    """Convert an argument to the path of an existing folder."""
     path = Path(text).expanduser()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
@@ -149,8 +150,8 @@ def existing_folder(text: str) -> Path:
 
 
 def check_target(parser: argparse.ArgumentParser, path: Path | None) -> None:
-    """Let the parser refuse a file that is to be written, but into no folder."""
+    """Exit with an error if `path` is a folder or its folder does not exist."""
     if path is not None and not path.absolute().parent.is_dir():
-        parser.error(f"{path} cannot be written: there is no folder {path.parent}")
+        parser.error(f"{path} cannot be written: the folder {path.parent} does not exist")
     if path is not None and path.is_dir():
         parser.error(f"{path} cannot be written: it is a folder")

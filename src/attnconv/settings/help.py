@@ -1,4 +1,4 @@
-"""What `python train.py --help` says: configs/config.yaml places these texts in Hydra's own template."""
+"""The texts of `python train.py --help`; configs/config.yaml places them in Hydra's template."""
 
 import textwrap
 from dataclasses import Field, fields, is_dataclass
@@ -8,22 +8,22 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config
 
-# What most people change, in the order of --help; the rest is in src/attnconv/config.py.
+# The most important settings, in the order of --help. src/attnconv/config.py lists the rest.
 COMMON = ("model", "scale", "recipe", "seed", "epochs", "data.fraction", "match", "name")
-# What nobody chooses by hand: a model and a recipe choose the first together, the second are files for `wandb sweep`.
+# Hidden from --help: model and recipe together choose the first; the second holds files for `wandb sweep`.
 HIDDEN = ("recipe_for_model", "wandb")
 WIDTH = 118
 
 
 def register_help() -> None:
-    """Make the texts known to configs/config.yaml, as `${help_settings:}` and `${help_groups:}`."""
+    """Register the texts with configs/config.yaml, as `${help_settings:}` and `${help_groups:}`."""
     OmegaConf.register_new_resolver("help_settings", common_settings, replace=True)
     OmegaConf.register_new_resolver("help_groups", group_options, replace=True)
 
 
 def common_settings() -> str:
-    """Return one line for each common setting: its name, its default, its meaning and its choices."""
-    meanings = {"model": "the token mixer and its network", "scale": "size of the network and its map",
+    """Return one line for each common setting: name, default, meaning and choices."""
+    meanings = {"model": "the token mixer and its network", "scale": "size of the network and of its map",
                 "recipe": "optimizer, schedule and regularization"}  # fmt: skip
     lines = []
     for key in COMMON:
@@ -36,7 +36,7 @@ def common_settings() -> str:
 
 
 def group_options() -> str:
-    """Return every group of configs/ (and of --config-dir) with its options, but for those that nobody chooses."""
+    """Return the groups of configs/ and of --config-dir with their options, without the hidden groups."""
     from hydra.core.global_hydra import GlobalHydra
 
     loader = GlobalHydra.instance().config_loader()
@@ -46,7 +46,7 @@ def group_options() -> str:
 
 
 def _knob(key: str) -> "Field[Any]":
-    """The field of the schema that a dotted key names."""
+    """Return the field of the schema that a dotted key names."""
     schema: Any = Config
     *parts, leaf = key.split(".")
     for part in parts:

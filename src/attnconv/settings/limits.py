@@ -1,6 +1,6 @@
-"""What a value of the configuration may be: numbers within their limits, names that are one folder, paths that exist.
+"""Limits of the configuration's values: numbers within bounds, names that are one folder, valid paths.
 
-Imports no torch, so that a wrong value is refused at once.
+This module does not import torch, so that wrong values are refused at once.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import Any
 
 from attnconv.errors import ConfigError, nearest
 
-LARGEST_COUNT = 2**31 - 1  # of whole numbers without a limit of their own
-LARGEST_SEED = 2**63 - 1  # PyTorch and NumPy take 64 bits, one of them the sign
-LARGEST_FLOAT = 1e30  # products of two settings still fit in float32
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on every common file system
-FILES = 128  # bytes of a path that fraction, seed and the files of a run folder need
+LARGEST_COUNT = 2**31 - 1  # for whole numbers without their own limit
+LARGEST_SEED = 2**63 - 1  # PyTorch and NumPy take 64 bits, one of which is the sign
+LARGEST_FLOAT = 1e30  # the product of two settings still fits in float32
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on all common file systems
+FILES = 128  # bytes of a path reserved for the fraction, the seed and the files of a run folder
 
-# Of the arguments of models and mixers that no knob of the schema names.
+# Limits of arguments of models and mixers that are not knobs of the schema.
 MODEL_LIMITS: dict[str, dict[str, Any]] = {
     "seed": {"at_least": 0, "at_most": LARGEST_SEED},
     "kernel_size": {"at_least": 1, "at_most": 4095},
@@ -35,10 +35,10 @@ MODEL_LIMITS: dict[str, dict[str, Any]] = {
 
 
 def check_limits(config: Any, prefix: str = "") -> None:
-    """Check every value against the limits that its knob states.
+    """Check all values against the limits of their knobs.
 
     Raises:
-        ConfigError: naming the key, the value and the limit.
+        ConfigError: a value is outside its limit; the message names the key, the value and the limit.
     """
     for knob_field in fields(config):
         key, value = prefix + knob_field.name, getattr(config, knob_field.name)
@@ -47,7 +47,7 @@ def check_limits(config: Any, prefix: str = "") -> None:
         elif value is not None:
             _check_value(key, value, knob_field.metadata)
             if knob_field.metadata.get("rising") and value != sorted(set(value)):
-                raise ConfigError(f"{key} must rise from one to the next, not {value}")
+                raise ConfigError(f"{key} must be in increasing order, not {value}")
 
 
 def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "model.") -> None:
@@ -55,10 +55,10 @@ def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "m
 
     Args:
         node: the node, resolved.
-        knobs: limits by the last part of the key, of knobs that models take under the same name.
+        knobs: limits of knobs that models take under the same name, by the last part of the key.
 
     Raises:
-        ConfigError: naming the key, the value and the limit.
+        ConfigError: a value is outside its limit; the message names the key, the value and the limit.
     """
     limits = {**MODEL_LIMITS, **knobs}
     for name, value in node.items():
@@ -111,17 +111,17 @@ _HOLDS: dict[str, Any] = {
 
 
 def check_folder_name(key: str, name: str) -> None:
-    """Check that a name is the name of one folder, so that nothing is written outside the folder that holds it.
+    """Check that a name is a single folder name, so that nothing is written outside its parent folder.
 
     Raises:
-        ConfigError: it is empty, a path, hidden, or not a name for every file system.
+        ConfigError: the name is empty, a path, hidden, or not valid on all file systems.
     """
     if not name:
         raise ConfigError(f"{key} is empty: it names a folder (an unset shell variable?)")
     if "/" in name or "\\" in name:
-        raise ConfigError(f"{key}={name!r} is a path, and it names one folder: leave out / and \\; output= is a path")
+        raise ConfigError(f"{key}={name!r} must be a single folder name, without / and \\; use output= for a path")
     if name.startswith("."):
-        raise ConfigError(f"{key}={name!r} names a folder, and must not start with a dot")
+        raise ConfigError(f"{key}={name!r} is a folder name and must not start with a dot")
     _check_text(key, name)
     _check_length(key, name)
 
@@ -133,7 +133,7 @@ def _check_path(key: str, path: str) -> None:
 
 
 def _check_text(key: str, text: str) -> None:
-    """Raise ConfigError for text that a file system, a terminal or a YAML file would not give back as it was."""
+    """Raise ConfigError for text that a file system, a terminal or a YAML file may change."""
     if text != text.strip():
         raise ConfigError(f"{key}={text!r} starts or ends with a space")
     if not text.isprintable():
@@ -147,13 +147,13 @@ def _check_length(key: str, part: str) -> None:
 
 
 def check_place(output: str, names: list[str]) -> None:
-    """Check that a run folder has a place: `output` is given, and its path is not too long.
+    """Check that the path of a run folder is complete and not too long.
 
     Args:
-        names: of the folders below `output`, but for those of the fraction and the seed.
+        names: of the folders below `output`, without those of the fraction and the seed.
 
     Raises:
-        ConfigError: see above.
+        ConfigError: `output` is empty, or the path is too long.
     """
     if not output:
         raise ConfigError("output is empty: it is the folder where run folders go (an unset shell variable?)")

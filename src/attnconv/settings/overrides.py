@@ -1,4 +1,4 @@
-"""What a command line asks for, checked where Hydra would take it for something else, or not say what is wrong."""
+"""Check command lines where Hydra would misread them or give an unclear error."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
@@ -14,23 +14,24 @@ YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "y", "n")  # as YAML has
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
-    """Check overrides, as typed, before anything is composed; those of a sweep may have several values.
+    """Check overrides as typed, before composing; in a sweep they may have several values.
 
     Raises:
-        ConfigError: one removes a setting, gives a switch a number, or chooses a file by something else than a name.
-        HydraException: one cannot be read.
+        ConfigError: an override removes a setting, gives a switch a number, or chooses a config file by something other
+            than a name.
+        HydraException: an override cannot be parsed.
     """
     switches = {*_switches(Config)}
     for override in OverridesParser.create().parse_overrides([*overrides]):
         key, typed = override.key_or_group, override.input_line
         if not key:
-            raise ConfigError(f"{typed} does not say which setting: KEY{typed}")
+            raise ConfigError(f"{typed} has no setting before the = sign: write KEY{typed}")
         if override.is_delete():
-            raise ConfigError(f"{typed}: a setting cannot be removed; say {key}=VALUE")
+            raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
         if key in switches and not all(map(_is_switch, _values(override))):
-            raise ConfigError(f"{typed} is neither yes nor no: say {key}=true or {key}=false")
+            raise ConfigError(f"{typed} must be true or false: set {key}=true or {key}=false")
         if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in _values(override)):
-            raise ConfigError(f"{typed}: say hydra.verbose=true, false, or the names of loggers")
+            raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
             raise ConfigError(f"{typed} does not name a file of configs/{key}{nearest('', valid)}")
@@ -46,7 +47,7 @@ def _switches(schema: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _values(override: Override) -> Iterator[Any]:
-    """Yield the value of an override, or each of a sweep; none of a sweep that Hydra or a sweeper fills in."""
+    """Yield the value of an override, or all values of a sweep, unless Hydra or a sweeper fills them in."""
     if not override.is_sweep_override():
         yield override.value()
     elif override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:

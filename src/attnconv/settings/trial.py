@@ -1,8 +1,8 @@
-"""The arguments of a trial of a W&B sweep, as Hydra reads them.
+"""Turn the arguments of a W&B sweep's trial into arguments that Hydra reads.
 
-`wandb agent` writes None for null and quotes nothing. A trial that was preempted comes back with its whole
-configuration as arguments, labels included (attnconv.runs.labels): what the configuration says anyway is left out, so
-that a setting without an effect is not taken for one that was asked for.
+`wandb agent` writes None for null and quotes nothing. A preempted trial returns with its whole configuration as
+arguments, labels included (attnconv.runs.labels). Arguments that equal the composed value are dropped, so that settings
+without an effect do not count as set by the user.
 """
 
 import os
@@ -15,27 +15,27 @@ from omegaconf.errors import InterpolationToMissingValueError
 
 from attnconv.config import CONFIGS, register_schema
 
-LABELS = ("fraction",)  # those that are neither a setting nor a choice of files
+LABELS = ("fraction",)  # labels that are neither a setting nor a choice of files
 
 
 def under_agent() -> bool:
-    """Whether `wandb agent` started this process: it chooses the project and the id of the run."""
+    """Return whether `wandb agent` started this process; the agent then chooses the project and the id of the run."""
     return "WANDB_SWEEP_ID" in os.environ
 
 
 def trial_arguments(overrides: list[str]) -> list[str]:
-    """Return overrides that compose the run which the agent asks for, in a run folder of its own.
+    """Return overrides that compose the run that the agent asks for, with its own run folder.
 
     Args:
-        overrides: of the command, and those that the agent puts in the place of ${args_no_hyphens}.
+        overrides: those of the command, and those that the agent inserts for ${args_no_hyphens}.
     """
     pairs = [override.partition("=")[::2] for override in overrides]
     files = {key for key, _ in pairs if (CONFIGS / key).is_dir()}
-    # A label such as recipe=modern repeats what the command has chosen, which comes first.
+    # A label such as recipe=modern repeats a choice of the command, which comes first.
     choices = {key: f"{key}={value}" for key, value in reversed(pairs) if _is_choice(key, value)}
     settings = {key: value for key, value in pairs if key not in files and key not in LABELS}
     kept = {key: _readable(key, value) for key, value in settings.items() if key.startswith("hydra.")}
-    for _ in range(2):  # what is kept may change what another setting is by default
+    for _ in range(2):  # a kept setting may change the default of another one
         composed = _compose([*choices.values(), *kept.values()])
         missing = [key for key, value in settings.items() if key not in kept and not _says(composed, key, value)]
         kept |= {key: _readable(key, settings[key]) for key in missing}
@@ -45,7 +45,7 @@ def trial_arguments(overrides: list[str]) -> list[str]:
 
 
 def _is_choice(key: str, value: str) -> bool:
-    """Whether it names a file; a model of timm, say, has a label that is not one."""
+    """Return whether `key=value` names a config file; the label of a timm model, for example, does not."""
     return (CONFIGS / key / f"{value}.yaml").is_file()
 
 
@@ -58,16 +58,16 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 
 def _says(composed: DictConfig, key: str, value: str) -> bool:
-    """Whether a composed configuration has the value anyway."""
+    """Return whether a composed configuration already has the value."""
     try:
         found = OmegaConf.select(composed, key)
-    except InterpolationToMissingValueError:  # it is made of another one, which nobody has given yet
+    except InterpolationToMissingValueError:  # it refers to another setting that has no value yet
         return False
     return bool((OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) == _parsed(key, value))
 
 
 def _readable(key: str, value: str) -> str:
-    """Return an override that Hydra reads as one value: null for None, quoted where it would not be read."""
+    """Return an override that Hydra reads as one value: null for None, quoted where needed."""
     value = "null" if value == "None" else value
     try:
         if not OverridesParser.create().parse_override(f"{key}={value}").is_sweep_override():

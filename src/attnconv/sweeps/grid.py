@@ -248,7 +248,7 @@ def _difference(one: Cell, other: Cell) -> str:
     if not keys:
         return "it is the same run twice"
     hint = name_hint(keys, one.config) or "another name= for each"
-    return f"they differ in {', '.join(keys)}, which the folder does not show; say {hint}"
+    return f"they differ in {', '.join(keys)}, which the folder name does not show; set {hint}"
 
 
 def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -> None:

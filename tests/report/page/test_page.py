@@ -84,7 +84,7 @@ def test_bad_input_is_one_line(case, tmp_path, capsys):
         "file": ([tmp_path / "file"], "is a file, not a run folder"),
         "unfinished": ([tmp_path / "empty"], "is not a run folder"),
         "other data": ([run, "--data", tmp_path / "other"], "was trained on other data"),
-        "no data": ([run, "--data", tmp_path / "nowhere"], "there is no folder"),
+        "no data": ([run, "--data", tmp_path / "nowhere"], f"the folder {tmp_path}/nowhere does not exist"),
         "no folder": ([run, "--out", tmp_path / "nowhere" / "page.html"], "cannot be written"),
     }[case]
     out = [] if "--out" in arguments else ["--out", tmp_path / "page.html"]
