@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.errors import ConfigError, nearest
 from attnconv.settings.limits import LARGEST_SEED, check_folder_name, check_limits, check_model, check_place
+from attnconv.settings.types import convert, typed, untyped
 
 # Removed settings of older runs, each with the value at which the current schema still describes the run.
 RETIRED = {"recipe.ema": None}
@@ -181,18 +182,19 @@ def register_schema() -> None:
     """Register the schema with Hydra under the name that configs/config.yaml uses."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=untyped(Config))
 
 
 def freeze(composed: DictConfig) -> Config:
     """Return a composed configuration as checked plain data, with interpolations resolved.
 
     Raises:
-        ConfigError: a value is outside its limits.
+        ConfigError: a value is not of its type, or outside its limits.
     """
     _refuse_additions(composed, Config)
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
+    composed = composed.copy()
+    convert(composed, Config)
+    config = typed(Config, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     check_limits(config)
     for key, value in flatten(config.model, "model.").items():
         if value == "":
@@ -269,7 +271,7 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
             valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
             raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
     for part in ("scale", "recipe"):
-        composed[part] = OmegaConf.structured(getattr(like, part))
+        OmegaConf.update(composed, part, asdict(getattr(like, part)))
     node = OmegaConf.to_container(composed.model, resolve=True, throw_on_missing=True)
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}

@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -82,7 +83,10 @@ def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --he
         listed: a command that lists the valid names, for when there are many.
     """
     names = sorted(set(valid))
-    close = _same_leaf(name, names) or difflib.get_close_matches(name, names, n=1, cutoff=LIKENESS)
+    # What has nothing in common but the part before the last dot is not near.
+    others = [other for other in names if other.rpartition(".")[0] != name.rpartition(".")[0] or "." not in name]
+    others = [other for other in others if not name.startswith(f"{other}.")]
+    close = _same_leaf(name, names) or difflib.get_close_matches(name, others, n=1, cutoff=LIKENESS)
     if close:
         return f"; did you mean {' or '.join(repr(one) for one in close)}?"
     if not names:
@@ -140,8 +144,12 @@ def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
     """Return one line about an error that a user can fix, or None for a bug in the program."""
     if isinstance(error, UserError):
         return " ".join(str(error).split("\n"))
-    if _is_of_hydra(error):
+    if _is_of(error, "hydra", "omegaconf"):
         return explain_composition_error(error, valid_keys)
+    if _is_of(error, "yaml"):
+        return explain_yaml_error(error)
+    if isinstance(error, UnicodeDecodeError) and _raised_in(error, "hydra", "omegaconf"):
+        return f"one of the YAML files that the arguments choose is not UTF-8 text ({error})"
     if isinstance(error, OSError) and error.strerror:  # of the system, not of a library
         return f"{error.filename or 'output'}: {error.strerror}"
     return None
@@ -158,9 +166,22 @@ def _flush() -> None:
         raise
 
 
-def _is_of_hydra(error: Exception) -> bool:
-    """Return whether Hydra or OmegaConf raised an error, without importing them, which is slow."""
-    return any(kind.__module__.partition(".")[0] in ("hydra", "omegaconf") for kind in type(error).__mro__)
+def _is_of(error: Exception, *packages: str) -> bool:
+    """Return whether one of these packages defines the error, without importing them, which is slow."""
+    return any(kind.__module__.partition(".")[0] in packages for kind in type(error).__mro__)
+
+
+def _raised_in(error: Exception, *packages: str) -> bool:
+    """Return whether the error was raised in one of these packages, or in what of Python they called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] in packages for frame in frames[-2:])
+
+
+def explain_yaml_error(error: Exception) -> str:
+    """Return the file, the line and what is wrong there."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}" if mark else str(getattr(error, "name", "a YAML file"))
+    return f"{where}: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}"
 
 
 # The packages of Hydra's plugins, by option.
@@ -197,15 +218,25 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
 
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
-        valid = set(valid_keys)
-        if key.group(1) in valid:
+        valid, (group, _, _) = set(valid_keys), key.group(1).partition(".")
+        if group == "experiment":
+            return f"{prefix}its first line must be # @package _global_"
+        if key.group(1) in valid and group == "model":
             return f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have"
+        if key.group(1) in valid:
+            return f"{prefix}'{key.group(1)}' cannot be set, because {group} holds no settings"
         return f"{prefix}unknown setting '{key.group(1)}'{nearest(key.group(1), valid)}"
 
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         name = key.group(1) if key else missing.group(1)
         return f"{name} has no default: set {name}=VALUE"
+
+    replaced = re.search(r"Merge error: \w+ is not a subclass of (\w+)Config\. value: (.*)", text)
+    if replaced:
+        return f"{prefix}{replaced.group(1).lower()} must be settings and their values, not {replaced.group(2)}"
+    if re.search("Cannot merge (Dict|List)Config with (Dict|List)Config", text):
+        return f"{prefix}it has a list where another file has settings, or settings where another has a list"
 
     # Hydra's own message leaves out what was wrong with the value; the cause has it.
     if error.__cause__ is not None and text.startswith("Error merging override"):

@@ -43,20 +43,21 @@ class CellSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from attnconv.sweeps.grid import Cell, run_cells  # imports torch
-
         assert self.hydra_context is not None
         assert self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         (grid,) = self.split_arguments(parser.parse_overrides(self._parse_config() + arguments), None)
-        cells = []
+        cells = []  # configurations and their overrides
         for overrides in grid:
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
             with open_dict(composed):
                 del composed["hydra"]
-            cells.append(Cell(overrides, freeze(composed)))
-        require_effect([(cell.config, cell.overrides) for cell in cells])
-        run_cells(cells, self._launch, record=Path(self.config.hydra.sweep.dir))
+            cells.append((freeze(composed), overrides))
+        require_effect(cells)
+        from attnconv.sweeps.grid import Cell, run_cells  # imports torch: only once all is known to be good
+
+        found = [Cell(overrides, config) for config, overrides in cells]
+        run_cells(found, self._launch, record=Path(self.config.hydra.sweep.dir))
 
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:
         assert self.launcher is not None

@@ -88,7 +88,7 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
         (lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [x]"), f"config.yaml {ELSE}"),
         (lambda run: changed(run, epochs="many"), "is not the configuration of a run (epochs: many)"),
         (lambda run: changed(run, model="resnet18"), "is not the configuration of a run"),
-        (lambda run: changed(run, brightness=1), "is not a configuration of this version (Key 'brightness' not in"),
+        (lambda run: changed(run, brightness=1), "of this version (unknown setting 'brightness'"),
         (lambda run: changed(run, seed=-1), "config.yaml: seed must be at least 0, not -1"),
         (lambda run: changed(run, model={"name": "x"}), "config.yaml: model lacks _target_"),
         (lambda run: (run / "result.json").write_text('{"status": "done", "format": 99}'), "of a newer version"),

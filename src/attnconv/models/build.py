@@ -1,10 +1,10 @@
 """From the free-form `model` node to a network, with errors that name the key."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
-from types import NoneType
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -14,6 +14,8 @@ from attnconv.errors import ConfigError, nearest
 from attnconv.files import in_one_line
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+GIVEN = ("image_shape", "classes")  # arguments of every model that are of the data
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -28,7 +30,7 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         ConfigError: an argument that the target does not take, or a combination that it refuses.
     """
     arguments = {key: value for key, value in node.items() if key != "name"}
-    _check_arguments(arguments, "model")
+    check_node(node)
     try:
         return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
     # What a constructor raises for arguments that it cannot take is its own affair.
@@ -37,23 +39,64 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         raise ConfigError(f"model={node.get('name', '?')}: {reason}") from error
 
 
-def _check_arguments(node: dict[str, Any], path: str) -> None:
-    """Check every `_target_` below `node` and its keys against the target's signature."""
+def check_node(node: dict[str, Any]) -> None:
+    """Check that a `model` node names classes, and arguments that they take; nothing is built.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    arguments = {key: value for key, value in node.items() if key != "name"}
+    parameters = _check_arguments(arguments, "model")
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        if required and name not in (*arguments, *GIVEN):
+            raise ConfigError(f"model.{name} is missing: {node['_target_']} needs it")
+
+
+def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:
+    """Check every `_target_` below `node` and its keys against the target's signature, which is returned."""
+    parameters = _parameters(node, path)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
+        if key in ("_target_", "_partial_"):
+            continue
+        known = parameters.get(key)
+        if known is None and not open_ended:
+            raise ConfigError(f"{path}.{key}: {node['_target_']} takes no such argument{nearest(key, parameters)}")
+        if known is not None:
+            _check_type(f"{path}.{key}", value, known.annotation)
         if isinstance(value, dict):
             _check_arguments(value, f"{path}.{key}")
-    if "_target_" not in node:
+    for key, parameter in parameters.items():
+        if _is_part(parameter.annotation) and parameter.default is parameter.empty and key not in node:
+            raise ConfigError(f"{path}.{key} is missing: {node['_target_']} needs it")
+    return parameters
+
+
+def _parameters(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a node's target by name, and of the class that it passes its other arguments on to."""
+    target = node.get("_target_")
+    if target is None:
         raise ConfigError(f"{path} has no _target_: the class to build")
     try:
-        parameters = inspect.signature(resolve_name(node["_target_"])).parameters
+        if not isinstance(target, str):
+            raise TypeError("a class is given by its dotted name")
+        signature = inspect.signature(resolve_name(target))
     except (ImportError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported: {in_one_line(error)}") from error
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for key in node.keys() - {"_target_", "_partial_"}:
-        if key not in parameters:
-            raise ConfigError(f"{path}.{key}: {node['_target_']} takes no such argument{nearest(key, parameters)}")
-        _check_type(f"{path}.{key}", node[key], parameters[key].annotation)
+        raise ConfigError(f"{path}._target_={target} cannot be imported: {in_one_line(error)}") from error
+    parameters = dict(signature.parameters)
+    built = signature.return_annotation
+    variadic = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
+    if variadic and inspect.isclass(built) and built is not signature.empty:
+        del parameters[variadic[0]]
+        parameters = dict(inspect.signature(built).parameters) | parameters
+    return parameters
+
+
+def _is_part(annotation: Any) -> bool:
+    """Whether an argument is a class or a function to build a part of the network with, or may be one."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return any(get_origin(kind) is Callable or getattr(kind, "_is_protocol", False) for kind in kinds)
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
@@ -64,8 +107,15 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
         for element in value:
             _check_type(key, element, get_args(annotation)[0])
         return
-    wanted = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    if value is None and len(wanted) < len(get_args(annotation)):
+    of_several = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    wanted = [kind for kind in of_several or (annotation,) if kind is not NoneType]
+    if value is None and len(wanted) < len(of_several):
+        return
+    if _is_part(annotation):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} must have a _target_, the class to build, and its arguments, not {value!r}")
+        if value.get("_partial_") is not True:
+            raise ConfigError(f"{key}._partial_ must be true: the network adds arguments of its own")
         return
     if len(wanted) != 1 or wanted[0] not in IN_WORDS:
         return

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from attnconv.config import Config, check_limits, flatten
@@ -21,6 +19,7 @@ from attnconv.runs.identity import start_weights
 from attnconv.runs.records import Damaged, read_config, read_result
 from attnconv.runs.status import collected_folder, collected_weights, find_folders
 from attnconv.runs.trained import Trained
+from attnconv.settings.types import typed
 from attnconv.training.device import choose_device
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"  # whose weights have names
@@ -139,15 +138,13 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
     try:
         plain = read_config(folder)
         read_result(folder)  # says so if a newer version wrote it
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        config = typed(Config, plain)
     except Damaged as damage:
         raise RunFolderError(f"{folder} is not a run folder: {damage.detail}{_inside(folder)}") from damage
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
+    except ConfigError as error:
         raise RunFolderError(
-            f"{folder}/config.yaml is not a configuration of this version ({reason}); was it written by a newer one?"
+            f"{folder}/config.yaml is not a configuration of this version ({error}); was it written by a newer one?"
         ) from error
-    assert isinstance(config, Config)
     try:
         check_limits(config)
         if "_target_" not in config.model:

@@ -76,8 +76,6 @@ def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "m
 def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if isinstance(value, list):
         for element in value:
-            if isinstance(element, list):
-                raise ConfigError(f"{key} must be one list, not {value}")
             _check_value(key, element, limits)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         _check_number(key, value, limits)

@@ -7,29 +7,26 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 
-from attnconv.config import CONFIGS, Config
+from attnconv.config import CONFIGS, Config, valid_keys
 from attnconv.errors import ConfigError, nearest
-
-YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "y", "n")  # as YAML has them
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
     """Check overrides as typed, before composing; in a sweep they may have several values.
 
     Raises:
-        ConfigError: an override removes a setting, gives a switch a number, or chooses a config file by something other
+        ConfigError: an override removes a setting, sets a part of a value, or chooses a config file by something other
             than a name.
         HydraException: an override cannot be parsed.
     """
-    switches = {*_switches(Config)}
     for override in OverridesParser.create().parse_overrides([*overrides]):
         key, typed = override.key_or_group, override.input_line
         if not key:
             raise ConfigError(f"{typed} has no setting before the = sign: write KEY{typed}")
+        if any(key.startswith(f"{setting}.") for setting in _plain_settings(Config)):
+            raise ConfigError(f"unknown setting '{key}'{nearest(key, valid_keys())}")
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
-        if key in switches and not all(map(_is_switch, _values(override))):
-            raise ConfigError(f"{typed} must be true or false: set {key}=true or {key}=false")
         if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in _values(override)):
             raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
@@ -37,13 +34,13 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(f"{typed} does not name a file of configs/{key}{nearest('', valid)}")
 
 
-def _switches(schema: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of the settings that are true or false."""
+def _plain_settings(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of the settings that have no settings below them."""
     for setting in fields(schema):
-        if setting.type is bool:
+        if is_dataclass(setting.type):
+            yield from _plain_settings(setting.type, f"{prefix}{setting.name}.")
+        elif setting.name != "model":
             yield prefix + setting.name
-        elif is_dataclass(setting.type):
-            yield from _switches(setting.type, f"{prefix}{setting.name}.")
 
 
 def _values(override: Override) -> Iterator[Any]:
@@ -52,10 +49,6 @@ def _values(override: Override) -> Iterator[Any]:
         yield override.value()
     elif override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         yield from override.sweep_iterator()
-
-
-def _is_switch(value: Any) -> bool:
-    return isinstance(value, bool) or str(value).lower() in YES_OR_NO or "${" in str(value)
 
 
 def _is_name(value: Any) -> bool:

@@ -14,7 +14,7 @@ from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
-from attnconv.models.build import build_model
+from attnconv.models.build import build_model, check_node
 from attnconv.models.cost import build_unfilled, parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
@@ -111,6 +111,7 @@ def _prepare(config: Config) -> Setup:
     if processes.writes:
         folder.check()
     config = replace(config, precision=precision)
+    check_node(config.model)
     data = load_dataset(config.data, device)
     folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
     folder.heads = {} if start is None else heads_in(start)
@@ -118,8 +119,6 @@ def _prepare(config: Config) -> Setup:
     if processes.writes:
         folder.check()  # once more, now that it is known which data it is, and which heads
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
-    if processes.writes:
-        _check_batch_size(config, data.epoch_images)
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
     torch.manual_seed(config.seed)
@@ -133,6 +132,8 @@ def _prepare(config: Config) -> Setup:
             whiten_stem(model, data.train)
         except ValueError as error:
             raise ConfigError(f"model={config.model['name']}: {error}") from error
+    if processes.writes:
+        _check_batch_size(config, data.epoch_images)  # last: a note comes before no error
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)

@@ -1,0 +1,143 @@
+"""Plain values -> the schema's dataclasses, each value of the type that its setting states.
+
+The one place that decides, whether a value comes from the command line, from a YAML file or from an older run. Neither
+Hydra nor OmegaConf converts anything before: the second takes `flip: 2` for true. Imports no torch.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from attnconv.errors import ConfigError, nearest
+
+YES, NO = ("true", "yes", "on", "y"), ("false", "no", "off", "n")  # as YAML has them
+WHOLE = re.compile(r"[+-]?[0-9]+")
+Schema = TypeVar("Schema")
+
+
+@cache
+def untyped(schema: type[Schema]) -> type[Schema]:
+    """Return the schema with the same settings and defaults, and no types: unknown settings are all that it refuses."""
+    settings: list[tuple[str, Any, Field[Any]]] = []
+    for setting in fields(schema):  # type: ignore[arg-type]
+        if is_dataclass(setting.type):
+            part = untyped(setting.type)  # type: ignore[arg-type]
+            settings.append((setting.name, Any, field(default_factory=part)))
+        elif setting.default_factory is not NO_DEFAULT:
+            settings.append((setting.name, Any, field(default_factory=setting.default_factory)))
+        else:
+            settings.append((setting.name, Any, field(default=setting.default)))
+    return make_dataclass(schema.__name__, settings)
+
+
+def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
+    """Convert the values of a composed configuration in place, so that ${recipe.lr} is 1.0 whether 1 or 1.0 is given.
+
+    Raises:
+        ConfigError: a value is not of the setting's type.
+    """
+    for setting in fields(schema):
+        name, key = setting.name, prefix + setting.name
+        if OmegaConf.is_missing(composed, name) or OmegaConf.is_interpolation(composed, name):
+            continue
+        if is_dataclass(setting.type):
+            convert(composed[name], setting.type, f"{key}.")  # type: ignore[arg-type]
+        elif not OmegaConf.is_dict(composed[name]):
+            plain = composed[name]
+            if OmegaConf.is_list(plain):
+                if any(OmegaConf.is_interpolation(plain, index) for index in range(len(plain))):
+                    continue
+                plain = OmegaConf.to_container(plain)
+            composed[name] = _converted(key, plain, setting.type)
+
+
+def typed(schema: type[Schema], values: Any, prefix: str = "") -> Schema:
+    """Return nested dictionaries as the schema's dataclass; what they lack has its default.
+
+    Raises:
+        ConfigError: a setting is unknown or has no value, or a value is not of the setting's type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.')} must be settings and their values, not {_said(values)}")
+    known = {setting.name: setting for setting in fields(schema)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"unknown setting '{prefix}{name}'{nearest(str(name), known)}")
+    found = {}
+    for name, setting in known.items():
+        key, kind = prefix + name, setting.type
+        if is_dataclass(kind):
+            found[name] = typed(kind, values.get(name, {}), f"{key}.")  # type: ignore[arg-type]
+        elif name in values:
+            found[name] = _converted(key, values[name], kind)
+        elif setting.default is MISSING:
+            raise ConfigError(f"{key} has no value")
+    return schema(**found)
+
+
+def _converted(key: str, value: Any, kind: Any) -> Any:
+    """Return a value as its setting's type has it."""
+    kinds = [one for one in get_args(kind) if one is not NoneType] if NoneType in get_args(kind) else [kind]
+    if value is None:
+        if NoneType in get_args(kind):
+            return None
+        raise ConfigError(f"{key} must not be null")
+    (wanted,) = kinds
+    if get_origin(wanted) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{key} must be a list, such as {key}=[{_said(value)}], not {_said(value)}")
+        return [_converted(key, element, get_args(wanted)[0]) for element in value]
+    return {bool: _switch, int: _whole, float: _number, str: _text}.get(wanted, _settings)(key, value)
+
+
+def _switch(key: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in YES + NO:
+        return value.lower() in YES
+    raise ConfigError(f"{key}={_said(value)} must be true or false: set {key}=true or {key}=false")
+
+
+def _whole(key: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and WHOLE.fullmatch(value):  # of an environment variable: ${oc.env:SEED}
+        return int(value)
+    raise ConfigError(f"{key} must be a whole number, not {_said(value)}")
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    raise ConfigError(f"{key} must be a number, not {_said(value)}")
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    quotes = f"; the text is {key}='\"{_said(value)}\"'" if isinstance(value, bool) else ""
+    raise ConfigError(f"{key} must be text, not {_said(value)}{quotes}")
+
+
+def _settings(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise ConfigError(f"{key} must be settings and their values, not {_said(value)}")
+
+
+def _said(value: Any) -> str:
+    """Return a value as a command line would have it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return repr(value)[:200]

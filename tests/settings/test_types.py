@@ -1,0 +1,98 @@
+"""Values of the wrong type, as a YAML file may have them, are refused by name; none is taken for another one."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from attnconv.config import freeze
+from attnconv.errors import ConfigError
+from conftest import TINY_SCALE, chosen
+
+WRONG = [
+    ("data.flip", 2, "data.flip=2 must be true or false: set data.flip=true or data.flip=false"),
+    ("compile", None, "compile must not be null"),
+    ("seed", True, "seed must be a whole number, not true"),
+    ("seed", 1.0, "seed must be a whole number, not 1.0"),
+    ("epochs", "3.5", "epochs must be a whole number, not '3.5'"),
+    ("recipe.lr", True, "recipe.lr must be a number, not true"),
+    ("recipe.lr", "fast", "recipe.lr must be a number, not 'fast'"),
+    ("recipe.lr", "nan", "recipe.lr must be a finite number, not nan"),
+    ("recipe.lr", {"peak": 1}, "recipe.lr must be a number, not {'peak': 1}"),
+    ("name", True, "name must be text, not true; the text is name='\"true\"'"),
+    ("device", None, "device must not be null"),
+    ("recipe.milestones", 5, "recipe.milestones must be a list, such as recipe.milestones=[5], not 5"),
+    ("recipe.milestones", [True], "recipe.milestones must be a whole number, not true"),
+    ("data.mean", [None], "data.mean must not be null"),
+]
+RIGHT = [
+    ("data.flip", "on", True),
+    ("data.flip", "No", False),
+    ("seed", "5", 5),  # as ${oc.env:SEED} is
+    ("recipe.lr", 1, 1.0),
+    ("recipe.milestones", ["1", 2], [1, 2]),
+    ("data.mean", None, None),
+    ("name", 2024, "2024"),
+]
+
+
+def composed_with(key, value):
+    config = chosen(*TINY_SCALE[:1]).copy()
+    OmegaConf.update(config, key, value, merge=False)
+    return config
+
+
+@pytest.mark.parametrize(("key", "value", "complaint"), WRONG)
+def test_a_value_of_another_type_is_refused(key, value, complaint):
+    with pytest.raises(ConfigError) as caught:
+        freeze(composed_with(key, value))
+    assert str(caught.value) == complaint
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), RIGHT)
+def test_what_says_the_same_is_converted(key, value, expected):
+    found = OmegaConf.select(OmegaConf.structured(freeze(composed_with(key, value))), key)
+    assert (found, type(found)) == (expected, type(found) if isinstance(expected, list) else type(expected))
+
+
+def test_a_setting_made_of_another_has_its_converted_value():
+    config = composed_with("name", "lr_${recipe.lr}")
+    config.recipe.lr = 1
+    assert freeze(config).name == "lr_1.0"
+
+
+def test_so_it_is_in_a_file_of_ones_own(refused, tmp_path):
+    (tmp_path / "own/data").mkdir(parents=True)
+    (tmp_path / "own/data/mine.yaml").write_text("name: mine\nsource: arrays\nroot: ../arrays\nflip: 2\n")
+    assert "data.flip=2 must be true or false" in refused("--config-dir", tmp_path / "own", "data=mine")
+
+
+FILES = [
+    ("seed: [1\n", "mine.yaml, line 3: expected ',' or ']'"),
+    ("seed: 1\nseed: 2\n", "mine.yaml, line 3: found duplicate key seed"),
+    ("recipe: 5\n", "configs/experiment/mine.yaml: recipe must be settings and their values, not 5"),
+    ("recipe: {milestones: {a: 1}}\n", "configs/experiment/mine.yaml: it has a list where another file has settings"),
+    ("data: null\n", "'data.root' cannot be set, because data holds no settings"),
+    ("model: resnet18\n", "model must be settings and their values, not 'resnet18'"),
+]
+
+
+@pytest.mark.parametrize(("text", "complaint"), FILES)
+def test_a_file_that_cannot_be_composed_is_one_line(refused, tmp_path, text, complaint):
+    file = tmp_path / "own/experiment/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{text}")
+    assert complaint in refused("--config-dir", tmp_path / "own", "experiment=mine")
+
+
+def test_a_file_without_its_package_or_its_encoding_is_one_line(refused, tmp_path):
+    file = tmp_path / "own/experiment/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("seed: 1\n")
+    arguments = ("--config-dir", tmp_path / "own", "experiment=mine")
+    assert "mine.yaml: its first line must be # @package _global_" in refused(*arguments)
+    file.write_bytes(b"\xff\xfes\0")
+    assert "is not UTF-8 text" in refused(*arguments)
+
+
+def test_a_part_of_a_value_is_no_setting(refused):
+    assert "unknown setting 'recipe.milestones.a'" in refused("recipe.milestones.a=1")
+    assert refused("model.foo=1") == "error: unknown setting 'model.foo'; python train.py --help lists them"
