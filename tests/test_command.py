@@ -39,7 +39,7 @@ def train(command, arrays, tmp_path, monkeypatch):
         ("epohcs=3", "unknown setting 'epohcs'; did you mean 'epochs'?"),
         ("model=sa_quadratik", "model=sa_quadratik does not exist; did you mean 'sa_quadratic'?"),
         ("experiment=quickstat", "experiment=quickstat does not exist; did you mean 'quickstart'?"),
-        ("epochs=many", "could not be converted to Integer"),
+        ("epochs=many", "epochs must be a whole number, not 'many'"),
         ("model.mixer.kernel_siz=3", "did you mean 'model.mixer.kernel_size'?"),
         ("scale.heads=0", "scale.heads must be at least 1, not 0"),
         ("device=cuda:99", "this machine has"),
