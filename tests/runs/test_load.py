@@ -83,7 +83,7 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
     [
         (lambda run: (run / "config.yaml").unlink(), "is not a run folder: no config.yaml"),
         (lambda run: (run / "config.yaml").write_text(""), "config.yaml is not the configuration of a run"),
-        (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml is of an unknown kind"),
+        (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml is of an unknown type"),
         (lambda run: (run / "config.yaml").write_text("a: [1"), f"config.yaml {ELSE}"),
         (lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [x]"), f"config.yaml {ELSE}"),
         (lambda run: changed(run, epochs="many"), "is not the configuration of a run (epochs: many)"),
