@@ -1,8 +1,8 @@
-"""How sharp must heads be? Writes results/alpha_error.csv; takes seconds.
+"""Measure how sharp heads must be to compute a convolution. Writes results/alpha_error.csv; takes seconds.
 
-A 3 x 3 convolution of 32 channels on 16 x 16 pixels, drawn at random, becomes attention of nine quadratic heads in
-float32. For each alpha: the largest difference from the convolution in float64, over the largest output. The paper says
-that alpha = 46 is enough in float32 (after Lemma 2).
+A random 3 x 3 convolution of 32 channels on 16 x 16 pixels is converted to attention with nine quadratic heads in
+float32. For each alpha, the error is the largest difference from the convolution in float64, divided by the largest
+output. The paper says that alpha = 46 suffices in float32 (after Lemma 2).
 """
 
 import csv
@@ -22,7 +22,7 @@ ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 18.0, 32.0, 46.0, 64.0, 104.0)
 
 
 def errors() -> list[dict[str, str]]:
-    """A row for every alpha."""
+    """Return one row for each alpha."""
     torch.manual_seed(0)
     convolution, images = nn.Conv2d(32, 32, 3, padding=1), torch.randn(8, 32, 16, 16)
     rows = []

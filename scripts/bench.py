@@ -1,9 +1,10 @@
-"""Ours against the published formulation, in turn, in one process: `python scripts/bench.py [--only PART ...]`
+"""Time our network against the published formulation: `python scripts/bench.py [--only PART ...]`
 
-Same network, same weights, same batch; outputs are compared first, in float32 and as timed, and what differs is not
-timed. The published formulation is src/attnconv/bench/published.py: float32, eager, dense. Ours is what train.py runs,
-in the precision that it picks; both with SGD. Dropout is off but in the cases that name it: dropout on probabilities,
-which recipe=paper has and recipe=modern has not, leaves attention no choice but dense products. Parts:
+Both run alternately in one process, with the same network, weights and batches. Before timing, their outputs must
+agree, in float32 and in the timed precision. The published formulation is src/attnconv/bench/published.py: float32,
+eager, dense. Ours is what train.py runs, in the precision that it chooses; both use SGD. Dropout is off, except in the
+cases that name it: dropout on probabilities, which recipe=paper has and recipe=modern does not have, leaves only dense
+products. Parts:
 
     layer      one attention layer, forward and backward
     step       a training step: forward, loss, backward, SGD
@@ -11,9 +12,9 @@ which recipe=paper has and recipe=modern has not, leaves attention no choice but
     inference  a forward pass
     growth     our attention layer on 16x16, 32x32 and 64x64 positions: the exponent in the number of pixels
 
-Prints the median ratio of times over alternating rounds and its extremes, images/s, the peak memory of one round, and
-our FLOP/s over what this machine does in a plain float32 and bf16 matrix product in the same rounds.
-`--json` appends every line to a file, with hardware, versions and commit.
+Prints the median ratio of times over alternating rounds, its extremes, images/s and the peak memory of one round, and
+our FLOP/s divided by those of a plain float32 and bf16 matrix product in the same rounds. `--json` appends each line to
+a file, with hardware, versions and commit.
 """
 
 import json
@@ -21,7 +22,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, asked for memory, would print a lot; before torch
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: else the profiler prints a lot when it measures memory
 
 import torch
 
@@ -39,11 +40,13 @@ def main() -> None:
     models = sorted({case.model for case in ON_CPU + ON_GPU})
     parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--rounds", type=positive, help="5, or 1 of --tiny")
-    parser.add_argument("--images", type=positive, help="of an epoch: 2560, or 32 of --tiny")
-    parser.add_argument("--tiny", action="store_true", help="the same cases on networks of no size, to try it out")
-    parser.add_argument("--compile", action="store_true", help="ours under torch.compile, as with compile=true")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append every line to it")
+    parser.add_argument("--rounds", type=positive, help="number of rounds (5, or 1 with --tiny)")
+    parser.add_argument("--images", type=positive, help="images of an epoch (2560, or 32 with --tiny)")
+    parser.add_argument("--tiny", action="store_true", help="the same cases on tiny networks, as a quick test")
+    parser.add_argument(
+        "--compile", action="store_true", help="run our network under torch.compile, as with compile=true"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append each line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
     device = choose_device(arguments.device)
@@ -72,7 +75,7 @@ def main() -> None:
 
 
 def keep(path: Path | None, line: dict[str, Any]) -> None:
-    """Append a line to a file, if there is to be one."""
+    """Append a line to a file, if one is given."""
     if path is not None:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")

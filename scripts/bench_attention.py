@@ -1,11 +1,12 @@
-"""The measurements behind `impl: auto`: two ways to compute the same layer, forward and backward, in one process.
+"""Time two ways to compute the same layer, forward and backward: the measurements behind `impl: auto`.
 
     python scripts/bench_attention.py       position-only: dense / separable;
                                             content: dense / absorbed, dense / fused; windows: gathered / dense
     python scripts/bench_attention.py --device cuda
 
-Prints, per size, the median over alternating rounds of the ratio of their times, after checking that both give the same
-output: above 1, the second is faster. Its numbers are in LOG.md, and the code that goes by them names them.
+First checks that both give the same output. Then prints, for each size, the median ratio of their times over
+alternating rounds; above 1, the second is faster. LOG.md has the numbers, and code that depends on them refers to this
+script.
 """
 
 from collections.abc import Callable
@@ -42,7 +43,7 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[str, str]]] = {
 
 
 def compare(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, precision: str) -> Spread:
-    """slow / fast, taken in turn.
+    """Return the ratios slow / fast, timed alternately.
 
     Raises:
         AssertionError: the two outputs differ by more than float32 rounding.

@@ -1,10 +1,10 @@
-"""Growth of window attention's time with the window and with the map, forward and backward, in one process.
+"""Measure how the time of window attention grows with the window and with the map, forward and backward.
 
     python scripts/bench_window.py
     python scripts/bench_window.py --device cuda
 
-Prints median times and the exponents fitted to them: of K^2 at a fixed map, and of the number of pixels at a fixed K.
-Linear is 1; attention over the whole map grows with exponent 2 in the number of pixels.
+Prints median times and the fitted exponents: of K^2 on a fixed map, and of the number of pixels with a fixed K.
+    Exponent 1 is linear; attention over the whole map has exponent 2 in the number of pixels.
 """
 
 import math
@@ -22,7 +22,7 @@ SIDES = (16, 24, 32, 48)
 
 
 def measure(side: int, kernel_size: int, rounds: int, device: torch.device, precision: str) -> float:
-    """Median seconds of one layer."""
+    """Return the median seconds of one layer."""
     torch.manual_seed(0)
     mixer = WindowAttention(WIDTH, HEADS, (side, side), kernel_size=kernel_size, border="shift", impl="gathered").to(
         device
@@ -33,7 +33,7 @@ def measure(side: int, kernel_size: int, rounds: int, device: torch.device, prec
 
 
 def exponent(sizes: list[float], seconds: list[float]) -> float:
-    """Slope of log(seconds) over log(size), in least squares."""
+    """Return the least-squares slope of log(seconds) against log(size)."""
     return statistics.linear_regression([math.log(x) for x in sizes], [math.log(x) for x in seconds]).slope
 
 

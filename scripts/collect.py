@@ -1,12 +1,12 @@
-"""One table of what runs found: `python scripts/collect.py outputs/ --into results/`.
+"""Collect the results of finished runs: `python scripts/collect.py outputs/ --into results/`.
 
-Keeps what every finished run says of itself in results/runs/ (with --external NAME in results/external/NAME/), and
-writes runs.csv from all that is there, a row per run: what it was, every setting that varies, accuracies, costs, where
-it was made. `kept_out` says why a run must not stand in a published table (dirty tree, quickstart).
+Copies the results of each finished run to results/runs/ (with --external NAME to results/external/NAME/), and rebuilds
+runs.csv from all collected runs. It has one row per run: model, all settings that vary, accuracies, costs, commit and
+hardware. `kept_out` says why published tables leave out a run (uncommitted changes, quickstart).
 
 `--weights` also keeps the weights of chosen runs, in float16, in results/weights/: at most 16 MB in all.
 
-Collecting twice changes nothing. Exit code 1 if a run folder is damaged, or is another run than results/ has.
+Collecting twice changes nothing. Exit code 1 if a run folder is damaged, or differs from the run of the same name.
 """
 
 import argparse
@@ -24,12 +24,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def report(outputs: Path, gathered: Gathered) -> int:
-    """Print what became of the runs below `outputs`; returns the number of problems."""
-    print(f"{outputs}: {len(gathered.added)} runs added, {len(gathered.known)} known before")
+    """Print what happened to the runs below `outputs`, and return the number of problems."""
+    print(f"{outputs}: {len(gathered.added)} runs added, {len(gathered.known)} already known")
     for title, runs in (
         ("not finished", gathered.unfinished),
         ("damaged", gathered.damaged),
-        ("another run has that name in results; --replace takes this one", gathered.other),
+        ("results has another run of that name; --replace replaces it", gathered.other),
     ):
         for name, detail in runs.items():
             print(f"  {title}: {name}: {detail}")
@@ -37,10 +37,10 @@ def report(outputs: Path, gathered: Gathered) -> int:
 
 
 def collect(arguments: argparse.Namespace) -> int:
-    """Do what the command line asks; returns the number of problems, which are printed.
+    """Do what the command line asks, print the problems, and return their number.
 
     Raises:
-        UserError: see `choose_weights`, `check_version`, `tabulate`; or a folder has no run.
+        UserError: see `choose_weights`, `check_version` and `tabulate`; or a folder contains no run.
     """
     into, problems = arguments.into, 0
     check_version(into)
@@ -55,12 +55,12 @@ def collect(arguments: argparse.Namespace) -> int:
     damaged = tabulate(into)
     for name, detail in damaged.items():
         print(f"  damaged: {into}/{name}: {detail}")
-    print(f"{into}/runs.csv has every run that is kept in {into}")
+    print(f"{into}/runs.csv lists all runs in {into}")
     return problems + len(damaged)
 
 
 def person(text: str) -> str:
-    """An argument that names a person or a machine, and a folder."""
+    """Check the name of a person or a machine, which becomes a folder name."""
     if not re.fullmatch(r"\w[\w.-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name: use letters, digits, - and .")
     return text
@@ -69,15 +69,17 @@ def person(text: str) -> str:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, nargs="+", help="folders of run folders")
-    parser.add_argument("--into", type=Path, default=REPOSITORY / "results", help="results/ of this repository")
-    parser.add_argument("--replace", action="store_true", help="a run replaces another one of its name in results/")
-    parser.add_argument("--heads", action="store_true", help="keep heads.png, 0.4 MB a run")
     parser.add_argument(
-        "--external", metavar="NAME", type=person, help="the runs are another person's: keep them apart"
+        "--into", type=Path, default=REPOSITORY / "results", help="folder of collected results (results/)"
+    )
+    parser.add_argument("--replace", action="store_true", help="replace a different run of the same name")
+    parser.add_argument("--heads", action="store_true", help="also keep heads.png, 0.4 MB per run")
+    parser.add_argument(
+        "--external", metavar="NAME", type=person, help="the runs are another person's; keep them in external/NAME"
     )
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="RUN",
-        help="keep the weights of these runs; * stands for any characters, as in 'study/*/seed0'",
+        help="also keep the weights of these runs; * matches any characters, as in 'study/*/seed0'",
     )  # fmt: skip
     arguments = parser.parse_args()
     problems = collect(arguments)

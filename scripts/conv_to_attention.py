@@ -1,4 +1,4 @@
-"""Every convolution of a trained CNN becomes attention; what changes? Nothing, says the theorem; here is the proof.
+"""Convert all convolutions of a trained CNN to attention, and check that its predictions do not change (Theorem 1).
 
     python scripts/conv_to_attention.py --checkpoint RUN                        a finished run
     python scripts/conv_to_attention.py --checkpoint RUN/checkpoints/step00000900-1f0c.pt      an unfinished one
@@ -7,9 +7,9 @@
     python scripts/conv_to_attention.py --sweep [NAME ...] --json FILE      models of timm with random weights
 
 A model's name is one of configs/model/ or one of timm's. Prints layers and heads, the largest difference between the
-logits of both networks on the test images, predictions changed (0 expected), accuracies, parameters, FLOPs and times.
-What cannot be converted is named, and nothing is done. Exit code 1 if a prediction changed. Of a run, all test images
-and the default alpha they are written to RUN/conversion.json as well.
+logits of both networks on the test images, changed predictions (0 expected), accuracies, parameters, FLOPs and times.
+If a layer cannot be converted, the command names it and does nothing. Exit code 1 if a prediction changed. For a run,
+with all test images and the default alpha, the numbers are also written to RUN/conversion.json.
 """
 
 import argparse
@@ -39,26 +39,26 @@ from attnconv.training.device import choose_device
 
 SWEPT_IMAGES = 8
 LABELS = {
-    "layers": "convolutions converted", "heads": "heads, one per tap", "images": "test images",
+    "layers": "converted convolutions", "heads": "heads, one per tap", "images": "test images",
     "largest_difference": "largest difference of logits", "largest_logit": "largest logit",
-    "logits_range": "most a logit differs by image",
+    "logits_range": "largest range of a logit over images",
     "predictions_changed": "predictions changed",
 }  # fmt: skip
 
 
 def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
-    """The network to convert, in evaluation mode, its name, and the images to compare on."""
+    """Return the name of the network to convert, the network in evaluation mode, and the images to compare on."""
     checkpoint, device = arguments.checkpoint, torch.device(arguments.device)
     if checkpoint is not None and not checkpoint.is_dir():
-        first_bytes(checkpoint)  # before a network is built for it
+        first_bytes(checkpoint)  # check before building a network for it
     if checkpoint is not None and (arguments.model is None or checkpoint.is_dir()):
         return _of_run(arguments, checkpoint)
     if arguments.model is None:
-        raise ConfigError("which network? --checkpoint RUN, or --model NAME")
+        raise ConfigError("choose a network: --checkpoint RUN or --model NAME")
     ours = (CONFIGS / f"model/{arguments.model}.yaml").exists()
     chosen = [f"model={arguments.model}"] if ours else ["model=timm", f"model.timm_name={arguments.model}"]
     if not ours:
-        check_timm_name(arguments.model)  # before data is read for it
+        check_timm_name(arguments.model)  # check before reading data for it
     root = [f"data.root={arguments.data}"] if arguments.data else []
     config = compose([*chosen, *root, *arguments.overrides])
     data = load_dataset(config.data, device)
@@ -71,20 +71,22 @@ def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
 
 
 def _of_run(arguments: argparse.Namespace, checkpoint: Path) -> tuple[str, nn.Module, Split]:
-    """The network of a run folder, or of a file of weights in one."""
+    """Return the network of a run folder, or of a file of weights in one."""
     weights = None if checkpoint.is_dir() else checkpoint
     folder = checkpoint if weights is None else run_folder_of(weights)
     if folder is None:
-        raise ConfigError(f"which network are the weights in {weights} of? --model NAME, and settings as for train.py")
+        raise ConfigError(
+            f"{weights} does not say which network it belongs to: add --model NAME and settings as for train.py"
+        )
     if (arguments.model is not None or arguments.overrides) and (folder / "config.yaml").exists():
-        raise ConfigError(f"{folder}/config.yaml says which network that is: leave out --model and settings")
+        raise ConfigError(f"{folder}/config.yaml already describes the network: leave out --model and settings")
     trained = load_trained(folder, arguments.data, arguments.device, weights, arguments.trust)
     name = run_name(trained.config)
     return name if weights is None else f"{name}, {weights.name}", trained.model, trained.data.test
 
 
 def report(name: str, row: dict[str, Any]) -> str:
-    """The comparison in words, a line per fact."""
+    """Return the comparison as text, one fact per line."""
     lines = [name, *(f"  {label:<30} {row[key]:,.6g}" for key, label in LABELS.items())]
     for quantity, form in (("acc", "{:.2%}"), ("parameters", "{:,}"), ("flops", "{:,}"), ("seconds", "{:.1f}")):
         before, after = (row[f"{kind}_{quantity}"] for kind in ("convolution", "attention"))
@@ -95,7 +97,7 @@ def report(name: str, row: dict[str, Any]) -> str:
 
 
 def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
-    """Exchange the convolutions of models of timm, a line each; returns whether a prediction changed."""
+    """Convert timm models, print one line for each, and return whether a prediction changed."""
     rows = []
     for name in names:
         check_timm_name(name)
@@ -116,24 +118,26 @@ def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--model", metavar="NAME", help="of configs/model/, or of timm")
+    parser.add_argument("--model", metavar="NAME", help="a model of configs/model/ or of timm")
     parser.add_argument("--checkpoint", type=Path, help="a run folder, a file in one, or any file of weights")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
-    parser.add_argument("--data", help="folder of the data, if not where the run found it")
+    parser.add_argument("--data", help="folder of the data, if it has moved")
     parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
     parser.add_argument("--alpha", type=above_zero, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
-    parser.add_argument("--batch", type=positive, default=100, help="test images at once")
+    parser.add_argument("--batch", type=positive, default=100, help="test images per batch")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--json", type=Path, help="write the numbers there; of a run, elsewhere than in its folder")
-    parser.add_argument("--sweep", nargs="*", metavar="NAME", help="timm's models, or twenty families if none is named")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file (default for a run: its folder)")
+    parser.add_argument(
+        "--sweep", nargs="*", metavar="NAME", help="convert timm models: the named ones, or twenty families"
+    )
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
     arguments = parser.parse_intermixed_args()
     check_target(parser, arguments.json)
     if arguments.sweep is not None:
         if arguments.model or arguments.checkpoint or arguments.overrides:
-            parser.error("--sweep is of timm's models: leave out --model, --checkpoint and settings")
+            parser.error("--sweep converts timm models: leave out --model, --checkpoint and settings")
         changed = sweep(arguments.sweep or MODELS, arguments.images or SWEPT_IMAGES, arguments.json)
         sys.exit(1 if changed else 0)
     arguments.device = str(choose_device(arguments.device))
@@ -143,7 +147,7 @@ def main() -> None:
     row = exchange(model, split, arguments.alpha, arguments.batch)
     print(report(name, row))
     of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
-    whole = arguments.images is None and arguments.alpha == ALPHA  # a try on few images must not pass for the real one
+    whole = arguments.images is None and arguments.alpha == ALPHA  # else the numbers are not those of the run
     target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run and whole else None)
     if target is not None:
         head, dirty = commit()

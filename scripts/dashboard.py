@@ -1,8 +1,8 @@
-"""Open a local dashboard of recorded runs, in the browser, without an account or a network: `make dashboard`.
+"""Show recorded runs in a local dashboard in the browser, without an account or a network: `make dashboard`.
 
-Reads results/runs and outputs/, adds what is new to the Trackio project `attnconv`, and serves it until Ctrl-C. Runs
-that train with `logger=trackio` are in the same project, live. Names start with the seed and the model; runs that
-differ in nothing but the seed are one group.
+Reads results/runs and outputs/, adds new runs to the Trackio project `attnconv`, and serves it until Ctrl-C. Runs that
+train with `logger=trackio` appear in the same project, live. Names start with the seed and the model; runs that differ
+only in the seed form a group.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ PLACES = [place for place in (REPOSITORY / "results/runs", Path("outputs")) if p
 
 
 def add_runs(places: list[Path], project: str) -> int:
-    """Add the recorded runs below some folders to a project, and say which cannot be read; returns how many were."""
+    """Add the recorded runs in some folders to a project, print which cannot be read, and return how many were read."""
     added = 0
     for folder in (folder for place in places for folder in find_folders(place)):
         if not (folder / "metrics.jsonl").exists():
@@ -27,7 +27,7 @@ def add_runs(places: list[Path], project: str) -> int:
             import_run(folder, project)
             added += 1
         except Damaged as damage:
-            print(f"left out: {folder}: {damage.detail}")
+            print(f"skipped: {folder}: {damage.detail}")
     return added
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("places", type=existing_folder, nargs="*", default=PLACES, help="folders of runs")
     parser.add_argument("--project", default=PROJECT, help="name of the Trackio project")
-    parser.add_argument("--no-show", action="store_true", help="add the runs, and open nothing")
+    parser.add_argument("--no-show", action="store_true", help="add the runs without opening the dashboard")
     arguments = parser.parse_args()
     try:
         import trackio

@@ -1,12 +1,12 @@
-"""Score a trained network: `python scripts/evaluate.py RUN [--data FOLDER]`
+"""Evaluate a trained network: `python scripts/evaluate.py RUN [--data FOLDER]`
 
     python scripts/evaluate.py outputs/default/sa_quadratic/mini-modern/frac1/seed0     on the run's own test images
     python scripts/evaluate.py RUN --data photos --resize       on photos/test_images.npy and photos/test_labels.npy
     python scripts/evaluate.py sa_quadratic                     a network in results/weights/, by the name of its model
 
-Prints the accuracy, that of every class, and what its images are most often taken for. Images are uint8 (N, H, W, C),
-labels integers. The arithmetic is float32, whatever the network was trained in. `attnconv.load(RUN).evaluate()` gives
-the same numbers, and the confusion matrix.
+Prints the accuracy, the accuracy of each class, and the classes that it is most often confused with. Images are uint8
+(N, H, W, C), and labels are integers. The computation uses float32, whatever the precision of the run.
+`attnconv.load(RUN).evaluate()` returns the same numbers and the confusion matrix.
 """
 
 from attnconv.errors import one_line_errors
@@ -16,11 +16,11 @@ from attnconv.settings.arguments import ScriptParser
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
-    parser.add_argument("--data", metavar="FOLDER", help="labeled images, if not the test images of the run")
+    parser.add_argument("--data", metavar="FOLDER", help="labeled images (default: the test images of the run)")
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
     arguments = parser.parse_args()
     from attnconv.runs.load import load  # imports torch

@@ -1,11 +1,11 @@
-"""One table from the runs of experiment=long_range: results/long_range.csv and results/long_range.md.
+"""Make the table of experiment=long_range: results/long_range.csv and results/long_range.md.
 
     python train.py experiment=long_range
     python scripts/collect.py outputs               keeps the run folders in results/runs
     python scripts/long_range.py results/runs
 
-Test accuracy per model, layers and distance, next to the limit of theory (`wall`): the largest distance at which some
-pixel of the last layer's map sees both marks; and next to what counting marks reaches (`counting`).
+The table shows test accuracy by model, layers and distance. `wall` is the theoretical limit: the largest distance at
+which some pixel of the last layer sees both marks. `counting` is the accuracy of counting marks.
 """
 
 import csv
@@ -26,10 +26,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
-    """One run as a row."""
+    """Return one run as a row."""
     result, config = look(folder).result, read_run_config(folder)
     if config.data.clutter != CLUTTER:
-        raise RunFolderError(f"{folder}: this table is of data.clutter={CLUTTER}")
+        raise RunFolderError(f"{folder}: this table needs runs with data.clutter={CLUTTER}")
     wall = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
     return {
         "model": result["model"],
@@ -48,10 +48,10 @@ def read_cell(folder: Path) -> dict[str, Any]:
 
 
 def read_cells(outputs: Path) -> list[dict[str, Any]]:
-    """A row for every finished run of the experiment.
+    """Return one row for each finished run of the experiment.
 
     Raises:
-        RunFolderError: there is none, one is damaged, two are of one cell, or they differ in precision.
+        RunFolderError: there is no run, one is damaged, two have the same settings, or they differ in precision.
     """
     states = {path.parent: look(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
     for folder, state in states.items():
@@ -61,12 +61,12 @@ def read_cells(outputs: Path) -> list[dict[str, Any]]:
     if not folders:
         raise RunFolderError(f"no finished run of experiment=long_range below {outputs}")
     if len(folders) < len(states):
-        print(f"{len(states) - len(folders)} unfinished runs are left out")
+        print(f"{len(states) - len(folders)} unfinished runs are skipped")
     rows = [read_cell(folder) for folder in folders]
     if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
-        raise RunFolderError("a cell has several runs, and this table has room for one: keep one seed per folder")
+        raise RunFolderError("several runs have the same settings, and the table shows one: keep one seed per folder")
     if len(precisions := {row["precision"] for row in rows}) > 1:
-        raise RunFolderError(f"runs of several precisions ({', '.join(sorted(precisions))}) are not compared")
+        raise RunFolderError(f"runs of several precisions ({', '.join(sorted(precisions))}) cannot be compared")
     return rows
 
 
@@ -84,12 +84,12 @@ def main() -> None:
         writer.writerows(rows)
     commits = ", ".join(sorted({str(row["commit"])[:7] for row in rows}))
     text = (
-        "# Who learns a relation over which distance?\n\nMade by `python scripts/long_range.py OUTPUTS` from the "
-        f"runs of `python train.py experiment=long_range` at commit\n{commits} "
-        f"(results/README.md says where these are): scale=mini, {rows[0]['train_images']:,} training images, "
-        f"{rows[0]['epochs']} epochs,\none seed, {rows[0]['precision']}. Test accuracy. *Italic*: beyond the limit, "
-        "where not every pair of marks is seen by some pixel.\nThe first row is what counting reaches: the better of "
-        "two rules that add marks up by color and place, and never\nlook at two together "
+        "# Which models learn a relation over which distance?\n\n"
+        "Made by `python scripts/long_range.py OUTPUTS` from the runs of `python train.py experiment=long_range` at "
+        f"commit\n{commits} (see results/README.md): scale=mini, {rows[0]['train_images']:,} training images, "
+        f"{rows[0]['epochs']} epochs,\none seed, {rows[0]['precision']}. Numbers are test accuracies. *Italic*: beyond "
+        "the limit, where no pixel sees both marks of some\npairs. The first row is the accuracy of counting: the "
+        "better of two rules that add up marks by color and place, and\nnever see two marks together "
         "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
     table = long_range_table(read_csv(path))

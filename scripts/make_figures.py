@@ -1,8 +1,8 @@
-"""Draw the figures: results/ -> results/figures/*.png and *.pdf, without training. `python scripts/make_figures.py`
+"""Draw the figures from results/ to results/figures/, without training: `python scripts/make_figures.py`
 
-    python scripts/make_figures.py --list                    what there is, and which command makes what is missing
-    python scripts/make_figures.py --only overview growth    some of them
-    python scripts/make_figures.py --run RUN                 all that one run of your own allows, into RUN/figures
+    python scripts/make_figures.py --list                    list all figures, and the commands for missing runs
+    python scripts/make_figures.py --only overview growth    draw some of them
+    python scripts/make_figures.py --run RUN                 draw all figures of one of your runs, into RUN/figures
 
 RUN is a run folder, finished or not: outputs/NAME/MODEL/SCALE-RECIPE/fracF/seedS.
 """
@@ -20,17 +20,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def show_list(results: Path) -> None:
-    """Print every figure, and of those that are not drawn the command that makes their runs."""
+    """Print all figures, and for those without data the command that makes their runs."""
     drawn = read_index(results)
     for entry in entries():
         print(f"{entry.name:45}{'drawn' if entry.name in drawn else entry.command}")
 
 
 def draw_all(results: Path, only: list[str]) -> list[str]:
-    """Draw figures of results/, print what could not be drawn and why, and return what is wrong with files there."""
+    """Draw figures of results/, print which could not be drawn and why, and return the problems with files."""
     made = make_figures(results, only)
     for name, reason in made.kept.items():
-        print(f"{name}: left as it was: {reason}")
+        print(f"{name}: not changed: {reason}")
     if made.missing:
         print("\nnot drawn, because their runs are missing:")
     for entry in made.missing:
@@ -41,16 +41,16 @@ def draw_all(results: Path, only: list[str]) -> list[str]:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--results", type=existing_folder, default=REPOSITORY / "results", help="results/")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="draw these")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="draw only these figures")
     parser.add_argument("--list", action="store_true", help="list the figures and draw none")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="draw one run")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help="with --run: where its figures go (RUN/figures)")
-    parser.add_argument("--data", metavar="FOLDER", help="with --run: where its images are, if they were moved")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="draw the figures of this run")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="with --run: folder for its figures (RUN/figures)")
+    parser.add_argument("--data", metavar="FOLDER", help="with --run: folder of its images, if they were moved")
     arguments = parser.parse_args()
     if arguments.run and (arguments.only or arguments.list):
         parser.error("--run draws all figures of one run: leave out --only and --list")
     if not arguments.run and (arguments.into or arguments.data):
-        parser.error("--into and --data go with --run")
+        parser.error("--into and --data need --run")
     errors: list[str] = []
     if arguments.list:
         show_list(arguments.results)

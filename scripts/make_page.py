@@ -1,9 +1,11 @@
-"""One HTML file to explore runs in: heads, the theorem, a live network, curves. `python scripts/make_page.py [RUN ...]`
+"""Make one HTML file to explore runs: heads, the theorem, a live network, curves. `python scripts/make_page.py [RUN
+...]`
 
-Without RUN it shows what results/ has, in docs/index.html. With the folders of finished runs it shows these, in
-page.html. The file needs no network and no server: open it from disk, send it, or put it on any web server.
+Without RUN, the page shows the contents of results/ and is written to docs/index.html. With the folders of finished
+runs, it shows these runs and is written to page.html. The file needs no network and no server: open it from disk, send
+it to somebody, or put it on any web server.
 
-`--choose-images` takes the test images that the page of results/ shows from --data, and keeps them in results/.
+`--choose-images` selects the test images for the page of results/ from --data, and stores them in results/.
 """
 
 import argparse
@@ -26,7 +28,7 @@ LIMIT = 3_000_000  # bytes of the page of results/
 
 
 def choose_images(results: Path, root: str | None) -> None:
-    """Keep test images of CIFAR-10 in results/."""
+    """Store test images of CIFAR-10 in results/."""
     config = compose([] if root is None else [f"data.root={root}"]).data
     save_images(first_of_each_class(load_dataset(config, torch.device("cpu")), config.source), results / IMAGES)
 
@@ -35,7 +37,7 @@ def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
     """Return the page that the command line asks for.
 
     Args:
-        errors: takes what is wrong with files of results/ that the page is made without.
+        errors: receives a message for each file of results/ that the page had to leave out.
 
     Raises:
         UserError: see `from_results` and `from_runs`; the page of results/ is too large.
@@ -45,7 +47,9 @@ def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
         return assemble(runs).encode()
     page = assemble(from_results(arguments.results, arguments.out, errors)).encode()
     if len(page) >= LIMIT:
-        raise UserError(f"the page has {len(page):,} bytes, and {LIMIT:,} is its limit: keep fewer weights in results/")
+        raise UserError(
+            f"the page has {len(page):,} bytes, more than its limit of {LIMIT:,}: keep fewer weights in results/"
+        )
     return page
 
 
@@ -54,13 +58,13 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--out", type=Path, help="the file to write: docs/index.html, or page.html for RUN")
     parser.add_argument(
-        "--results", type=existing_folder, default=REPOSITORY / "results", help="results/ of this repository"
+        "--results", type=existing_folder, default=REPOSITORY / "results", help="folder of collected results (results/)"
     )
-    parser.add_argument("--data", help="folder of the data, if not where the runs found it")
+    parser.add_argument("--data", help="folder of the data, if it has moved")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
-    parser.add_argument("--choose-images", action="store_true", help="first choose the images of results/ anew")
+    parser.add_argument("--choose-images", action="store_true", help="first select the images of results/ again")
     arguments = parser.parse_args()
     arguments.out = arguments.out or (Path("page.html") if arguments.runs else REPOSITORY / "docs" / "index.html")
     check_target(parser, arguments.out)

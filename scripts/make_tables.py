@@ -1,10 +1,10 @@
-"""Make everything anew that is made from results/: its pages, README's tables, MANIFEST.sha256.
+"""Rebuild everything that is made from results/: its pages, README's tables and MANIFEST.sha256.
 
-    python scripts/make_tables.py            writes them
-    python scripts/make_tables.py --check    only compares; exit code 1 if one is stale
+    python scripts/make_tables.py            write them
+    python scripts/make_tables.py --check    only compare; exit code 1 if one is stale
 
-results/runs.csv is made by scripts/collect.py. What is wrong with a file of results/ is one line and exit code 2; pages
-that do not need it are made all the same.
+scripts/collect.py makes results/runs.csv. A problem with a file of results/ is reported in one line, with exit code 2;
+pages that do not need the file are made anyway.
 """
 
 import sys
@@ -20,15 +20,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def stale(repository: Path, made: dict[str, str]) -> list[str]:
-    """The pages that are not as they would be made now."""
+    """Return the pages that differ from what would be made now."""
     paths = {name: repository / name for name in made}
     return [name for name, path in paths.items() if not path.exists() or path.read_text("utf-8") != made[name]]
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a page is not what results/ says")
-    parser.add_argument("--repository", type=existing_folder, default=REPOSITORY, help="the folder that has results/")
+    parser.add_argument(
+        "--check", action="store_true", help="only compare; exit code 1 if a page does not match results/"
+    )
+    parser.add_argument(
+        "--repository", type=existing_folder, default=REPOSITORY, help="the folder that contains results/"
+    )
     arguments = parser.parse_args()
     pages = Pages(arguments.repository)
     made = pages.made()

@@ -1,12 +1,13 @@
-"""What every model costs and sees, known before training: writes results/models.csv and results/models.md.
+"""Measure the cost and the receptive field of untrained models. Writes results/models.csv and results/models.md.
 
     python scripts/model_table.py              ten minutes on two CPU cores, most of them for the measured exponents
     python scripts/model_table.py --only sa_quadratic conv3x3 --into /tmp
 
-Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that one image
-of a training batch keeps; the exponent of time in the number of pixels, in theory and measured on this machine;
-receptive field after 1 to 6 layers in pixels, in theory and in effect; what a layer makes of shifted and of shuffled
-maps (0: the same, 1: something else); whether its kernels depend on the content. `attnconv.analysis.profile` says how.
+Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that training
+    keeps per image; the exponent of time in the number of pixels, in theory and measured on this machine; the receptive
+    field in pixels after 1 to 6 layers, in theory and in effect; how a layer responds to shifted and shuffled maps (0:
+    equivariant, 1: not at all); whether its kernels depend on the content. `attnconv.analysis.profile` has the
+    definitions.
 """
 
 import csv
@@ -29,10 +30,12 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     models = study_models()
     parser.add_argument("--only", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
-    parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    parser.add_argument(
+        "--into", type=existing_folder, default=REPOSITORY / "results", help="folder for the files (results/)"
+    )
     arguments = parser.parse_args()
     if arguments.only != models and arguments.into == REPOSITORY / "results":
-        parser.error("--only would leave the other models out of results/: say --into FOLDER")
+        parser.error("--only would remove the other models from results/: add --into FOLDER")
     rows = []
     for name in arguments.only:
         sight = sight_row(name) | {"growth_measured": f"{growth(name):.2f}"}
@@ -45,12 +48,12 @@ def main() -> None:
         writer.writerows(rows)
     hardware = f"{describe_device(torch.device('cpu'))}, torch {torch.__version__}, float32"
     text = [
-        "# What every model costs and sees\n\n",
+        "# Cost and receptive field of all models\n\n",
         "Made by `python scripts/model_table.py`: untrained models, 32 x 32 images.\n",
-        f"Measured exponents and activations: {hardware}.\nWhat a model sees is told of six layers at width 64 ",
-        "(fully_connected: 16) on 16 x 16 positions, or of a convolutional\nnetwork at width 16, whatever the scale. ",
-        "At paper scale recipe=paper has dropout on probabilities, which rules out the\nseparable product; exponents ",
-        "are those of the faster way without it.\n",
+        f"Measured exponents and activations: {hardware}.\nReceptive fields are measured for six layers at width 64 ",
+        "(fully_connected: 16) on 16 x 16 positions, and for convolutional\nnetworks at width 16, at both scales. ",
+        "At paper scale, recipe=paper has dropout on probabilities, so the separable\nproduct does not apply; the ",
+        "exponents are those of the faster product, without dropout.\n",
     ]
     for scale in SCALES:
         table = models_table(read_csv(path), scale)

@@ -1,11 +1,11 @@
-"""Say what is in images: `python scripts/predict.py RUN IMAGE [IMAGE ...]`
+"""Classify images: `python scripts/predict.py RUN IMAGE [IMAGE ...]`
 
     python scripts/predict.py outputs/default/sa_quadratic/mini-modern/frac1/seed0 cat.png dog.jpg --resize
     python scripts/predict.py sa_quadratic cat.png --resize      a network in results/weights/, by the name of its model
 
-Prints a line per image: its file and the most probable classes with their probabilities. An image must have the size
-and channels that the network was trained on, or --resize, which crops it around its center and scales it. Needs no
-data set. `attnconv.load(RUN).predict(images)` does the same.
+Prints one line per image: its file and the most probable classes with their probabilities. Images must have the size
+    and channels of the training images; --resize crops them around their center and scales them. No data set is needed.
+    `attnconv.load(RUN).predict(images)` does the same.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, such as .png and .jpg")
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
-    parser.add_argument("--top", type=positive, default=3, help="classes shown per image (3)")
+    parser.add_argument("--top", type=positive, default=3, help="number of classes per image (3)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
     arguments = parser.parse_intermixed_args()
     from attnconv.runs.load import load  # imports torch

@@ -1,12 +1,13 @@
-"""How convolutional are a trained network's attention layers?
+"""Measure how convolutional the attention layers of a trained network are.
 
     python scripts/probe.py RUN [RUN ...]
     python scripts/probe.py --calibration FILE      the same numbers for attention of known kinds
 
-Writes RUN/probe.json: for every head where it looks, how narrowly, and what moves its map; for every layer how far its
-heads are from a 3 x 3 convolution, and how much of its output the best K x K convolution explains, corrected for the
-size of the fit (attnconv.analysis.conv_similarity says how each is measured). All on test images, for the trained
-weights and for the initial ones, so that what was learned is seen apart from the architecture. Prints the layers.
+Writes RUN/probe.json. For each head it says where the head looks, how narrowly, and what its map depends on. For each
+layer it says how far the heads are from a 3 x 3 convolution, and how much of the layer's output the best K x K
+convolution explains, corrected for the size of the fit (attnconv.analysis.conv_similarity has the definitions). All
+numbers are measured on test images, for the trained and for the initial weights, to separate learning from
+architecture. Prints the numbers of the layers.
 """
 
 from pathlib import Path
@@ -22,25 +23,28 @@ from attnconv.runs.provenance import commit
 from attnconv.settings.arguments import ScriptParser, check_target, positive, whole_number
 from attnconv.training.device import choose_device
 
-CALIBRATED = (8, 8)  # positions, as of 32 x 32 images in patches of 4 x 4
+CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run folders of finished runs")
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="write the calibration's rows there")
-    parser.add_argument("--data", help="folder of the data, if not where the run found it")
-    parser.add_argument("--images", type=positive, default=100, help="test images over which attention is averaged")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="write the calibration's rows to this file")
+    parser.add_argument("--data", help="folder of the data, if it has moved")
+    parser.add_argument("--images", type=positive, default=100, help="number of test images to average attention over")
     parser.add_argument(
-        "--fit-images", type=whole_number(2), default=600, help="test images to fit and judge convolutions, half each"
+        "--fit-images",
+        type=whole_number(2),
+        default=600,
+        help="number of test images, half to fit convolutions and half to evaluate them",
     )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="a module of yours that a run's model comes from"
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
     arguments = parser.parse_args()
     if not arguments.runs and arguments.calibration is None:
-        parser.error("which runs? probe.py RUN [RUN ...]")
+        parser.error("no run given: probe.py RUN [RUN ...]")
     check_target(parser, arguments.calibration)
     if arguments.calibration is not None:
         known = calibration(*CALIBRATED)

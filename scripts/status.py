@@ -1,11 +1,11 @@
-"""How the runs below a folder stand, at any time: `python scripts/status.py outputs/`.
+"""Show the status of all runs in a folder: `python scripts/status.py outputs/`.
 
-A line per run, those of every sweep that was started there included, whether anybody has begun them or not:
+Prints one line per run, including all runs of sweeps that were started there:
 
-    done, running (and who), interrupted (it stopped itself), unfinished (it was killed), failed (and why),
-    damaged (and how), waiting (nobody has begun)
+    done, running (with its process), interrupted (by a signal), unfinished (killed), failed (with the reason),
+        damaged (with the reason), waiting (not started)
 
-At the end the time that is left, if runs of a sweep are not done: from how long finished runs took.
+If runs of a sweep are not done, the last line estimates the time left from finished runs.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def line(name: str, state: State, width: int) -> str:
-    """One run in words."""
+    """Return one run as a line of text."""
     accuracy = state.result.get("test_acc")
     cells = [
         f"{state.status:<11}",
@@ -40,7 +40,7 @@ def main() -> None:
     folders = survey(outputs, noted)
     states = {folder.relative_to(outputs).as_posix(): state for folder, state in folders.items()}
     if not states:
-        parser.error(f"no run and no sweep below {outputs}")
+        parser.error(f"{outputs} contains no runs and no sweeps")
     width = max(len(name) for name in states)
     print(f"{'':<11}  {'run':<{width}}     epochs  test acc")
     for name, state in states.items():

@@ -1,12 +1,12 @@
-"""The study that decides the claims: `make study`, or `python scripts/study.py [--only table1]`.
+"""Train the study that decides the claims: `make study`, or `python scripts/study.py [--only table1]`.
 
-Trains what is missing of the study's rows, two runs at once on one thread each, and says before each how much time is
-left, from how long finished runs took. Started again, it goes on where it stopped: finished runs, those in results/
-too, are not run again, and unfinished ones resume. Ctrl-C or SIGTERM lets the runs save themselves first. A run that
-fails is reported at the end and stops no other. Runs are in bf16 where this machine computes in it, else in fp32, under
-other names; in fp32 the essential rows are smaller, and small runs come first.
+Trains the missing runs of the study, two at once on one thread each, and prints the time left before each run,
+estimated from finished runs. When restarted, it skips finished runs, including those in results/, and resumes
+unfinished ones. On Ctrl-C or SIGTERM, the runs first save themselves. A failed run is reported at the end and does not
+stop the others. Runs use bf16 if the hardware supports it, else fp32, with different run names; in fp32 the essential
+rows are smaller, and small runs come first.
 
-Exit code 0 if all runs are done, 1 if not. `python scripts/status.py outputs` shows how it stands at any time.
+Exit code 0 if all runs are done, else 1. `python scripts/status.py outputs` shows the progress at any time.
 """
 
 import time
@@ -28,31 +28,31 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 class Progress:
-    """Where a study stands, said in words before each run."""
+    """The progress of a study, printed before each run."""
 
     def __init__(self, cells: list[Cell], output: Path, at_once: int):
         self._cells, self._output, self._at_once = cells, output, at_once
         self._begun = sum(_done(cell) for cell in cells)
 
     def started(self, cell: Cell) -> None:
-        """Say which run of how many begins, and how long all that is left takes."""
+        """Print the number of the run that starts, and the time left."""
         self._begun += 1
         left = duration(self.seconds_left() / self._at_once)
         print(f"run {self._begun} of {len(self._cells)}, about {left} left: {run_name(cell.config)}", flush=True)
 
     def seconds_left(self) -> float:
-        """Core seconds."""
+        """Return the core seconds left."""
         rates = measured_rates(self._output)
         return sum(seconds_left(cell, rates) for cell in self._cells)
 
 
 def measured_rates(output: Path) -> Rates:
-    """From the runs in results/ and those made here."""
+    """Return the rates measured from the runs in results/ and in the output folder."""
     return Rates.measured([RESULTS / "runs", output])
 
 
 def seconds_left(cell: Cell, rates: Rates) -> float:
-    """Core seconds that a cell still needs; none for one that failed, which is not tried again."""
+    """Return the core seconds that a cell still needs; 0 if it failed, because it is not retried."""
     if cell.collected is not None or (state := look(cell.folder)).status in ("done", "failed", "damaged"):
         return 0.0
     return rates.seconds(work_of(cell.config)) * state.share_left
@@ -63,7 +63,7 @@ def _done(cell: Cell) -> bool:
 
 
 def show_rows(cells: dict[str, list[Cell]], rates: Rates) -> None:
-    """A line per row: its runs, those that are done, and what is left."""
+    """Print one line per row: its runs, the finished runs, and the time left."""
     print(f"{'row':<16} {'runs':>5} {'done':>5} {'core-hours left':>16}")
     for name, of_row in cells.items():
         hours = sum(seconds_left(cell, rates) for cell in of_row) / 3600
@@ -71,7 +71,7 @@ def show_rows(cells: dict[str, list[Cell]], rates: Rates) -> None:
 
 
 def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
-    """A line per run that is not done, in order, and the time that all take."""
+    """Print one line per unfinished run, in order, and the total time."""
     left = [(seconds_left(cell, rates), cell) for cell in cells]
     for seconds, cell in left:
         if seconds:
@@ -83,15 +83,19 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--only", action="append", default=[], metavar="ROW", help=f"of {', '.join(rows('bf16'))}")
-    parser.add_argument("--list", action="store_true", help="the rows, their runs and hours; nothing is run")
-    parser.add_argument("--dry-run", action="store_true", help="the runs in order, with their times; nothing is run")
-    parser.add_argument("--budget-hours", type=above_zero, metavar="H", help="stop after so long; runs are saved")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 where this machine computes in it")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="ROW", help=f"train only this row: {', '.join(rows('bf16'))}"
+    )
+    parser.add_argument("--list", action="store_true", help="list the rows with their runs and hours, and run nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the runs in order with their times, and run nothing"
+    )
+    parser.add_argument("--budget-hours", type=above_zero, metavar="H", help="stop after H hours; runs are saved")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 if the hardware supports it")
     parser.add_argument(
         "--at-once", type=positive, default=AT_ONCE, metavar="N", help="runs at a time (default: %(default)s)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run, as train.py takes them")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for all runs, as for train.py")
     arguments = parser.parse_intermixed_args()
     until = None if arguments.budget_hours is None else time.monotonic() + 3600 * arguments.budget_hours
     precision = arguments.precision or choose_precision("auto", choose_device("auto"))

@@ -1,8 +1,8 @@
-"""Check that the published numbers are those of the files: `make verify`. Nothing is trained; it takes seconds.
+"""Check that the published numbers match the files: `make verify`. It trains nothing and takes seconds.
 
-The hash of every file in results/; runs.csv and every page made anew and compared, README's tables among them; the
-parameters and FLOPs of the paper's models, built now. A line for each check, and for each difference; exit code 1 if
-there is one.
+Checks the hash of each file in results/, rebuilds and compares runs.csv and all pages including README's tables, and
+counts the parameters and FLOPs of the paper's models again. Prints a line for each check and each difference; exit code
+1 if there is a difference.
 """
 
 import sys
@@ -17,7 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--repository", type=existing_folder, default=REPOSITORY, help="the folder that has results/")
+    parser.add_argument(
+        "--repository", type=existing_folder, default=REPOSITORY, help="the folder that contains results/"
+    )
     repository = parser.parse_args().repository
     failed = False
     for name, check in CHECKS.items():

@@ -1,11 +1,11 @@
-"""Build the study's workspace in W&B: curves, accuracy by share of the images, heads, and the claims.
+"""Build the study's workspace in W&B: curves, accuracy against the share of the images, heads and claims.
 
-    python scripts/wandb_dashboard.py --dry-run     what it would build, as JSON: no account, no network
+    python scripts/wandb_dashboard.py --dry-run     print the workspace as JSON: needs no account and no network
     pip install 'attnconv[workspaces]'
     wandb login
-    python scripts/wandb_dashboard.py               saves it, and prints its address
+    python scripts/wandb_dashboard.py               save it, and print its address
 
-Project and user are those of WANDB_PROJECT and WANDB_ENTITY unless given.
+Project and user come from WANDB_PROJECT and WANDB_ENTITY unless given.
 """
 
 import json
@@ -24,7 +24,7 @@ def save(entity: str | None, project: str) -> str:
     """Save the workspace and return its address.
 
     Raises:
-        UserError: the package is missing, or nobody is logged in.
+        UserError: the package is missing, or W&B has no login.
     """
     import wandb
 
@@ -33,7 +33,7 @@ def save(entity: str | None, project: str) -> str:
     except wandb.errors.Error as error:
         logged_in, reason = False, str(error).partition("\n")[0]
     if not logged_in:
-        raise UserError(f"W&B knows no login here ({reason}); {LOCAL}")
+        raise UserError(f"W&B is not logged in ({reason}); {LOCAL}")
     try:
         workspace = build(RESULTS, entity or wandb.Api().default_entity or "", project)
     except ImportError as error:
@@ -45,7 +45,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT") or "attnconv", help="W&B's project")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="user or team; default: your own")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be built")
+    parser.add_argument("--dry-run", action="store_true", help="print the workspace without saving it")
     arguments = parser.parse_args()
     if arguments.dry_run:
         shown = {"name": NAME, "project": arguments.project, "group by": GROUP_BY, "sections": sections(RESULTS)}

@@ -174,9 +174,9 @@ def test_a_committed_network_has_a_name(folder, tmp_path):
             network = attnconv.load(tmp_path / "runs" / run)
             (first, *_) = read_weights(folder / "weights.safetensors").items()
             assert torch.equal(network.model.state_dict()[first[0]], first[1])
-        with pytest.raises(UserError, match="no run folder sa_learned_contents") as refused:
+        with pytest.raises(UserError, match="sa_learned_contents is neither a run folder") as refused:
             find_run("sa_learned_contents", tmp_path)
-        hint = "did you mean 'sa_learned_content'" if name == run else "results/weights has none yet"
+        hint = "did you mean 'sa_learned_content'" if name == run else "results/weights is empty"
         assert hint in str(refused.value)
         assert "python train.py model=NAME" in str(refused.value)
 
@@ -227,7 +227,7 @@ def test_evaluate_and_predict_refuse_in_one_line(script, folder, tmp_path):
         (("predict", folder, tmp_path / "larg.png"), f"larg.png does not exist; {tmp_path} has large.png"),
         (("predict", tmp_path, tmp_path / "large.png"), "is not a run folder: no config.yaml"),
         (("predict", folder / "config.yaml", tmp_path / "large.png"), "is a file, not a run folder"),
-        (("evaluate", "sa_quadratik"), "no run folder sa_quadratik, and no network of that name"),
+        (("evaluate", "sa_quadratik"), "sa_quadratik is neither a run folder nor a network"),
         (("evaluate", folder, "--data", tmp_path / "empty"), "empty has no test_images.npy and test_labels.npy"),
         (("evaluate", folder, "--data", tmp_path / "none"), "does not exist"),
     ):

@@ -61,7 +61,7 @@ def test_a_finished_run_is_refused(train):
     again = train("--run")
     assert again.returncode == 2
     assert again.stderr.startswith("error: ")
-    assert "is finished already" in again.stderr
+    assert "is already finished" in again.stderr
     assert again.stderr.count("\n") == 1, "Hydra says nothing of its own"
 
 
@@ -90,14 +90,14 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
     skipped, done, counts = again.stdout.splitlines()[-3:]
     assert re.fullmatch(r"  skipped     \S+/seed0: done before, test accuracy \d+\.\d\d%", skipped)
     assert re.fullmatch(r"  done        \S+/seed1: test accuracy \d+\.\d\d%", done)
-    assert counts == "sweep of 2 cells: 1 skipped, 1 done"
+    assert counts == "sweep of 2 runs: 1 skipped, 1 done"
 
     partly = train("-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
     assert partly.returncode == 1
     assert partly.stderr.count("error: model=conv3x3: images of 8x8 pixels do not divide into patches of 3x3") == 1
     assert "Traceback" not in partly.stderr
     assert len(list((tmp_path / "outputs").glob("patch4/**/result.json"))) == 1, "the others are run"
-    assert partly.stdout.splitlines()[-1] == "sweep of 2 cells: 1 done, 1 failed"
+    assert partly.stdout.splitlines()[-1] == "sweep of 2 runs: 1 done, 1 failed"
 
     shown = command("scripts/status.py", tmp_path / "outputs").stdout
     assert shown.splitlines()[-1] == "4 runs: 3 done, 1 failed", "and nothing is left to wait for"
@@ -112,7 +112,7 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
         (["epohcs=1,2"], "unknown setting 'epohcs'; did you mean 'epochs'?"),
         (["seed=0,-1"], "seed must be at least 0, not -1"),
         (["data.subset_seed=0,1"], "they differ in data.subset_seed"),
-        (["seed=0,0"], "it is the same run twice"),
+        (["seed=0,0"], "they are the same run"),
         (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher=nope does not exist"),
     ],
 )
@@ -133,7 +133,7 @@ def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(train, 
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     finished = train("-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
     assert finished.returncode == 1
-    assert finished.stdout.splitlines()[-1] == "sweep of 4 cells: 2 done, 2 failed"
+    assert finished.stdout.splitlines()[-1] == "sweep of 4 runs: 2 done, 2 failed"
     assert "f_1.0/conv3x3/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "lines say whose they are"
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
     get_reusable_executor().shutdown(wait=True)

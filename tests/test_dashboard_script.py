@@ -24,7 +24,7 @@ def test_recorded_runs_are_shown_once(tiny, tmp_path):
     for _ in range(2):
         shown = subprocess.check_output(command, text=True, env={"TRACKIO_DIR": str(tmp_path / "trackio")})
         assert shown.splitlines()[-1] == "2 runs in the project attnconv"
-        assert f"left out: {damaged}" in shown
+        assert f"skipped: {damaged}" in shown
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:
         rows = connection.execute("SELECT run_name, step, metrics FROM metrics ORDER BY run_name, step").fetchall()

@@ -102,7 +102,7 @@ def test_a_finished_run_of_another_configuration_is_not_called_done(tiny):
 def test_a_finished_folder_is_never_overwritten(tiny):
     run(tiny())
     before = read(tiny(), "result.json")
-    with pytest.raises(RunFolderError, match="is finished already"):
+    with pytest.raises(RunFolderError, match="is already finished"):
         run(tiny())
     assert read(tiny(), "result.json") == before
 

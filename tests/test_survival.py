@@ -55,7 +55,7 @@ def test_every_checkpoint_damaged_is_an_error_that_names_them(tiny, monkeypatch)
     assert len(names) == 2
     for name in names:
         (folder / name).write_bytes((folder / name).read_bytes()[:-1])
-    with pytest.raises(RunFolderError, match=f"no checkpoint in .* is sound: {names[1]}, {names[0]} are damaged"):
+    with pytest.raises(RunFolderError, match=f"all checkpoints in .* are damaged .{names[1]}, {names[0]}"):
         run(config)
 
 
@@ -192,7 +192,7 @@ def test_a_folder_at_work_is_refused_and_its_owner_named(tiny):
     config = tiny()
     owner = RunFolder(config)
     owner.open()
-    with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on \S+ is at work in"):
+    with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on \S+ is using"):
         run(config)
     owner.close()
     assert run(config)["status"] == "done"

@@ -90,11 +90,11 @@ def test_the_commands(tiny, tmp_path, monkeypatch, capsys):
     assert "| 2 trained |" in out
 
     for command, complaint in (
-        (("conv_to_attention",), "which network?"),
+        (("conv_to_attention",), "choose a network"),
         (("conv_to_attention", "--checkpoint", tmp_path / "nowhere"), "nowhere does not exist"),
         (("conv_to_attention", "--checkpoint", run_folder_path(attentive)), "the model has no convolution"),
         (("probe", folder), "has no attention layer to probe"),
-        (("probe", tmp_path), f"is not a run folder: no config.yaml; runs below it: {tmp_path}/outputs"),
+        (("probe", tmp_path), f"is not a run folder: no config.yaml; it contains the runs {tmp_path}/outputs"),
     ):
         code, _, errors = called(*command)
         assert code == 2

@@ -49,8 +49,8 @@ def test_equal_content_has_an_equal_hash_whatever_the_integer_type(arrays):
         ("train_labels", lambda a: a[:-1], "must be 40 integers"),
         ("train_labels", lambda a: a.astype(float), "must be 40 integers"),
         ("train_labels", lambda a: a - 1, r"0\.\.classes-1"),
-        ("train_labels", lambda a: a + 1, "no training image of class 0"),
-        ("test_labels", lambda a: a + 1, "test labels reach 4, train labels only 3"),
+        ("train_labels", lambda a: a + 1, "class 0 has no training image"),
+        ("test_labels", lambda a: a + 1, "test labels go up to 4, train labels only to 3"),
         ("test_images", lambda a: a[:, :4], "differ in shape"),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_file_that_is_no_array_is_one_line(arrays, content, complaint):
 def test_without_data_and_network_three_ways_out_are_named(tmp_path, monkeypatch):
     # The address that no resolver knows stands for a machine without a network.
     monkeypatch.setattr(CIFAR10, "url", "http://cifar.invalid/cifar-10-python.tar.gz")
-    with pytest.raises(DataError, match=r"Three ways out: \(1\) .*\(2\) .*\(3\) set data\.root"):
+    with pytest.raises(DataError, match=r"Three solutions: \(1\) .*\(2\) .*\(3\) set data\.root"):
         load_source(config(tmp_path / "nowhere"), CPU)
     assert not (tmp_path / "nowhere").exists()
 

@@ -166,7 +166,7 @@ def test_a_file_that_is_not_what_its_name_says_keeps_a_run_out(tiny, tmp_path):
     run(tiny())
     folder = run_folder_path(tiny())
     for name, complaint in (
-        ("heads.jsonl", "heads.jsonl has content that does not belong there"),
+        ("heads.jsonl", "heads.jsonl has unexpected content"),
         ("predictions.npy", "predictions.npy is not a NumPy array"),
         ("attention_maps.npy", "attention_maps.npy is not a NumPy array"),
     ):

@@ -65,7 +65,7 @@ def test_every_change_is_named(copy):
 def test_a_damaged_run_is_named_and_the_others_count(copy, command):
     (copy / "results" / RUN / "result.json").write_text("{")
     damaged, stale = check_runs(copy)
-    assert damaged.startswith(f"results/{RUN} is damaged: result.json has content that does not belong there")
+    assert damaged.startswith(f"results/{RUN} is damaged: result.json has unexpected content")
     assert stale.startswith("results/runs.csv is not what the run folders say")
     code, out, _ = command("verify", "--repository", copy)
     assert code == 1

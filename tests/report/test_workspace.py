@@ -34,7 +34,7 @@ def test_a_dry_run_shows_what_would_be_built(command, monkeypatch):
 def test_without_a_login_the_local_ways_are_named(command):
     finished = command("scripts/wandb_dashboard.py")
     assert finished.returncode == 2
-    assert "W&B knows no login here (run wandb login); without an account: make dashboard" in finished.stderr
+    assert "W&B is not logged in (run wandb login); without an account: make dashboard" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

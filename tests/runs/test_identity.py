@@ -36,7 +36,7 @@ def test_a_failure_before_any_checkpoint_gives_way_to_the_corrected_train(tiny, 
         (folder / stale).write_text("of the failed run")
     (folder / "timing.jsonl").write_text('{"epoch": 1}\n')
     assert run(right)["status"] == "done"
-    assert f"{folder}: starting afresh; the run there ended before its first checkpoint (recipe.lr: 1e+30 -> 0.01)" in (
+    assert f"{folder}: starting over; the run there ended before its first checkpoint (recipe.lr: 1e+30 -> 0.01)" in (
         capsys.readouterr().out.splitlines()
     )
     assert len((folder / "timing.jsonl").read_text().splitlines()) == 2
@@ -92,18 +92,18 @@ def test_hydra_changes_no_folder(train, tmp_path):
     assert train("-m", "seed=0,1", *moved)[0] == 0
     assert (tmp_path / "here/outputs/default/sa_quadratic/mini-modern/frac1/seed1/result.json").exists()
     code, shown, _ = train("-m", "seed=0,1", *moved)
-    assert (code, shown.splitlines()[-1]) == (0, "sweep of 2 cells: 2 skipped")
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 2 runs: 2 skipped")
     code, _, errors = train("hydra.job.chdir=true", "hydra.run.dir=elsewhere")
-    assert (code, "seed0 is finished already" in errors) == (2, True)
+    assert (code, "seed0 is already finished" in errors) == (2, True)
     assert gather(tmp_path / "here/outputs", tmp_path / "here/results").added
     code, shown, _ = train("-m", "seed=0", "collected=results", "output=new", *moved)
-    assert (code, shown.splitlines()[-1]) == (0, "sweep of 1 cells: 1 skipped")
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 1 runs: 1 skipped")
 
 
 def test_a_sweep_over_a_hyperparameter_works_as_readme_says(train, tmp_path):
     (example,) = re.findall(r"^python train\.py (-m .*\$\{recipe\.lr\}.*)$", SWEEPS, flags=re.MULTILINE)
     code, shown, _ = train(*shlex.split(example))
-    assert (code, shown.splitlines()[-1]) == (0, "sweep of 3 cells: 3 done")
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 3 runs: 3 done")
     folders = [path.parent for path in tmp_path.glob("here/outputs/**/result.json")]
     rates = sorted(float(read_config(folder)["recipe"]["lr"]) for folder in folders)
     assert rates == [0.005, 0.015, 0.045]
@@ -115,5 +115,5 @@ def test_a_hyperparameter_that_the_path_does_not_show_has_a_name_suggested(train
     code, _, errors = train("recipe.lr=0.5")
     assert (code, f"choose another name=, such as {hint}, or delete the folder" in errors) == (2, True)
     code, _, errors = train("-m", "recipe.lr=0.5,0.6", "seed=1")
-    assert (code, f"they differ in recipe.lr, which the folder name does not show; set {hint}" in errors) == (2, True)
+    assert (code, f"they differ only in recipe.lr, which is not part of the path; set {hint}" in errors) == (2, True)
     assert train("recipe.lr=0.5", *shlex.split(hint))[0] == 0

@@ -65,12 +65,15 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
     settings = [*TINY_SCALE, "data=arrays"]
     assert script(monkeypatch, capsys, "conv_to_attention", *asked, "conv3x3", *settings)[0] == 0
     for arguments, complaint in (
-        (["--checkpoint", weights], f"which network are the weights in {weights} of? --model NAME"),
+        (["--checkpoint", weights], f"{weights} does not say which network it belongs to: add --model NAME"),
         ([*asked, "resnet10", *settings], "holds another network: 1 of this network's"),
         ([*asked, "conv3x3", *settings, "scale.hidden=9"], "another shape of"),
-        (["--checkpoint", folder, "--model", "conv3x3"], "config.yaml says which network that is: leave out --model"),
+        (
+            ["--checkpoint", folder, "--model", "conv3x3"],
+            "config.yaml already describes the network: leave out --model",
+        ),
         (["--checkpoint", tmp_path / "some"], f"some does not exist; {tmp_path} has some.safetensors"),
-        (["--checkpoint", tmp_path, "--model", "conv3x3"], "no config.yaml; files of weights in it: some.safetensors"),
+        (["--checkpoint", tmp_path, "--model", "conv3x3"], "no config.yaml; it contains the weight files some.safetensors"),
     ):
         code, _, err = script(monkeypatch, capsys, "conv_to_attention", *arguments)
         assert (code, err.count("\n")) == (2, 1), err
@@ -113,7 +116,7 @@ def test_a_path_that_is_no_folder_is_one_line(folder, monkeypatch, capsys, tmp_p
     for path, complaint in (
         (folder / "config.yaml", "is a file, not a run folder"),
         (tmp_path / "runs", f"does not exist; {tmp_path} has run"),
-        (folder / "checkpoints", "no config.yaml; files of weights in it: step00000007-"),
+        (folder / "checkpoints", "no config.yaml; it contains the weight files step00000007-"),
     ):
         code, _, err = script(monkeypatch, capsys, "probe", path)
         assert (code, err.count("\n")) == (2, 1), err

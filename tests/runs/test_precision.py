@@ -55,7 +55,7 @@ def test_a_run_never_goes_on_in_another_arithmetic(tiny, machine, interrupted, a
     with pytest.raises(RunFolderError) as refused:
         run(tiny(f"precision={asked}"))
     assert str(refused.value) == (
-        f"{folder} began in fp32 and would go on in bf16: add precision=fp32, or choose another name="
+        f"{folder} started in fp32 and would resume in bf16: add precision=fp32, or choose another name="
     )
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     assert run(tiny("precision=fp32"))["precision"] == "fp32"
@@ -68,7 +68,7 @@ def test_a_finished_run_is_finished_for_auto_and_another_one_for_another_precisi
         as_older_versions_wrote_it(run_folder_path(tiny()))
     machine(in_bf16=True)
     for asked in ("auto", "fp32"):
-        with pytest.raises(AlreadyDone, match="is finished already"):
+        with pytest.raises(AlreadyDone, match="is already finished"):
             run(tiny(f"precision={asked}"))
     with pytest.raises(RunFolderError, match=r"a finished run of another configuration \(precision: fp32 -> bf16\)"):
         run(tiny("precision=bf16"))
@@ -125,5 +125,5 @@ def test_the_table_of_distances_compares_no_two_precisions(tiny, tmp_path, monke
     monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--into", str(tmp_path)])
     with pytest.raises(SystemExit):
         runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
-    assert "error: runs of several precisions (bf16, fp32) are not compared" in capsys.readouterr().err
+    assert "error: runs of several precisions (bf16, fp32) cannot be compared" in capsys.readouterr().err
     assert not (tmp_path / "long_range.csv").exists()

@@ -8,7 +8,7 @@ from conftest import write_arrays
 
 
 def test_a_batch_of_more_images_than_there_are_is_refused_where_it_was_asked_for(refused):
-    assert "more than the 40 training images of an epoch; at most recipe.batch_size=40" in refused(
+    assert "more than the 40 training images of an epoch; set recipe.batch_size=40 or less" in refused(
         "recipe.batch_size=100000"
     )
 

@@ -66,7 +66,7 @@ def test_what_is_done_is_not_run_again(sweep, capsys):
     assert sweep(0, 1, 2) == [2]
     cells, counts = summary(capsys)
     assert {seed: status for seed, (status, _) in cells.items()} == {0: "skipped", 1: "skipped", 2: "done"}
-    assert counts == "sweep of 3 cells: 2 skipped, 1 done"
+    assert counts == "sweep of 3 runs: 2 skipped, 1 done"
     assert sweep(0, 1, 2) == []
 
 
@@ -79,11 +79,11 @@ def test_what_failed_is_run_again_only_on_request(sweep, tiny, capsys):
             folder.close()
             raise RuntimeError("the loss")
 
-    with pytest.raises(SweepIncomplete, match="1 of 2 cells are not done; retry_failed=true tries again what failed"):
+    with pytest.raises(SweepIncomplete, match="1 of 2 runs are not done; retry_failed=true retries failed runs"):
         sweep(0, 1, fail=write_failure)
     cells, counts = summary(capsys)
     assert cells[1] == ("failed", "the loss")
-    assert counts == "sweep of 2 cells: 1 done, 1 failed"
+    assert counts == "sweep of 2 runs: 1 done, 1 failed"
     with pytest.raises(SweepIncomplete):
         sweep(0, 1)
     assert sweep.ran == []
@@ -99,7 +99,7 @@ def test_what_was_stopped_goes_on_and_the_summary_comes_all_the_same(sweep, tiny
     with pytest.raises(Stopped):
         sweep(0, 1, 2, fail=stop)
     cells, counts = summary(capsys)
-    assert counts == "sweep of 3 cells: 1 done, 2 waiting"
+    assert counts == "sweep of 3 runs: 1 done, 2 waiting"
     assert cells[0][0] == "done"
     assert sweep(0, 1, 2) == [1, 2]
 
@@ -129,7 +129,7 @@ def test_a_damaged_folder_is_named_and_left_alone(sweep, tiny, capsys):
         sweep(0)
     assert summary(capsys)[0][0] == (
         "damaged",
-        "metrics.jsonl has 0 of 1 epochs; delete the folder to run it afresh",
+        "metrics.jsonl has 0 of 1 epochs; delete the folder to run it again",
     )
 
 
@@ -146,9 +146,9 @@ def test_a_launcher_that_gives_up_leaves_a_summary(sweep, capsys):
     def give_up(overrides):
         raise OSError("a worker was killed")
 
-    with pytest.raises(SweepIncomplete, match="1 of 1 cells are not done; rerun the same command"):
+    with pytest.raises(SweepIncomplete, match="1 of 1 runs are not done; rerun the same command"):
         sweep(0, launch=give_up)
-    assert "error: the launcher gave up: OSError: a worker was killed" in capsys.readouterr().err
+    assert "error: the launcher failed: OSError: a worker was killed" in capsys.readouterr().err
 
 
 def test_a_failed_cell_keeps_nothing_of_its_run(tiny):
@@ -227,11 +227,11 @@ def test_links_are_followed(sweep, tmp_path):
     ("file", "content", "detail"),
     [
         ("timing.jsonl", None, "timing.jsonl has 0 of 1 epochs"),
-        ("result.json", "{", "result.json has content that does not belong there (Expecting"),
-        ("result.json", "[]", "result.json has content that does not belong there (a list stands where"),
-        ("config.yaml", "a: [", "config.yaml has content that does not belong there (while parsing"),
+        ("result.json", "{", "result.json has unexpected content (Expecting"),
+        ("result.json", "[]", "result.json has unexpected content (found a list instead"),
+        ("config.yaml", "a: [", "config.yaml has unexpected content (while parsing"),
         ("config.yaml", None, "no config.yaml"),
-        ("metrics.jsonl", '{"epoch": 1\n', "metrics.jsonl has content that does not belong there (Expecting"),
+        ("metrics.jsonl", '{"epoch": 1\n', "metrics.jsonl has unexpected content (Expecting"),
         ("metrics.jsonl", '{"epoch": 1, "test/acc": 2}\n', "result.json says test/acc 0"),
     ],
 )
@@ -242,6 +242,6 @@ def test_damage_is_said(sweep, tiny, file, content, detail):
     state = look(folder)
     assert state.status == "damaged"
     assert detail in state.detail
-    with pytest.raises(SweepIncomplete, match="1 of 2 cells are not done; see above"):
+    with pytest.raises(SweepIncomplete, match="1 of 2 runs are not done; see above"):
         sweep(0, 1)
     assert sweep.ran == [1]

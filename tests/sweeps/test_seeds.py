@@ -59,4 +59,4 @@ def test_a_sweep_ends_with_means_and_a_plot(command, arrays, tmp_path):
     (picture,) = (tmp_path / "outputs/.sweeps").glob("*/accuracy.png")
     assert f"drawn: {picture}" in lines
     assert Image.open(picture).width > 300
-    assert lines[-1] == "sweep of 4 cells: 4 done"
+    assert lines[-1] == "sweep of 4 runs: 4 done"

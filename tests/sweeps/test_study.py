@@ -48,16 +48,16 @@ def test_a_study_is_stopped_goes_on_and_is_collected(tmp_path, here):
         rest = process.stdout.read()
     assert process.returncode == 128 + signal.SIGTERM
     assert [line.partition(", about ")[0] for line in lines] == ["run 1 of 2", "run 2 of 2"]
-    assert "sweep of 2 cells: " in rest
+    assert "sweep of 2 runs: " in rest
     assert "failed" not in rest
 
     folders = list((tmp_path / "outputs").glob("**/seed100"))
     assert {look(folder).status for folder in folders} <= {"interrupted", "waiting"}
     status = [PYTHON, str(REPOSITORY / "scripts/status.py"), f"{tmp_path}/outputs"]
     assert re.fullmatch(r"about \d+ min left with 2 at once", here(status).splitlines()[-1])
-    assert "sweep of 2 cells: 2 done" in here(command)
+    assert "sweep of 2 runs: 2 done" in here(command)
     assert here(status).splitlines()[-1] == "2 runs: 2 done"
-    assert "sweep of 2 cells: 2 skipped" in here(command)
+    assert "sweep of 2 runs: 2 skipped" in here(command)
 
     results = tmp_path / "results"
     with pytest.raises(SystemExit, match="0"):
@@ -88,13 +88,13 @@ def test_a_run_waits_for_the_run_whose_heads_it_copies_and_a_failed_one_stops_no
     ]
     cells = [Cell([*fixed, *overrides], compose([*fixed, *overrides])) for overrides in several]
     started = []
-    with pytest.raises(SweepIncomplete, match="2 of 4 cells are not done"):
+    with pytest.raises(SweepIncomplete, match="2 of 4 runs are not done"):
         run_cells(cells, Workers(cells, 2, tmp_path / "logs", started.append), tmp_path / "outputs/.sweeps/now")
     assert [cells.index(cell) for cell in started] == [1, 2, 0]
     assert [look(cell.folder).status for cell in cells] == ["done", "waiting", "done", "waiting"]
     summary = capsys.readouterr().out
-    assert "do not divide into patches of 3x3 (all that it printed: " in summary
+    assert "do not divide into patches of 3x3 (its output: " in summary
     assert f"needs {tmp_path}/never, which is not there" in summary
-    assert "sweep of 4 cells: 2 done, 2 failed" in summary
+    assert "sweep of 4 runs: 2 done, 2 failed" in summary
     noted = json.loads((tmp_path / "outputs/.sweeps/now/cells.json").read_text())
     assert ["reason" in cell for cell in noted] == [False, True, False, True]

@@ -108,7 +108,7 @@ def test_training_images_are_as_they_are_or_scaled_or_cropped():
         (
             "[1.5] recipe.cropped_from=1",
             "sa_quadratic",
-            r"recipe\.sizes=.*: no crop of 12 pixels height fits into 8; recipe.cropped_from=null",
+            r"recipe\.sizes=.*: a crop of height 12 does not fit into height 8; recipe.cropped_from=null",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A data set that lives on the device: uint8 tensors, normalized and augmented there, without worker processes."""
+"""A data set on the device: uint8 tensors, normalized and augmented there, without worker processes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError
 from attnconv.training.memory import require_memory
 
-LEVELS = 256  # of a uint8
+LEVELS = 256  # of uint8
 COUNTED_AT_ONCE = 1024  # images
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images as a model sees them: images (N, H, W, C) uint8 and labels (N,) int64, on the device."""
+    """The images (N, H, W, C) uint8 and labels (N,) int64 of one split, on the device."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ class Split:
         return len(self.labels)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalized images (B, C, H, W) and labels (B,), in order, the last batch possibly smaller."""
+        """Yield normalized images (B, C, H, W) and labels (B,) in order; the last batch may be smaller."""
         for start in range(0, len(self), size):
             chunk = slice(start, start + size)
             yield normalize(self.images[chunk], self.mean, self.std), self.labels[chunk]
@@ -40,15 +40,15 @@ class Split:
 
 @dataclass(frozen=True)
 class TrainSplit(Split):
-    """The training images, with `padded` (N, H + 2p, W + 2p, C) to crop from."""
+    """The training images, and `padded` (N, H + 2p, W + 2p, C) to crop from."""
 
     padded: Tensor
 
     def augmented(self, plan: EpochPlan, size: ImageSize | None = None) -> tuple[Tensor, Tensor]:
-        """The normalized, augmented images (B, C, H, W) and labels (B,) of a plan.
+        """Return the normalized, augmented images (B, C, H, W) and labels (B,) of a plan.
 
         Args:
-            size: None: that of the images.
+            size: of the images; None for their own size.
         """
         _, height, width, _ = self.images.shape
         smaller = size.of(height, width) if size and size.cropped else None
@@ -59,10 +59,10 @@ class TrainSplit(Split):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Train, test and (with data.holdout) validation splits, and what a run folder records of them."""
+    """The train, test and (with data.holdout) validation splits, and the facts that a run folder records about them."""
 
     train: TrainSplit
-    epoch_images: int  # images shown in an epoch, some of them several times with data.equal=steps
+    epoch_images: int  # images shown in an epoch; with data.equal=steps, some are shown several times
     validation: Split | None
     test: Split
     classes: int
@@ -73,7 +73,7 @@ class DataSet:
 
 
 def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
-    """Read, split and move a data set to the device.
+    """Read a data set, split it, and move it to the device.
 
     Raises:
         DataError: see `load_source`, `split_holdout`, `nested_fraction`, `_normalization`, `pad`.
@@ -108,10 +108,10 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
 
 
 def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std per channel of pixels in 0..1: the configured constants, else those of the images in use.
+    """Return the mean and std per channel, of pixels in 0..1: the configured values, or those of the images.
 
     Raises:
-        DataError: not one of each per channel, or a std of 0.
+        DataError: the number of values is not the number of channels, or a std is 0.
     """
     own_mean, own_std = _moments(images) if config.mean is None or config.std is None else (None, None)
     mean = own_mean if config.mean is None else config.mean
@@ -121,14 +121,14 @@ def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
     if mean.shape != (channels,) or std.shape != (channels,):
         raise DataError(f"data.mean and data.std need {channels} values, one per channel, not {mean} and {std}")
     if not (std > 0).all():
-        raise DataError(f"data.std must be above 0 in every channel, not {std}: an image set of one color?")
+        raise DataError(f"data.std must be above 0 in every channel, not {std}: do all images have one color?")
     return mean, std
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Exact mean and std per channel of uint8 images (N, H, W, C), as pixels in 0..1.
+    """Return the exact mean and std per channel of uint8 images (N, H, W, C), as pixels in 0..1.
 
-    From histograms in whole numbers: of floats there would be eight bytes for every byte of the images.
+    Integer histograms use little memory; float images would take eight times the memory of the images.
     """
     counts = np.zeros((images.shape[-1], LEVELS), np.int64)
     for start in range(0, len(images), COUNTED_AT_ONCE):

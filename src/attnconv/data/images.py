@@ -1,4 +1,4 @@
-"""Images as people have them (files, PIL images, arrays) as arrays of the size and channels that a network takes."""
+"""Convert images from files, PIL images or arrays to arrays of the size and channels that a network takes."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from attnconv.errors import DataError
 from attnconv.files import first_bytes, in_one_line, kind_of
 
 MODES = {1: "L", 3: "RGB"}  # PIL's names, by channels
-EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # can become either
+# PIL modes that can be converted to either.
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 Images = Any  # a path, a PIL image, a list of these, or uint8 (N, H, W, C) or (H, W, C)
 
@@ -26,7 +27,7 @@ def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = 
         resize: convert other sizes and modes: crop to the network's aspect ratio around the center, then scale.
 
     Raises:
-        DataError: an image is of another size or mode and `resize` is false, or it is not an image.
+        DataError: an image has another size or mode and `resize` is false, or it is not an image.
         FileError: a file does not exist or cannot be read.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
@@ -39,14 +40,14 @@ def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = 
     else:
         array = _checked(np.asarray(images), image_shape)
         if array.shape[1:] == (*image_shape[1:], image_shape[0]):
-            return np.ascontiguousarray(array)  # PyTorch takes no mirrored view
+            return np.ascontiguousarray(array)  # PyTorch does not support negative strides
         opened = [_from_array(one) for one in array]
         names = [f"image {index}" for index in range(len(array))]
     return np.stack([_fitted(one, name, image_shape, resize) for one, name in zip(opened, names, strict=True)])
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file, turned as its camera says.
+    """Read an image file and apply its EXIF orientation.
 
     Raises:
         FileError: it does not exist or cannot be read; DataError: it is not an image.
@@ -63,7 +64,11 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _checked(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the array with four axes, or raise DataError."""
+    """Return the array with four axes.
+
+    Raises:
+        DataError: type or shape is wrong.
+    """
     channels, height, width = image_shape
     wanted = f"images must be uint8 (N, {height}, {width}, {channels}) or one ({height}, {width}, {channels})"
     if array.dtype != np.uint8:
@@ -82,7 +87,11 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _fitted(image: Image.Image, name: str, image_shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-    """Return one image as (H, W, C), or raise DataError."""
+    """Return one image as (H, W, C).
+
+    Raises:
+        DataError: size or mode is wrong and `resize` is false, or a channel has more than 8 bits.
+    """
     channels, height, width = image_shape
     mode = MODES[channels]
     if image.mode not in EIGHT_BITS:

@@ -1,4 +1,6 @@
-"""What a trained network must know of its data to be used without it: image size, normalization, class names."""
+"""The preprocessing that a trained network needs to be used without its data set: image size, normalization, class
+names.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,7 +22,7 @@ KEYS = ("image_shape", "class_names", "mean", "std")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become the input of a network, and what its outputs are called.
+    """The conversion of images to a network's input, and the names of its outputs.
 
     Attributes:
         image_shape: (C, H, W) in pixels.
@@ -35,7 +37,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, config: DataConfig, data: DataSet) -> "Preprocessing":
-        """Take it from a data set."""
+        """Return the preprocessing of a data set."""
         mean, std = (tuple(values.tolist()) for values in (data.train.mean, data.train.std))
         return cls(data.image_shape, class_names(config, data.classes), mean, std)
 
@@ -44,7 +46,7 @@ class Preprocessing:
         return len(self.class_names)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn images (B, H, W, C) uint8 into the network's input (B, C, H, W), on their device."""
+        """Convert images (B, H, W, C) uint8 to the network's input (B, C, H, W), on their device."""
         mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
         return normalize(images, mean, std)
 
@@ -54,7 +56,7 @@ class Preprocessing:
 
 
 def class_names(config: DataConfig, classes: int) -> tuple[str, ...]:
-    """Return what the classes are called; the labels themselves where nobody has named them."""
+    """Return the names of the classes, or their labels if they have no names."""
     named = {"cifar10": CIFAR10, "pairs": PAIRS.get(config.task, ())}.get(config.source, ())
     return named if len(named) == classes else tuple(str(label) for label in range(classes))
 
@@ -62,11 +64,11 @@ def class_names(config: DataConfig, classes: int) -> tuple[str, ...]:
 def read_preprocessing(folder: Path, config: DataConfig) -> Preprocessing:
     """Return the preprocessing of the run in `folder`.
 
-    Runs from before preprocessing.json say the mean and std of CIFAR-10 in config.yaml; of other data they say neither
-    size nor classes, so that the data set itself is read.
+    For runs older than preprocessing.json, mean and std of CIFAR-10 come from config.yaml. Other data sets must be read
+    again.
 
     Raises:
-        FileError: the file is damaged; DataError: there is none, and no data set either.
+        FileError: the file is damaged; DataError: neither the file nor the data set exists.
     """
     path = folder / PREPROCESSING_FILE
     if path.exists():

@@ -1,6 +1,6 @@
-"""Where images come from: arrays on disk, the CIFAR-10 archive, a download of it, digits, or made-up pairs of marks.
+"""Sources of images: arrays on disk, the CIFAR-10 archive or its download, digits, and synthetic pairs of marks.
 
-Every source ends as the same four arrays with a content hash, so that nothing after it knows the difference.
+Each source returns the same four arrays and a content hash, so later code does not depend on the source.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from attnconv.errors import DataError
 from attnconv.files import in_one_line, kind_of, near
 from attnconv.training.memory import require_memory
 
-PAIR_BYTES = 3 * SIDE * SIDE * 9  # of an image while it is drawn, in int64, and once it is
+PAIR_BYTES = 3 * SIDE * SIDE * 9  # of one image: int64 while it is drawn, and uint8 afterwards
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split: images (N, H, W, C) uint8, labels (N,) int64 in 0..classes-1."""
+    """The images (N, H, W, C) uint8 and labels (N,) int64 in 0..classes-1 of one split."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -36,7 +36,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before any splitting. `sha256` covers shapes, types and bytes of all four arrays."""
+    """A data set before splitting. `sha256` covers shapes, types and bytes of all four arrays."""
 
     train: Images
     test: Images
@@ -46,10 +46,10 @@ class Source:
 
 
 def load_source(config: DataConfig, device: torch.device) -> Source:
-    """Read the data set that `config` names, or make it on the device.
+    """Read or generate the data set that `config` describes.
 
     Raises:
-        DataError: it is missing, damaged, or of the wrong shape, type or label range.
+        DataError: it is missing or damaged, or has a wrong shape, type or label range.
     """
     check_root(config)
     root = Path(config.root).expanduser()
@@ -67,13 +67,13 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
 
 
 def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read test images uint8 (N, H, W, C) and labels (N,) from a folder.
+    """Return test images uint8 (N, H, W, C) and labels (N,) from a folder.
 
     Args:
-        config: of the run; the folder may hold its data set in any of its forms, or the two test arrays alone.
+        config: the run's; the folder may hold its data set in any format, or only the two test arrays.
 
     Raises:
-        DataError: it holds neither, or they are damaged or of the wrong shape, type or label range.
+        DataError: the folder holds neither, or they are damaged or have a wrong shape, type or label range.
     """
     folder = folder.expanduser()
     images, labels = (folder / f"test_{kind}.npy" for kind in ("images", "labels"))
@@ -90,7 +90,8 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
 
 
 def data_hash(config: DataConfig) -> str:
-    """The content hash of the data set that `config` names; that of files is remembered until they change.
+    """Return the content hash of the data set that `config` describes; hashes of files are cached until the files
+    change.
 
     Raises:
         DataError: see `load_source`.
@@ -131,7 +132,7 @@ def _digits() -> dict[str, np.ndarray]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # Stored as 0..16: spread over the 0..255 that every other source uses.
+    # Digits are stored as 0..16; scale them to 0..255, the range of the other sources.
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     is_test = np.arange(len(images)) % 5 == 4
     return {
@@ -154,7 +155,7 @@ def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
         damaged = [path.name for path, md5 in batches if not check_integrity(str(path), md5)]
         if damaged and (root / CIFAR10.base_folder).exists():
             raise DataError(
-                f"{root / CIFAR10.base_folder} is damaged: {', '.join(damaged)} are not there, or not as published; "
+                f"{root / CIFAR10.base_folder} is damaged: {', '.join(damaged)} are missing or not as published; "
                 "delete that folder to download it again"
             )
         if damaged:
@@ -172,16 +173,16 @@ def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
 
 
 def _require_download(url: str, root: Path, filename: str, timeout: float = 3.0) -> None:
-    """Fail at once, with the ways out, where torchvision would wait for a network that is not there."""
+    """Fail at once, with a list of solutions, where torchvision would wait for a missing network."""
     request = urllib.request.Request(url, method="HEAD")
-    # In a thread, because urlopen's own timeout does not cover the look-up of the name.
+    # In a thread, because urlopen's timeout does not cover the name lookup.
     executor = ThreadPoolExecutor(max_workers=1)
     try:
         executor.submit(urllib.request.urlopen, request, timeout=timeout).result(timeout=timeout).close()
     except (urllib.error.URLError, OSError) as error:
         reason = str(error) or f"no answer within {timeout:g} s"
         raise DataError(
-            f"CIFAR-10 is not in {root} and cannot be downloaded ({reason}). Three ways out: "
+            f"CIFAR-10 is not in {root} and cannot be downloaded ({reason}). Three solutions: "
             f"(1) put {filename} into {root}; "
             f"(2) put {', '.join(f'{name}.npy' for name in ARRAYS)} there, uint8 N x 32 x 32 x 3 and labels 0..9; "
             f"(3) set data.root=FOLDER to where one of these already is"
@@ -199,10 +200,12 @@ def _checked(arrays: dict[str, np.ndarray], origin: str) -> Source:
         raise DataError(f"{origin}: train and test images differ in shape: {shapes}")
     classes = int(arrays["train_labels"].max()) + 1
     if arrays["test_labels"].max() >= classes:
-        raise DataError(f"{origin}: test labels reach {arrays['test_labels'].max()}, train labels only {classes - 1}")
+        raise DataError(
+            f"{origin}: test labels go up to {arrays['test_labels'].max()}, train labels only to {classes - 1}"
+        )
     absent = np.setdiff1d(np.arange(classes), arrays["train_labels"])
     if len(absent):
-        raise DataError(f"{origin}: no training image of class {absent[0]}, though labels reach {classes - 1}")
+        raise DataError(f"{origin}: class {absent[0]} has no training image, but labels go up to {classes - 1}")
     digest = hashlib.sha256()
     for name in ARRAYS:
         array = arrays[name] = np.ascontiguousarray(arrays[name], np.uint8 if name.endswith("images") else np.int64)

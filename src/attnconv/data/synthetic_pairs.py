@@ -1,17 +1,18 @@
-"""Images that separate mixers by their reach: a class is a local texture, or a relation over a distance.
+"""Images that test the reach of a mixer: the class is a local texture, or a relation over a distance.
 
-Every image holds the same things, and `task` only chooses which of them is the class:
+Each image contains both; `task` chooses which one is the class:
 
     texture     a block of 8 x 8 pixels with horizontal (0) or vertical (1) stripes;
-    agreement   of all marks of 2 x 2 pixels, red or blue, two lie exactly `distance` pixels apart along a row or a
-                column: they have different colors (0) or the same (1).
+    agreement   marks of 2 x 2 pixels, red or blue; exactly two of them lie `distance` pixels apart along a row or a
+                column, in different colors (class 0) or the same color (class 1).
 
-The other marks, `clutter` of them, have random colors and lie nowhere at that distance from any mark. Marks lie on a
-grid of cells of 4 x 4 pixels, so that at patches of 4 one position holds a whole mark. No single mark determines the
-class: some pixel must see two, and how far apart they are. `accuracy_of_counting` is what adding marks up by color
-and place gives without that: a little, because two equal marks vary a sum more than two different ones do.
+The other marks, `clutter` in number, have random colors, and none lies at that distance from another mark. Marks lie on
+a grid of cells of 4 x 4 pixels, so with patches of 4, one position holds a whole mark. No single mark determines the
+class: some pixel must see two marks and their distance. `accuracy_of_counting` is the accuracy of adding up marks by
+color and place without seeing pairs. It is a little above chance, because two equal marks change a sum more than two
+different ones.
 
-Draws come from counters (seed, split); rendering is integer arithmetic, so that every device gives the same images.
+Draws come from counters (seed, split), and rendering uses integers, so all devices give the same images.
 """
 
 from dataclasses import dataclass
@@ -26,14 +27,14 @@ SIDE, CELL, MARK, BLOCK = 32, 4, 2, 8  # pixels
 CELLS = SIDE // CELL
 TASKS = ("agreement", "texture")
 COLORS = ((220, 40, 40), (40, 40, 220))  # red, blue
-NEIGHBOURS = 5  # cells that one mark closes to the next: its own, and four at the distance
-STRIPES = 40  # gray levels around the background
+NEIGHBOURS = 5  # cells that one mark blocks for the next: its own, and four at the distance
+STRIPES = 40  # gray levels above and below the background
 STREAM = 5
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What one split's images show, an entry per image; places are (row, column) in pixels."""
+    """The contents of one split's images, one entry per image; places are (row, column) in pixels."""
 
     background: np.ndarray  # (n,) gray level
     block: np.ndarray  # (n, 2) place of the texture
@@ -44,19 +45,19 @@ class Scene:
 
 
 def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -> Scene:
-    """Draw `count` images from the counter (seed, split).
+    """Draw the scenes of `count` images from the counter (seed, split).
 
     Raises:
-        DataError: marks at that distance, or that number of them, do not fit the image.
+        DataError: marks at that distance, or that number of marks, do not fit into the image.
     """
     if distance % CELL or not CELL <= distance <= SIDE - CELL:
         raise DataError(f"data.distance must be a multiple of {CELL} in {CELL}..{SIDE - CELL} pixels, not {distance}")
     most = CELLS * CELLS // NEIGHBOURS - 2
     if clutter > most:
-        raise DataError(f"data.clutter={clutter} marks do not fit next to the pair; at most {most} always do")
+        raise DataError(f"data.clutter={clutter} marks do not fit next to the pair; use at most {most}")
     draw = np.random.default_rng([STREAM, seed, split])
     cells = _add_clutter(draw, _draw_pairs(draw, count, distance // CELL), clutter, distance // CELL)
-    # All marks of an image share their offset within the cells, so that distances are whole cells.
+    # The marks of an image share their offset within the cells, so that distances are whole cells.
     offsets = draw.integers(0, CELL - MARK + 1, size=(count, 1, 2))
     agree = draw.permutation(np.arange(count) % 2)
     kinds = draw.integers(0, 2, size=(count, 2 + clutter))
@@ -72,7 +73,9 @@ def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -
 
 
 def _add_clutter(draw: np.random.Generator, cells: np.ndarray, clutter: int, distance: int) -> np.ndarray:
-    """More cells (count, 2 + clutter, 2), each at random where no earlier one lies, nor lies `distance` cells away."""
+    """Return cells with clutter added, (count, 2 + clutter, 2): each at random, on no other mark and not `distance`
+    from one.
+    """
     rows, columns = np.divmod(np.arange(CELLS * CELLS), CELLS)
     apart = np.abs(rows[:, None] - rows), np.abs(columns[:, None] - columns)
     closes = (np.minimum(*apart) == 0) & np.isin(np.maximum(*apart), (0, distance))
@@ -86,7 +89,7 @@ def _add_clutter(draw: np.random.Generator, cells: np.ndarray, clutter: int, dis
 
 
 def _draw_pairs(draw: np.random.Generator, count: int, distance: int) -> np.ndarray:
-    """Cells of pairs `distance` cells apart along a row or a column, in random order: (count, 2, 2)."""
+    """Return the cells of pairs `distance` cells apart along a row or a column, in random order, (count, 2, 2)."""
     along, across = draw.integers(0, CELLS - distance, count), draw.integers(0, CELLS, count)
     first = np.stack([across, along], axis=-1)
     second = np.stack([across, along + distance], axis=-1)
@@ -98,7 +101,7 @@ def _draw_pairs(draw: np.random.Generator, count: int, distance: int) -> np.ndar
 
 
 def render(scene: Scene, device: torch.device) -> Tensor:
-    """The images, (n, 32, 32, 3) uint8 on the device."""
+    """Return the images, (n, 32, 32, 3) uint8 on the device."""
     count = len(scene.background)
     images = torch.from_numpy(scene.background).to(device).view(-1, 1, 1, 1).expand(count, SIDE, SIDE, 3).clone()
     image = torch.arange(count, device=device).view(-1, 1, 1)
@@ -110,9 +113,9 @@ def render(scene: Scene, device: torch.device) -> Tensor:
 
     rows, columns = square(scene.block, BLOCK)
     vertical = torch.from_numpy(scene.vertical).to(device).view(-1, 1, 1) == 1
-    dark = torch.where(vertical, columns, rows) // 2 % 2  # stripes two pixels wide
+    dark = torch.where(vertical, columns, rows) // 2 % 2  # stripes are two pixels wide
     images[image, rows, columns] += (STRIPES * (1 - 2 * dark))[..., None]
-    # The pair last, over whatever lies there.
+    # Draw the pair last, over everything else.
     for mark in reversed(range(scene.marks.shape[1])):
         rows, columns = square(scene.marks[:, mark], MARK)
         images[image, rows, columns] = torch.from_numpy(scene.colors[:, mark]).to(device).view(-1, 1, 1, 3)
@@ -120,10 +123,10 @@ def render(scene: Scene, device: torch.device) -> Tensor:
 
 
 def accuracy_of_counting(distance: int, clutter: int, images: int = 40_000) -> float:
-    """Accuracy of the better of two rules on agreement that add marks up and never look at two together.
+    """Return the accuracy on agreement of the better of two rules that add up marks and never see two together.
 
-    Red counts 1 and blue -1, either everywhere or weighted by how likely a mark at that place is one of the pair; each
-    level of the sum's absolute value decides for the class that it is seen with more often.
+    Red counts 1 and blue -1, either everywhere or weighted by the probability that a mark at that place belongs to the
+    pair. Each absolute value of the sum predicts the class with which it occurs more often.
     """
     scene = draw_scene(images, distance, clutter, seed=1, split=2)
     cells = scene.marks // CELL
@@ -142,7 +145,7 @@ def accuracy_of_counting(distance: int, clutter: int, images: int = 40_000) -> f
 def make_pairs(
     task: str, distance: int, clutter: int, train_images: int, test_images: int, seed: int, device: torch.device
 ) -> dict[str, np.ndarray]:
-    """{train,test}_{images,labels} of the task, as every source gives them.
+    """Return {train,test}_{images,labels} of the task, in the format of all sources.
 
     Raises:
         DataError: see `draw_scene`.

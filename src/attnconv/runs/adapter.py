@@ -1,4 +1,4 @@
-"""What a dashboard must do, and what all of them need for it."""
+"""The interface of dashboards, and code that they share."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,7 @@ History = list[tuple[int, dict[str, float]]]  # epochs and their metrics
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a finished run found, beside its predictions.npy.
+    """The results of a finished run, besides its predictions.npy.
 
     Attributes:
         result: the content of result.json.
@@ -27,7 +27,7 @@ class Conclusion:
 
 
 class Adapter(Protocol):
-    """What a dashboard's library must do. All of it may raise."""
+    """The interface of a dashboard's library. All methods may raise."""
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None: ...
 

@@ -1,11 +1,11 @@
-"""Checkpoints: written whole or not at all, found again by their hash, read without executing anything.
+"""Checkpoints: written completely or not at all, identified by their hash, and read without executing code.
 
-A checkpoint is one file, `step00001234-<hash>.pt`: its name holds the first 16 hex digits of the SHA-256 of its bytes,
-so that a torn or altered file is known as such, and the rename that publishes it publishes its hash too. The last two
-are kept; when the newest is damaged, the one before continues the run to the same bytes.
+A checkpoint is one file, `step00001234-<hash>.pt`. The name holds the first 16 hex digits of the SHA-256 of its bytes,
+so torn and altered files are detected, and the rename that publishes the file also publishes its hash. The last two are
+kept; if the newest is damaged, the run continues from the previous one, to the same bytes.
 
-What it holds is all that a continuation depends on. Data order, augmentation, dropout and the learning rate are
-functions of counters and need no state of their own.
+A checkpoint holds everything that a run needs to continue. Data order, augmentation, dropout and the learning rate are
+functions of counters and have no state.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ NAME = re.compile(r"step(\d{8,})-([0-9a-f]{16})\.pt")
 
 @dataclass
 class Position:
-    """Where a run stands.
+    """The position of a run in its training.
 
-    The sums (loss, correct, images) and times are those of the epoch that has begun; between two epochs all are 0.
-    `cpu_seconds` is None where a checkpoint of an older version does not say.
+    The sums (loss, correct, images) and the times belong to the current epoch; between epochs all are 0. `cpu_seconds`
+    is None if an older version wrote the checkpoint.
     """
 
     epochs_done: int = 0
@@ -52,10 +52,10 @@ def save_checkpoint(
     position: Position,
     step: int,
 ) -> None:
-    """Write the state after `step` steps in all, then forget all but this checkpoint and the one before.
+    """Write the state after `step` steps in all, then delete all checkpoints but this one and the previous one.
 
     Raises:
-        OSError: it cannot be written; the older ones are untouched.
+        OSError: the file cannot be written; older checkpoints are unchanged.
     """
     buffer = io.BytesIO()
     state = {"format": FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -65,7 +65,7 @@ def save_checkpoint(
     write_whole(path, content)
     kept = [path]
     for other in _newest_first(folder):
-        # Later ones than this were damaged, or there would have been no coming here again.
+        # Later checkpoints were damaged, or this step would not be reached again.
         if len(kept) < KEPT and other.name < path.name and is_sound(other):
             kept.append(other)
         elif other not in kept:
@@ -73,22 +73,25 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
-    """Restore model and optimizer from the newest sound checkpoint; None if there are no checkpoints.
+    """Restore model and optimizer from the newest intact checkpoint, and return its position, or None if there is none.
 
-    Damaged ones are named on stderr and passed over.
+    Damaged checkpoints are reported on stderr and skipped.
 
     Raises:
-        RunFolderError: all are damaged, or the newest sound one is of a newer format or of another model.
-        FileError: the newest sound one holds more than tensors and plain values.
+        RunFolderError: all are damaged, or the newest intact one has a newer format or another model.
+        FileError: the newest intact one holds more than tensors and plain values.
     """
     candidates = _newest_first(folder)
     for path in candidates:
         if is_sound(path):
             return _restore(path, model, optimizer)
-        print(f"warning: {path} is damaged (its hash is not that of its name); using the one before", file=sys.stderr)
+        print(
+            f"warning: {path} is damaged (its hash does not match its name); using the previous checkpoint",
+            file=sys.stderr,
+        )
     if candidates:
         raise RunFolderError(
-            f"no checkpoint in {folder} is sound: {', '.join(path.name for path in candidates)} are damaged; "
+            f"all checkpoints in {folder} are damaged ({', '.join(path.name for path in candidates)}); "
             "delete that folder to start the run again"
         )
     return None
@@ -110,7 +113,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def export_weights(path: Path, model: nn.Module) -> None:
-    """The trained weights as safetensors, which need neither pickle nor this package to be read."""
+    """Write the trained weights as safetensors, which can be read without pickle and without this package."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -118,12 +121,12 @@ def export_weights(path: Path, model: nn.Module) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest sound checkpoint; None if there is none."""
+    """Return the newest intact checkpoint, or None."""
     return next(filter(is_sound, _newest_first(folder)), None)
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a checkpoint can be read, and its content is what its name says."""
+    """Return whether a checkpoint is readable and its content matches its name."""
     try:
         return path.stem.endswith(f"-{_digest(path.read_bytes())}")
     except OSError:  # a failing disk

@@ -1,10 +1,10 @@
-"""Dashboards: views of the run folder, never its source.
+"""Dashboards: they show the run folder and are never read.
 
-A dashboard that is absent or fails costs a warning, never a run: every call of one goes through `Dashboard`, which
-says once what went wrong and stays silent from then on.
+A dashboard that is missing or fails causes a warning and never stops a run. All calls go through `Dashboard`, which
+reports the first error and stays silent afterwards.
 
-A run may be started many times, and may be killed between the run folder and the dashboard. So every start logs again
-what the run folder has recorded, under the epoch as the dashboard's own step, and the dashboard keeps one of each.
+A run may be started many times, and may be killed between writing to the run folder and to the dashboard. Each start
+therefore logs all recorded epochs again, with the epoch as the dashboard's step, and the dashboard keeps one of each.
 """
 
 import sys
@@ -48,25 +48,25 @@ class Dashboard:
             self._guard(self._adapter.log, epoch, metrics)
 
     def picture(self, epoch: int, figure: "Figure") -> None:
-        """Log a picture of the heads after one epoch."""
+        """Log a figure of the heads after one epoch."""
         if self._adapter is not None:
             self._guard(self._adapter.picture, epoch, figure)
 
     def conclude(self, result: dict[str, Any], data: DataSet) -> None:
-        """Log what result.json will hold, once predictions and weights are in the run folder."""
+        """Log the content of the future result.json, once predictions and weights are in the run folder."""
         if self._adapter is not None:
             names = class_names(self._config.data, data.classes)
             self._guard(self._adapter.conclude, Conclusion(result, data.test.labels.cpu().numpy(), names))
 
     def finish(self, status: str) -> None:
-        """Close the dashboard's run, so that the next one of a sweep does not write into it."""
+        """Close the dashboard's run, so that the next run of a sweep does not write into it."""
         if self._adapter is not None:
             self._guard(self._adapter.finish, status)
 
     def _guard(self, call: Any, *arguments: Any) -> None:
         try:
             call(*arguments)
-        except Exception as error:  # whatever a third party's service raises
+        except Exception as error:  # whatever the library raises
             adapter, self._adapter = self._adapter, None
             if adapter is not None and call != adapter.finish:
                 with suppress(Exception):  # the first error is the one to report

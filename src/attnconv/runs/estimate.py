@@ -1,6 +1,6 @@
-"""How long runs take, from how long others took. Needs no torch, so that looking at a study is quick.
+"""Estimate how long runs take from finished runs. This module does not import torch, so that `study.py --list` is fast.
 
-What is counted is the time of one core; a study has several runs at once, one on each.
+Times are seconds of one core; a study runs several at once, one per core.
 """
 
 import re
@@ -15,9 +15,9 @@ from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_result
 from attnconv.runs.status import State, find_folders
 
-AT_ONCE = 2  # runs of a study at a time, one thread each
+AT_ONCE = 2  # runs of a study at a time, with one thread each
 
-# Seconds per training image of a network that was never timed, on one core with bf16; without, it is slower.
+# Seconds per training image for networks that were never timed, on one core with bf16; without bf16 it is slower.
 ASSUMED = {"mini": 0.0026, "small": 0.008}
 FP32_SLOWER = 3.0
 
@@ -28,10 +28,10 @@ TIMED = {"status", "model", "scale", "precision", "device", "seconds", "epochs",
 
 @dataclass(frozen=True)
 class Work:
-    """What decides how long a run takes.
+    """The facts that determine how long a run takes.
 
     Args:
-        images: training images that it sees in all.
+        images: number of training images that it sees in all epochs.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Work:
 
 
 def work_of(config: Config) -> Work:
-    """Say what a run has to do.
+    """Return the work of a run.
 
     Raises:
         FileError: its labels cannot be read.
@@ -55,7 +55,7 @@ class Rates:
     """Core seconds per training image, by model, scale and precision.
 
     Args:
-        measured: of finished runs; where several have the same key, their median counts.
+        measured: rates of finished runs; the median of equal keys is used.
     """
 
     def __init__(self, measured: dict[tuple[str, str, str], list[float]] | None = None):
@@ -63,12 +63,12 @@ class Rates:
 
     @classmethod
     def measured(cls, folders: Iterable[Path]) -> "Rates":
-        """From the finished runs below some folders; those of several threads say nothing of one."""
+        """Measure rates from the finished runs in some folders; runs with several threads are ignored."""
         found: dict[tuple[str, str, str], list[float]] = {}
         for run in (run for folder in folders for run in find_folders(folder)):
             try:
                 result = read_result(run) or {}
-            except Damaged:  # which a study and scripts/status.py say
+            except Damaged:  # a study and scripts/status.py report it
                 continue
             if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
                 key = result["model"], result["scale"], result["precision"]
@@ -76,11 +76,13 @@ class Rates:
         return cls(found)
 
     def seconds(self, work: Work) -> float:
-        """Core seconds of a run from its start."""
+        """Return the core seconds of a run from its start."""
         return work.images * self._rate(work)
 
     def _rate(self, work: Work) -> float:
-        """Of the same; else in the other precision; else the median of other models; else assumed."""
+        """Return the rate of the same work, else of the other precision, else the median of other models, else an
+        assumed one.
+        """
         key = work.model, work.scale, work.precision
         if key in self._rates:
             return self._rates[key]
@@ -95,11 +97,11 @@ class Rates:
 
 
 def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rates: Rates, at_once: int) -> float | None:
-    """Seconds until the runs that a sweep noted and that can go on are done; None if there are no such runs.
+    """Return the seconds until all runs that a sweep recorded and that can continue are done; None if there are none.
 
     Args:
-        noted: of a run's folder what cells.json has of it.
-        at_once: runs at a time.
+        noted: the entries of cells.json by run folder.
+        at_once: number of runs at a time.
     """
     left = [
         rates.seconds(Work(**noted[folder]["work"])) * state.share_left
@@ -110,14 +112,14 @@ def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rate
 
 
 def duration(seconds: float) -> str:
-    """A duration such as "4 h 10 min"."""
+    """Return a duration as text, such as "4 h 10 min"."""
     minutes = max(1, round(seconds / 60))
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _seconds(result: dict[str, Any]) -> float | None:
-    """Return seconds of one core, or of the clock where a GPU did the work; None if several cores shared it."""
+    """Return the seconds of one core, or wall-clock seconds on a GPU; None if several cores shared the run."""
     threads = THREADS.search(result["device"])
     if threads is None:
         return result["seconds"]
@@ -130,11 +132,11 @@ def _images_seen(result: dict[str, Any]) -> float:
 
 
 def _training_images(config: Config) -> int:
-    """Training images before any are held out or left out."""
+    """Return the number of training images of the whole data set."""
     data = config.data
     labels = Path(data.root, "train_labels.npy")
     if data.source == "arrays" and labels.exists():
-        import numpy as np  # looking at a study needs none
+        import numpy as np  # not needed for other data sets
 
         with reading(labels):
             return len(np.load(labels, mmap_mode="r"))

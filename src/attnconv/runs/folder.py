@@ -1,21 +1,21 @@
-"""The run folder: the one source of every number; dashboards are views of it.
+"""The run folder: the only source of all numbers; dashboards only show it.
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
-    data.json        where the data lay, and its hash
-    config.yaml      the frozen configuration, with the arithmetic that precision=auto became
-    metrics.jsonl    a line per epoch; nothing in it depends on the clock: on a CPU, equal runs have equal bytes
-    timing.jsonl     a line per epoch: seconds on the clock, and on the CPU, those of all threads and processes
-    heads.jsonl      a line per epoch, the start included: centers and spreads of the heads (models with Gaussian heads)
-    heads.png        where the heads look after the last epoch, drawn (attention models)
-    attention_maps.npy   the same as numbers, (layers, heads, H, W) float16: what the central pixel attends to, for
-                     attention that depends on content the mean over the first 100 test images
-    predictions.npy  (N,) the class that the last epoch's network predicts for each test image, in the split's order
+    data.json        where the data was, and its hash
+    config.yaml      the frozen configuration, with the precision that precision=auto chose
+    metrics.jsonl    a line per epoch; it contains no times, so on a CPU equal runs have equal bytes
+    timing.jsonl     a line per epoch: wall-clock seconds, and CPU seconds of all threads and processes
+    heads.jsonl      a line per epoch, and one for the start: centers and spreads of the heads (Gaussian heads)
+    heads.png        a figure of where the heads look after the last epoch (attention models)
+    attention_maps.npy   the same as numbers, (layers, heads, H, W) float16: where the central pixel looks; averaged
+                     over the first 100 test images if attention depends on content
+    predictions.npy  (N,) the class that the final network predicts for each test image, in the split's order
     result.json      the outcome; `status` is done, failed or interrupted
-    weights.safetensors   the trained weights, once it is done
-    probe.json       how convolutional its attention is, if scripts/probe.py was asked
-    conversion.json  what became of it as attention, if scripts/conv_to_attention.py was asked
+    weights.safetensors   the trained weights, once the run is done
+    probe.json       how convolutional its attention is, written by scripts/probe.py
+    conversion.json  its conversion to attention, written by scripts/conv_to_attention.py
     checkpoints/     the last two (attnconv.runs.checkpoint)
-    .lock, .owner    held by the process at work here, and who that is
+    .lock, .owner    held by the process that uses the folder, and the name of that process
 """
 
 import io
@@ -53,82 +53,84 @@ PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
 
 
 def run_folder_path(config: Config) -> Path:
-    """The folder that a configuration owns, relative to the working directory."""
+    """Return the folder of a configuration's run, relative to the working directory."""
     return Path(config.output, run_name(config))
 
 
 def run_name(config: Config) -> str:
-    """What a run is called: its folder below config.output."""
+    """Return the name of a run: its folder below config.output."""
     return name_of(vars(config) | {part: vars(getattr(config, part)) for part in ("scale", "recipe", "data")})
 
 
 class RunFolder:
-    """Reads and writes one run folder. Nothing is written before `open`."""
+    """Read and write one run folder. Nothing is written before `open`."""
 
     def __init__(self, config: Config):
         self.config = config
-        # What config.precision is on this machine, the hash of what lies in data.root, and the heads in model.start,
-        # once they are known.
+        # The value of config.precision on this machine, the hash of the data in data.root, and the heads in
+        # model.start, once they are known.
         self.precision: str | None = None
         self.data_hash: str | None = None
         self.preprocessing: bytes | None = None  # content of preprocessing.json, once it is known
         self.heads: Heads | None = None
-        self._data_files = files_of(config.data)  # before the data is read, so that a later change is known as such
+        self._data_files = files_of(config.data)  # before the data is read, so that a later change is noticed
         self.path = run_folder_path(config)
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
         self.heads_picture = self.path / "heads.png"
-        # The operating system lets go of it when its owner dies, however it dies. Who only looks whether it is held
-        # (attnconv.runs.status) holds it for a moment, hence the second.
+        # The operating system releases the lock when its owner dies. Those who only check it (attnconv.runs.status)
+        # hold it for a moment, so this process tries for a second.
         self._lock = FileLock(self.path / ".lock", timeout=1)
 
     def check(self) -> None:
-        """Raise RunFolderError if the run must not or cannot go there, without writing anything.
+        """Raise RunFolderError if the run must not or cannot use its folder, without writing anything.
 
         Raises:
-            RunFolderError: the run is finished, the folder holds another configuration, or it is not writable.
-                Of a finished run whose data or heads must be read to be known, nothing before they are.
+            RunFolderError: the run is finished, the folder holds another configuration, or it is not writable. If a
+                finished run's data or heads must be read first, this is checked only afterwards.
         """
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-            raise RunFolderError(f"{existing} is not a writable folder, so {self.path} cannot be made; set output=")
+            raise RunFolderError(
+                f"{existing} is not a writable folder, so {self.path} cannot be created; set output=FOLDER"
+            )
         result = read_result(self.path)
         done = result is not None and result["status"] == "done"
-        # What is finished takes part in no arithmetic any more: auto asks for the run, whatever it became.
+        # A finished run computes nothing any more: precision=auto accepts it, whatever its precision.
         different = self._differences(None if done else self.precision)
         if different and not (nothing_to_keep(self.path) if self._lock.is_locked else gives_way(self.path)):
             raise RunFolderError(refusal(self.path, different, self.config, done))
         if result is not None and done and self._knows_inputs():
             raise AlreadyDone(
-                f"{self.path} is finished already (test accuracy {result['test_acc']:.4f}); "
+                f"{self.path} is already finished (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"
             )
         if (self.checkpoints / "last.pt").exists():
             raise RunFolderError(
-                f"{self.path} holds a run of an older version, which cannot go on; choose another name=, or delete it"
+                f"{self.path} holds a run of an older version, which cannot resume; choose another name=, or delete it"
             )
 
     def _differences(self, precision: str | None) -> dict[str, str]:
         return differences(self.path, self.config, precision, self.data_hash, self.heads)
 
     def _knows_inputs(self) -> bool:
-        """Whether data and heads have been read, or need not be to be known as those of the run in the folder."""
+        """Return whether data and heads have been read, or need not be read to compare them with the run's."""
         if self.heads is None and start_weights(flatten(self.config.model, "model.")):
             return False
         recorded = read_recorded(self.path)
         return self.data_hash is not None or recorded is None or recorded.knows(self.config.data)
 
     def open(self) -> None:
-        """Make the folder, take it for this process alone, and write config.yaml.
+        """Create the folder, lock it for this process, and write config.yaml.
 
         Raises:
-            AtWork: another process is at work in it.
-            RunFolderError: it cannot be written, or see `check`.
+            AtWork: another process is using the folder.
+            RunFolderError: the folder cannot be written; see also `check`.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            self.check()  # another process may have begun or finished it since the last look
+            self.check()  # another process may have started or finished the run since the last check
             self._clear_failure()
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
@@ -139,26 +141,26 @@ class RunFolder:
             if self.preprocessing is not None:
                 write_whole(self.path / PREPROCESSING_FILE, self.preprocessing)
             write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
-            (self.path / "result.json").unlink(missing_ok=True)  # it tells of an earlier sitting, not of this one
+            (self.path / "result.json").unlink(missing_ok=True)  # left by an earlier process
         except Timeout as error:
             try:
                 who = (self.path / ".owner").read_text().strip()
             except FileNotFoundError:
                 who = "another process"
-            raise AtWork(f"{who} is at work in {self.path}; wait for it, or choose another name=") from error
+            raise AtWork(f"{who} is using {self.path}; wait for it, or choose another name=") from error
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=") from error
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=FOLDER") from error
 
     def _clear_failure(self) -> None:
-        """Make room for this run where one of another configuration left nothing to go on from."""
+        """Delete a failed run of another configuration that has nothing to resume from."""
         different = self._differences(self.precision)
         if not different:
             return
         print(
-            f"{self.path}: starting afresh; the run there ended before its first checkpoint ({listed(different)})",
+            f"{self.path}: starting over; the run there ended before its first checkpoint ({listed(different)})",
             flush=True,
         )
-        # What says that there is nothing to keep goes last.
+        # The file that says there is nothing to keep is deleted last.
         last = ("result.json", "config.yaml")
         for path in sorted(self.path.iterdir(), key=lambda path: path.name in last):
             if path.is_dir():
@@ -168,13 +170,13 @@ class RunFolder:
         self.checkpoints.mkdir()
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Release the folder for other processes."""
         if self._lock.is_locked:
             (self.path / ".owner").unlink(missing_ok=True)
             self._lock.release()
 
     def append(self, file: str, record: dict[str, Any] | None) -> None:
-        """Add one line to a .jsonl file, down to the disk; nothing for no record."""
+        """Append a record as one line to a .jsonl file and flush it to the disk; do nothing for None."""
         if record is None:
             return
         with (self.path / file).open("a") as lines:
@@ -183,10 +185,10 @@ class RunFolder:
             os.fsync(lines.fileno())
 
     def forget_after(self, epochs_done: int | None) -> None:
-        """Drop the lines of epochs that will be trained again, and torn ones; every line for None.
+        """Drop incomplete lines, and the lines of epochs that will be trained again; drop all lines for None.
 
         Raises:
-            Damaged: some lines of the other epochs are missing.
+            Damaged: lines of other epochs are missing.
         """
         for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
             if (self.path / file).exists():
@@ -197,27 +199,27 @@ class RunFolder:
             read_epochs(self.path, file, epochs_done or 0)
 
     def write_array(self, file: str, array: "np.ndarray") -> None:
-        """Write a .npy file, whole or not at all."""
-        import numpy as np  # here: who only looks at run folders needs none
+        """Write a .npy file, completely or not at all."""
+        import numpy as np  # not needed for reading run folders
 
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         write_whole(self.path / file, content.getvalue())
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json, whole or not at all."""
+        """Write result.json, completely or not at all."""
         write_whole(self.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
 def nothing_to_keep(folder: Path) -> bool:
-    """Whether the run in that folder failed, stopped or was killed before its first checkpoint."""
+    """Return whether the run in the folder failed, stopped or was killed before its first checkpoint."""
     result = read_result(folder)
     done = result is not None and result["status"] == "done"
     return not (done or any((folder / "checkpoints").glob("*.pt")) or (folder / "weights.safetensors").exists())
 
 
 def gives_way(folder: Path) -> bool:
-    """Whether a run of another configuration may take that folder: there is nothing to keep, and nobody at work."""
+    """Return whether a run of another configuration may replace the one in the folder."""
     return nothing_to_keep(folder) and who_is_at_work(folder) is None
 
 

@@ -1,4 +1,6 @@
-"""Where the heads of a run look: centers and spreads per epoch (the paper's Figure 3), maps, a picture (Figure 4)."""
+"""Where the heads of a run look: centers and spreads per epoch (the paper's Figure 3), maps, and a figure (Figure
+4).
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +16,17 @@ from attnconv.models.frozen import LEARNED, learned_heads
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IMAGES = 100  # over which attention that depends on content is averaged
+IMAGES = 100  # number of images to average attention over if it depends on content
 
 
 def first_images(split: Split) -> Tensor:
-    """Up to IMAGES images, (B, C, height, width), without augmentation."""
+    """Return up to IMAGES images, (B, C, height, width), without augmentation."""
     return next(split.batches(IMAGES))[0]
 
 
 def heads_in(weights: Path) -> dict[str, list[Any]]:
-    """Centers and spreads in a file of weights as a line of heads.jsonl has them; empty if there is no such file.
+    """Return the centers and spreads in a file of weights, in the format of heads.jsonl; empty if the file does not
+    exist.
 
     Raises:
         FileError: the file cannot be read.
@@ -35,11 +38,11 @@ def heads_in(weights: Path) -> dict[str, list[Any]]:
 
 
 class HeadWatcher:
-    """Reads the attention layers of a model; a model without any gives no record, no maps and no figure.
+    """Read the attention layers of a model. Without attention layers, there is no record, no map and no figure.
 
     Args:
         model: the network.
-        name: what figures call it.
+        name: the network's name in figures.
     """
 
     def __init__(self, model: nn.Module, name: str):
@@ -48,15 +51,15 @@ class HeadWatcher:
         self._grid: tuple[int, int] = getattr(model, "grid", (0, 0))
 
     def record(self, epoch: int) -> dict[str, Any] | None:
-        """One line of heads.jsonl; None where no head is Gaussian."""
+        """Return one line of heads.jsonl, or None if no head is Gaussian."""
         heads = gaussian_heads(self._model)
         return {"epoch": epoch, **heads} if heads else None
 
     def maps(self, split: Split) -> np.ndarray | None:
-        """What every head's central pixel sees, (L, N, H, W) float16; nan for heads that a layer lacks.
+        """Return the map of each head for the central pixel, (L, N, H, W) float16; nan for heads that a layer lacks.
 
         Args:
-            split: over whose first IMAGES attention that depends on content is averaged.
+            split: attention that depends on content is averaged over its first IMAGES images.
         """
         if not self._mixers:
             return None
@@ -67,7 +70,9 @@ class HeadWatcher:
         return maps
 
     def figure(self, epoch: int, split: Split) -> "Figure | None":
-        """Ellipses of Gaussian heads, a panel per layer; maps of other heads, a row per layer; split as for `maps`."""
+        """Return a figure: ellipses of Gaussian heads, one panel per layer, or maps of other heads, one row per
+        layer.
+        """
         from attnconv.report.figures import gaussians, maps  # imports matplotlib
         from attnconv.report.figures.data import Gaussians, Maps
 
@@ -75,4 +80,4 @@ class HeadWatcher:
         if heads and all(isinstance(mixer, PositionalAttention) for mixer in self._mixers):
             return gaussians.centers(Gaussians.of(title, self._grid, heads))
         probs = self.maps(split)
-        return None if probs is None else maps.whole(Maps(f"{title}: what the central position attends to", probs))
+        return None if probs is None else maps.whole(Maps(f"{title}: where the central position attends", probs))

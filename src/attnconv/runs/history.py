@@ -1,4 +1,4 @@
-"""What all sittings of a run have recorded in its folder so far."""
+"""Read everything that a run has recorded in its folder, over all of its starts."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from attnconv.runs.records import ACCURACIES, read_lines
 
 
 def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str, float]]]:
-    """Epochs and their metrics, for a dashboard that must not miss what earlier sittings recorded.
+    """Return epochs and their metrics, including those of earlier starts, for a dashboard.
 
     Args:
-        images: shown in an epoch.
+        images: number of images shown in an epoch.
     """
     timings = {record["epoch"]: record["train_seconds"] for record in read_lines(folder.path, "timing.jsonl")}
     history = []
@@ -21,9 +21,9 @@ def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str,
 
 
 def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
-    """Last-epoch accuracies and times, from the run folder, so that an interrupted run counts all of its sittings.
+    """Return the accuracies of the last epoch, and the total times over all starts of the run.
 
-    Without `cpu_seconds` where an older version trained a part of the run and did not record them.
+    `cpu_seconds` is missing if an older version trained part of the run without recording it.
     """
     last, timings = read_lines(folder.path, "metrics.jsonl")[-1], read_lines(folder.path, "timing.jsonl")
     train_seconds = sum(timing["train_seconds"] for timing in timings)

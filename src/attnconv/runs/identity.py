@@ -1,8 +1,8 @@
-"""Whether a folder holds the run that a configuration describes: its settings, its arithmetic, its data, its heads.
+"""Compare the run in a folder with a configuration: settings, precision, data and heads.
 
-A run keeps one arithmetic from its first step to its last. `precision=auto` leaves it to the machine, so what is
-compared is what auto became, where that is known. Data is the same if its hash is the same, and weights to begin with
-are the same if their heads are, wherever they lie.
+A run keeps one precision from its first step to its last. `precision=auto` depends on the machine, so the comparison
+uses the precision that auto chose, if known. Data is equal if its hash is equal. Weights to start from are equal if
+their heads are equal. Where the files are does not matter.
 """
 
 import json
@@ -19,30 +19,30 @@ from attnconv.config import Config, DataConfig, flatten, to_plain
 from attnconv.data.root import FROM_FOLDERS, files_of, holds_data
 from attnconv.runs.records import read_config, read_data, read_lines, read_result
 
-# Settings that may differ when an unfinished run resumes: they say where it runs, who watches and what is looked at
-# besides, not what it computes.
+# Settings that may differ when an unfinished run resumes: they control where it runs, who watches it and what else is
+# evaluated, not what it computes.
 FREE_TO_CHANGE = (
     "logger", "output", "data.root", "collected", "retry_failed",
     "device", "compile", "warm_up", "eval_mirrored", "eval_batch_size",
     "checkpoint_steps", "checkpoint_minutes",
 )  # fmt: skip
 
-# A model that takes `model.start`: shifts, random, or a file of weights.
+# A model with `model.start`: shifts, random, or a file of weights.
 FROZEN = "attnconv.models.frozen.frozen_heads"
 
-Heads = dict[str, list[Any]]  # centers and spreads by layer, as a line of heads.jsonl has them
+Heads = dict[str, list[Any]]  # centers and spreads by layer, as in a line of heads.jsonl
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run folder says of its run.
+    """The facts that a run folder records about its run.
 
     Attributes:
-        settings: of config.yaml, with dotted keys; a setting that is younger than the file has its default.
-        precision: bf16 or fp32; None if nothing in the folder says.
-        root: where the data lay.
-        data_hash: of the data; None if nothing in the folder says.
-        files: of the data (attnconv.data.root.files_of); None if nothing in the folder says.
+        settings: from config.yaml, with dotted keys; settings that are newer than the file have their defaults.
+        precision: bf16 or fp32; None if not recorded.
+        root: folder of the data.
+        data_hash: of the data; None if not recorded.
+        files: of the data (attnconv.data.root.files_of); None if not recorded.
     """
 
     settings: dict[str, Any]
@@ -52,27 +52,27 @@ class Recorded:
     files: dict[str, list[int]] | None
 
     def lies_at(self, data: DataConfig) -> bool:
-        """Whether the run found its data where `data` would look for it."""
+        """Return whether the run read its data from the folder that `data` points to."""
         return data.source not in FROM_FOLDERS or self.root == absolute(data.root)
 
     def knows(self, data: DataConfig) -> bool:
-        """Whether the data of `data` is known to be the run's without being read: by its place and its files' times."""
+        """Return whether folder and file times show that `data` is the run's data, without reading it."""
         if data.source not in FROM_FOLDERS:
             return True
         return self.lies_at(data) and (self.data_hash is None or self.files == files_of(data))
 
 
 def read_recorded(folder: Path) -> Recorded | None:
-    """What a folder says of its run; None if it has no config.yaml.
+    """Return what a folder records about its run, or None without a config.yaml.
 
     Raises:
-        Damaged: a file is.
+        Damaged: a file is damaged.
     """
     if not (folder / "config.yaml").exists():
         return None
     settings = with_defaults(flatten(read_config(folder)))
     result, data = read_result(folder) or {}, read_data(folder)
-    # The config.yaml of older runs says auto where the machine decided; their result.json says what it became.
+    # In older runs, config.yaml says auto, and result.json has the precision.
     known = settings["precision"] != "auto"
     return Recorded(
         settings,
@@ -90,14 +90,14 @@ def differences(
     data_hash: str | None = None,
     heads: Heads | None = None,
 ) -> dict[str, str]:
-    """Settings in which the run of a folder, if there is one, and a configuration differ: key -> "old -> new".
+    """Return the settings in which the run of a folder and a configuration differ: key -> "old -> new".
 
     Args:
-        precision: what config.precision is on this machine; None: compare it only if it is not auto.
-        data_hash: of the data that `config` names; None: it has not been read, and is another one only if the run's
-            lay elsewhere and has no hash to compare.
-        heads: of the weights that model.start names (attnconv.runs.heads.heads_in), empty where there is no such
-            file; None: they have not been read, and are others only if the run's lay elsewhere and say nothing.
+        precision: the value of config.precision on this machine; None to compare it only if it is not auto.
+        data_hash: hash of the data that `config` names; None if it has not been read. The data then differs only if the
+            run's data was elsewhere and has no recorded hash.
+        heads: of the weights in model.start (attnconv.runs.heads.heads_in), empty if the file does not exist; None if
+            they have not been read. They then differ only if the run's were elsewhere and are not recorded.
 
     Raises:
         Damaged: see `read_recorded`.
@@ -123,7 +123,7 @@ def differences(
 
 
 def differences_read(folder: Path, config: Config) -> dict[str, str]:
-    """The same, with data and weights read where the folder alone cannot say whether they are the run's.
+    """Return the same, but read data and weights if the folder alone is not enough to compare them.
 
     Raises:
         Damaged: see `read_recorded`; DataError, FileError: data or weights cannot be read.
@@ -131,7 +131,7 @@ def differences_read(folder: Path, config: Config) -> dict[str, str]:
     recorded, data_hash, heads = read_recorded(folder), None, None
     if recorded is None:
         return {}
-    # Data that nobody has fetched yet is no other data.
+    # Data that has not been downloaded yet does not count as different.
     absent = recorded.lies_at(config.data) and not holds_data(Path(config.data.root), config.data.source)
     if recorded.data_hash is not None and not recorded.knows(config.data) and not absent:
         from attnconv.data.sources import data_hash as read_hash  # imports torch
@@ -159,7 +159,7 @@ def _other_data(recorded: Recorded, data: DataConfig, found: str | None) -> dict
 
 
 def start_weights(settings: dict[str, Any]) -> Path | None:
-    """The weights of another run that a run begins with; None for one that needs none.
+    """Return the file with another run's weights that a run starts from, or None.
 
     Args:
         settings: with dotted keys.
@@ -171,43 +171,43 @@ def start_weights(settings: dict[str, Any]) -> Path | None:
 
 
 def _same_heads(folder: Path, old: dict[str, Any], new: dict[str, Any], heads: Heads | None) -> bool:
-    """Whether two runs that begin with the weights of another begin with the same heads, as far as that is known."""
-    recorded = read_lines(folder, "heads.jsonl")[:1]  # what it began with, which was never trained
+    """Return whether two runs that start from another run's weights start with the same heads, as far as known."""
+    recorded = read_lines(folder, "heads.jsonl")[:1]  # the heads at the start, before training
     if not recorded or heads == {}:
         return _donor(Path(old["model.start"])) == _donor(Path(new["model.start"]))
     return heads is None or recorded[0] == {"epoch": 0, **heads}
 
 
 def _donor(weights: Path) -> tuple[str, ...]:
-    """What names the run that weights are of, wherever run folders lie; of other weights, their place."""
+    """Return a key for the run that weights belong to, wherever run folders are; for other weights, their path."""
     parts = Path(absolute(str(weights))).parts
     in_run_folder = len(parts) > 6 and parts[-3].startswith("frac") and parts[-2].startswith("seed")
     return parts[-6:] if in_run_folder else parts
 
 
 def describe_data(data: DataConfig, data_hash: str, files: dict[str, list[int]]) -> bytes:
-    """The content of data.json: where the data lies, its hash, and its files as they were when it was read."""
+    """Return the content of data.json: where the data is, its hash, and its files when they were read."""
     content = {"root": absolute(data.root), "sha256": data_hash, "files": files}
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def absolute(root: str) -> str:
-    """A folder by its absolute path, so that it is the same from everywhere."""
+    """Return the absolute path of a folder, which does not depend on the working directory."""
     return os.path.abspath(os.path.expanduser(root))
 
 
 def listed(different: dict[str, str]) -> str:
-    """Differences on one line."""
+    """Return differences in one line."""
     return "; ".join(f"{key}: {change}" for key, change in different.items())
 
 
 def name_hint(keys: Iterable[str], config: Config) -> str:
-    """What to type so that runs that differ in `keys` have names of their own: "name='NAME_${recipe.lr}'".
+    """Return an override that gives runs that differ in `keys` different names: "name='NAME_${recipe.lr}'".
 
-    Empty if no key has a value that a name can hold. The quotes keep a shell from replacing what Hydra is to replace.
+    Return an empty string if no key has a value that fits into a name. The quotes protect ${...} from the shell.
     """
     values = flatten(to_plain(config))
-    # What the model takes from a scale or a recipe is best named there.
+    # Settings that the model takes from the scale or the recipe are best named there.
     for key in sorted(keys, key=lambda key: key.startswith("model.")):
         value = values.get(key)
         if isinstance(value, bool | int | float | str) and value != "" and "/" not in str(value):
@@ -216,10 +216,10 @@ def name_hint(keys: Iterable[str], config: Config) -> str:
 
 
 def refusal(folder: Path, different: dict[str, str], config: Config, done: bool) -> str:
-    """Why a folder is refused that holds another run, finished or not, and what to type instead."""
+    """Return why a folder with another run, finished or not, is refused, and what to type instead."""
     if different.keys() == {"precision"} and not done:
         began, here = different["precision"].split(" -> ")
-        return f"{folder} began in {began} and would go on in {here}: add precision={began}, or choose another name="
+        return f"{folder} started in {began} and would resume in {here}: add precision={began}, or choose another name="
     kind, hint = "a finished" if done else "an unfinished", name_hint(different, config)
     return (
         f"{folder} holds {kind} run of another configuration ({listed(different)}); "
@@ -228,12 +228,12 @@ def refusal(folder: Path, different: dict[str, str], config: Config, done: bool)
 
 
 def free_to_change(key: str) -> bool:
-    """Whether a setting, by its dotted key, may differ between two starts of one run."""
+    """Return whether a setting, by its dotted key, may differ between two starts of one run."""
     return key in FREE_TO_CHANGE or key.partition(".")[0] in FREE_TO_CHANGE
 
 
 def with_defaults(flat: dict[str, Any]) -> dict[str, Any]:
-    """A flattened config.yaml with what the schema has gained since."""
+    """Return a flattened config.yaml with the defaults of settings that are newer than it."""
     return _defaults() | flat
 
 

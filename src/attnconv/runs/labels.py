@@ -1,4 +1,4 @@
-"""What dashboards call a run, and by what they sort it: every label is part of the configuration, and flat."""
+"""Names and labels of runs in dashboards. All labels are part of the configuration, and flat."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from attnconv.runs.folder import run_name
 
 
 def labels(config: Config) -> dict[str, Any]:
-    """Return what runs are grouped and filtered by, under one name each: W&B cannot group by parts of a setting."""
+    """Return the labels to group and filter runs by: W&B cannot group by parts of a setting."""
     return {
         "model": config.model["name"],
         "recipe": config.recipe.name,
@@ -19,21 +19,21 @@ def labels(config: Config) -> dict[str, Any]:
 
 
 def flat_config(config: Config) -> dict[str, Any]:
-    """Return every setting under its dotted key, and the labels."""
+    """Return all settings under their dotted keys, and the labels."""
     return flatten(to_plain(config)) | labels(config)
 
 
 def group(config: Config) -> str:
-    """Return the name that runs share which differ in nothing but the seed."""
+    """Return the name of the group of runs that differ only in the seed."""
     return run_name(config).rpartition("/")[0]
 
 
 def display_name(config: Config) -> str:
-    """Return what dashboards call a run."""
+    """Return the name of a run in dashboards."""
     return displayed(run_name(config))
 
 
 def displayed(run: str) -> str:
-    """Return the parts of a run's name, seed and model first: dashboards cut names off at their end."""
+    """Return the parts of a run's name, seed and model first, because dashboards truncate the end of names."""
     study, model, kind, fraction, seed = run.split("/")
     return f"{seed} {model} {fraction} {kind} {study}"

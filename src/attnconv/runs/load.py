@@ -1,4 +1,4 @@
-"""From a run folder, or the name of a network in results/weights/, to a trained network."""
+"""Load a trained network from a run folder, or by its name in results/weights/."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from attnconv.runs.trained import Trained
 from attnconv.settings.types import typed
 from attnconv.training.device import choose_device
 
-RESULTS = Path(__file__).resolve().parents[3] / "results"  # whose weights have names
+RESULTS = Path(__file__).resolve().parents[3] / "results"  # contains the named weights
 
 
 def load(
@@ -37,14 +37,15 @@ def load(
     Args:
         run: a run folder, or the name of a network whose weights are in results/weights/: its model, such as
             sa_quadratic, or its run, such as table1/sa_quadratic/mini-modern/frac1/seed0.
-        root: where the data is, if not where the run found it; only read when it is asked for.
+        root: folder of the data, if it has moved; read only when needed.
         device: cpu, cuda, cuda:N or mps.
         weights: a file of weights, if not that of the finished run.
-        trusted: packages besides attnconv, torch.nn and timm from which the run's model may be built.
+        trusted: packages, besides attnconv, torch.nn and timm, that may define the run's model.
 
     Raises:
-        RunFolderError: there is no such run, or it is not finished; FileError: its weights are damaged, or of another
-            network; ConfigError: its configuration is not one of this version.
+        RunFolderError: the run does not exist or is not finished.
+        FileError: its weights are damaged or belong to another network.
+        ConfigError: its configuration does not fit this version.
     """
     folder = find_run(run)
     config = read_run_config(folder, trusted)
@@ -53,7 +54,7 @@ def load(
     weights = weights or find_weights(folder)
     preprocessing = read_preprocessing(folder, config.data)
     if start_weights(flatten(config.model, "model.")):
-        config.model["start"] = str(weights)  # which have the heads that it began with, wherever those came from
+        config.model["start"] = str(weights)  # they include the heads that the run started with
     model = build_untrained(config, preprocessing)
     load_weights(model, weights, preprocessing.classes)
     return Trained(folder, config, preprocessing, model.to(choose_device(device)).eval())
@@ -63,10 +64,10 @@ load_trained = load
 
 
 def find_run(run: str | Path, results: Path = RESULTS) -> Path:
-    """Return the run folder of a path, or of the name of a network in results/weights/.
+    """Return the run folder for a path, or for the name of a network in results/weights/.
 
     Raises:
-        RunFolderError: there is neither; the nearest are named.
+        RunFolderError: neither exists; the message lists similar names.
     """
     folder = Path(run).expanduser()
     if folder.exists() or not _is_name(str(run)):
@@ -80,10 +81,10 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
         known = (
             nearest(str(run), [*names, *map(model_of, names)], "ls results/weights/*/*")
             if names
-            else "; results/weights has none yet"
+            else "; results/weights is empty"
         )
         raise RunFolderError(
-            f"there is no run folder {run}, and no network of that name in results/weights{known}; "
+            f"{run} is neither a run folder nor a network in results/weights{known}; "
             "python train.py model=NAME scale=mini trains one and prints its run folder"
         )
     return collected_folder(results, found[0])
@@ -101,10 +102,10 @@ def model_of(name: str) -> str:
 
 
 def find_weights(folder: Path) -> Path:
-    """Return the file of weights of a run, which results/ keeps in a folder of its own.
+    """Return the weight file of a run; results/ keeps weights in a separate folder.
 
     Raises:
-        RunFolderError: there is none.
+        RunFolderError: the run has no weights.
     """
     path = folder / "weights.safetensors"
     if path.exists():
@@ -114,30 +115,30 @@ def find_weights(folder: Path) -> Path:
             kept = collected_weights(results.parent, folder.absolute().relative_to(results).as_posix())
             if kept.exists():
                 return kept
-    raise RunFolderError(f"{folder} has no weights.safetensors: the run is not finished, or only its numbers are here")
+    raise RunFolderError(f"{folder} has no weights.safetensors: the run is not finished, or only its results were kept")
 
 
 def _is_name(run: str) -> bool:
-    """Whether it may be the name of a model or of a run, rather than a path that leads nowhere."""
+    """Return whether it can be the name of a model or a run, and not the path of a missing folder."""
     return not run.startswith((".", "/", "~")) and (run.count("/") in (0, 4))
 
 
 def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
-    """The configuration of a run; what is younger than its config.yaml has its default.
+    """Return the configuration of a run; settings that are newer than its config.yaml have their defaults.
 
     Args:
-        trusted: packages besides attnconv, torch.nn and timm from which the run's model may be built.
+        trusted: packages, besides attnconv, torch.nn and timm, that may define the run's model.
 
     Raises:
-        RunFolderError: there is none, or a newer version wrote it.
-        ConfigError: a value is outside its limits, or the model is code from elsewhere.
+        RunFolderError: the folder has no configuration, or a newer version wrote it.
+        ConfigError: a value is outside its limits, or other packages define the model.
     """
     if not folder.is_dir():
         what = "is a file, not a run folder" if folder.exists() else f"does not exist{near(folder)}"
         raise RunFolderError(f"{folder} {what}")
     try:
         plain = read_config(folder)
-        read_result(folder)  # says so if a newer version wrote it
+        read_result(folder)  # raises if a newer version wrote it
         config = typed(Config, plain)
     except Damaged as damage:
         raise RunFolderError(f"{folder} is not a run folder: {damage.detail}{_inside(folder)}") from damage
@@ -156,21 +157,21 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
 
 
 def run_folder_of(weights: Path) -> Path | None:
-    """The run folder that a file of weights lies in: RUN/weights.safetensors, RUN/checkpoints/step*.pt."""
+    """Return the run folder of a weight file: RUN/weights.safetensors or RUN/checkpoints/step*.pt."""
     return next((parent for parent in weights.parents[:2] if (parent / "config.yaml").exists()), None)
 
 
 def _inside(folder: Path) -> str:
-    """A suffix with what there is in a folder that is not a run: runs, or files of weights."""
+    """Return a suffix that lists runs or weight files inside a folder that is not a run."""
     runs = find_folders(folder)
     if runs:
-        return f"; runs below it: {runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+        return f"; it contains the runs {runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
     files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES)
-    return f"; files of weights in it: {', '.join(files[:3])}" if files else ""
+    return f"; it contains the weight files {', '.join(files[:3])}" if files else ""
 
 
 def build_untrained(config: Config, data: DataSet | Preprocessing) -> nn.Module:
-    """The network as the run began with it, on the CPU."""
+    """Return the network with the run's initial weights, on the CPU."""
     node, _ = resolve_node(config, data.image_shape, data.classes)
     torch.manual_seed(config.seed)
     return build_model(node, data.image_shape, data.classes)

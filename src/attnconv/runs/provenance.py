@@ -1,4 +1,4 @@
-"""What a result must say of itself to be believed: commit, hardware, versions."""
+"""The facts that make a result verifiable: commit, hardware, versions."""
 
 import os
 import platform
@@ -11,18 +11,16 @@ from typing import Any
 
 import torch
 
-COMMIT = (
-    "ATTNCONV_COMMIT"  # set where the tree was copied without its history: git describe --always --abbrev=40 --dirty
-)
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # of a CPU: those that decide which kernels run
+COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
 MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The checked-out commit and whether the tree differs from it, new files included.
+    """Return the checked-out commit, and whether the tree differs from it (new files included).
 
-    Outside a checkout it is what ATTNCONV_COMMIT says, or None.
+    Outside a checkout, return the value of ATTNCONV_COMMIT, or None.
     """
     try:
         head = _git("rev-parse", "HEAD").strip()
@@ -34,13 +32,13 @@ def commit() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str:
-    # Without its optional locks: a run that is killed while git looks would leave the repository locked.
+    # Without optional locks: otherwise a run that is killed now would leave the repository locked.
     command = ["git", "--no-optional-locks", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
 
 
 def describe_device(device: torch.device) -> str:
-    """The hardware in words, e.g. "NVIDIA H200" or "AMD EPYC, 2 threads"."""
+    """Return the hardware in words, e.g. "NVIDIA H200" or "AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
@@ -49,16 +47,16 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_cpu() -> dict[str, Any]:
-    """The CPU: `model` in words, `family`, those of FLAGS that it has, and the `threads` that PyTorch uses.
+    """Return the CPU: `model` in words, `family`, its features among FLAGS, and the `threads` that PyTorch uses.
 
-    One model name can stand for several processors; family and flags decide which kernels run, and so the arithmetic.
+    Several processors may share one model name; family and flags decide which kernels run, and so affect rounding.
     """
-    path = Path("/proc/cpuinfo")  # of Linux alone
+    path = Path("/proc/cpuinfo")  # Linux only
     return {**parse_cpuinfo(path.read_text() if path.exists() else ""), "threads": torch.get_num_threads()}
 
 
 def parse_cpuinfo(text: str) -> dict[str, Any]:
-    """Model, family and flags from /proc/cpuinfo; where it lacks them, what Python knows, and no flags."""
+    """Return model, family and flags from /proc/cpuinfo, or Python's own information without flags if it lacks them."""
     entries: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -74,7 +72,7 @@ def parse_cpuinfo(text: str) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: on the GPU by PyTorch's tensors, on a CPU by the whole process."""
+    """Return the peak memory in bytes: on a GPU that of PyTorch's tensors, on a CPU that of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -82,7 +80,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def versions() -> dict[str, Any]:
-    """Versions that a number can depend on."""
+    """Return the versions that a number may depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,6 +1,6 @@
-"""What a run folder says of its run: its files, read and checked against each other. Imports no torch.
+"""Read the files of a run folder and check them against each other. This module does not import torch.
 
-The one reader of config.yaml, data.json, result.json and the .jsonl files of a run.
+It is the only reader of config.yaml, data.json, result.json and the .jsonl files of a run.
 """
 
 from collections.abc import Callable, Collection
@@ -11,20 +11,20 @@ from attnconv.config import up_to_date
 from attnconv.errors import RunFolderError
 from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml
 
-# Of result.json and of what is next to it; without the key it is 1. 2 added FLOPs, steps and data.equal; 3 predictions,
-# maps, CPU seconds and the CPU, and left only centers and spreads in heads.jsonl.
+# Format of result.json and the files next to it; without the key, it is 1. Format 2 added FLOPs, steps and data.equal;
+# 3 added predictions, maps, CPU seconds and the CPU, and reduced heads.jsonl to centers and spreads.
 FORMAT = 3
 
-STATUSES = ("done", "failed", "interrupted")  # of result.json
+STATUSES = ("done", "failed", "interrupted")  # in result.json
 
 DATA_FILE = "data.json"
 
-MAGIC = b"\x93NUMPY"  # with which a .npy file begins
+MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 
-# Of the last line of metrics.jsonl; result.json has them too, with an underscore for the stroke.
+# Keys in the last line of metrics.jsonl; result.json has them too, with an underscore for the slash.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 
-# What result.json of every finished run says, of any version.
+# Keys in the result.json of all finished runs, of any version.
 RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
 
 
@@ -40,7 +40,7 @@ class Damaged(RunFolderError):
         self.folder, self.detail = folder, detail
 
     def __str__(self) -> str:
-        return f"{self.folder} is damaged: {self.detail}; delete the folder to run it afresh"
+        return f"{self.folder} is damaged: {self.detail}; delete the folder to run it again"
 
 
 class Newer(Damaged):
@@ -51,16 +51,16 @@ class Newer(Damaged):
 
 
 def name_of(plain: dict[str, Any]) -> str:
-    """The name of the run that a config.yaml describes."""
+    """Return the name of the run that a config.yaml describes."""
     cell = "{scale[name]}-{recipe[name]}/frac{data[fraction]:g}/seed{seed}".format_map(plain)
     return "{name}/{model[name]}/{cell}".format_map({**plain, "cell": cell})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.yaml holds, as this version would write it.
+    """Return the content of config.yaml in the current format.
 
     Raises:
-        Damaged: it is missing, or not the configuration of a run.
+        Damaged: it is missing, or is not the configuration of a run.
     """
     config = _read(folder, "config.yaml", lambda path: read_yaml(path) or {})
     if config is None:
@@ -76,10 +76,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What result.json holds; None without one.
+    """Return the content of result.json, or None without one.
 
     Raises:
-        Damaged: it is not a result; Newer: a newer version wrote it.
+        Damaged: it is not a result.
+        Newer: a newer version wrote it.
     """
     result = _read(folder, "result.json", lambda path: read_json(path, ["status"]))
     if result is None:
@@ -96,16 +97,17 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def read_data(folder: Path) -> dict[str, Any]:
-    """What data.json holds; empty without one, as in folders of older versions and in results/.
+    """Return the content of data.json; empty without one, as in folders of older versions and in results/.
 
     Raises:
-        Damaged: it does not say where the data lay, or lacks its hash.
+        Damaged: it has no path or no hash.
     """
     return _read(folder, DATA_FILE, lambda path: read_json(path, ["root", "sha256"])) or {}
 
 
 def read_lines(folder: Path, file: str, keys: Collection[str] = ("epoch",)) -> list[dict[str, Any]]:
-    """The whole lines of a .jsonl file; none without one. A last line without its end is being written, or was torn.
+    """Return the complete lines of a .jsonl file; none without one. An incomplete last line is being written, or was
+    torn.
 
     Raises:
         Damaged: a line is not a record, or lacks one of the keys.
@@ -114,10 +116,10 @@ def read_lines(folder: Path, file: str, keys: Collection[str] = ("epoch",)) -> l
 
 
 def read_epochs(folder: Path, file: str, epochs: int) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl or timing.jsonl of epochs 1 to `epochs`.
+    """Return the lines of metrics.jsonl or timing.jsonl for epochs 1 to `epochs`.
 
     Raises:
-        Damaged: some are missing, or there are others.
+        Damaged: lines are missing, or belong to other epochs.
     """
     records = read_lines(folder, file)
     if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
@@ -126,7 +128,7 @@ def read_epochs(folder: Path, file: str, epochs: int) -> list[dict[str, Any]]:
 
 
 def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """config.yaml, result.json and the lines of metrics.jsonl of a finished run, checked against each other.
+    """Return config.yaml, result.json and the lines of metrics.jsonl of a finished run, checked against each other.
 
     Raises:
         Damaged: one is missing or unreadable, or they contradict each other.
@@ -149,7 +151,7 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
 
 
 def _check_kept(folder: Path) -> None:
-    """Raise Damaged if a file that not every run has is there, and is not what its name says; needs no NumPy."""
+    """Raise Damaged if an optional file exists and is not what its name says; this does not need NumPy."""
     read_lines(folder, "heads.jsonl")
     for file in ("predictions.npy", "attention_maps.npy"):
         if (folder / file).exists() and not _read(folder, file, first_bytes).startswith(MAGIC):
@@ -157,11 +159,12 @@ def _check_kept(folder: Path) -> None:
 
 
 def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:
-    """What `read` makes of a file of a run folder; None if it is not there."""
+    """Return the result of `read` on a file of a run folder, or None if the file does not exist."""
     path = folder / file
     try:
         return read(path)
     except FileError as error:
-        if isinstance(error.__cause__, FileNotFoundError):  # asked, it could be gone before it is read
+        # checking first would be too early: it could be deleted before it is read
+        if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise Damaged(folder, f"{file}{str(error).removeprefix(str(path))}") from error

@@ -1,4 +1,4 @@
-"""How a run stands, read from its folder alone and at any time, while it is being written too."""
+"""The status of a run, read from its folder at any time, also while it runs."""
 
 import fcntl
 import glob
@@ -10,20 +10,19 @@ from typing import Any
 from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_config, read_finished, read_lines, read_result
 
-CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<time of its start>/
+CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<start time>/
 STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "waiting")
 
 
 @dataclass(frozen=True)
 class State:
-    """How a run stands.
+    """The status of a run.
 
     Attributes:
-        status: done; running; interrupted (it stopped itself); unfinished (it was killed); failed; damaged; waiting
-            (nobody has begun).
-        detail: why, or who.
-        epoch, epochs: epochs recorded, and to be trained.
-        result: of result.json; empty without one.
+        status: done; running; interrupted (by a signal); unfinished (killed); failed; damaged; waiting (not started).
+        detail: the reason, or the process.
+        epoch, epochs: number of recorded epochs, and of all epochs.
+        result: the content of result.json; empty without one.
     """
 
     status: str
@@ -34,12 +33,12 @@ class State:
 
     @property
     def share_left(self) -> float:
-        """Of the epochs, what is not recorded yet."""
+        """Return the share of the epochs that is not recorded yet."""
         return 1 - self.epoch / self.epochs if self.epochs else 1.0
 
 
 def look(folder: Path) -> State:
-    """The state of the run in `folder`; what is wrong with a damaged one is in `detail`."""
+    """Return the status of the run in `folder`; `detail` says what is wrong with a damaged one."""
     try:
         return _look(folder)
     except Damaged as damage:
@@ -47,24 +46,24 @@ def look(folder: Path) -> State:
 
 
 def collected_folder(results: Path, run: str) -> Path:
-    """Where results/ keeps the run of that name (attnconv.report.collect)."""
+    """Return the folder of that run in results/ (attnconv.report.collect)."""
     return results / "runs" / run
 
 
 def collected_weights(results: Path, run: str) -> Path:
-    """Where results/ keeps the weights of the run of that name, if it does (attnconv.report.weights)."""
+    """Return the weight file of that run in results/, if it exists (attnconv.report.weights)."""
     return results / "weights" / f"{run}.safetensors"
 
 
 def find_folders(outputs: Path) -> list[Path]:
-    """The run folders that there are below `outputs`, in order of their names."""
-    # Not Path.glob, which does not follow links: a study may lie on another disk.
+    """Return the run folders below `outputs`, sorted by name."""
+    # Path.glob does not follow links, and a study may be on another disk.
     found = glob.glob("**/frac*/seed*", root_dir=outputs, recursive=True)
     return sorted(outputs / place for place in found if (outputs / place).is_dir())
 
 
 def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State]:
-    """The state of every run below `outputs`, those included that a sweep noted there and nobody has begun.
+    """Return the status of all runs below `outputs`, including those that a sweep recorded there but has not started.
 
     Args:
         noted: see `noted_cells`.
@@ -77,10 +76,11 @@ def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State
 
 
 def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
-    """What the sweeps started in `outputs` noted of their runs, by folder: what a later start says holds.
+    """Return the entries that sweeps in `outputs` recorded for their runs, by folder; later sweeps override earlier
+    ones.
 
     Raises:
-        FileError: it is damaged.
+        FileError: a file is damaged.
     """
     noted: dict[Path, dict[str, Any]] = {}
     for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):
@@ -92,7 +92,7 @@ def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
 def _look(folder: Path) -> State:
     owner = who_is_at_work(folder)
     if not (folder / "config.yaml").exists() and not (folder / "result.json").exists():
-        # A run that has just begun has its folder, and no configuration in it yet.
+        # A run that has just started has its folder, but no configuration in it yet.
         return State("running" if owner else "waiting", owner or "", 0, 0, {})
     config, result = read_config(folder), read_result(folder)
     epochs = config["epochs"]
@@ -106,14 +106,14 @@ def _look(folder: Path) -> State:
 
 
 def who_is_at_work(folder: Path) -> str | None:
-    """The process that holds the folder's lock, in words; None if nobody does."""
+    """Return the process that holds the folder's lock, in words, or None."""
     lock = folder / ".lock"
     if not lock.exists():
         return None
     with lock.open() as file:
         try:
-            # The run's own lock is exclusive; a shared one stands in no other looker's way, and needs no permission
-            # to write.
+            # The run's own lock is exclusive. A shared lock does not block other readers, and needs no write
+            # permission.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
         except BlockingIOError:
@@ -121,7 +121,7 @@ def who_is_at_work(folder: Path) -> str | None:
     try:
         return (folder / ".owner").read_text().strip()
     except FileNotFoundError:
-        return "a process that has just begun"
+        return "a process that has just started"
 
 
 def _epochs_recorded(folder: Path) -> int:

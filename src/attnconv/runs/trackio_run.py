@@ -1,4 +1,4 @@
-"""A run in Trackio, a local dashboard: `make dashboard` opens it in a browser."""
+"""A run in Trackio, a local dashboard that `make dashboard` opens in a browser."""
 
 import re
 from pathlib import Path
@@ -19,13 +19,13 @@ PROJECT = "attnconv"
 
 
 class TrackioRun:
-    """Trackio has no tags and no summary: the configuration carries what runs are sorted by."""
+    """A run in Trackio. Trackio has no tags and no summary, so the configuration holds the keys to sort runs by."""
 
     def __init__(self, config: Config, folder: Path, history: History):
         import trackio
 
         self._trackio, self._config, self._folder = trackio, config, folder
-        # It goes on with a run of the same name, whose history it keeps.
+        # It continues a run of the same name and keeps its history.
         trackio.init(
             project=config.logger.project or PROJECT,
             name=display_name(config),
@@ -63,7 +63,7 @@ class TrackioRun:
 
 
 def import_run(folder: Path, project: str) -> None:
-    """Add a recorded run to a project; what the project has of it stays as it is.
+    """Add a recorded run to a project; existing records are not changed.
 
     Raises:
         Damaged: a file of the run folder cannot be read.
@@ -74,7 +74,7 @@ def import_run(folder: Path, project: str) -> None:
     if plain["logger"]["name"] == "trackio" and displayed(run) in SQLiteStorage.get_runs(project):
         return  # it logs there itself
     lines = [line for line in read_lines(folder, "metrics.jsonl") if len(line) > 1]
-    # Those of a live run, so that a group's runs are shown together.
+    # The same as for a live run, so that runs of a group are shown together.
     config = flatten(plain) | {"model": plain["model"]["name"], "_Group": run.rpartition("/")[0]}
     SQLiteStorage.bulk_log(
         project,

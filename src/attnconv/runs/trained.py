@@ -1,4 +1,4 @@
-"""A trained network, ready for images of any origin: predict, evaluate, look at its attention."""
+"""A trained network, ready for any images: predict, evaluate, inspect its attention."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from attnconv.runs.identity import differences, listed
 
 Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
 
-BATCH = 250  # images at once
-AVERAGED = 100  # images over which `heads` averages attention that depends on them
+BATCH = 250  # images per batch
+AVERAGED = 100  # number of images over which `heads` averages attention that depends on content
 
 
 @dataclass
 class Trained:
-    """A network with its trained weights, in evaluation mode, that knows its preprocessing.
+    """A network with trained weights, in evaluation mode, with its preprocessing.
 
     Attributes:
         folder: the run folder.
@@ -46,10 +46,11 @@ class Trained:
 
     @cached_property
     def data(self) -> DataSet:
-        """The data set that the network was trained and tested on, read when it is first asked for.
+        """Return the data set that the network was trained and tested on, reading it at first use.
 
         Raises:
-            DataError: it is not there; RunFolderError: it is another one.
+            DataError: the data set is missing.
+            RunFolderError: it is not the run's data set.
         """
         data = load_dataset(self.config.data, self.device)
         different = differences(self.folder, self.config, data_hash=data.source_sha256)
@@ -83,11 +84,11 @@ class Trained:
         return torch.cat([logits.softmax(dim=1) for logits in self._logits(arrays)]).numpy()
 
     def evaluate(self, data: Labeled | None = None, resize: bool = False) -> Evaluation:
-        """Score the network on labeled images.
+        """Evaluate the network on labeled images.
 
         Args:
-            data: images uint8 (N, H, W, C) and labels (N,), a subset or a perturbation of some, say; or a folder with
-                test_images.npy and test_labels.npy, or with the data set of the run; None: the test images of the run.
+            data: images uint8 (N, H, W, C) and labels (N,); or a folder with test_images.npy and test_labels.npy, or
+                with the data set of the run; None for the test images of the run.
             resize: as for `predict`.
 
         Raises:
@@ -97,7 +98,7 @@ class Trained:
         images, labels = as_arrays(images, self.preprocessing.image_shape, resize), _as_labels(labels, len(images))
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise DataError(
-                f"labels span {labels.min()}..{labels.max()}, and the network has {len(self.class_names)} classes"
+                f"labels span {labels.min()}..{labels.max()}, but the network has {len(self.class_names)} classes"
             )
         logits = torch.cat(list(self._logits(images)))
         predictions = logits.argmax(dim=1).numpy()
@@ -107,22 +108,22 @@ class Trained:
     def attention(
         self, image: Images, layer: int, query: tuple[int, int] | str | None = None, resize: bool = False
     ) -> np.ndarray:
-        """Return where the heads of a layer look when the network sees an image.
+        """Return where the heads of a layer look for one image.
 
         Args:
-            image: one, as for `predict`.
-            layer: from 1, as figures and tables count.
-            query: (row, column) of a position of the map; "class": the class token of a ViT; None: all positions.
+            image: one image, as for `predict`.
+            layer: counted from 1, as in figures and tables.
+            query: (row, column) of a position of the map; "class" for the class token of a ViT; None for all positions.
 
         Returns:
-            Probabilities: (heads, H, W) of one query, else (heads, H, W, H, W), query before key.
+            Probabilities: (heads, H, W) for one query, else (heads, H, W, H, W), query before key.
 
         Raises:
             ConfigError: the network has no attention, or no such layer or position.
         """
         arrays = as_arrays(image, self.preprocessing.image_shape, resize)
         if len(arrays) != 1:
-            raise DataError(f"attention is shown for one image, not {len(arrays)}")
+            raise DataError(f"attention needs exactly one image, not {len(arrays)}")
         layers = self._attention(arrays)
         if not 1 <= layer <= len(layers):
             raise ConfigError(f"layer must be in 1..{len(layers)}, not {layer}")
@@ -134,19 +135,20 @@ class Trained:
         return found.probs[0, :, token, found.prefix :].unflatten(-1, (height, width)).numpy()
 
     def heads(self, images: Images | None = None) -> list[dict[str, Any]]:
-        """Describe every attention head: a row per layer and head, both from 1; pandas.DataFrame(rows) is a table.
+        """Describe each attention head: one row per layer and head, both counted from 1; pandas.DataFrame(rows) makes a
+        table.
 
         Args:
-            images: as for `predict`, over which attention that depends on content is averaged; None: the first 100
-                test images of the run, or none at all where attention depends on position alone.
+            images: as for `predict`; attention that depends on content is averaged over them. None for the first 100
+                test images of the run; not needed if attention depends on position alone.
 
         Returns:
             Rows with `layer`, `head` and the numbers that attnconv.analysis.conv_similarity.head_numbers defines:
             center, spread and radii in positions, distance, entropy, and what the maps depend on.
 
         Raises:
-            ConfigError: the network has no attention; DataError: attention depends on content, and the data set is not
-                there.
+            ConfigError: the network has no attention.
+            DataError: attention depends on content, and the data set is missing.
         """
         if images is None:
             images = self._typical_images()
@@ -169,7 +171,7 @@ class Trained:
 
     @torch.no_grad()
     def _logits(self, images: np.ndarray) -> Iterator[Tensor]:
-        """Logits of images (N, H, W, C) uint8, some at a time, float32 on the CPU."""
+        """Yield the logits of images (N, H, W, C) uint8, a batch at a time, float32 on the CPU."""
         for start in range(0, len(images), BATCH):
             chunk = torch.tensor(images[start : start + BATCH], device=self.device)
             yield self.model(self.preprocessing.normalize(chunk)).float().cpu()
@@ -204,7 +206,7 @@ def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:
     if query == "class" and layer.prefix:
         return 0
     if isinstance(query, str):
-        raise ConfigError(f"query={query!r}: the network has no class token; say (row, column)")
+        raise ConfigError(f"query={query!r}: the network has no class token; use (row, column)")
     row, column = query
     if not (0 <= row < height and 0 <= column < width):
         raise ConfigError(f"query={tuple(query)} is outside the map, which has {height}x{width} positions (from 0)")
@@ -212,5 +214,5 @@ def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:
 
 
 def _normalized(probs: Tensor) -> Tensor:
-    """Attention between positions as shares of itself: what goes to a class token does not count."""
+    """Return attention between positions, renormalized without the class token."""
     return probs / probs.sum(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases. What a setting asks for beats W&B's environment variables, which beat the defaults."""
+"""A run in Weights & Biases. Settings override W&B's environment variables, and these override the defaults."""
 
 import os
 import re
@@ -19,15 +19,15 @@ from attnconv.settings.trial import under_agent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LONGEST_GROUP = 128  # characters of W&B's groups, and of its artifacts
+LONGEST_GROUP = 128  # characters of W&B's groups and artifacts
 INIT_SECONDS = 30.0
 
 
 class WandbRun:
-    """All starts of a run are one W&B run, whose id is kept in the run folder. It is online when logged in.
+    """A W&B run for all starts of a run; the run folder keeps its id. It is online when logged in.
 
-    Online, W&B drops steps that it has seen. Offline nobody does so: the files of this start, which hold everything,
-    replace those of earlier ones.
+    Online, W&B drops steps that it already has. Offline nothing does: the files of this start, which hold everything,
+    replace those of earlier starts.
     """
 
     def __init__(self, config: Config, folder: Path, history: History):
@@ -40,7 +40,7 @@ class WandbRun:
         self._run = self._start(None if under_agent() else name)
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        # The summary's is result.json's: the mean over all epochs.
+        # The summary has the times of result.json, averaged over all epochs.
         self._run.define_metric("images_per_second", step_metric="epoch", summary="none")
         seen = self._run.step  # of earlier starts, online; 0 for a new run
         for epoch, metrics in history:
@@ -48,7 +48,7 @@ class WandbRun:
                 self.log(epoch, metrics)
 
     def _start(self, name: str | None) -> Any:
-        """Start online where that works, else offline, and say which in one line."""
+        """Start online if possible, else offline, and print which in one line."""
         mode, reason = _mode(self._wandb)
         if mode != "offline":
             try:
@@ -79,19 +79,21 @@ class WandbRun:
             config=flat_config(config),
             dir=_choose(None, "WANDB_DIR", str(self._folder)),
             mode=mode,
-            reinit="finish_previous",  # a sweep's jobs share a process, one after the other
+            reinit="finish_previous",  # the runs of a sweep share a process, one after the other
             settings=self._wandb.Settings(silent=True, init_timeout=INIT_SECONDS),
         )
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
-        # Not W&B's count of calls: the epoch, so that none is counted twice.
+        # The step is the epoch, not W&B's number of calls, so that no epoch counts twice.
         self._run.log({"epoch": epoch, **metrics}, step=epoch)
 
     def picture(self, epoch: int, figure: "Figure") -> None:
         self._run.log({"heads": self._wandb.Image(pixels(figure))}, step=epoch)
 
     def conclude(self, found: Conclusion) -> None:
-        """Log result.json as the summary, each class's accuracy, what is confused, and the weights if asked."""
+        """Log result.json as the summary, the accuracy of each class, the confusion matrix, and the weights if
+        asked.
+        """
         names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
         accuracies = class_accuracies(confusion_matrix(found.labels, predictions, len(names)), names)
         matrix = self._wandb.plot.confusion_matrix(
@@ -109,20 +111,20 @@ class WandbRun:
             self._run.log_artifact(artifact)
 
     def finish(self, status: str) -> None:
-        """Close the run; the cluster will start a trial again that it has preempted, and so shall the sweep."""
+        """Close the run. The cluster restarts a preempted trial, so the sweep must restart it, too."""
         if status == "interrupted" and under_agent() and "SLURM_JOB_ID" in os.environ:
             self._run.mark_preempting()
         self._run.finish(exit_code=int(status != "done"))
 
 
 def disabled() -> bool:
-    """Whether the environment switches W&B off, which then keeps nothing anywhere."""
+    """Return whether the environment turns W&B off; it then records nothing."""
     switched_off = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on")
     return switched_off or os.environ.get("WANDB_MODE", "").lower() == "disabled"
 
 
 def _identity(folder: Path) -> str:
-    """Return the id of the run: the environment's, else one that the run folder keeps."""
+    """Return the id of the run: from the environment, else the one in the run folder."""
     if "WANDB_RUN_ID" in os.environ:
         return os.environ["WANDB_RUN_ID"]
     path = folder / ".wandb-id"
@@ -132,12 +134,12 @@ def _identity(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Path:
-    """Return the folder in which W&B keeps the files of runs."""
+    """Return the folder for W&B's files of runs."""
     return Path(os.environ.get("WANDB_DIR", folder)) / "wandb"
 
 
 def _mode(wandb: Any) -> tuple[str, str]:
-    """Return online or offline, and for offline the reason, if there is one to say."""
+    """Return online or offline, and the reason for offline if there is one."""
     asked = os.environ.get("WANDB_MODE")
     if asked:
         return asked, ""
@@ -148,7 +150,7 @@ def _mode(wandb: Any) -> tuple[str, str]:
 
 
 def _choose(setting: Any, variable: str, default: Any) -> Any:
-    """Return what a setting asks for; None, for W&B to read it, where the environment says; else the default."""
+    """Return the setting if given, None if the environment variable is set (W&B reads it), else the default."""
     if setting:
         return setting
     return None if os.environ.get(variable) else default

@@ -1,7 +1,8 @@
-"""A sweep as a set of cells: the same command does what is missing, and the end says what became of each.
+"""Run the missing runs of a sweep and report how each run ended.
 
-Hydra composes the cells, and its launchers run them: one after the other, several at once (joblib), on a cluster
-(submitit). Which cell is done is read from the run folders, before and after; no record of the sweep is needed.
+Each combination of settings is a cell: one run with its own folder. Hydra composes the cells, and its launchers run
+them: one after the other, several at once (joblib), or on a cluster (submitit). The run folders say which cells are
+done, before and after; the sweep needs no record of its own.
 """
 
 import json
@@ -23,7 +24,7 @@ from attnconv.runs.identity import differences_read, name_hint, read_recorded, r
 from attnconv.runs.status import CELLS_FILE, collected_folder, look
 from attnconv.sweeps.seeds import Found, plot, seeds_table
 
-# Runs cells, given their overrides; for each, why it failed, or None.
+# Runs cells, given their overrides; returns for each why it failed, or None.
 Launch = Callable[[list[list[str]]], Sequence[str | None]]
 
 
@@ -40,17 +41,17 @@ class Cell:
 
     @property
     def donor(self) -> Path | None:
-        """The weights of another run that it begins with; None if it needs none."""
+        """Return the weights of another run that this one starts from, or None."""
         return start_weights(flatten(self.config.model, "model."))
 
     @cached_property
     def different(self) -> dict[str, str]:
-        """In what the run that its own folder holds is another one."""
+        """Return the settings in which the run in this cell's folder differs from this cell."""
         return differences_read(self.folder, self.config)
 
     @cached_property
     def collected(self) -> Path | None:
-        """The folder among collected results that holds this very run, if there is one."""
+        """Return the folder of this run among the collected results, or None."""
         if self.config.collected is None:
             return None
         folder = collected_folder(Path(self.config.collected), run_name(self.config))
@@ -60,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: done, skipped, failed, interrupted, unfinished, running, damaged or waiting; and why."""
+    """How a cell ended: done, skipped, failed, interrupted, unfinished, running, damaged or waiting, and why."""
 
     cell: Cell
     status: str
@@ -72,18 +73,18 @@ class Outcome:
 
 
 def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
-    """Run the cells that are not done, and print what became of all of them, whatever ends the sweep.
+    """Run the cells that are not done, and print how each cell ended, even after an error.
 
     Args:
         cells: composed and checked one by one.
         launch: runs some of them.
-        record: folder of this start of the sweep; cells.json goes there, for scripts/status.py.
+        record: folder for this start of the sweep; cells.json goes there, for scripts/status.py.
 
     Raises:
-        ConfigError: there are no cells, or two of them have one folder; RunFolderError: a folder holds another run, or
-            cells would be of two precisions. Nothing has been run then.
+        ConfigError: there are no cells, or two of them have one folder; nothing has run.
+        RunFolderError: a folder holds another run, or cells would have two precisions; nothing has run.
         SweepIncomplete: the sweep is over, and some cells are not done.
-        UserError: what `launch` raises, which has run nothing then.
+        UserError: raised by `launch` before it ran anything.
     """
     check_cells(cells)
     before = [_seen_to(cell) for cell in cells]
@@ -98,9 +99,9 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
         if missing:
             reasons = launch([cell.overrides for cell in missing])
     except UserError:
-        raise  # the launcher took none of them
-    except Exception as error:  # of a process pool, one of whose processes was killed
-        print(f"error: the launcher gave up: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        raise  # the launcher ran none of them
+    except Exception as error:  # of a process pool with a killed process, for example
+        print(f"error: the launcher failed: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
         outcomes = _conclude(cells, before, reasons, record)
     except BaseException:
         _conclude(cells, before, reasons, record)
@@ -115,7 +116,7 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
 def _conclude(
     cells: list[Cell], before: list[Outcome | None], reasons: Sequence[str | None], record: Path
 ) -> list[Outcome]:
-    """Look what became of every cell, note it and print it."""
+    """Find out, record and print how each cell ended."""
     left = iter(reasons)
     outcomes = [outcome or _outcome(cell, next(left)) for cell, outcome in zip(cells, before, strict=True)]
     _show_found(outcomes, record)
@@ -128,7 +129,7 @@ def _conclude(
 
 
 def _show_found(outcomes: list[Outcome], record: Path) -> None:
-    """Print means over seeds, and draw what was swept."""
+    """Print means over seeds, and plot accuracy against the swept setting."""
     done = [outcome.cell for outcome in outcomes if outcome.complete]
     results = [(cell.overrides, look(cell.collected or cell.folder).result) for cell in done]
     found = [Found.of(overrides, result) for overrides, result in results if "test_acc" in result]
@@ -143,23 +144,23 @@ def _show_found(outcomes: list[Outcome], record: Path) -> None:
 
 
 def check_cells(cells: list[Cell]) -> None:
-    """Refuse a sweep that cannot end well, before anything is run.
+    """Refuse a sweep with a mistake before anything runs.
 
     Raises:
-        ConfigError, RunFolderError: see `run_cells`; DataError: data that a run needs is misplaced.
+        ConfigError, RunFolderError: see `run_cells`; DataError: the data is not where a run expects it.
     """
     if not cells:
-        raise ConfigError("the sweep is empty: some setting is swept over no values (does the glob match anything?)")
+        raise ConfigError("the sweep is empty: a swept setting has no values (does the glob match anything?)")
     by_folder: dict[Path, Cell] = {}
     for cell in cells:
         other = by_folder.setdefault(cell.folder, cell)
         if other is not cell:
-            raise ConfigError(f"two cells have the folder {cell.folder}: {_difference(other, cell)}")
+            raise ConfigError(f"two runs would share the folder {cell.folder}: {_difference(other, cell)}")
         if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
-            raise ConfigError(f"collected={cell.config.collected} is no folder")
+            raise ConfigError(f"collected={cell.config.collected} is not a folder")
         status = look(cell.folder).status
         if status == "damaged":
-            continue  # which the summary will say; the others can be run
+            continue  # the summary will report it; the others can run
         if status != "done" and cell.collected is None:
             check_root(cell.config.data)
         if cell.different and not gives_way(cell.folder):
@@ -167,10 +168,10 @@ def check_cells(cells: list[Cell]) -> None:
 
 
 def check_precision(cells: list[Cell]) -> None:
-    """Refuse to mix: precision=auto takes a finished run of any precision for done, and would run the rest in its own.
+    """Refuse to mix precisions: with precision=auto, finished runs of any precision count as done.
 
     Raises:
-        RunFolderError: naming a run of another precision than auto is on this machine.
+        RunFolderError: a finished run has another precision than auto would choose on this machine.
     """
     from attnconv.training.device import precision_here  # imports torch
 
@@ -188,7 +189,7 @@ def check_precision(cells: list[Cell]) -> None:
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """A line per cell, those that need attention last, and the counts."""
+    """Return one line per cell, those that need attention last, and the counts."""
     order = ("skipped", "done", "waiting", "running", "interrupted", "unfinished", "damaged", "failed")
     lines = [
         f"  {outcome.status:<11} {outcome.cell.folder}{': ' if outcome.detail else ''}{outcome.detail}"
@@ -196,27 +197,27 @@ def summary(outcomes: list[Outcome]) -> str:
     ]
     counts = Counter(outcome.status for outcome in outcomes)
     counted = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
-    return "\n".join([*lines, f"sweep of {len(outcomes)} cells: {counted}"])
+    return "\n".join([*lines, f"sweep of {len(outcomes)} runs: {counted}"])
 
 
 def _seen_to(cell: Cell) -> Outcome | None:
-    """What there is to say of a cell that is not to be run; None for the others."""
+    """Return the outcome of a cell that will not run, or None."""
     if cell.collected:
         return Outcome(cell, "skipped", f"done before, {_accuracy(look(cell.collected).result)}, in {cell.collected}")
     state = look(cell.folder)
     if state.status == "done":
         return Outcome(cell, "skipped", f"done before, {_accuracy(state.result)}")
     if state.status == "running":
-        return Outcome(cell, "running", f"{state.detail} is at work in it")
+        return Outcome(cell, "running", f"{state.detail} is using it")
     if state.status == "failed" and not cell.config.retry_failed and not cell.different:
-        return Outcome(cell, "failed", f"before, and not tried again: {state.detail}")
+        return Outcome(cell, "failed", f"earlier, and not retried: {state.detail}")
     if state.status == "damaged":
-        return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it afresh")
+        return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it again")
     return None
 
 
 def _outcome(cell: Cell, reason: str | None) -> Outcome:
-    """What became of a cell that was to be run; `reason` is why it failed, if that is known."""
+    """Return the outcome of a cell that was launched; `reason` is why it failed, if known."""
     state = look(cell.folder)
     if state.status == "done":
         return Outcome(cell, "done", _accuracy(state.result))
@@ -236,28 +237,28 @@ def _advice(incomplete: list[Outcome], total: int) -> str:
     if statuses - {"failed", "damaged"}:
         advice.append("rerun the same command to run what is missing")
     if "failed" in statuses:
-        advice.append("retry_failed=true tries again what failed")
+        advice.append("retry_failed=true retries failed runs")
     if not advice:
         advice.append("see above")
-    return f"error: {len(incomplete)} of {total} cells are not done; {', '.join(advice)}"
+    return f"error: {len(incomplete)} of {total} runs are not done; {', '.join(advice)}"
 
 
 def _difference(one: Cell, other: Cell) -> str:
     first, second = flatten(to_plain(one.config)), flatten(to_plain(other.config))
     keys = [key for key in first if first[key] != second.get(key)]
     if not keys:
-        return "it is the same run twice"
+        return "they are the same run"
     hint = name_hint(keys, one.config) or "another name= for each"
-    return f"they differ in {', '.join(keys)}, which the folder name does not show; set {hint}"
+    return f"they differ only in {', '.join(keys)}, which is not part of the path; set {hint}"
 
 
 def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -> None:
-    """Note which cells there are, with their folders relative to the outputs, and why some failed."""
+    """Record the cells, with their folders relative to the outputs, and why some failed."""
     failed = {outcome.cell.folder: outcome.detail for outcome in outcomes if outcome.status == "failed"}
     noted = []
     for cell in cells:
         if cell.collected:
-            continue  # nothing of it will ever be here
+            continue  # its folder will never be here
         folder = run_name(cell.config)
         reason = {"reason": failed[cell.folder]} if cell.folder in failed else {}
         noted.append({"folder": folder, "overrides": cell.overrides, "work": asdict(work_of(cell.config)), **reason})

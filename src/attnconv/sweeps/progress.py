@@ -1,4 +1,4 @@
-"""How far a sweep is, said before each of its runs, in whatever process that is."""
+"""The progress of a sweep, printed before each of its runs by the process of that run."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ RESULTS = CONFIGS.parent / "results"
 
 
 def progress_line(record: Path, outputs: Path) -> str | None:
-    """Return how many runs of a sweep are done, and the time that is left; None where the sweep noted no cells.
+    """Return how many runs of a sweep are done and the time left, or None if the sweep recorded no cells.
 
     Args:
         record: folder of this start of the sweep, with cells.json.
@@ -22,7 +22,7 @@ def progress_line(record: Path, outputs: Path) -> str | None:
     noted = {outputs / cell["folder"]: cell for cell in json.loads((record / CELLS_FILE).read_text())}
     states = {folder: look(folder) for folder in noted}
     statuses = [state.status for state in states.values()]
-    at_once = statuses.count("running") + 1  # and the one that is about to begin
+    at_once = statuses.count("running") + 1  # including the one that is about to start
     seconds = time_left(states, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
     left = f", about {duration(seconds)} left" if seconds else ""
     return f"sweep: {statuses.count('done')} of {len(noted)} runs done{left}"

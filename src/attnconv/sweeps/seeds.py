@@ -1,4 +1,4 @@
-"""What a sweep found, as means over seeds: a table at its end, and a plot of what was swept."""
+"""The result of a sweep as means over seeds: a table at its end, and a plot against the swept setting."""
 
 import re
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from typing import Any
 
 from attnconv.files import write_whole
 
-NOT_SHOWN = ("seed", "name", "data.subset_seed", "output", "collected")  # a seed, or a name made of what is shown
-LARGEST = 3  # settings in one plot: the axis, and what names a line
+NOT_SHOWN = ("seed", "name", "data.subset_seed", "output", "collected")  # seeds, and names that only repeat settings
+LARGEST = 3  # swept settings in one plot: one for the axis, the others for the lines
 
 
 @dataclass(frozen=True)
 class Found:
-    """One finished run of a sweep.
+    """The result of one finished run of a sweep.
 
     Attributes:
-        overrides: of the sweep, by key.
-        accuracy: on the holdout where there is one, else on the test images.
+        overrides: the swept ones, by key.
+        accuracy: on the validation set if there is one, else on the test set.
         split: val or test.
-        precision: in which it was computed; means are never over two.
+        precision: of the run; means never mix two.
     """
 
     overrides: dict[str, str]
@@ -31,7 +31,7 @@ class Found:
 
     @classmethod
     def of(cls, overrides: Sequence[str], result: dict[str, Any]) -> "Found":
-        """Take it from the content of result.json."""
+        """Return the result in the content of result.json."""
         split = "val" if "val_acc" in result else "test"
         pairs = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
         return cls(pairs, result[f"{split}_acc"], split, result.get("precision", ""))
@@ -41,7 +41,7 @@ Cells = dict[tuple[str, ...], list[float]]
 
 
 def over_seeds(found: Sequence[Found]) -> tuple[list[str], Cells]:
-    """Return the keys that were swept but for the seed, and the accuracies of runs that differ in nothing else."""
+    """Return the swept keys except the seed, and the accuracies of runs that differ in nothing else."""
     keys = list(dict.fromkeys(key for run in found for key in run.overrides))
     swept = [key for key in keys if key not in NOT_SHOWN and len({run.overrides.get(key) for run in found}) > 1]
     if len({run.precision for run in found}) > 1:
@@ -54,7 +54,9 @@ def over_seeds(found: Sequence[Found]) -> tuple[list[str], Cells]:
 
 
 def seeds_table(found: Sequence[Found]) -> str:
-    """Return a line per setting: mean accuracy, standard deviation and number of runs; empty without two of a kind."""
+    """Return one line per setting: mean accuracy, standard deviation and number of runs; empty if no setting has two
+    runs.
+    """
     swept, cells = over_seeds(found)
     if not any(len(accuracies) > 1 for accuracies in cells.values()):
         return ""
@@ -68,10 +70,10 @@ def seeds_table(found: Sequence[Found]) -> str:
 
 
 def plot(found: Sequence[Found], path: Path) -> bool:
-    """Draw accuracy by what was swept, with bars of one standard deviation over seeds, into a PNG.
+    """Plot accuracy against the swept setting, with bars of one standard deviation over seeds, into a PNG.
 
     Returns:
-        False, with nothing drawn, if nothing but seeds was swept, or more than a plot can show.
+        False, without a plot, if only seeds were swept, or more settings than a plot can show.
     """
     swept, cells = over_seeds(found)
     if not 1 <= len(swept) <= LARGEST:

@@ -1,7 +1,7 @@
-"""The study: which runs decide the claims, in which order. `python scripts/study.py --list` prints it.
+"""The study: the runs that decide the claims, in order. `python scripts/study.py --list` prints it.
 
-A row is one question, answered by one experiment or by several: files of configs/experiment/ with their own values for
-what they sweep. Every row belongs to one precision, which its names hold, so that runs of two are never compared.
+A row asks one question. One or several experiments answer it: files of configs/experiment/, with the values to sweep.
+Each row has one precision, which is part of its run names, so that runs of two precisions are never compared.
 """
 
 import copy
@@ -25,23 +25,23 @@ from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
 from attnconv.sweeps.grid import Cell
 
-# Settings that no override may change, and what to type instead.
+# Settings that no override may change, each with what to type instead.
 SET_BY_ROWS = {"experiment": "; --only ROW chooses", "precision": "; --precision chooses"}
 
-# Rows without which the study answers little. On a slow machine their cells are mixed, small ones first.
+# The essential rows. On a slow machine their cells are mixed, small ones first.
 ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size", "small")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """An experiment, and what a command line would add to it."""
+    """An experiment, and the arguments that a command line would add."""
 
     experiment: str
     overrides: tuple[str, ...] = ()
 
 
 def rows(precision: str) -> dict[str, list[Sweep]]:
-    """The sweeps of every row in the study's order; in fp32, which is slower, the essential rows are smaller."""
+    """Return the sweeps of each row in order; in fp32, which is slower, the essential rows are smaller."""
     whole = precision == "bf16"
     three = () if whole else ("model=conv3x3,sa_quadratic,sa_learned",)
     named = () if whole else ("name='data_size_${data.equal}_${epochs}_fp32'",)
@@ -64,7 +64,9 @@ def rows(precision: str) -> dict[str, list[Sweep]]:
 
 
 def _frozen_heads(whole: bool) -> list[Sweep]:
-    """A tenth of the images, five seeds; all images, three seeds, whose learned heads are those of table1."""
+    """Sweep a tenth of the images with five seeds, and all images with three seeds; their learned heads are those of
+    table1.
+    """
     sweeps = [Sweep("frozen_heads"), *_copied("${name}", "0.1", seeds=5)]
     if whole:
         frozen = ("data.fraction=1", "seed=0,1,2", "model=sa_quadratic_shifts,sa_quadratic_random")
@@ -74,10 +76,10 @@ def _frozen_heads(whole: bool) -> list[Sweep]:
 
 
 def _copied(name: str, fraction: str, seeds: int) -> list[Sweep]:
-    """Heads copied from the next seed's run of sa_quadratic, so that they are another network's.
+    """Copy the heads from the next seed's run of sa_quadratic, so that they come from another network.
 
     Args:
-        name: of the experiment that trained it.
+        name: of the experiment that trained that run.
     """
     folder = f"${{output}}/{name}/sa_quadratic/${{scale.name}}-${{recipe.name}}/frac{fraction}"
     sweeps = []
@@ -89,7 +91,7 @@ def _copied(name: str, fraction: str, seeds: int) -> list[Sweep]:
 
 
 def _small(whole: bool) -> list[Sweep]:
-    """A pilot that says what the others take, then the quadratic network, then the two it is compared with."""
+    """Sweep a pilot that measures the time, then the quadratic network, then the two networks to compare it with."""
     pilot = ("model=sa_quadratic", "epochs=5", "data.holdout=0.1", "name='small_pilot_${precision}'")
     if not whole:
         return [Sweep("small", pilot), Sweep("small", ("model=sa_quadratic",))]
@@ -107,7 +109,9 @@ def _encodings() -> list[Sweep]:
 
 
 def _mixers(whole: bool) -> list[Sweep]:
-    """Windows of every size, global mixers at two budgets; in fp32 also the references, which data_size has in bf16."""
+    """Sweep windows of all sizes, global mixers at two budgets, and in fp32 also the references (in bf16 data_size has
+    them).
+    """
     kernel = "${model.mixer.kernel_size}"
     name = f"name='mixers_kernel{kernel}_${{precision}}'"
     local = ("model=local_attention", "model.mixer.kernel_size=3,5,7", name)
@@ -123,16 +127,16 @@ def _mixers(whole: bool) -> list[Sweep]:
 
 
 def plan(precision: str, only: Iterable[str], overrides: list[str], results: Path) -> dict[str, list[Cell]]:
-    """The cells of every row, each in the first row that has it.
+    """Return the cells of each row; a cell that several rows share is listed in the first.
 
     Args:
         precision: bf16 or fp32.
         only: rows; all of them if empty.
         overrides: for every experiment; they may sweep.
-        results: what was collected there is done.
+        results: runs that were collected there count as done.
 
     Raises:
-        ConfigError: there is no such row, or an override does nothing in any of its runs; see `check_overrides`.
+        ConfigError: a row does not exist, or an override has no effect in any of its runs; see `check_overrides`.
     """
     check_overrides(overrides)
     for override in overrides:
@@ -153,7 +157,7 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
 
 
 def in_order(cells: dict[str, list[Cell]], precision: str, rates: Rates) -> list[Cell]:
-    """Row by row; in fp32 the small cells of the essential rows first, then those of each further row."""
+    """Return the cells row by row; in fp32 the small cells of the essential rows come first."""
     if precision == "bf16":
         return [cell for of_row in cells.values() for cell in of_row]
     essential = [cell for name in cells if name in ESSENTIAL for cell in cells[name]]
@@ -166,13 +170,13 @@ def in_order(cells: dict[str, list[Cell]], precision: str, rates: Rates) -> list
 
 
 def expand(sweep: Sweep, precision: str, overrides: list[str]) -> list[Cell]:
-    """The cells of a sweep, composed."""
+    """Return the composed cells of a sweep."""
     cells = []
     for combination in combinations(sweep, precision, overrides):
         parsed = OverridesParser.create().parse_overrides(combination)
         of_groups = [override for override in parsed if _is_group(override)]
         composed = copy.deepcopy(_composed(tuple(str(override.input_line) for override in of_groups)))
-        # What Hydra does with the other overrides, which choose no files.
+        # As Hydra does with overrides that choose no files.
         ConfigLoaderImpl._apply_overrides_to_config([it for it in parsed if not _is_group(it)], composed)
         with open_dict(composed):
             del composed["hydra"]
@@ -181,7 +185,9 @@ def expand(sweep: Sweep, precision: str, overrides: list[str]) -> list[Cell]:
 
 
 def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[list[str]]:
-    """The overrides of every cell: all combinations of what the experiment, the sweep and `overrides` sweep over."""
+    """Return the overrides of each cell: all combinations of the values of the experiment, the sweep and
+    `overrides`.
+    """
     experiment = f"experiment={sweep.experiment}"
     swept = _composed((experiment,)).hydra.sweeper.params
     given = [experiment, f"precision={precision}", *(f"{key}={values}" for key, values in swept.items())]
@@ -192,7 +198,7 @@ def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[lis
 
 @cache
 def _composed(groups: tuple[str, ...]) -> DictConfig:
-    """The configuration that a choice of files makes; composing is slow, and a study has few choices."""
+    """Return the configuration of a choice of files. Composing is slow, and a study has few such choices."""
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra_compose("config", list(groups), return_hydra_config=True)
@@ -203,7 +209,7 @@ def _is_group(override: Override) -> bool:
 
 
 def _with_sources(cells: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
-    """Let runs be run again whose weights others need, where results/ has only their numbers."""
+    """Repeat collected runs if other runs need their weights, because results/ holds only their numbers."""
     needed = {cell.donor for of_row in cells.values() for cell in of_row if cell.collected is None}
     return {
         name: [_collected(cell, None) if cell.folder / "weights.safetensors" in needed else cell for cell in of_row]

@@ -1,4 +1,4 @@
-"""Runs as processes of their own, some at a time, each on one thread."""
+"""Run cells as separate processes, a few at a time, each on one thread."""
 
 import os
 import signal
@@ -21,23 +21,23 @@ POLL_SECONDS = 0.2
 
 @dataclass
 class _Worker:
-    place: int  # of its cell, among those that are to be run
+    place: int  # index of its cell among the cells to run
     process: subprocess.Popen[bytes]
     log: Path
 
 
 class Workers:
-    """A launcher of cells (attnconv.sweeps.grid): a few processes at a time, in order.
+    """A launcher for attnconv.sweeps.grid that runs a few processes at a time, in order.
 
-    A cell that begins with the weights of another run waits for that run. A signal, or the end of the budget, is passed
-    on to the processes, which save their runs.
+    A cell that starts from another run's weights waits for that run. A signal and the end of the budget are passed on
+    to the processes, which save their runs.
 
     Args:
-        cells: composed, among which those to launch are.
-        at_once: processes at a time.
-        logs: folder for what each process prints.
-        on_start: called with a cell before it is started.
-        until: time.monotonic() at which the budget ends; None: never.
+        cells: composed; includes the cells to launch.
+        at_once: number of processes at a time.
+        logs: folder for the output of the processes.
+        on_start: called with each cell before it starts.
+        until: time.monotonic() at the end of the budget; None for no limit.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Workers:
         self._cells = {tuple(cell.overrides): cell for cell in cells}
         self._at_once, self._logs, self._on_start, self._until = at_once, logs, on_start, until
         self._running: list[_Worker] = []
-        self._signals: list[int] = []  # received, and not passed on yet
-        self._signum: int | None = None  # the first of all
+        self._signals: list[int] = []  # received, but not passed on yet
+        self._signum: int | None = None  # the first one
         self._stopping = False
 
     def __call__(self, overrides: list[list[str]]) -> list[str | None]:
-        """Run cells; for each, why it failed, or None.
+        """Run cells and return for each why it failed, or None.
 
         Raises:
-            Stopped: a signal asked for it, and every process has ended.
+            Stopped: a signal was received, and all processes have ended.
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         self._reasons: list[str | None] = [None] * len(overrides)
@@ -72,7 +72,7 @@ class Workers:
         return self._reasons
 
     def _step(self) -> bool:
-        """Take note of what has ended and start what can be; whether there is anything left to wait for."""
+        """Handle ended processes and start new ones; return whether there is anything left to wait for."""
         for worker in [worker for worker in self._running if worker.process.poll() is not None]:
             self._running.remove(worker)
             if not self._stopping:
@@ -80,17 +80,17 @@ class Workers:
         if self._until is not None and time.monotonic() > self._until:
             self._until = None
             self._signals.append(signal.SIGTERM)
-        while self._signals:  # here and not when they come, which may be between two steps of starting a process
+        while self._signals:  # passed on here, because a signal may arrive while a process is being started
             self._stop(self._signals.pop(0))
         while self._waiting and len(self._running) < self._at_once and self._start_next():
             pass
-        if not self._running:  # nobody will make what these wait for
+        if not self._running:  # no process is left that could produce the weights
             for place, cell in self._waiting.items():
-                self._reasons[place] = f"needs {cell.donor}, which is not there"
+                self._reasons[place] = f"needs {cell.donor}, which does not exist"
         return bool(self._running)
 
     def _start_next(self) -> bool:
-        """Start the first cell that can begin, if there is one."""
+        """Start the first cell that can start, if any."""
         for place, cell in self._waiting.items():
             needed = cell.donor
             if needed is None or needed.exists():
@@ -109,7 +109,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a terminal's Ctrl-C would reach it twice, and the second stops it at once
+                start_new_session=True,  # else Ctrl-C would reach it twice, and the second one would kill it
             )
         self._running.append(_Worker(place, process, log))
 
@@ -118,7 +118,7 @@ class Workers:
         self._signals.append(signum)
 
     def _end(self) -> None:
-        """Wait for processes that an error here left behind, which save their runs; without one there are none."""
+        """Wait for the processes that an error left behind; they save their runs."""
         for worker in self._running:
             worker.process.terminate()
         for worker in self._running:
@@ -132,7 +132,7 @@ class Workers:
 
 
 def _reason(worker: _Worker) -> str | None:
-    """Why a run failed, from the last thing that it printed; None if it did not."""
+    """Return why a run failed, from the last line of its output, or None."""
     code = worker.process.returncode
     if code == 0:
         return None
@@ -140,4 +140,4 @@ def _reason(worker: _Worker) -> str | None:
     last = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
     if code < 0:
         last = f"killed by {signal.Signals(-code).name}"
-    return f"{last} (all that it printed: {worker.log})"
+    return f"{last} (its output: {worker.log})"

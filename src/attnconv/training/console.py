@@ -1,4 +1,4 @@
-"""What a person watching the run sees: a progress bar, or one line per epoch where there is no terminal."""
+"""The output of a run for people: a progress bar, or one line per epoch without a terminal."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from attnconv.runs.checkpoint import Position
 from attnconv.runs.folder import RunFolder
 from attnconv.training.metrics import Score, Tally
 
-REFRESH_SECONDS = 0.5  # reading a tally waits for the device, so it is read this seldom
+REFRESH_SECONDS = 0.5  # reading a tally waits for the device, so it is not read more often
 
 
 class Console:
@@ -18,10 +18,10 @@ class Console:
 
     Args:
         epochs: length of the run.
-        position: where it resumes.
+        position: where the run resumes.
         images: training images per epoch.
         shown: False for all but one of several processes.
-        label: begins every line of a run that shares its terminal with others; there is no bar then.
+        label: prefix of each line of a run that shares its terminal with others; such a run has no bar.
     """
 
     def __init__(self, epochs: int, position: Position, images: int, shown: bool = True, label: str | None = None):
@@ -42,7 +42,9 @@ class Console:
         )
 
     def step(self, epoch: int, tally: Tally, processes: int = 1) -> None:
-        """After every step; epochs count from 1. Of several processes it shows what this one has seen."""
+        """Show the progress after a step; epochs count from 1. With several processes, it is the progress of this
+        one.
+        """
         if not self._interactive:
             return
         now = time.monotonic()
@@ -56,7 +58,7 @@ class Console:
         self._bar.update((epoch - 1) * self._images + processes * tally.images - self._bar.n)
 
     def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
-        """After every epoch and its evaluation."""
+        """Print or show the scores of an epoch."""
         self._evaluated = "".join(f" | {split} acc {_of_epoch(score)}" for split, score in evaluated.items())
         if self._shown and not self._interactive:
             print(
@@ -67,7 +69,7 @@ class Console:
             )
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._bar.close()
 
 
@@ -76,7 +78,7 @@ def _of_epoch(score: Score) -> str:
 
 
 def opening_lines(identity: dict[str, Any], folder: RunFolder, position: Position) -> str:
-    """Return what is printed before the first step: the network, the data, and where the run resumes."""
+    """Return the lines to print before the first step: the network, the data, and where the run resumes."""
     matched = ""
     if "match" in identity:
         matched = (
@@ -96,7 +98,7 @@ def opening_lines(identity: dict[str, Any], folder: RunFolder, position: Positio
 
 
 def closing_line(result: dict[str, Any], folder: RunFolder) -> str:
-    """Return what is printed after the last epoch: accuracies, time and the run folder."""
+    """Return the line to print after the last epoch: accuracies, time and the run folder."""
     line = f"test accuracy {_accuracy(result, 'test')} after {result['epochs']} epochs in {result['seconds']:.0f} s"
     if "val_acc" in result:
         line += f"; validation accuracy {_accuracy(result, 'val')}"

@@ -1,7 +1,7 @@
 """CutMix: a box of each image comes from another image of its batch, and its label in proportion (Yun et al. 2019).
 
-The box and its size are functions of (seed, step), and partners those of the whole batch, so that a run that resumes,
-or is spread over processes, sees the same images.
+The box and its size depend only on (seed, step), and partners come from the whole batch. A run that resumes or is
+spread over several processes therefore sees the same images.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def cutmix(alpha: float, classes: int, seed: int) -> Mix | None:
-    """What mixes the images of a batch; None for alpha 0, without which no image is mixed.
+    """Return a function that mixes the images of a batch, or None for alpha 0.
 
     Args:
-        alpha: of the Beta(alpha, alpha) distribution of the share that an image keeps.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the share that an image keeps.
     """
     if not alpha:
         return None
-    from torchvision.transforms.v2 import CutMix  # takes a second, and few runs need it
+    from torchvision.transforms.v2 import CutMix  # takes a second to import, and few runs need it
 
     transform = CutMix(alpha=alpha, num_classes=classes)
 
     def mix(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        # The transform draws from torch's generator.
+        # The transform draws from PyTorch's global generator.
         torch.manual_seed(int(np.random.SeedSequence([CUTMIX_STREAM, seed, step]).generate_state(1, np.uint64)[0] >> 1))
         mixed, targets = transform(images, labels)
         return mixed, targets

@@ -1,4 +1,4 @@
-"""What result.json says of a run whatever its outcome: settings, costs, hardware, versions, data."""
+"""The part of result.json that does not depend on the outcome: settings, costs, hardware, versions, data."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from attnconv.training.setup import Setup
 
 
 def describe(setup: Setup) -> dict[str, Any]:
-    """Return what result.json says of a run whatever its outcome."""
+    """Return the part of result.json that does not depend on the outcome."""
     config, (head, dirty) = setup.config, commit()
     return {
         "format": FORMAT,
@@ -45,7 +45,7 @@ def describe(setup: Setup) -> dict[str, Any]:
 
 
 def _costs(setup: Setup) -> dict[str, int]:
-    """Return parameters, and FLOPs per image in both countings (attnconv.models.cost)."""
+    """Return the parameters, and the FLOPs per image counted in both ways (attnconv.models.cost)."""
     node = setup.match.node if setup.match else setup.config.model
     model = build_unfilled(node, setup.data.image_shape, setup.data.classes)
     image = torch.zeros(1, *setup.data.image_shape, device="meta")
@@ -57,7 +57,7 @@ def _costs(setup: Setup) -> dict[str, int]:
 
 
 def _matched(setup: Setup) -> dict[str, Any]:
-    """Return what `match` made of the model; nothing without it."""
+    """Return the result of `match`; empty without it."""
     match = setup.match
     if match is None:
         return {}

@@ -1,4 +1,4 @@
-"""The device and arithmetic of a run, and what it takes of a machine on which other runs train."""
+"""The device and the precision of a run, and its share of a machine that several runs use."""
 
 import ctypes
 import os
@@ -33,11 +33,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than float32 on this device: native instructions, not emulation."""
+    """Return whether the device has bf16 instructions, so that bf16 is faster than float32 and not emulated."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX2":  # by hardware, or by environment
-        # Without these instructions a CPU emulates bf16, slower than float32.
+    # by hardware, or by environment variable
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX2":
+        # Without these instructions, a CPU emulates bf16, and that is slower than float32.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
@@ -50,7 +51,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def precision_here(device: str) -> str:
-    """What `precision=auto` is on this machine, for a `device=` that may be auto, too.
+    """Return the value of `precision=auto` on this machine, for a `device=` that may also be auto.
 
     Raises:
         ConfigError: see `choose_device`.
@@ -61,17 +62,17 @@ def precision_here(device: str) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which the forward pass runs; parameters, optimizer and loss stay in float32."""
+    """Return the context of the forward pass; parameters, optimizer and loss stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-# Arguments of glibc's mallopt(3): -1 switches trimming off, and no larger threshold is taken.
+# Arguments of glibc's mallopt(3): -1 turns trimming off; the threshold is the largest one allowed.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEEP_ALL, LARGEST_ON_HEAP = -1, 32 * 2**20
 
 
 def runs_at_once() -> int:
-    """How many runs of this sweep share the machine: n_jobs of hydra/launcher=joblib, else 1."""
+    """Return how many runs of this sweep share the machine: n_jobs of hydra/launcher=joblib, else 1."""
     from hydra.core.hydra_config import HydraConfig
 
     jobs = HydraConfig.get().launcher.get("n_jobs") if HydraConfig.initialized() else None
@@ -83,16 +84,16 @@ def runs_at_once() -> int:
 
 
 def pool() -> int | None:
-    """The process whose pool of processes this run is one of, if it is."""
+    """Return the id of the process whose pool this run belongs to, or None."""
     pool = os.environ.get(POOL)
     return int(pool) if pool and (runs_at_once() > 1 or int(pool) == os.getppid()) else None
 
 
 def take_threads() -> None:
-    """Use the CPU threads that are this run's: what OMP_NUM_THREADS says, else what the cluster's scheduler gave it.
+    """Use only this run's CPU threads: those of OMP_NUM_THREADS, else those that the cluster's scheduler assigned.
 
-    Joblib sets OMP_NUM_THREADS in its processes so that together they have as many threads as there are cores. Slurm
-    may leave a job on all cores of a node, whatever it asked for.
+    Joblib sets OMP_NUM_THREADS in its processes so that together they use as many threads as there are cores. Slurm may
+    let a job see all cores of a node, whatever it requested.
     """
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     if given and "OMP_NUM_THREADS" not in os.environ:
@@ -100,10 +101,10 @@ def take_threads() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep what it frees, for the next step: elsewhere than in glibc, do nothing.
+    """Let the process keep freed memory for the next step. Without glibc, do nothing.
 
-    A training step frees all that it held. By default glibc hands that back to the kernel, which fills it with zeros,
-    page by page, when the next step asks for it: up to a fifth of a step on a CPU (LOG.md).
+    A training step frees everything that it allocated. By default, glibc returns that memory to the kernel, which
+    zeroes it page by page for the next step. This takes up to a fifth of a step on a CPU (LOG.md).
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(TRIM_THRESHOLD, KEEP_ALL)
@@ -111,7 +112,9 @@ def keep_freed_memory() -> None:
 
 
 def take_gpu() -> torch.device:
-    """The GPU for device=auto: the first, or with several runs at once each in its turn; several may share one."""
+    """Return the GPU for device=auto: the first one, or with several runs at once the next one in turn; runs may share
+    one.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     turn = HydraConfig.get().job.num if runs_at_once() > 1 else 0

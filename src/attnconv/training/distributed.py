@@ -1,9 +1,10 @@
-"""One run on several processes: `torchrun --nproc_per_node=N train.py ...`.
+"""Train one run on several processes: `torchrun --nproc_per_node=N train.py ...`.
 
-Every process holds the whole data set and the whole model. Of each batch, which does not depend on N, process r takes
-every N-th image from the r-th; gradients are averaged over processes, weighted by their images, so that a step is the
-step of one process up to rounding. With dropout the processes draw masks of their own, and equality is in distribution:
-also for the mask that position-only attention shares within a batch. Process 0 alone writes.
+Each process holds the whole data set and the whole model. Batches do not depend on N: process r takes every N-th image
+    of a batch, starting with the r-th. Gradients are averaged over processes, weighted by their numbers of images, so a
+    step equals the step of a single process up to rounding. Processes draw their own dropout masks, so with dropout the
+    equality holds in distribution; this includes the mask that position-only attention shares within a batch. Only
+    process 0 writes.
 """
 
 import os
@@ -20,28 +21,28 @@ from attnconv.errors import ConfigError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of its run."""
+    """One process of a run."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that prints and writes."""
+        """Return whether this is the process that prints and writes."""
         return self.rank == 0
 
     def share(self, size: int) -> slice:
-        """This process's part of a batch of `size`."""
+        """Return this process's part of a batch of `size` images."""
         return slice(self.rank, size, self.count)
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sum over processes, in place."""
+        """Sum a tensor over processes, in place."""
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def agree(self, request: int) -> int:
-        """The largest request that any process makes; the same answer everywhere."""
+        """Return the largest request of any process, the same on all of them."""
         if self.count == 1:
             return request
         largest = torch.tensor(request)  # on the CPU, so that no GPU has to wait
@@ -49,21 +50,21 @@ class Processes:
         return int(largest)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have arrived here."""
         if self.count > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """Leave the group. Only after success: where one process failed, the others would wait for it here."""
+        """Leave the group. Call this only after success: if one process failed, the others would wait for it."""
         if self.count > 1:
             dist.destroy_process_group()
 
 
 def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
-    """Join the processes that torchrun started, each on its own GPU; without torchrun there is one.
+    """Join the processes that torchrun started, each on its own GPU; without torchrun, there is one process.
 
     Raises:
-        ConfigError: they were started for a sweep, whose runs could not be told apart by a process that fails alone.
+        ConfigError: torchrun started a sweep. If one process failed, the others could not know which run to continue.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -79,7 +80,7 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
 
 
 def check_batches(processes: Processes, images: int, batch_size: int) -> None:
-    """Raise ConfigError if some batch has fewer images than there are processes."""
+    """Raise ConfigError if a batch has fewer images than there are processes."""
     smallest = images % batch_size or batch_size
     if smallest < processes.count:
         raise ConfigError(
@@ -89,10 +90,10 @@ def check_batches(processes: Processes, images: int, batch_size: int) -> None:
 
 
 def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
-    """The model, with gradients averaged over processes and batch norm over the whole batch.
+    """Return the model with gradients averaged over processes and batch norm over the whole batch.
 
     Raises:
-        ConfigError: batch norm on CPUs, where PyTorch cannot share its statistics.
+        ConfigError: the model has batch norm and runs on CPUs, where PyTorch cannot share its statistics.
     """
     if processes.count == 1:
         return model
@@ -101,7 +102,9 @@ def distribute(model: nn.Module, processes: Processes, device: torch.device) -> 
             raise ConfigError("batch norm cannot share its statistics between processes on CPUs; start one process")
         from timm.layers import convert_sync_batchnorm
 
-        model = convert_sync_batchnorm(model)  # timm's knows its layers that join batch norm and activation
+        # timm's function also converts its layers that combine batch norm and activation
+        model = convert_sync_batchnorm(model)
     on: Any = [device] if device.type == "cuda" else None
-    # Buffers are equal everywhere by construction; to broadcast them would make an evaluation wait for idle processes.
+    # Buffers are equal on all processes by construction. Broadcasting them would make an evaluation wait for idle
+    # processes.
     return nn.parallel.DistributedDataParallel(model, device_ids=on, broadcast_buffers=False)

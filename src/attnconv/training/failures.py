@@ -1,4 +1,4 @@
-"""Errors that end a run, in the user's words."""
+"""Turn errors that end a run into messages for the user."""
 
 import errno
 import math
@@ -14,11 +14,11 @@ from attnconv.training.metrics import NotFinite, Score
 
 
 def explain(error: Exception, config: Config, folder: RunFolder, images: int, doing: str) -> Exception:
-    """Return an error that ended a run in the user's words, where there are some; else the error itself.
+    """Return an error with a message for the user if the cause is known, else the error itself.
 
     Args:
-        images: shown in an epoch.
-        doing: training or evaluation.
+        images: number of images shown in an epoch.
+        doing: "training" or "evaluation".
     """
     if isinstance(error, NotFinite):
         steps = math.ceil(images / config.recipe.batch_size)
@@ -42,7 +42,7 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
 
 
 def outcome_of(error: BaseException) -> dict[str, Any]:
-    """Return what result.json says of a run that an error or a signal ended."""
+    """Return the part of result.json about a run that an error or a signal ended."""
     if isinstance(error, KeyboardInterrupt | Stopped | SystemExit):
         reason = error.reason if isinstance(error, Stopped) else None
         return {"status": "interrupted"} | ({"reason": reason} if reason else {})
@@ -50,18 +50,18 @@ def outcome_of(error: BaseException) -> dict[str, Any]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's kind and the first line of its message."""
+    """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine, had no memory left."""
+    """Return whether the device or the machine ran out of memory."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
-    """Raise Diverged for an evaluation whose loss is not finite."""
+    """Raise Diverged if the loss of an evaluation is not finite."""
     for split, score in scores.items():
         if not math.isfinite(score.loss):
             raise Diverged(

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop at its next step, the second stops it at once.
+"""Handle Ctrl-C and SIGTERM: the first stops the run at its next step, the second stops it at once.
 
-A cluster's engine (submitit) has handlers of its own: on SIGUSR2, before the time limit, it puts the job back into the
-queue and exits; SIGTERM it lets pass, because the scheduler's SIGKILL follows. A signal that has such an owner is
-handed to it, once the run is saved.
+A cluster's engine (submitit) has its own handlers. On SIGUSR2, sent before the time limit, it requeues the job and
+exits. It ignores SIGTERM, because the scheduler's SIGKILL follows. A signal with such a handler is passed on to it once
+the run is saved.
 """
 
 import os
@@ -15,19 +15,19 @@ from typing import Any
 from attnconv.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-OWNED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # taken only from an owner: without one they are not ours
+OWNED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # handled only if somebody else already handles them
 
 
 class Interrupts:
-    """While entered, signals only raise a flag, which the training loop looks at between steps.
+    """While entered, let signals only set a flag, which the training loop reads between steps.
 
-    Outside the main thread, where Python delivers no signals, it does nothing.
+    Outside the main thread, where Python delivers no signals, this does nothing.
 
     Args:
-        several: whether this is one process of several. torchrun and the cluster's scheduler then both signal each of
-            them, so that a second signal is not a second request; torchrun kills what does not end.
-        parent: the process that this one works for: if it is gone, that counts as SIGTERM. A sweep that is killed would
-            else leave the processes of its pool running, with nobody to stop them.
+        several: whether the run has several processes. torchrun and the cluster's scheduler then signal each of them,
+            so a second signal is not a second request; torchrun kills processes that do not end.
+        parent: the process that started this one; if it is gone, that counts as SIGTERM. Otherwise a killed sweep would
+            leave the processes of its pool running.
     """
 
     def __init__(self, several: bool = False, parent: int | None = None) -> None:
@@ -47,22 +47,22 @@ class Interrupts:
 
     @property
     def signum(self) -> int | None:
-        """The signal that asks the run to stop, if one does."""
+        """Return the signal that asks the run to stop, or None."""
         if self._signum is None and self._parent is not None and os.getppid() != self._parent:
             return signal.SIGTERM
         return self._signum
 
     @property
     def has_owner(self) -> bool:
-        """Whether the signal received is someone else's to decide about."""
+        """Return whether the received signal has another handler."""
         return self._signum is not None and _owner(self._before[self._signum]) is not None
 
     def end(self, signum: int) -> None:
-        """End the run, which is saved, because of a signal; or go on, if its owner only took note of it.
+        """End the saved run because of a signal, or continue if the signal's other handler only recorded it.
 
         Raises:
-            Stopped: the signal has no owner, or its owner gives the run up.
-            SystemExit: its owner starts the run again.
+            Stopped: the signal has no other handler, or that handler gives up the run.
+            SystemExit: the other handler restarts the run.
         """
         owner = _owner(self._before.get(signum))
         if owner is None:
@@ -74,16 +74,16 @@ class Interrupts:
             raise Stopped(signum, reason=str(error)) from error
 
     def end_sweep(self) -> None:
-        """Raise Stopped for a signal that came too late for this run, which is done, but not for a sweep's next one."""
+        """Raise Stopped for a signal that came after this run was done but must stop the sweep."""
         if self.signum is not None and not self.has_owner:
             raise Stopped(self.signum, done=True)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and not self._several and not self.has_owner:
-            os._exit(128 + signum)  # at once: no checkpoint, no result, no waiting for a device
+            os._exit(128 + signum)  # at once: without a checkpoint, a result, or waiting for the device
         self._signum = self._signum or signum
 
 
 def _owner(handler: Any) -> Callable[[int, Any], Any] | None:
-    """A handler that is neither the system's nor Python's own."""
+    """Return a handler that is neither the system's nor Python's own."""
     return handler if callable(handler) and handler is not signal.default_int_handler else None

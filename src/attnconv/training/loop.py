@@ -1,4 +1,4 @@
-"""One epoch of training, one evaluation: the only places where a model meets data."""
+"""One epoch of training and one evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ DROPOUT_STREAM = 4
 
 @dataclass(frozen=True)
 class EpochSettings:
-    """What is the same in every epoch of a run.
+    """The settings that all epochs of a run share.
 
     Args:
-        factor: step -> what every group's `initial_lr` is multiplied by.
-        size: step -> size of the images; None: as they are.
-        mix: mixes the images of a batch (attnconv.training.cutmix); None: they stay apart.
-        processes: among which each batch is divided.
-        on_step: called after each step with the number of steps of this epoch taken.
+        factor: maps a step to the factor on the `initial_lr` of each group.
+        size: maps a step to the size of the images; None keeps them as they are.
+        mix: mixes the images of a batch (attnconv.training.cutmix); None for no mixing.
+        processes: the processes that share each batch.
+        on_step: called after each step with the number of steps taken in this epoch.
     """
 
     seed: int
@@ -52,17 +52,17 @@ def train_epoch(
     position: Position,
     tally: Tally,
 ) -> None:
-    """Train on the images of a plan, in its order, adding to `tally` each under the weights of its own step.
+    """Train on the images of a plan, in order, and add the scores of each step to `tally`.
 
     Args:
-        position: the epoch and the step in it to begin with; `tally` holds the images of the steps before.
+        position: the epoch, and the step to start from; `tally` already holds the images of earlier steps.
 
     Raises:
         NotFinite: see FiniteGuard.
     """
     starts = range(0, len(plan), settings.batch_size)
     for index in range(position.steps_in_epoch, len(starts)):
-        # Learning rate, image size, mixing and dropout are functions of the step alone, so that a run can resume.
+        # Learning rate, image size, mixing and dropout depend only on the step, so that a run can resume.
         step = position.epochs_done * len(starts) + index
         batch = plan[starts[index] : starts[index] + settings.batch_size]
         images, labels = _own_images(split, batch, settings, step)
@@ -74,11 +74,12 @@ def train_epoch(
 
 
 def _own_images(split: TrainSplit, batch: EpochPlan, settings: EpochSettings, step: int) -> tuple[Tensor, Tensor]:
-    """Return the augmented images and labels of a batch that are this process's share."""
+    """Return this process's share of the augmented images and labels of a batch."""
     share, size = settings.processes.share(len(batch)), settings.size(step)
     if settings.mix is None:
         return split.augmented(batch[share], size)
-    images, labels = settings.mix(*split.augmented(batch, size), step)  # of all processes, or partners would be missing
+    # of all processes, so that all partners are present
+    images, labels = settings.mix(*split.augmented(batch, size), step)
     return images[share].contiguous(memory_format=torch.channels_last), labels[share]
 
 
@@ -91,17 +92,17 @@ def _train_step(
     step: int,
     batch: int,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step; return logits and mean loss over this process's share of a batch of `batch` images."""
+    """Take one step and return the logits and the mean loss of this process's share of a batch of `batch` images."""
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * settings.factor(step)
-    # Dropout draws from torch's generator; setting it by the step makes the draw a function of (seed, step).
+    # Dropout draws from PyTorch's generator. Seeding it by the step makes the draw a function of (seed, step).
     torch.manual_seed(_dropout_seed(settings.seed, step, settings.processes.rank))
     with autocast(settings.precision, images.device):
         logits = model(images)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    # DistributedDataParallel averages over processes, whose shares may differ by an image.
+    # DistributedDataParallel averages over processes, whose shares may differ by one image.
     (loss * (settings.processes.count * len(labels) / batch)).backward()
     optimizer.step()
     return logits, loss
@@ -117,11 +118,11 @@ def evaluate(
     on_batch: Callable[[], None] = lambda: None,
     mirrored: bool = False,
 ) -> Score:
-    """Score a split, without dropout.
+    """Evaluate a split, without dropout.
 
     Args:
-        on_batch: called after every batch.
-        mirrored: find `Score.mirrored`, too, which doubles the time.
+        on_batch: called after each batch.
+        mirrored: also compute `Score.mirrored`, which doubles the time.
     """
     model.eval()
     device = split.labels.device
@@ -141,9 +142,9 @@ def evaluate(
 
 
 def tta_logits(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool) -> list[Tensor]:
-    """Logits in float32: of images, and if `mirrored` also their mean with those of the mirror images.
+    """Return the logits of images in float32, and if `mirrored` also their mean with those of the mirror images.
 
-    The second is the mirror test-time augmentation of the convolutional speedruns (airbench: Jordan 2024, arXiv
+    The mean is the mirror test-time augmentation of the convolutional speedruns (airbench: Jordan 2024, arXiv
     2404.00498).
 
     Args:
@@ -156,6 +157,6 @@ def tta_logits(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    # Process 0 draws what a single process would; the others, whose images differ, draw their own.
+    # Process 0 draws what a single process would draw; the others, which have other images, draw their own masks.
     counter = [DROPOUT_STREAM, seed, step] + ([rank] if rank else [])
     return int(np.random.SeedSequence(counter).generate_state(1, np.uint64)[0] >> 1)

@@ -1,14 +1,14 @@
-"""What a run needs and this machine has, known before anything is made."""
+"""Check the memory that a run needs before anything is allocated."""
 
 import os
 
 from attnconv.errors import OutOfMemory
 
-TRAINING_BYTES = 16  # of a parameter in float32: itself, its gradient and two moments of the optimizer
+TRAINING_BYTES = 16  # per parameter in float32: itself, its gradient and two moments of the optimizer
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this machine has."""
+    """Return the bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -17,8 +17,8 @@ def require_memory(needed: int, what: str, lower: str) -> None:
 
     Args:
         needed: bytes.
-        what: what needs them.
-        lower: settings with their values, one of which has to be lower.
+        what: the thing that needs the memory.
+        lower: settings with their values, one of which must be lowered.
 
     Raises:
         OutOfMemory: it does not fit.

@@ -1,4 +1,4 @@
-"""What training and evaluation add up: loss and accuracy, and whether all numbers are finite."""
+"""Loss and accuracy of training and evaluation, and the check that all numbers are finite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnconv.training.distributed import Processes
 
 NEVER = 2**62  # a step that no run reaches
-CHECK_EVERY = 50  # steps between looks at whether all is finite, where a look makes the device wait
+CHECK_EVERY = 50  # steps between checks for finite numbers, where a check makes the device wait
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Score:
     """Mean cross-entropy and accuracy (0..1) over a split or an epoch.
 
     Args:
-        mirrored: accuracy where each image is judged together with its mirror image; None: not looked at.
-        predictions: of a split, the class of each image by its own logits, (N,) int64, in the order of the split.
+        mirrored: accuracy of the mean logits of each image and its mirror image; None if not computed.
+        predictions: the class predicted for each image of a split, (N,) int64, in the order of the split.
     """
 
     loss: float
@@ -28,7 +28,7 @@ class Score:
     predictions: Tensor | None = field(default=None, compare=False, repr=False)
 
     def metrics(self, split: str) -> dict[str, float]:
-        """By the names under which metrics.jsonl and the dashboards know them."""
+        """Return the scores by their names in metrics.jsonl and the dashboards."""
         both = {} if self.mirrored is None else {f"{split}/acc_mirrored": self.mirrored}
         return {f"{split}/loss": self.loss, f"{split}/acc": self.accuracy, **both}
 
@@ -46,10 +46,10 @@ class Tally:
         return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add the mean loss over some images, and what was predicted of them.
+        """Add the mean loss and the predictions of some images.
 
         Args:
-            labels: (B,), or the probabilities of the classes (B, classes), where a prediction is as correct as its
+            labels: (B,), or the probabilities of the classes (B, classes); a prediction then counts as much as its
                 class is probable.
         """
         predicted = logits.detach().argmax(dim=1)
@@ -59,18 +59,18 @@ class Tally:
         self.images += len(labels)
 
     def total(self, processes: Processes) -> "Tally":
-        """The sum over processes. Waits for the device."""
+        """Return the sum over processes. Waits for the device."""
         sums = torch.stack([self.loss, self.correct, torch.tensor(float(self.images), device=self.loss.device)])
         loss, correct, images = processes.sum_(sums.double() if processes.count > 1 else sums)
         return Tally(loss, correct, int(images))
 
     def score(self) -> Score:
-        """Waits for the device."""
+        """Return the mean loss and the accuracy. Waits for the device."""
         return Score(self.loss.item() / self.images, self.correct.item() / self.images)
 
 
 class NotFinite(Exception):
-    """A loss or a gradient that is not a finite number.
+    """A loss or a gradient is not finite.
 
     Args:
         step: the first such step of the run, from 0.
@@ -83,7 +83,7 @@ class NotFinite(Exception):
 
 
 class FiniteGuard:
-    """Notices the first loss or gradient that is not finite, without making a GPU wait at every step."""
+    """Detect the first loss or gradient that is not finite, without making a GPU wait at each step."""
 
     def __init__(self, device: torch.device):
         self._first_loss = torch.full((), NEVER, dtype=torch.int64, device=device)
@@ -91,10 +91,10 @@ class FiniteGuard:
         self._every = 1 if device.type == "cpu" else CHECK_EVERY
 
     def watch(self, step: int, loss: Tensor, model: nn.Module) -> None:
-        """Note this step's loss and gradients.
+        """Record this step's loss and gradients.
 
         Raises:
-            NotFinite: at the latest CHECK_EVERY steps after the first of them.
+            NotFinite: raised at most CHECK_EVERY steps after the first such step.
         """
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -105,8 +105,10 @@ class FiniteGuard:
             self.check()
 
     def check(self) -> None:
-        """Raises:
-        NotFinite: one was noticed. Waits for the device.
+        """Check all recorded steps. Waits for the device.
+
+        Raises:
+            NotFinite: a recorded loss or gradient is not finite.
         """
         loss, gradient = int(self._first_loss), int(self._first_gradient)
         if min(loss, gradient) < NEVER:
@@ -114,11 +116,11 @@ class FiniteGuard:
 
 
 class Scorer:
-    """What an evaluation adds up.
+    """Collect the scores of an evaluation.
 
     Args:
-        images: in the split.
-        mirrored: whether mirror images are looked at, too.
+        images: number of images in the split.
+        mirrored: whether mirror images are evaluated as well.
     """
 
     def __init__(self, images: int, device: torch.device, mirrored: bool):
@@ -132,8 +134,8 @@ class Scorer:
             tally.add(F.cross_entropy(own, labels), own, labels)
 
     def score(self, processes: Processes) -> Score:
-        """The score over all processes' images. Waits for the device."""
+        """Return the score over the images of all processes. Waits for the device."""
         plain = self._plain.total(processes).score()
-        # Each process leaves 0 in the places of the others, so that their sum is the predictions of all.
+        # Each process leaves 0 at the images of the others, so the sum holds all predictions.
         plain = replace(plain, predictions=processes.sum_(self._predictions))
         return replace(plain, mirrored=self._mirrored.total(processes).score().accuracy) if self._mirrored else plain

@@ -1,7 +1,7 @@
-"""Muon for matrices and AdamW for the rest, in one optimizer.
+"""Muon for matrices and AdamW for all other parameters, in one optimizer.
 
 Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) replaces the momentum of a matrix by the nearest
-orthogonal one, which a few Newton-Schulz iterations find well enough.
+orthogonal matrix, approximated by a few Newton-Schulz iterations.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Group = dict[str, Any]
 
 EPS = 1e-7
 
-# Five iterations of x -> a x + b (x x') x + c (x x')^2 x, whose coefficients are tuned one by one:
+# Five iterations of x -> a x + b (x x') x + c (x x')^2 x, each with its own tuned coefficients:
 # https://leloykun.github.io/ponder/muon-opt-coeffs/
 QUINTIC = (
     (4.0848, -6.8946, 2.9270),
@@ -27,15 +27,15 @@ QUINTIC = (
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bring all singular values near 1 and keep the singular vectors.
+    """Bring all singular values close to 1 and keep the singular vectors.
 
     Args:
         matrices: (matrices, rows, columns), of any floating type.
-        dtype: of the iterations and of the result; they forgive the rounding of bfloat16.
+        dtype: of the iterations and of the result; rounding to bfloat16 does not harm them.
     """
     x = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
-    if tall:  # the smaller square is the cheaper one
+    if tall:  # the smaller square is cheaper
         x = x.mT
     x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS)).contiguous()
     for a, b, c in QUINTIC:
@@ -47,14 +47,15 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon, with Nesterov momentum and decoupled weight decay, for groups with `use_muon`; AdamW for the others.
 
-    Kernels of convolutions are taken as (out, in * height * width) matrices, which torch.optim.Muon refuses. All
-    matrices of one shape are made orthogonal at once: on small ones the number of kernels takes the time.
+    Convolution kernels are treated as (out, in * height * width) matrices, which torch.optim.Muon does not support. All
+    matrices of one shape are orthogonalized at once, because for small ones the number of kernel launches takes the
+    time.
 
     Args:
         params: groups with `use_muon`, `lr` and `weight_decay`.
         momentum: of Muon.
-        dtype: of its iterations: bfloat16 where the hardware computes in it. Elsewhere it is emulated, and they would
-            take a fifth of a step of a small network.
+        dtype: of Muon's iterations: bfloat16 if the hardware supports it. Emulated, they would take a fifth of a step
+            of a small network.
         betas: of AdamW.
     """
 
@@ -62,7 +63,8 @@ class Muon(torch.optim.Optimizer):
         self, params: Sequence[Group], momentum: float, dtype: torch.dtype, betas: tuple[float, float] = (0.9, 0.95)
     ):
         super().__init__(params, {"momentum": momentum, "betas": betas, "eps": EPS})
-        self.defaults["dtype"] = dtype  # where a copy of the optimizer keeps it, and no checkpoint
+        # kept in `defaults`, so that copies of the optimizer have it and checkpoints do not
+        self.defaults["dtype"] = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no loss to give back
@@ -109,7 +111,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _add_orthogonal(parameters: list[Tensor], updates: Sequence[Tensor], lr: float, dtype: torch.dtype) -> None:
-    """Move parameters against their updates made orthogonal, all matrices of one shape at once."""
+    """Subtract the orthogonalized updates from the parameters, all matrices of one shape at once."""
     by_shape: dict[torch.Size, list[int]] = {}
     for place, update in enumerate(updates):
         by_shape.setdefault(update.flatten(1).shape, []).append(place)

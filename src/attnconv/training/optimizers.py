@@ -11,18 +11,18 @@ from attnconv.training.muon import Group, Muon
 
 MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
-# First parts of the names of stems and heads: ours, and timm's.
+# First parts of the names of stems and heads, in our networks and in timm's.
 ENDS = ("stem", "head", "patch_embed")
 
 
 def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> torch.optim.Optimizer:
-    """Build the optimizer of what is not frozen; every group keeps its peak learning rate in `initial_lr`.
+    """Build the optimizer of all trainable parameters; each group keeps its peak learning rate in `initial_lr`.
 
     Args:
         precision: of the run, "bf16" or "fp32" (attnconv.training.device).
     """
     if recipe.optimizer == "sgd":
-        # Reference: biases and norms decay like everything else; only centers and spreads do not.
+        # Reference: biases and norms decay like all other parameters; only centers and spreads do not.
         groups = _groups(model, _trained(model), recipe, recipe.lr, decay_vectors=True)
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=recipe.momentum)
     elif recipe.optimizer == "adamw":
@@ -36,9 +36,9 @@ def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> t
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of linear and convolutional layers between the stem and the head, encodings left out."""
+    """Return the weights of linear and convolutional layers between stem and head, without encodings."""
     in_encodings = {id(parameter) for encoding in _encodings(model) for parameter in encoding.parameters()}
-    # Linear and convolutional layers differ in what mypy knows of `weight`; all of theirs are parameters.
+    # mypy types the `weight` of linear and convolutional layers differently; all are parameters.
     return [
         cast(nn.Parameter, module.weight)
         for name, module in model.named_modules()
@@ -59,7 +59,7 @@ def _encodings(model: nn.Module) -> list[Encoding]:
 def _groups(
     model: nn.Module, parameters: list[nn.Parameter], recipe: RecipeConfig, lr: float, decay_vectors: bool
 ) -> list[Group]:
-    """Groups of `parameters` by learning rate (centers and spreads may have their own) and weight decay."""
+    """Group `parameters` by learning rate (centers and spreads may have their own) and by weight decay."""
     exempt = {id(getattr(encoding, name)) for encoding in _encodings(model) for name in encoding.no_weight_decay()}
     groups: dict[tuple[float, float], Group] = {}
     for parameter in parameters:

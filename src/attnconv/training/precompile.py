@@ -1,7 +1,7 @@
-"""Compile, tune kernels and take memory before the clock starts.
+"""Compile, tune kernels and allocate memory before timing starts.
 
-The timing protocol of the convolutional speedruns (airbench: Jordan 2024, arXiv 2404.00498) trains a whole network on
-made-up data before the one that is timed; here a step at every shape that training and evaluation will meet does it.
+The timing protocol of the convolutional speedruns (airbench: Jordan 2024, arXiv 2404.00498) first trains a whole
+network on synthetic data. Here, one step at each shape of training and evaluation has the same effect.
 """
 
 import copy
@@ -18,18 +18,18 @@ from attnconv.training.loop import tta_logits
 
 
 def batch_sizes(images: int, size: int) -> list[int]:
-    """Return the sizes of the batches that `images` images make: whole ones, and a smaller last one."""
+    """Return the batch sizes for `images` images: full batches, and a smaller last one."""
     return [found for found in dict.fromkeys((min(size, images), images % size)) if found]
 
 
 def training_shapes(
     images: int, batch_size: int, epochs: int, size: Callable[[int], ImageSize | None]
 ) -> list[tuple[int, int | None]]:
-    """Return the images in a step and their height in pixels (None: as they are), for every kind of training step.
+    """Return the number of images and their height in pixels (None: unchanged) for each kind of training step.
 
     Args:
-        images: shown in an epoch.
-        size: step -> size of the images.
+        images: number of images shown in an epoch.
+        size: maps a step to the size of the images.
     """
     sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
     steps = range(epochs * len(sizes))
@@ -37,7 +37,7 @@ def training_shapes(
 
 
 def side_of(size: ImageSize | None) -> int | None:
-    """Height in pixels: cropping and scaling give images of one shape."""
+    """Return the height in pixels; cropped and scaled images have the same shape."""
     return None if size is None else size.side
 
 
@@ -53,17 +53,17 @@ def precompile(
     precision: str,
     processes: Processes,
 ) -> None:
-    """Take a training and an evaluation step at every shape; leave model and optimizer as they were.
+    """Take a training and an evaluation step at each shape, and leave model and optimizer unchanged.
 
     Args:
         model: the network.
         forward: the same network, compiled or not.
-        optimizer: its optimizer; a copy of it takes the step.
-        split: images of the right shape; their content and order do not matter.
-        shapes: of training: images in a step, and their height in pixels (None: as they are).
-        evaluated: images in a step of an evaluation.
-        mirrored: whether an evaluation looks at mirror images too.
-        processes: among which each step is divided.
+        optimizer: its optimizer; a copy takes the steps.
+        split: images of the right shape; content and order do not matter.
+        shapes: number of images and their height in pixels (None: unchanged) for training steps.
+        evaluated: number of images in an evaluation step.
+        mirrored: whether mirror images are evaluated as well.
+        processes: the processes that share each step.
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     device = split.labels.device
@@ -72,9 +72,9 @@ def precompile(
         return normalize(split.images[places % len(split)], split.mean, split.std)
 
     forward.train()
-    for count, side in shapes:  # in every process as many: their gradients are averaged at each
-        # As training does, which draws its own share alone; an evaluation picks its share out of all. A compiler
-        # distinguishes the two by how far the images are from each other.
+    for count, side in shapes:  # the same number in all processes, because gradients are averaged at each step
+        # As in training, which draws only this process's share; an evaluation takes its share out of the whole batch. A
+        # compiler distinguishes the two by the strides of the images.
         own = torch.arange(count, device=device)[processes.share(count)]
         with autocast(precision, device):
             logits = forward(scale(images_of(own), side))
@@ -90,7 +90,7 @@ def precompile(
         if len(images):
             with torch.inference_mode(), autocast(precision, device):
                 tta_logits(forward, images, mirrored)
-    with torch.no_grad():  # batch norm took note of the images
+    with torch.no_grad():  # batch norm has updated its statistics
         for name, tensor in model.state_dict().items():
             tensor.copy_(before[name])
     if device.type == "cuda":

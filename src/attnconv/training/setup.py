@@ -1,4 +1,4 @@
-"""The setup of a run: everything that can be wrong is built and checked before a byte is written."""
+"""The setup of a run: build and check everything before a byte is written."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ from attnconv.training.whitening import whiten_stem
 
 @dataclass
 class Setup:
-    """The parts of a run, built and checked; nothing is written yet."""
+    """The parts of a run, built and checked; nothing has been written yet."""
 
     config: Config
     folder: RunFolder
@@ -42,13 +42,13 @@ class Setup:
     precision: str
     data: DataSet
     model: nn.Module
-    forward: nn.Module  # the same network, compiled or distributed if it is to be
+    forward: nn.Module  # the same network, compiled or distributed if requested
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """While entered, the run folder belongs to this process, or to the first of several.
+        """While entered, hold the run folder for this process, or for the first of several.
 
         Raises:
             UserError: see RunFolder.open.
@@ -64,14 +64,14 @@ class Setup:
 
     @property
     def mirrored(self) -> bool:
-        """Whether evaluations also look at mirror images; without flips in training they would be another task."""
+        """Return whether evaluations also use mirror images, which requires flips in training."""
         return self.config.eval_mirrored and self.config.data.flip
 
     def precompile(self, size: Callable[[int], ImageSize | None]) -> None:
-        """Compile and tune for every shape that training and evaluation will meet (attnconv.training.precompile).
+        """Compile and tune for all shapes of training and evaluation (attnconv.training.precompile).
 
         Args:
-            size: step -> size of the images; None: as they are.
+            size: maps a step to the size of the images; None keeps them as they are.
         """
         config, data = self.config, self.data
         splits = [split for split in (data.validation, data.test) if split is not None]
@@ -89,10 +89,10 @@ class Setup:
 
 
 def prepare(config: Config) -> Setup:
-    """Check everything that can be wrong before anything is written.
+    """Build and check all parts of a run before anything is written.
 
     Raises:
-        UserError: run folder, device, data or model are not as the configuration needs them, or too large.
+        UserError: the run folder, device, data or model does not fit the configuration or the memory.
     """
     try:
         return _prepare(config)
@@ -117,15 +117,15 @@ def _prepare(config: Config) -> Setup:
     folder.heads = {} if start is None else heads_in(start)
     folder.preprocessing = Preprocessing.of(config.data, data).encode()
     if processes.writes:
-        folder.check()  # once more, now that it is known which data it is, and which heads
+        folder.check()  # again, now that the data and the heads are known
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
     torch.manual_seed(config.seed)
-    # Built on the CPU, so that equal seeds give equal weights on every device.
+    # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_model(node, data.image_shape, data.classes)
     _check_sizes(config, node, data)
-    if processes.count == 1:  # of several, batch norm sees the images of all
+    if processes.count == 1:  # with several processes, batch norm uses the images of all
         _check_last_batch(config, node, data)
     if config.recipe.whitening:
         try:
@@ -143,7 +143,7 @@ def _prepare(config: Config) -> Setup:
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise ConfigError for a size that training images cannot have, or that the network cannot take."""
+    """Raise ConfigError for an image size that training images cannot have or the network cannot take."""
     channels, height, width = data.image_shape
     for size in dict.fromkeys(config.recipe.sizes):
         side = round(size * height)
@@ -151,7 +151,7 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images cannot be {side} pixels high")
         if config.recipe.cropped_from is not None and side > height:
             raise ConfigError(
-                f"recipe.sizes={config.recipe.sizes}: no crop of {side} pixels height fits into {height}; "
+                f"recipe.sizes={config.recipe.sizes}: a crop of height {side} does not fit into height {height}; "
                 "recipe.cropped_from=null scales images instead"
             )
         try:
@@ -163,18 +163,18 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
 
 
 def _check_batch_size(config: Config, images: int) -> None:
-    """Say that a batch cannot be filled; raise ConfigError if its size was asked for, and for all images."""
+    """Print a note if a batch cannot be filled; raise ConfigError if the batch size was set on the command line."""
     size = config.recipe.batch_size
     if size <= images:
         return
     few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
     if config.data.fraction == 1 and asked_for("recipe.batch_size"):
-        raise ConfigError(f"{few}; at most recipe.batch_size={images}")
-    print(f"note: {few}; every step takes all of them", file=sys.stderr)
+        raise ConfigError(f"{few}; set recipe.batch_size={images} or less")
+    print(f"note: {few}; each step uses all of them", file=sys.stderr)
 
 
 def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise OutOfMemory for a network too large to train in this machine's memory, before it has weights."""
+    """Raise OutOfMemory for a network that is too large to train in this machine's memory, before it is built."""
     model = build_unfilled(node, data.image_shape, data.classes)
     count, buffers = parameters(model), sum(buffer.nbytes for buffer in model.buffers())
     of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)
@@ -184,7 +184,7 @@ def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
 
 
 def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise ConfigError if the last batch has one image, of which batch norm of this network cannot take a variance."""
+    """Raise ConfigError if the last batch has a single image and the network's batch norm needs more."""
     size, images = config.recipe.batch_size, data.epoch_images
     if min(size, images) != 1 and images % size != 1:
         return

@@ -1,4 +1,4 @@
-"""The trainer: fits one run, epoch by epoch, and records it so that it can stop and resume at any step."""
+"""The trainer: train one run epoch by epoch, and record it so that it can stop and resume at any step."""
 
 import math
 import sys
@@ -29,18 +29,18 @@ from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.setup import Setup
 from attnconv.training.stopwatch import Stopwatch
 
-CHECKPOINT = 1  # a request between processes; larger ones are signals to stop by
+CHECKPOINT = 1  # a request between processes; larger requests are signals to stop
 
 
 class Trainer:
-    """Trains what `setup` describes; nothing is read or written before `fit`.
+    """Train the run that `setup` describes. Nothing is read or written before `fit`.
 
     Args:
-        setup: the parts of the run, whose folder is claimed.
+        setup: the parts of the run; its folder must be claimed.
         interrupts: says whether to stop.
 
     Attributes:
-        result: the content of result.json, once `recorded` is left.
+        result: the content of result.json, set on leaving `recorded`.
     """
 
     def __init__(self, setup: Setup, interrupts: Interrupts):
@@ -68,11 +68,11 @@ class Trainer:
         self.console: Console | None = None
         self.dashboard: Dashboard | None = None
         self.result: dict[str, Any] = {}
-        self.numbers: dict[str, Any] = {}  # of result.json, those that training gives
+        self.numbers: dict[str, Any] = {}  # the numbers in result.json that come from training
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Write result.json whatever happens while entered, and raise errors in the user's words."""
+        """Write result.json on leaving, whatever happens, and raise errors with messages for the user."""
         try:
             yield
             self._close({"status": "done", **self.numbers})
@@ -88,7 +88,7 @@ class Trainer:
             self._say(closing_line(self.result, self.folder))
 
     def fit(self) -> None:
-        """Train the epochs that are left, each recorded before it is checkpointed, and keep what the run found."""
+        """Train the remaining epochs, record each one before its checkpoint, and save the results."""
         self._resume()
         self._precompile()
         for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
@@ -102,14 +102,14 @@ class Trainer:
             self._conclude()
 
     def _resume(self) -> None:
-        """Load the last checkpoint, if there is one, and show where the run stands."""
+        """Load the last checkpoint, if any, and show where the run resumes."""
         found = load_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer)
         self.position, self.saved = found or Position(), time.perf_counter()
         if self.writes:
             self.folder.forget_after(None if found is None else found.epochs_done)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
-        # Of several runs in one terminal each line says whose it is, and none draws a bar over another's.
+        # With several runs in one terminal, each line names its run, and no run draws a bar.
         label = run_name(self.config) if runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
         history = recorded_epochs(self.folder, self.images) if self.writes else []
@@ -121,10 +121,10 @@ class Trainer:
             watch = Stopwatch()
             self.setup.precompile(self.settings.size)
             self.numbers["warm_up_seconds"] = watch.seconds()
-            self._say(f"warmed up in {watch.seconds():.1f} s, which do not count")
+            self._say(f"warmed up in {watch.seconds():.1f} s, not included in the times below")
 
     def _train(self, epoch: int) -> None:
-        """Train what is left of `epoch`, counted from 1."""
+        """Train the rest of `epoch`, counted from 1."""
         setup, data, position = self.setup, self.config.data, self.position
         self.watch, self.before = Stopwatch(), position
         plan = plan_epoch(
@@ -137,7 +137,7 @@ class Trainer:
             shown=self.images,
             alternating=data.alternating_flip,
         )
-        # Process 0 goes on with the sums of all; the others start theirs anew.
+        # Process 0 continues with the sums of all processes; the others restart theirs.
         carried = (position.loss, position.correct, position.images) if self.writes else ()
         self.tally = Tally.on(setup.device, *carried)
         train_epoch(setup.forward, setup.optimizer, self.data.train, plan, self.settings, position, self.tally)
@@ -146,7 +146,7 @@ class Trainer:
     def _evaluate(self, epoch: int) -> dict[str, Score]:
         """Score the splits that are due after `epoch`, counted from 1.
 
-        With a holdout every epoch is scored on it and test is touched once, at the end; without one, on test.
+        With a validation set, each epoch is scored on it, and test is scored once at the end; without one, on test.
         """
         setup, data, last = self.setup, self.data, epoch == self.config.epochs
         splits: dict[str, Split | None] = {}
@@ -170,10 +170,10 @@ class Trainer:
         return scores
 
     def _record(self, epoch: int, scores: dict[str, Score], evaluation: Stopwatch) -> None:
-        """Write the lines of an epoch that has been trained, and evaluated where that was due.
+        """Write the lines of an epoch that has been trained, and evaluated if due.
 
         Args:
-            evaluation: started when the evaluation was.
+            evaluation: a stopwatch started together with the evaluation.
         """
         done = self.position
         timing = {
@@ -192,7 +192,8 @@ class Trainer:
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
         if self.writes:
             self._write_lines(epoch, metrics, timing)
-            if epoch == self.config.epochs:  # before the checkpoint, after which nothing is evaluated again
+            # before the checkpoint: a run that resumes after it does not evaluate again
+            if epoch == self.config.epochs:
                 self._keep_predictions(scores["test"])
 
     def _write_lines(self, epoch: int, metrics: dict[str, float], timing: dict[str, Any]) -> None:
@@ -217,7 +218,7 @@ class Trainer:
             self.dashboard.picture(epoch, figure)
 
     def _conclude(self) -> None:
-        """After the last epoch: keep maps, weights and numbers."""
+        """Save maps, weights and numbers after the last epoch."""
         maps = self.heads.maps(self.data.test)
         if maps is not None:
             self.folder.write_array("attention_maps.npy", maps)
@@ -229,7 +230,7 @@ class Trainer:
         self.dashboard.conclude(self.numbers | self.description, self.data)
 
     def _close(self, outcome: dict[str, Any]) -> None:
-        """Write result.json and let go of terminal and dashboard, whatever the outcome."""
+        """Write result.json, and release terminal and dashboard, whatever the outcome."""
         self.result = outcome | self.description
         done = self.result["status"] == "done"
         if self.console is not None:
@@ -238,7 +239,7 @@ class Trainer:
             if self.writes:
                 self.folder.write_result(self.result)
         except OSError as full:
-            if done:  # without its result a run is not done
+            if done:  # a run without a result is not done
                 raise
             print(f"warning: result.json cannot be written: {full.strerror}", file=sys.stderr)
         if self.dashboard is not None:
@@ -246,12 +247,12 @@ class Trainer:
             self.dashboard = None
 
     def _say(self, text: str) -> None:
-        """Print, once for all processes."""
+        """Print text, from one of the processes."""
         if self.writes:
             print(text, flush=True)
 
     def _after_step(self, steps_in_epoch: int) -> None:
-        """Show progress, and checkpoint or stop where that is due, after each step of an epoch."""
+        """Show progress after a step, and write a checkpoint or stop if due."""
         assert self.console is not None
         self.console.step(self.position.epochs_done + 1, self.tally, self.processes.count)
         every = self.config.checkpoint_steps
@@ -265,18 +266,18 @@ class Trainer:
             self._stop(request)
 
     def _stop_if_asked(self) -> None:
-        """Between batches of an evaluation, which starts again when the run resumes."""
+        """Stop between batches of an evaluation if asked; the evaluation restarts when the run resumes."""
         request = self.processes.agree(self.interrupts.signum or 0)
         if request:
             self._save()
             self._stop(request)
 
     def _stop(self, signum: int) -> None:
-        self.processes.wait()  # for process 0 to have saved: torchrun ends all once the first has left
+        self.processes.wait()  # wait until process 0 has saved: torchrun ends all processes once one has left
         self.interrupts.end(signum)
 
     def _note_position(self, steps_in_epoch: int) -> None:
-        """Take down where training stands. Waits for the device."""
+        """Record the position of training. Waits for the device."""
         total, before = self.tally.total(self.processes), self.before
         spent = self.watch.cpu_seconds(self.processes)
         self.position = Position(

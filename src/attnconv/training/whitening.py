@@ -1,7 +1,8 @@
-"""A stem that starts by whitening: uncorrelated features of equal size from the patches of the training images.
+"""Initialize a stem to whiten its input: it then gives uncorrelated features of equal size from training images'
+patches.
 
-The idea is that of the convolutional speedruns (Page 2018; Jordan 2024, arXiv 2404.00498, section 3.2), with patches
-that do not overlap and weights that go on training.
+The idea comes from the convolutional speedruns (Page 2018; Jordan 2024, arXiv 2404.00498, section 3.2). Here patches do
+not overlap, and the weights are trained further.
 """
 
 import torch
@@ -11,16 +12,15 @@ from attnconv.data.augmentation import normalize
 from attnconv.data.dataset import Split
 from attnconv.models.backbone import Backbone, space_to_depth
 
-IMAGES = 5000  # their patches tell the covariance well enough
-FLOOR = 5e-4  # added to variances, so that directions that are almost constant are not blown up
+IMAGES = 5000  # enough patches to estimate the covariance
+FLOOR = 5e-4  # added to variances, so that almost constant directions are not amplified
 
 
 @torch.no_grad()
 def whiten_stem(model: nn.Module, split: Split) -> None:
-    """Replace the weights W of a linear stem by W V (L + FLOOR)^-1/2 V^T, V L V^T the covariance of patches.
+    """Replace the weights W of a linear stem by W V (L + FLOOR)^-1/2 V^T, where V L V^T is the covariance of patches.
 
-    What the stem gives is then what it would give for patches that are white, their mean taken away; a random W
-    spreads them over all channels.
+    The stem then sees white patches with zero mean, and a random W spreads them over all channels.
 
     Args:
         model: a network of the paper's backbone, as initialized.
@@ -31,7 +31,7 @@ def whiten_stem(model: nn.Module, split: Split) -> None:
     """
     if not isinstance(model, Backbone):
         raise ValueError("recipe.whitening needs a network with a linear stem on patches")
-    every = max(1, len(split) // IMAGES)  # not the first, which may be all of one class
+    every = max(1, len(split) // IMAGES)  # spread over the split, because the first images may all be of one class
     images = normalize(split.images[::every], split.mean, split.std)
     patches = space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2).double().cpu()
     center = patches.mean(dim=0)

@@ -106,7 +106,7 @@ def test_what_is_wrong_is_one_line(results, monkeypatch, capsys, tmp_path):
         (["--only", "overveiw"], "there is no figure overveiw; did you mean 'overview'?"),
         (["--results", tmp_path / "none"], "no such folder"),
         (["--run", "outputs", "--list"], "leave out --only and --list"),
-        (["--into", "there"], "--into and --data go with --run"),
+        (["--into", "there"], "--into and --data need --run"),
         (["--run", tmp_path / "nothing"], "nothing does not exist"),
         (["--run", results], "is not a run folder"),
     ):

@@ -135,16 +135,16 @@ def test_every_cell_of_a_sweep_of_eight_ends_right(tmp_path, tiny, cluster, comm
         model: "unfinished" if model == "slow_b" else "done" for model in models
     }
     assert f"job {array}_1 ended as CANCELLED" in cells["slow_b"][1]
-    assert counts == "sweep of 8 cells: 7 done, 1 unfinished"
+    assert counts == "sweep of 8 runs: 7 done, 1 unfinished"
     assert code == 1
-    assert "1 of 8 cells are not done; rerun the same command to run what is missing" in err
+    assert "1 of 8 runs are not done; rerun the same command to run what is missing" in err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_a")
     result = json.loads((folder(tmp_path, "slow_a") / "result.json").read_text())
     assert result["device"].endswith(", 1 threads"), "as many as the job asked for"
 
     process = command(*sweep[:1])
     code, cells, counts, err = finish(process)
-    assert (code, counts) == (0, "sweep of 8 cells: 7 skipped, 1 done"), err
+    assert (code, counts) == (0, "sweep of 8 runs: 7 skipped, 1 done"), err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_b")
 
 
