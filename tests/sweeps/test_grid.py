@@ -87,7 +87,7 @@ def test_what_failed_is_run_again_only_on_request(sweep, tiny, capsys):
     with pytest.raises(SweepIncomplete):
         sweep(0, 1)
     assert sweep.ran == []
-    assert summary(capsys)[0][1] == ("failed", "before, and not tried again: Diverged: the loss")
+    assert summary(capsys)[0][1] == ("failed", "earlier, and not retried: Diverged: the loss")
     assert sweep(0, 1, overrides=["retry_failed=true"]) == [1]
 
 
