@@ -73,7 +73,7 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
             "config.yaml already describes the network: leave out --model",
         ),
         (["--checkpoint", tmp_path / "some"], f"some does not exist; {tmp_path} has some.safetensors"),
-        (["--checkpoint", tmp_path, "--model", "conv3x3"], "no config.yaml; it contains the weight files some.safetensors"),
+        (["--checkpoint", tmp_path, "--model", "conv3x3"], "no config.yaml; it contains the weight files some."),
     ):
         code, _, err = script(monkeypatch, capsys, "conv_to_attention", *arguments)
         assert (code, err.count("\n")) == (2, 1), err
