@@ -24,7 +24,7 @@ WRONG = [
     ("sa_quadratic", "mixer.window", 3, "model.mixer.window: attnconv.mixers.positional.PositionalAttention takes no"),
     ("sa_quadratic", "width", {"a": 1}, "model.width must be a whole number, not {'a': 1}"),
     ("sa_quadratic_random", "mixer", None, "model.mixer must have a _target_"),
-    ("sa_quadratic_random", "depth", 3, "model.depth: attnconv.models.frozen.frozen_heads takes no such argument"),
+    ("sa_quadratic_random", "depth", 3, "model.depth: attnconv.models.frozen.frozen_heads does not have this argument"),
     ("random_attention", "mixer.pattern", "window", "model.mixer.pattern must have a _target_"),
     ("resnet18", "blocks", DELETED, "model.blocks is missing: attnconv.models.resnet.ResNet needs it"),
 ]

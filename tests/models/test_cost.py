@@ -174,7 +174,7 @@ def test_what_no_width_reaches_is_refused():
         ConfigError, match=r"no width of model=mlp_mixer comes within 2% .* nearest, model.width=1, has"
     ):
         match_width(config.model, model_node("conv3x3", config), "parameters", CIFAR, 10)
-    with pytest.raises(ConfigError, match="has no width that match=parameters could scale"):
+    with pytest.raises(ConfigError, match="has no width for match=parameters to scale"):
         match_width({"name": "timm_x"}, config.model, "parameters", CIFAR, 10)
     with pytest.raises(ConfigError, match=r"match_model=sa_quadratik does not exist; did you mean 'sa_quadratic'"):
         model_node("sa_quadratik", config)

@@ -109,7 +109,7 @@ def test_what_cannot_be_copied_is_refused(tmp_path):
 
 
 def test_a_misspelt_start_is_a_file_that_is_not_there():
-    with pytest.raises(ConfigError, match="start=shift is not a file; give shifts, random"):
+    with pytest.raises(ConfigError, match="start=shift is not a file; use shifts, random"):
         build("sa_quadratic_random", "model.start=shift")
 
 

@@ -156,7 +156,7 @@ def with_value(state, value):
 
 KINDS = {
     "a whole module": (lambda m, _: torch_saved(m), "holds pickled objects (torch.nn.modules.container.Sequential)"),
-    "a module in a dictionary": (lambda m, _: torch_saved({"model": m}), "save the weights alone: torch.save(model."),
+    "a module in a dictionary": (lambda m, _: torch_saved({"model": m}), "save only the weights: torch.save(model."),
     "a malicious archive": (lambda m, trap: torch_saved(m.state_dict() | {"x": Malicious(trap)}), "posix.mkdir"),
     "a malicious old file": (
         lambda m, trap: torch_saved({"x": Malicious(trap)}, _use_new_zipfile_serialization=False), "posix.mkdir"
@@ -207,16 +207,16 @@ KINDS = {
     ),
     "no values": (lambda m, _: torch_saved(m.to("meta").state_dict()), "has no plain values"),
     "other classes": (
-        lambda m, _: torch_saved(other(classes=100)), "the file's head has 100 classes, this network 10"
+        lambda m, _: torch_saved(other(classes=100)), "the file's head has 100 classes, and this network has 10"
     ),
     "another width": (
         lambda m, _: torch_saved(other(width=8)),
-        "holds another network: 1 of this network's 8 tensors are in it; another shape of 0.weight, 0.bias and 5 more: "
+        "holds another network: 1 of this network's 8 tensors match; the shape of 0.weight, 0.bias and 5 more differs: "
         "(8, 3, 3, 3) in the file, (4, 3, 3, 3) in the network",
     ),
     "another network": (
         lambda m, _: torch_saved({"state_dict": {"stem.weight": torch.zeros(3)}}),
-        "(state_dict) holds another network: 0 of this network's 8 tensors are in it; missing 0.weight, 0.bias and 6 "
+        "(state_dict) holds another network: 0 of this network's 8 tensors match; missing 0.weight, 0.bias and 6 "
         "more; unexpected stem.weight; choose the model",
     ),
 }  # fmt: skip
@@ -265,5 +265,5 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path, ours):
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:
         file.truncate(2**43)  # sparse: it takes no space
-    with pytest.raises(FileError, match=r"has 8,796 GB, and this machine \d+ GB of memory"):
+    with pytest.raises(FileError, match=r"has 8,796 GB, but this machine has \d+ GB of memory"):
         load_weights(ours, path, 10)

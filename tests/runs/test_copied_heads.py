@@ -102,7 +102,7 @@ def test_a_trained_network_has_its_heads_in_its_own_weights(tmp_path, copied, do
     [
         (None, "start={} is not a file"),
         (b"", "{} is empty (0 bytes)"),
-        (b"torn", "{} is text, beginning 'torn'; weights are read from"),
+        (b"torn", "{} is text, beginning 'torn'; supported formats are"),
         (b"\x80\x04x", "{} is a pickle, which can run any code"),
     ],
 )

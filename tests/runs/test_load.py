@@ -67,7 +67,7 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
     for arguments, complaint in (
         (["--checkpoint", weights], f"{weights} does not say which network it belongs to: add --model NAME"),
         ([*asked, "resnet10", *settings], "holds another network: 1 of this network's"),
-        ([*asked, "conv3x3", *settings, "scale.hidden=9"], "another shape of"),
+        ([*asked, "conv3x3", *settings, "scale.hidden=9"], "the shape of"),
         (
             ["--checkpoint", folder, "--model", "conv3x3"],
             "config.yaml already describes the network: leave out --model",
@@ -99,7 +99,7 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
         (lambda run: (run / "weights.safetensors").write_bytes(b""), "weights.safetensors is empty"),
         (lambda run: (run / "weights.safetensors").write_text("x"), "weights.safetensors is text"),
         (lambda run: (run / "weights.safetensors").unlink(), "has no weights.safetensors"),
-        (lambda run: changed(run, model=model_of(run, width=9)), "another shape of"),
+        (lambda run: changed(run, model=model_of(run, width=9)), "the shape of"),
     ],
 )  # fmt: skip
 def test_a_run_folder_that_is_none_is_one_line(folder, monkeypatch, capsys, damage, complaint):

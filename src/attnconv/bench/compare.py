@@ -1,4 +1,4 @@
-"""The contest of scripts/bench.py: what is timed, on which networks, ours and the published formulation alike."""
+"""The cases of scripts/bench.py: our network and the published formulation, timed against each other."""
 
 import copy
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from attnconv.training.loop import EpochSettings, train_epoch
 from attnconv.training.metrics import FiniteGuard, Tally
 from attnconv.training.optimizers import build_optimizer
 
-SIDE, CLASSES = 32, 10  # CIFAR-10's images; their content does not matter here, so they are made up
+SIDE, CLASSES = 32, 10  # as in CIFAR-10; the content does not matter here, so images are random
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}  # of the largest logit
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -42,7 +42,7 @@ PARTS = ("layer", "step", "epoch", "inference", "growth")
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a model at a scale, and the images of a batch."""
+    """A model at a scale, and the images of a batch."""
 
     part: str
     model: str
@@ -73,7 +73,7 @@ ON_CPU = (
     Case("epoch", "sa_quadratic", "mini", 128),
     Case("epoch", "sa_learned", "mini", 128),
 )
-# The batch of the paper; ours could take more.
+# The paper's batch size; our network would fit a larger one.
 ON_GPU = tuple(
     Case(part, model, "paper", 100)
     for part in ("layer", "step", "inference", "epoch")
@@ -83,30 +83,30 @@ ON_GPU = tuple(
 
 @dataclass(frozen=True)
 class Contender:
-    """A network as it is trained: in some precision, compiled or not."""
+    """A network in training: with its precision, compiled or not."""
 
     network: nn.Module
     forward: Callable[[Tensor], Tensor]  # the same network, compiled or not
     precision: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        if images.device.type == "meta":  # only counted; autocast does not know it
+        if images.device.type == "meta":  # for counting only; autocast does not support it
             return self.forward(images)
         with autocast(self.precision, images.device):
             return self.forward(images)
 
     def layer(self, x: Tensor) -> None:
-        """One forward and backward pass."""
+        """Run one forward and backward pass."""
         self(x).float().square().sum().backward()
 
     def infer(self, images: Tensor) -> None:
-        """One forward pass."""
+        """Run one forward pass."""
         self.network.eval()
-        with torch.no_grad():  # the counter of FLOPs does not see through inference_mode
+        with torch.no_grad():  # the FLOP counter does not work in inference_mode
             self(images)
 
     def step(self, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-        """One training step."""
+        """Run one training step."""
         self.network.train()
         loss = F.cross_entropy(self(images).float(), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -115,13 +115,13 @@ class Contender:
 
 
 class Bench:
-    """Cases on one device, each against the published formulation."""
+    """Compare cases on one device with the published formulation."""
 
     def __init__(self, device: torch.device, rounds: int, images: int, compiled: bool, tiny: bool = False):
-        keep_freed_memory()  # as in training; the published formulation profits from it, too
+        keep_freed_memory()  # as in training; the published formulation benefits, too
         self.device, self.rounds, self.compiled = device, rounds, compiled
         self.precision = choose_precision("auto", device)
-        # A CPU that only emulates bf16 would spend most of a round on a product that says nothing of it.
+        # A CPU that only emulates bf16 would spend most of a round on a meaningless product.
         kinds = KINDS if computes_in_bf16(device) else {"fp32": torch.float32}
         self.matmuls = {kind: matmul(dtype, device, tiny) for kind, dtype in kinds.items()}
         draw = np.random.default_rng(0)
@@ -129,7 +129,7 @@ class Bench:
         self.labels = draw.integers(0, CLASSES, images)
 
     def compare(self, case: Case) -> dict[str, Any]:
-        """One line of results/bench.jsonl."""
+        """Return one line of results/bench.jsonl."""
         config = case.config()
         torch.manual_seed(0)
         ours: Any = build_model(config.model, (3, case.side, case.side), CLASSES).to(self.device)
@@ -140,7 +140,7 @@ class Bench:
             ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
             x = torch.randn(case.batch, *grid, config.scale.width, device=self.device, requires_grad=True)
         published, exact = Contender(theirs, theirs, "fp32"), Contender(ours, ours, "fp32")
-        ours.eval(), theirs.eval()  # without dropout they are the same function
+        ours.eval(), theirs.eval()  # without dropout, both are the same function
         difference = check_same(exact, published, x, TOLERANCE["fp32"], "in float32")
         timed = Contender(ours, torch.compile(ours) if self.compiled else ours, self.precision)
         check_same(timed, published, x, TOLERANCE[self.precision], f"in {self.precision}")
@@ -161,7 +161,7 @@ class Bench:
             "ratio": asdict(ratios(seconds["published"], seconds["ours"])),
             "ratio_fp32": asdict(ratios(seconds["published"], seconds.get("ours_fp32", seconds["ours"]))),
         }  # fmt: skip
-        # Of an epoch a step, and uncompiled: a compiled graph hides its products from the counter.
+        # For an epoch, count one step, uncompiled: a compiled graph hides its products from the counter.
         one = "step" if case.part == "epoch" else case.part
         for name, contender in contenders.items():
             plain = Contender(contender.network, contender.network, contender.precision)
@@ -178,14 +178,14 @@ class Bench:
         return line | {f"matmul_{kind}": asdict(found) for kind, found in rates.items()}
 
     def flops(self, part: str, config: Config, contender: Contender, x: Tensor) -> int:
-        """FLOPs of one round, counted without memory: there every network is computed by its plain formulas."""
+        """Return the FLOPs of one round, counted on the meta device, where all networks use their plain formulas."""
         network = copy.deepcopy(contender.network).to("meta")
         return flops_of(self.work(part, config, Contender(network, network, "fp32"), x.detach().to("meta")))
 
     def work(
         self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool = False
     ) -> Callable[[], object]:
-        """What is timed in a round."""
+        """Return the function that is timed in a round."""
         if part == "layer":
             return lambda: contender.layer(x)
         if part == "inference":
@@ -204,7 +204,7 @@ class Bench:
         return lambda: self.our_epoch(config, contender, optimizer, len(x))
 
     def our_epoch(self, config: Config, contender: Contender, optimizer: torch.optim.Optimizer, batch: int) -> None:
-        """The training loop that a run goes through, on the images of this bench."""
+        """Train for one epoch with the training loop of a run, on the images of this bench."""
         images, labels = (torch.from_numpy(array).to(self.device) for array in (self.images, self.labels))
         mean, std = (torch.tensor(values, device=self.device) for values in (MEAN, STD))
         train_epoch(
@@ -229,7 +229,7 @@ class Bench:
         )
 
     def growth(self, sides: tuple[int, ...] = (16, 32, 64), batch: int = 4) -> dict[str, Any]:
-        """The exponent of our attention layer's time in the number of pixels, at the mini scale's width."""
+        """Return the exponent of our attention layer's time in the number of pixels, at the width of the mini scale."""
         works = {}
         for side in sides:
             config = compose(["model=sa_quadratic", "scale=mini", "scale.patch=1", "logger=none"])

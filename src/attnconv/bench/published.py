@@ -1,13 +1,13 @@
-"""The paper's network and its training, written whole from the paper and what is known of its published code.
+"""The paper's network and its training, written as a whole from the paper and its published code.
 
-It shares no code with src/attnconv, so it serves twice: as the baseline that scripts/bench.py times, and as the oracle
-that the tests hold our network to. Parameters bear the same names, so weights can be copied from one to the other.
+It shares no code with the rest of src/attnconv, so it has two uses: scripts/bench.py times it as the baseline, and
+tests compare our network with it. Parameters have the same names, so weights can be copied from one to the other.
 
-Float32, eager, dense: Gaussian scores as products with (d1, d2, d1^2, d2^2, d1 d2) for every pair of pixels, learned
-positions looked up for every pair of rows and of columns, content scores in full, probabilities applied by one einsum,
-images loaded one by one by two worker processes. It departs from the published code only where that would be slower for
-no reason: positions are tabulated for the map at hand (the reference's for 50 x 50 pixels), norms and GELU are
-PyTorch's own.
+Float32, eager, dense: Gaussian scores as products with (d1, d2, d1^2, d2^2, d1 d2) for each pair of pixels, learned
+    positions looked up for each pair of rows and of columns, content scores in full, probabilities applied by one
+    einsum, images loaded one by one by two worker processes. It differs from the published code only where that is
+    slower without need: positions are tabulated for the size of the map (the authors': for 50 x 50 pixels), and norms
+    and GELU are PyTorch's own.
 
 Axes: B batch, H W rows and columns of queries (i j) and keys (k l), N heads (n), D width (d), 5 features (f).
 """
@@ -25,16 +25,16 @@ from torchvision import transforms
 
 
 def shifts(size: int) -> Tensor:
-    """Key minus query along one axis, (queries, keys)."""
+    """Return key minus query along one axis, (queries, keys)."""
     positions = torch.arange(size)
     return positions[None, :] - positions[:, None]
 
 
 class GaussianScores(nn.Module):
-    """Scores of Gaussian heads, (N, H, W, H, W): a vector per head times the features of every shift.
+    """Scores of Gaussian heads, (N, H, W, H, W): one vector per head times the features of each shift.
 
     Args:
-        isotropic: one spread per head; otherwise a 2 x 2 matrix S, the inverse covariance being S S^T.
+        isotropic: one spread per head; otherwise a 2 x 2 matrix S with inverse covariance S S^T.
     """
 
     features: Tensor
@@ -63,7 +63,9 @@ class GaussianScores(nn.Module):
 
 
 class LearnedScores(nn.Module):
-    """Scores of row and column embeddings, (N, H, W, H, W): every shift embedded and projected to a score per head."""
+    """Scores of row and column embeddings, (N, H, W, H, W): each shift is embedded and projected to one score per
+    head.
+    """
 
     rows: Tensor
     columns: Tensor
@@ -84,7 +86,7 @@ class LearnedScores(nn.Module):
 
 
 class PositionalAttention(nn.Module):
-    """Attention without content, (B, H, W, D) -> (B, H, W, D); one dropout mask serves the whole batch."""
+    """Attention without content, (B, H, W, D) -> (B, H, W, D); all images of a batch share one dropout mask."""
 
     def __init__(self, encoding: nn.Module, width: int, heads: int, dropout: float):
         super().__init__()
@@ -156,10 +158,10 @@ class PublishedNetwork(nn.Module):
     """The paper's network: images (B, C, height, width) -> logits (B, classes).
 
     Args:
-        encoding: quadratic, generalized (Gaussians of any covariance), learned, or learned + content.
+        encoding: quadratic, generalized (Gaussians with any covariance), learned, or learned + content.
 
     Raises:
-        ValueError: the paper has no such encoding.
+        ValueError: the paper does not have this encoding.
     """
 
     def __init__(
@@ -202,13 +204,13 @@ ENCODINGS = {
 
 
 def published_network(config: Any, image_shape: tuple[int, int, int], classes: int, ours: nn.Module) -> Any:
-    """The published counterpart of one of our networks, with a copy of its weights, on its device and in its type.
+    """Return the published counterpart of one of our networks, with its weights, on its device and in its type.
 
     Args:
         config: the configuration (attnconv.config.Config) that `ours` was built from.
 
     Raises:
-        ValueError: the paper has no such network.
+        ValueError: the paper does not have this network.
     """
     node, like = config.model, next(ours.parameters())
     if node["name"] not in ENCODINGS or node["mixer"]["normalizer"] != "softmax":
@@ -220,7 +222,7 @@ def published_network(config: Any, image_shape: tuple[int, int, int], classes: i
 
 
 def published_optimizer(network: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
-    """SGD with momentum and decay; centers and spreads do not decay."""
+    """Return SGD with momentum and weight decay; centers and spreads do not decay."""
     free = [part for name, part in network.named_parameters() if name.endswith(("centers", "spreads"))]
     decayed = [part for name, part in network.named_parameters() if not name.endswith(("centers", "spreads"))]
     groups: list[dict[str, Any]] = [{"params": free, "weight_decay": 0.0}, {"params": decayed}]
@@ -228,7 +230,7 @@ def published_optimizer(network: nn.Module, lr: float = 0.1) -> torch.optim.Opti
 
 
 def published_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> float:
-    """Train for one epoch; returns the mean loss."""
+    """Train for one epoch and return the mean loss."""
     network.train()
     device, losses = next(network.parameters()).device, []
     for images, labels in loader:
@@ -241,7 +243,7 @@ def published_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, loader
 
 
 class PerImage(Dataset):
-    """Images (N, H, W, C) uint8 as the published code reads them: one at a time, through PIL."""
+    """Images (N, H, W, C) uint8, read as in the published code: one at a time, through PIL."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, mean: list[float], std: list[float]):
         self.images, self.labels = images, labels
@@ -264,5 +266,5 @@ class PerImage(Dataset):
 def published_loader(
     images: np.ndarray, labels: np.ndarray, mean: list[float], std: list[float], batch: int
 ) -> DataLoader:
-    """Shuffled batches from two worker processes."""
+    """Return shuffled batches from two worker processes."""
     return DataLoader(PerImage(images, labels, mean, std), batch_size=batch, shuffle=True, num_workers=2)

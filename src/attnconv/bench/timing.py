@@ -1,7 +1,7 @@
-"""Measuring two ways to compute the same thing: in turn, in one process, after a check that they agree.
+"""Compare the times of two implementations: alternately, in one process, after checking that their outputs agree.
 
-A ratio of two times taken in turn says something on any machine; a time does not, so next to every time stands what the
-same machine did with a plain matrix product in the same run.
+A ratio of alternating times is meaningful on any machine, but a single time is not. So each time is reported together
+with the time of a plain matrix product on the same machine in the same run.
 """
 
 import json
@@ -27,12 +27,12 @@ TINY_SIDE = 64
 
 
 class Disagree(UserError):
-    """Two ways to compute the same thing that do not."""
+    """Two implementations of the same function differ."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and extremes of what was measured in every round."""
+    """Median and extremes over all rounds."""
 
     median: float
     low: float
@@ -44,9 +44,9 @@ class Spread:
 
 
 def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every work in every round; each round runs all of them once, and one before the first does not count.
+    """Time each workload once per round, alternating, after one untimed warm-up round.
 
-    The order turns around from round to round, so that none always comes after the same other.
+    The order is reversed in every second round, so that no workload always follows the same other one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for count in range(rounds + 1):
@@ -62,12 +62,12 @@ def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: t
 
 
 def ratios(slow: list[float], fast: list[float]) -> Spread:
-    """slow / fast, round by round."""
+    """Return slow / fast, round by round."""
     return Spread.of([before / after for before, after in zip(slow, fast, strict=True)])
 
 
 def matmul(kind: torch.dtype, device: torch.device, tiny: bool = False) -> tuple[Callable[[], object], int]:
-    """A square matrix product as a work for `take_turns`, and its FLOPs."""
+    """Return a square matrix product as a workload for `take_turns`, and its FLOPs."""
     side = TINY_SIDE if tiny else MATMUL_SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     times = 4
@@ -80,14 +80,14 @@ def matmul(kind: torch.dtype, device: torch.device, tiny: bool = False) -> tuple
 
 
 def flops_of(work: Callable[[], object]) -> int:
-    """FLOPs of every matrix product and convolution of a work, backward passes included."""
+    """Return the FLOPs of all matrix products and convolutions of a workload, including backward passes."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Most bytes of tensors that a work holds at once, beyond what was there before it."""
+    """Return the peak bytes of the tensors that a workload allocates."""
     if device.type == "cuda":
         _wait(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -97,7 +97,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    # The trace is the public way to the profiler's record of every allocation, in the order in which they were made.
+    # The trace is the public interface to the profiler's record of allocations, in order.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(path))
@@ -114,10 +114,10 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 def check_same(
     ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], x: Tensor, tolerance: float, what: str
 ) -> float:
-    """The largest difference of two functions' outputs, relative to the largest output.
+    """Return the largest difference of two functions' outputs, relative to the largest output.
 
     Raises:
-        Disagree: it is above the tolerance, or not finite: what disagrees must not be timed.
+        Disagree: it is above the tolerance or not finite, so the functions must not be timed.
     """
     expected = theirs(x).float()
     difference = ((ours(x).float() - expected).abs().max() / expected.abs().max()).item()
@@ -127,7 +127,7 @@ def check_same(
 
 
 def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The slope of log(seconds) over log(sizes), by least squares."""
+    """Return the least-squares slope of log(seconds) against log(sizes)."""
     return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, seconds)]).slope
 
 
@@ -139,7 +139,7 @@ def _wait(device: torch.device) -> None:
 
 
 def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> float:
-    """Seconds of one forward and backward pass, the device waited for."""
+    """Return the seconds of one forward and backward pass, including the wait for the device."""
     started = time.perf_counter()
     with autocast(precision, x.device):
         out = module(x)
@@ -150,7 +150,7 @@ def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> fl
 
 
 def benchmark_arguments(description: str | None) -> tuple[torch.device, str, int]:
-    """Device, precision and rounds from the command line of a benchmark."""
+    """Return device, precision and rounds from the command line of a benchmark."""
     parser = ScriptParser(description)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--rounds", type=positive, default=9, help="9")

@@ -1,9 +1,10 @@
-"""The contract of token mixers: how the network builds one, what it maps, and what analysis may ask of attention.
+"""The contract of token mixers: how the network builds one, its inputs and outputs, and the attention that analysis
+reads.
 
 A mixer is a module that maps (B, H, W, D) to (B, H, W, D): B images, H rows and W columns of positions, D channels. The
-network adds the projection, residuals, norms and the feed-forward part. Every mixer is built with the same four
-arguments, so that a config file can swap one for another; one that has no heads, or no probabilities to drop, takes
-those arguments and has no use for them.
+network adds the projection, residuals, norms and the feed-forward part. All mixers are built with the same four
+arguments, so that a config file can replace one by another; a mixer without heads or without probabilities ignores the
+arguments that it does not need.
 """
 
 from typing import Protocol
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 
 class MakesMixer(Protocol):
-    """What builds a mixer: its class, with every other argument filled in by the config file."""
+    """A function that builds a mixer: its class, with all other arguments set by the config file."""
 
     def __call__(self, *, width: int, heads: int, grid: tuple[int, int], attention_dropout: float) -> nn.Module:
         """Return one mixer.
 
         Args:
-            width: D, channels of a position.
+            width: D, channels per position.
             heads: number of attention heads.
             grid: (H, W) of the maps to expect, in positions.
             attention_dropout: probability of zeroing an attention probability while training.
@@ -33,9 +34,9 @@ class AttentionMixer(nn.Module):
 
         Args:
             height, width: of the map, in positions.
-            x: the maps (B, H, W, D); needed only where probabilities depend on content.
+            x: the maps (B, H, W, D); required only if probabilities depend on content.
 
         Raises:
-            ValueError: the map is larger than the mixer's tables, or x is missing where it is needed.
+            ValueError: the map is larger than the mixer's tables, or x is missing but required.
         """
         raise NotImplementedError

@@ -1,12 +1,12 @@
-"""Position-only attention and its value projection, a few images at a time, so that a CPU finds them in its caches.
+"""Position-only attention and its value projection, a few images at a time, so that the data stays in a CPU's cache.
 
-The averages of N heads are N times as large as the map. Computed for the whole batch they leave the cache and come back
-for every product; here a block of images goes through all products before the next one begins. Rows of the averages are
-(query, head), the order in which the projection reads them, so nothing is transposed. The gradients are those of the
-plain formulas to rounding.
+The averages of N heads are N times as large as the map. For a whole batch, they would leave the cache and be reloaded
+for each product. Here, one block of images goes through all products before the next block starts. The rows of the
+averages are (query, head), the order in which the projection reads them, so nothing is transposed. Gradients equal
+those of the plain formulas up to rounding.
 
-On other devices, under torch.compile and torch.func, and for second derivatives the plain formulas are used
-(`apply_dense`, `apply_separable`), which are also the oracle of the tests.
+The plain formulas (`apply_dense`, `apply_separable`) are used on other devices, under torch.compile and torch.func, and
+for second derivatives. They are also the oracle of the tests.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels, O outputs.
 """
@@ -19,22 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-BLOCK_BYTES = 2**20  # of dense averages in a block; half to twice as many are equally fast (LOG.md)
+BLOCK_BYTES = 2**20  # of dense averages per block; half or twice as many bytes are equally fast (LOG.md)
 
 Gradients = tuple[Tensor | None, ...]
 
 
 def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
-    """Average the pixels of every image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
+    """Average the pixels of each image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
     batch, height, width, _ = x.shape
     averages = torch.einsum("nqk,bkd->bqnd", probs, x.flatten(1, 2))
     return averages.reshape(batch, height, width, -1)
 
 
 def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
-    """The same for factored probabilities: rows (N, H', H), columns (N, W', W), x (B, H, W, D) -> (B, H', W', N*D).
+    """Average with factored probabilities: rows (N, H', H), columns (N, W', W), x (B, H, W, D) -> (B, H', W', N*D).
 
-    Pixels before images, so that each axis is one large matrix product instead of one small product per image.
+    Pixels come before images, so that each axis is one large matrix product instead of one small product per image.
     """
     batch, height, width, channels = x.shape
     heads, out_height, _ = rows.shape
@@ -51,28 +51,28 @@ def average_and_project(factors: tuple[Tensor, ...], x: Tensor, value: nn.Module
     Args:
         factors: probabilities (N, Q, K), or their row and column factors (N, H, H) and (N, W, W).
         x: the maps.
-        value: the projection, N*D -> O; blocks are used where calling it does what nn.Linear does and no more.
+        value: the projection, N*D -> O; blocks are used only if it is a plain nn.Linear.
     """
     if not (is_plain_linear(value) and x.device.type == "cpu" and _runs_eagerly()):
         return value(_averages(factors, x))
-    # As autocast does with a product: it leaves float64 alone.
+    # As in autocast's own products, float64 is not cast.
     casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
     kind = torch.get_autocast_dtype("cpu") if casts else value.weight.dtype
-    pixels = x.to(kind) if casts else x  # another type without autocast is an error, as in the plain formulas
+    pixels = x.to(kind) if casts else x  # without autocast, another type is an error, as in the plain formulas
     blocked = BlockedDense if len(factors) == 1 else BlockedSeparable
     out = blocked.apply(pixels, *(part.to(kind) for part in (*factors, value.weight)))
     return out if value.bias is None else out + value.bias.to(kind)
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is an nn.Linear itself, with nothing around its forward that using its weight would skip."""
+    """Return whether a module is an nn.Linear itself, without hooks that using its weight would skip."""
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     around = any(getattr(module, name) for name in hooks) or _has_any_global_hook() or "forward" in vars(module)
     return type(module) is nn.Linear and not around
 
 
 def _averages(factors: Sequence[Tensor], x: Tensor) -> Tensor:
-    """Averages (B, H, W, N*D) by the plain formulas."""
+    """Return the averages (B, H, W, N*D) by the plain formulas."""
     if len(factors) == 1:
         return apply_dense(factors[0], x)
     rows, columns = factors
@@ -80,12 +80,12 @@ def _averages(factors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 def _runs_eagerly() -> bool:
-    """Whether operations run as they are called: a compiler would unroll the loops, torch.func cannot enter them."""
+    """Return whether operations run eagerly: a compiler would unroll the loops, and torch.func cannot trace them."""
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 class BlockedDense(torch.autograd.Function):
-    """Averages by probs (N, Q, K) of maps x (B, H, W, D), projected by weight (O, N*D) to (B, H, W, O)."""
+    """Average maps x (B, H, W, D) with probs (N, Q, K), and project with weight (O, N*D) to (B, H, W, O)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, probs: Tensor, weight: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class BlockedDense(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, probs, weight, averages = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a derivative of this derivative will be asked for
+        if torch.is_grad_enabled():  # a second derivative will be needed
             return _plain_gradients(gradient, x, probs, weight)
         return BlockedDense._gradients(ctx.needs_input_grad, gradient.contiguous(), x, probs, weight, averages)
 
@@ -127,7 +127,7 @@ class BlockedDense(torch.autograd.Function):
             of_averages = torch.mm(of_out, weight).view(-1, queries * heads, channels)
             if needs_x:
                 torch.matmul(by_key, of_averages, out=for_x[block])
-            if needs_probs:  # not of frozen heads
+            if needs_probs:  # false for frozen heads
                 _add_products(for_probs, of_averages, pixels[block].transpose(1, 2))
         for_probs = for_probs.view(queries, heads, keys).transpose(0, 1)
         found = (for_x.view_as(x), for_probs.to(probs.dtype), for_weight.to(weight.dtype))
@@ -135,9 +135,9 @@ class BlockedDense(torch.autograd.Function):
 
 
 class BlockedSeparable(torch.autograd.Function):
-    """The same by rows (N, H, H) and columns (N, W, W): one image at a time, its averages computed again backwards.
+    """The same with rows (N, H, H) and columns (N, W, W), one image at a time; the backward pass recomputes averages.
 
-    Again, because that costs two small products and keeping them would take N times the memory of the map.
+    Recomputing costs two small products; keeping the averages would take N times the memory of the map.
     """
 
     @staticmethod
@@ -178,7 +178,7 @@ class BlockedSeparable(torch.autograd.Function):
             for head in range(heads):
                 _add_product(for_weight[head], of_out.view(-1, outputs).T, averages[head].view(-1, channels))
                 torch.mm(of_out.view(-1, outputs), by_head[head], out=of_averages[head].view(-1, channels))
-            # Back through the columns, then through the rows.
+            # Backward through the columns, then through the rows.
             for_columns += torch.matmul(of_averages, over_rows.transpose(-1, -2)).sum(dim=1, dtype=for_columns.dtype)
             of_rows = torch.matmul(by_key_column, of_averages).view(heads * height, width * channels)
             _add_product(for_rows, of_rows, image.reshape(height, -1).T)
@@ -188,13 +188,13 @@ class BlockedSeparable(torch.autograd.Function):
 
 
 def _blocks(images: int, bytes_per_image: int) -> list[slice]:
-    """Slices of the batch with at most BLOCK_BYTES of averages each, one image at least."""
+    """Return slices of the batch with at most BLOCK_BYTES of averages each, but at least one image."""
     size = max(1, BLOCK_BYTES // max(1, bytes_per_image))
     return [slice(start, start + size) for start in range(0, images, size)]
 
 
 def _separable_averages(image: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Averages (N, H, W, D) of one map (H, W, D), and those over the rows alone."""
+    """Return the averages (N, H, W, D) of one map (H, W, D), and those over the rows alone."""
     heads, height, _ = rows.shape
     over_rows = torch.mm(rows.reshape(heads * height, height), image.reshape(height, -1))
     over_rows = over_rows.view(heads, *image.shape)
@@ -202,12 +202,12 @@ def _separable_averages(image: Tensor, rows: Tensor, columns: Tensor) -> tuple[T
 
 
 def _zeros_wide(like: Tensor, *shape: int) -> Tensor:
-    """Zeros to sum in, of the type of `like` or float32, whichever is wider."""
+    """Return zeros to accumulate in, of the type of `like` or float32, whichever is wider."""
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, summed in the type of `total`."""
+    """Compute total += left @ right, accumulating in the type of `total`."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
@@ -215,7 +215,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """The same over a batch of products."""
+    """Do the same, summed over a batch of products."""
     if total.dtype == left.dtype:
         total.addbmm_(left, right)
     else:
@@ -223,7 +223,9 @@ def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _plain_gradients(gradient: Tensor, x: Tensor, *parts: Tensor) -> Gradients:
-    """Gradients by the plain formulas, which can be differentiated again; the last of `parts` is the projection."""
+    """Return the gradients of the plain formulas, which can be differentiated again; the last of `parts` is the
+    projection.
+    """
     *factors, weight = parts
     inputs = [part for part in (x, *parts) if part.requires_grad]
     out = F.linear(_averages(factors, x), weight)

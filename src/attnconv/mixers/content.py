@@ -31,7 +31,7 @@ from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 
 class Terms(NamedTuple):
-    """The parts of the scores of one batch; a part is None where the layer does not have it.
+    """The parts of the scores of one batch; parts that the layer does not have are None.
 
     The scores are query . key + row_term + column_term + bias.
     """
@@ -166,7 +166,7 @@ class ContentAttention(AttentionMixer):
         return projected.flatten(1, 2).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
 
     def _add_bias(self, query: Tensor | None, bias: Tensor | None, x: Tensor) -> Tensor | None:
-        """Return (query + bias) / sqrt(D), (B, N, Q, D); either may be None, and None comes of two."""
+        """Return (query + bias) / sqrt(D), (B, N, Q, D). Either may be None; if both are, return None."""
         if bias is not None:
             constant = bias[:, None].expand(len(x), -1, x.shape[1] * x.shape[2], -1)
             query = constant if query is None else query + constant

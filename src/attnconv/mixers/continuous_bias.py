@@ -1,11 +1,11 @@
-"""Scores from a small function of the shift in place of a look-up table, as a review of the paper asked (B. Duke).
+"""Position scores from a small network on the shift, in place of a table, as a review of the paper suggested (B. Duke).
 
-The function is a small network of log-spaced shifts: the continuous relative position bias of Swin Transformer V2 (Liu
-et al. 2022, arXiv 2111.09883, section 3.3), with GELU in place of ReLU and without its bound on the bias.
+The network takes log-spaced shifts: the continuous relative position bias of Swin Transformer V2 (Liu et al. 2022,
+arXiv 2111.09883, section 3.3), with GELU in place of ReLU and without its bound on the bias.
 
-A table knows nothing of distance: what it learns at a shift of 14 says nothing about 15. A smooth function does. Two
-kinds, chosen by name: `axes`, a function of the row shift plus one of the column shift, and `radial`, a function of the
-Euclidean distance alone.
+Entries of a table are independent: what it learns at a shift of 14 does not affect 15. A smooth function generalizes.
+    There are two kinds: `axes`, a function of the row shift plus one of the column shift, and `radial`, a function of
+    the Euclidean distance alone.
 
 Axes: N heads; ... any shape of shifts.
 """
@@ -35,7 +35,7 @@ class AxisDistanceEncoding(AdditiveEncoding):
 
 
 class RadialDistanceEncoding(Encoding):
-    """A function of the Euclidean length of the shift: every head looks at rings around the query."""
+    """A function of the Euclidean length of the shift: each head attends to rings around the query."""
 
     def __init__(self, heads: int, width: int, grid: tuple[int, int], hidden: int = 32):
         super().__init__()
@@ -46,10 +46,10 @@ class RadialDistanceEncoding(Encoding):
 
 
 def distance_encoding(heads: int, width: int, grid: tuple[int, int], kind: str = "axes", hidden: int = 32) -> Encoding:
-    """The encoding named `kind`, with `hidden` units in each function.
+    """Return the encoding named `kind`, with `hidden` units in each function.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: `kind` is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
@@ -58,9 +58,9 @@ def distance_encoding(heads: int, width: int, grid: tuple[int, int], kind: str =
 
 
 class ScoreFunction(nn.Module):
-    """A small network: distances (...) in pixels -> scores (N, ...).
+    """Map distances (...) in pixels to scores (N, ...) by a small network.
 
-    Distances enter as sign(d) log(1 + |d|), so that it resolves near ones better than far ones.
+    Its input is sign(d) log(1 + |d|), which resolves small distances better than large ones.
     """
 
     def __init__(self, heads: int, hidden: int):

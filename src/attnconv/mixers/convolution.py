@@ -1,4 +1,4 @@
-"""Convolution in the place of attention: the matched control."""
+"""Convolution in place of attention: the matched control."""
 
 from torch import Tensor, nn
 
@@ -6,12 +6,11 @@ from torch import Tensor, nn
 class Convolution(nn.Module):
     """A K x K convolution, zero-padded to keep the map, (B, H, W, D) -> (B, H, W, D).
 
-    With K = 3 it has exactly the weights of nine heads' value projection, and nothing else:
-    what remains of attention when the heads may not choose where to look. `heads` and `grid` are part of the mixer
-    contract and have no meaning here.
+    With K = 3, it has exactly the weights of the value projection of nine heads: it is attention whose heads have fixed
+    positions. `heads` and `grid` are part of the mixer contract and are ignored here.
 
     Raises:
-        ValueError: kernel_size is even, below 1, or reaches further than any two pixels of the map are apart.
+        ValueError: kernel_size is even, below 1, or larger than any shift within the map needs.
     """
 
     def __init__(
@@ -25,5 +24,5 @@ class Convolution(nn.Module):
         self.convolution = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A permuted channels-last map is what PyTorch calls channels_last: no copy in either direction.
+        # PyTorch calls a permuted channels-last map channels_last, so neither direction copies.
         return self.convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

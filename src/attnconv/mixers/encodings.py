@@ -1,11 +1,11 @@
 """Relative positional encodings: shifts in, scores out.
 
-An encoding knows nothing of images or values. It maps a shift (row, column), in pixels, to one score per head; softmax
-over the keys turns scores into attention probabilities. Where the score is a row term plus a column term the encoding
-is an `AdditiveEncoding`: exp(r + c) = exp(r) exp(c), so the softmax factorizes over rows and columns, exactly, and the
-attention can be applied one axis at a time (`attnconv.mixers.positional`).
+An encoding does not depend on images or values. It maps a shift (row, column), in pixels, to one score per head;
+softmax over the keys turns scores into attention probabilities. If the score is a row term plus a column term, the
+encoding is an `AdditiveEncoding`: exp(r + c) = exp(r) exp(c), so the softmax factorizes exactly over rows and columns,
+and the attention can be applied one axis at a time (`attnconv.mixers.positional`).
 
-Every encoding is built as `Encoding(heads, width, grid)`, the only thing that a mixer needs to know of it.
+All encodings are built as `Encoding(heads, width, grid)`; a mixer needs no other argument.
 
 Axes: N heads; ... any shape of shifts.
 """
@@ -20,35 +20,37 @@ from attnconv.mixers.shifts import sinusoids
 
 
 def exact_positions(device: torch.device) -> AbstractContextManager[None]:
-    """Switch autocast off: position scores are few, and rounding those of 16 and more to bf16 would blur the heads."""
-    if device.type == "meta":  # where models are only counted; autocast does not know it
+    """Turn autocast off: there are few position scores, and rounding those of 16 and more to bf16 would blur the
+    heads.
+    """
+    if device.type == "meta":  # models are only counted there, and autocast does not support it
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 class Encoding(nn.Module):
-    """A score for every shift and head.
+    """Maps each shift to one score per head.
 
-    Subclasses define `forward(shifts)`, with shifts (..., 2) as (row, column) in pixels, returning scores (N, ...).
+    Subclasses define `forward(shifts)`: shifts (..., 2), as (row, column) in pixels, to scores (N, ...).
     """
 
     def check_map(self, height: int, width: int) -> None:
         """Raise ValueError if this encoding has no scores for the shifts of a height x width map."""
 
     def no_weight_decay(self) -> set[str]:
-        """Names of this module's own parameters that weight decay must leave alone."""
+        """Return the names of this module's own parameters without weight decay."""
         return set()
 
 
 class AdditiveEncoding(Encoding):
-    """An encoding whose score is a row term plus a column term; subclasses define the two terms."""
+    """An encoding whose score is a row term plus a column term; subclasses define both terms."""
 
     def row_scores(self, shifts: Tensor) -> Tensor:
-        """Row term: shifts (...) in pixels -> scores (N, ...)."""
+        """Return the row term: shifts (...) in pixels -> scores (N, ...)."""
         raise NotImplementedError
 
     def column_scores(self, shifts: Tensor) -> Tensor:
-        """Column term: shifts (...) in pixels -> scores (N, ...)."""
+        """Return the column term: shifts (...) in pixels -> scores (N, ...)."""
         raise NotImplementedError
 
     def forward(self, shifts: Tensor) -> Tensor:
@@ -58,8 +60,8 @@ class AdditiveEncoding(Encoding):
 class QuadraticEncoding(AdditiveEncoding):
     """Isotropic Gaussian heads: score = -spread^2 / 2 * |shift - center|^2 (paper, Lemma 2, with alpha = spread^2 / 2).
 
-    Lemma 2 drops the constant |center|^2, which no softmax sees; it is kept here so that the largest score is 0 and
-    nothing overflows. `spread` is an inverse standard deviation in 1/pixels; its sign has no effect.
+    Lemma 2 drops the constant |center|^2, which cancels in the softmax. Here it is kept, so that the largest score is 0
+    and nothing overflows. `spread` is an inverse standard deviation in 1/pixels; its sign has no effect.
 
     Parameters: centers (N, 2) in pixels, spreads (N,) in 1/pixels.
     """
@@ -79,7 +81,7 @@ class QuadraticEncoding(AdditiveEncoding):
         nn.init.normal_(self.spreads, mean=1.0, std=self.spread_std)
 
     def no_weight_decay(self) -> set[str]:
-        # Reference: neither decays. The reason is ours: decay would pull heads to the query pixel and to flat maps.
+        # Reference: neither decays. Our reason: decay would pull heads to the query pixel and to flat maps.
         return {"centers", "spreads"}
 
     def _axis_scores(self, shifts: Tensor, axis: int) -> Tensor:
@@ -96,9 +98,9 @@ class QuadraticEncoding(AdditiveEncoding):
 
 
 class GeneralizedQuadraticEncoding(Encoding):
-    """Gaussian heads of any covariance: score = -1/2 (shift - center)^T S S^T (shift - center), S = spreads.
+    """Gaussian heads with any covariance: score = -1/2 (shift - center)^T S S^T (shift - center), S = spreads.
 
-    Not additive: the cross term row * column of a tilted Gaussian has no place in a row term or a column term.
+    Not additive: the term row * column of a tilted Gaussian is neither a row term nor a column term.
 
     Parameters: centers (N, 2) in pixels, spreads (N, 2, 2) = S in 1/pixels, with inverse covariance S S^T.
     """
@@ -131,8 +133,8 @@ class GeneralizedQuadraticEncoding(Encoding):
 class LearnedEncoding(AdditiveEncoding):
     """A learned table of row embeddings and one of column embeddings, each projected to a score per head.
 
-    The paper's "learned" encoding without content (Table 1, row 3). Tables cover shifts up to grid - 1; a
-    larger map is an error, because nothing was learned for it.
+    The paper's "learned" encoding without content (Table 1, row 3). Tables cover shifts up to grid - 1; a larger map
+    raises an error, because its shifts were never learned.
 
     Parameters: row_embeddings (2H-1, D), column_embeddings (2W-1, D), and two projections D -> N without bias.
     """
@@ -159,17 +161,17 @@ class LearnedEncoding(AdditiveEncoding):
 
 
 def _look_up(table: Tensor, shifts: Tensor) -> Tensor:
-    """Scores (N, ...) of shifts (...), from a table (2L-1, N) over the shifts -(L-1)..L-1."""
+    """Return the scores (N, ...) of shifts (...), from a table (2L-1, N) over the shifts -(L-1)..L-1."""
     reach = table.shape[0] // 2
     return F.embedding(shifts.long() + reach, table).movedim(-1, 0)
 
 
 class SinusoidalEncoding(AdditiveEncoding):
-    """Fixed sinusoids of the row shift and of the column shift, with learned weights per head on them.
+    """Fixed sinusoids of the row shift and of the column shift, with learned weights per head.
 
-    The learned encoding with its tables replaced by Transformer sinusoids (Vaswani et al. 2017, section 3.5), of the
-    signed shift: D/2 sines and D/2 cosines of wavelengths from 2 pi to `base` * 2 pi pixels. Answers a
-    review's question about fixed relative encodings (B. Duke, ml-reading-notes).
+    This is the learned encoding with its tables replaced by Transformer sinusoids (Vaswani et al. 2017, section 3.5) of
+    the signed shift: D/2 sines and D/2 cosines with wavelengths from 2 pi to `base` * 2 pi pixels. It answers a
+    reviewer's question about fixed relative encodings (B. Duke, ml-reading-notes).
 
     Parameters: two projections D -> N without bias.
 

@@ -1,8 +1,8 @@
-"""ConViT's gated positional self-attention: each head learns how much to look at positions, how much at content.
+"""ConViT's gated positional self-attention: each head learns how much to attend to positions and how much to content.
 
 probabilities = (1 - sigmoid(g)) softmax(content) + sigmoid(g) softmax(position), one gate g per head (d'Ascoli et al.
 2021, arXiv 2103.10697). The position part starts as a convolution: heads on a square grid of shifts, alpha = 1. As in
-the paper's network the values are the pixels themselves, so each part averages them apart, and the averages are mixed.
+the paper's network, the values are the pixels themselves: each part averages them, and the gate mixes the averages.
 
 Differences from that paper: the position scores are Gaussians with learned centers and spreads; ConViT learns three
 free weights on (row, column, squared distance) per head.
@@ -25,14 +25,14 @@ class GatedAttention(AttentionMixer):
     """Content attention and quadratic position-only attention behind a gate per head, (B, H, W, D) -> (B, H, W, D).
 
     Args:
-        width, heads, grid: as every mixer.
-        attention_dropout: on each part's own probabilities (ConViT: on their mixture).
-        alpha: the initial sharpness of the position scores, -alpha |shift - center|^2.
-        gate: the initial gate; sigmoid(1) = 0.73 of the attention goes to positions.
+        width, heads, grid: as for all mixers.
+        attention_dropout: of the probabilities of each part (ConViT: of their mixture).
+        alpha: initial sharpness of the position scores, -alpha |shift - center|^2.
+        gate: initial gate; sigmoid(1) = 0.73 of the attention goes to positions.
         normalizer: of both parts.
 
     Raises:
-        ValueError: heads is not a square number, so that no square grid of shifts holds them.
+        ValueError: heads is not a square number.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class GatedAttention(AttentionMixer):
         self.position = PositionalAttention(
             width, heads, grid, QuadraticEncoding, attention_dropout, normalizer=normalizer
         )
-        # The parts only average; one projection serves the mixture.
+        # The parts only average; one projection is applied to the mixture.
         self.content.value, self.position.value = nn.Identity(), nn.Identity()
         self.value = nn.Linear(heads * width, width)
         self.gates = nn.Parameter(torch.full((heads,), float(gate)))
@@ -60,12 +60,12 @@ class GatedAttention(AttentionMixer):
 
     @property
     def encoding(self) -> QuadraticEncoding:
-        """Of the position part."""
+        """Return the encoding of the position part."""
         assert isinstance(self.position.encoding, QuadraticEncoding)
         return self.position.encoding
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D); rows sum to 1."""
+        """Return probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D); rows sum to 1."""
         gate = self.gates.sigmoid().view(-1, 1, 1)
         content = self.content.attention_probs(height, width, x)
         return (1 - gate) * content + gate * self.position.attention_probs(height, width)
@@ -76,7 +76,7 @@ class GatedAttention(AttentionMixer):
 
 
 def square_of_shifts(heads: int) -> Tensor:
-    """The shifts of a square kernel with as many taps as heads, (N, 2): for 9, rows and columns -1, 0, 1.
+    """Return the shifts of a square kernel with one tap per head, (N, 2): for 9 heads, rows and columns -1, 0, 1.
 
     Raises:
         ValueError: heads is not a square number.

@@ -1,12 +1,12 @@
-"""Involution (Li et al. 2021, arXiv 2103.06255): convolution turned inside out.
+"""Involution (Li et al. 2021, arXiv 2103.06255): kernels that depend on the pixel and are shared by channels.
 
-A convolution's kernel is shared over places and differs per channel; here the kernel of a place is made from the pixel
-itself and shared by the channels of a group:
+A convolution shares its kernel over positions and has one per channel. Here the kernel at a position is computed from
+its pixel and shared by a group of channels:
 
     kernel at p = W1 ReLU(BN(W0 x_p)), of K x K weights for each of G groups;
     y_p,c = sum over shifts s of kernel[p, group of c, s] x_(p+s),c, zeros outside the map.
 
-Here the reducing projection W0 has a bias before the batch norm, which cancels it; the published code has none.
+Here the reducing projection W0 has a bias before the batch norm, which cancels it; the published code has no bias.
 
 Axes: B batch, H W rows and columns, D width, G groups of C = D/G channels, Q pixels, S = K^2.
 """
@@ -21,17 +21,17 @@ from attnconv.mixers.window import DENSE_UP_TO_WINDOWS
 
 
 class Involution(nn.Module):
-    """Kernels made from the pixel itself, (B, H, W, D) -> (B, H, W, D). `heads` has no meaning here.
+    """Kernels computed from the pixel itself, (B, H, W, D) -> (B, H, W, D). `heads` is ignored.
 
     Args:
-        width, heads, grid: as every mixer.
+        width, heads, grid: as for all mixers.
         kernel_size: K, odd.
-        group_width: channels that share a kernel.
-        reduction: D over the channels inside the kernel-making network.
+        group_width: number of channels that share a kernel.
+        reduction: D divided by the channels inside the network that computes kernels.
         attention_dropout: ignored.
 
     Raises:
-        ValueError: width is not divisible by group_width or below reduction, or the kernel fits no map of this size.
+        ValueError: width is not divisible by group_width or is below reduction, or the kernel is larger than the map.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Involution(nn.Module):
         self.expand = nn.Linear(width // reduction, self.groups * kernel_size**2)
 
     def kernels(self, x: Tensor) -> Tensor:
-        """The kernel of every pixel and group of maps x (B, H, W, D): (B, Q, G, S)."""
+        """Return the kernel of each pixel and group of maps x (B, H, W, D), (B, Q, G, S)."""
         reduced = F.relu(self.norm(self.reduce(x).flatten(0, 2)))
         return self.expand(reduced).view(len(x), x.shape[1] * x.shape[2], self.groups, -1)
 
@@ -66,9 +66,9 @@ class Involution(nn.Module):
         return (self._apply_dense(x) if few else self._apply_gathered(x)).reshape(x.shape)
 
     def _apply_dense(self, x: Tensor) -> Tensor:
-        """Every pixel against every pixel, (B, Q, G, C): faster where a kernel covers much of the map."""
+        """Apply the kernels as a product over all pixels, (B, Q, G, C): faster if a kernel covers much of the map."""
         _, height, width, _ = x.shape
-        kernels = F.pad(self.kernels(x).transpose(1, 2), (0, 1))  # (B, G, Q, S + 1): a last weight of 0
+        kernels = F.pad(self.kernels(x).transpose(1, 2), (0, 1))  # (B, G, Q, S + 1): the last weight is 0
         rows, columns = axis_shifts(height, x.device), axis_shifts(width, x.device)
         half = self.kernel_size // 2
         inside = both_axes(rows.abs() <= half, columns.abs() <= half)
@@ -79,7 +79,7 @@ class Involution(nn.Module):
         return (weights @ pixels).transpose(1, 2)
 
     def _apply_gathered(self, x: Tensor) -> Tensor:
-        """The same from each pixel's neighborhood side by side: cost linear in the number of pixels."""
+        """Apply the kernels to gathered neighborhoods: cost linear in the number of pixels."""
         kernels = self.kernels(x)
         patches = F.unfold(x.permute(0, 3, 1, 2).to(kernels.dtype), self.kernel_size, padding=self.kernel_size // 2)
         # (B, D*S, Q) -> (B, G, C, S, Q)

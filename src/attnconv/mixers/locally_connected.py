@@ -1,7 +1,7 @@
-"""Convolution without weight sharing, and without locality: the two halves of what a convolution assumes, taken apart.
+"""Convolution without weight sharing, and also without locality: separates the two assumptions of a convolution.
 
-    LocallyConnected   every output pixel has its own K x K kernel: local, nothing shared;
-    FullyConnected     every output pixel sees every input pixel with weights of its own: neither.
+    LocallyConnected   each output pixel has its own K x K kernel: local, but not shared;
+    FullyConnected     each output pixel has its own weights for all input pixels: neither local nor shared.
 
 Axes: B batch, H W rows and columns, D width, Q = H*W pixels, K side of the kernel.
 """
@@ -15,13 +15,13 @@ from attnconv.mixers.shifts import check_map
 
 
 class LocallyConnected(nn.Module):
-    """A K x K zero-padded convolution with a kernel of its own at every pixel, (B, H, W, D) -> (B, H, W, D).
+    """A K x K zero-padded convolution with a separate kernel at each pixel, (B, H, W, D) -> (B, H, W, D).
 
     `weight` is (Q, D_in * K^2, D_out), its middle axis as `torch.nn.functional.unfold` orders it: channel, row, column.
-    `heads` has no meaning here. It has H*W times the weights of the convolution: small maps only.
+    `heads` is ignored. It has H*W times the weights of the convolution, so use it on small maps only.
 
     Raises:
-        ValueError: kernel_size is even, below 1 or larger than the map, or a map of another size than `grid`.
+        ValueError: kernel_size is even, below 1 or larger than the map, or the map is not of size `grid`.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class LocallyConnected(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """One linear map of the whole map, (B, H, W, D) -> (B, H, W, D): (H*W*D)^2 weights, small maps only.
+    """One linear function of the whole map, (B, H, W, D) -> (B, H, W, D), with (H*W*D)^2 weights: small maps only.
 
     Raises:
-        ValueError: a map of another size than `grid`.
+        ValueError: the map is not of size `grid`.
     """
 
     def __init__(self, width: int, heads: int, grid: tuple[int, int], attention_dropout: float = 0.0):

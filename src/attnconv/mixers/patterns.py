@@ -1,9 +1,9 @@
-"""Who may see whom: boolean masks over query and key pixels.
+"""Sparse attention patterns: boolean masks that say which key pixels each query pixel sees.
 
-Window, random and global are BigBird's three patterns (Zaheer et al. 2020, arXiv 2007.14062) on a 2-D map; `bigbird` is
-their union. Here they act on single pixels, not on blocks of a sequence. Every pixel sees itself in every pattern, so
-that no row is empty. A pattern is built as `pattern(grid=, heads=)`. As in BigBird's own code every head has its random
-pixels; unlike there, they are the same in every layer.
+Window, random and global are the three patterns of BigBird (Zaheer et al. 2020, arXiv 2007.14062) on a 2-D map;
+`bigbird` is their union. Here they act on single pixels, not on blocks of a sequence. In all patterns, each pixel sees
+itself, so no row is empty. A pattern is built as `pattern(grid=, heads=)`. As in BigBird's own code, each head has its
+own random pixels; unlike there, they are the same in all layers.
 
 Axes: H W rows and columns, N heads, Q K query and key pixels (row-major over H x W).
 """
@@ -17,18 +17,18 @@ from attnconv.training.memory import require_memory
 
 BORDERS = ("shift", "zero")
 
-BYTES_DRAWN = 17  # of a query and a key while their pattern is drawn: a float64, an int64 and a bool
+BYTES_DRAWN = 17  # per query and key while a pattern is drawn: a float64, an int64 and a bool
 
-CPU = torch.device("cpu")  # where patterns are made; whoever uses one moves it
+CPU = torch.device("cpu")  # patterns are built on the CPU, and moved by their users
 
 
 def window(grid: tuple[int, int], kernel_size: int, border: str = "shift", heads: int = 1) -> Tensor:
-    """The K x K pixels around each query, (1, Q, K) bool: the same for all heads.
+    """Return the K x K pixels around each query, (1, Q, K) bool: the same for all heads.
 
     Args:
         grid: (H, W).
         kernel_size: K, odd.
-        border: "shift" moves the window inside the map, so that it always has K^2 pixels; "zero" cuts it off.
+        border: "shift" moves the window inside the map, so that it always has K^2 pixels; "zero" truncates it.
 
     Raises:
         ValueError: K is even, below 1 or larger than the map, or the border is unknown.
@@ -38,12 +38,12 @@ def window(grid: tuple[int, int], kernel_size: int, border: str = "shift", heads
 
 
 def both_axes(rows: Tensor, columns: Tensor) -> Tensor:
-    """What holds in a pixel's row, (H, S), and in its column, (W, T): (H*W, S*T) bool, row-major."""
+    """Combine conditions on rows, (H, S), and on columns, (W, T), to (H*W, S*T) bool, row-major."""
     return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(len(rows) * len(columns), -1)
 
 
 def check_window(grid: tuple[int, int], kernel_size: int, border: str) -> None:
-    """Raise ValueError for a window that fits no map of this size."""
+    """Raise ValueError for a window that does not fit into the map."""
     if border not in BORDERS:
         raise ValueError(f"border must be one of {', '.join(BORDERS)}, not {border!r}")
     if kernel_size < 1 or kernel_size % 2 == 0:
@@ -53,7 +53,7 @@ def check_window(grid: tuple[int, int], kernel_size: int, border: str) -> None:
 
 
 def axis_window(size: int, kernel_size: int, border: str, device: torch.device = CPU) -> Tensor:
-    """Which positions of one axis each position sees, (size, size) bool."""
+    """Return which positions of an axis each position sees, (size, size) bool."""
     if border == "zero":
         return axis_shifts(size, device).abs() <= kernel_size // 2
     positions = torch.arange(size, device=device)
@@ -62,7 +62,8 @@ def axis_window(size: int, kernel_size: int, border: str, device: torch.device =
 
 
 def random(grid: tuple[int, int], density: float, seed: int = 0, heads: int = 1) -> Tensor:
-    """Each query of each head sees itself and random others, `density` of the map in all, (N, Q, K) bool.
+    """Return a mask where each query of each head sees itself and random pixels, a share `density` in all, (N, Q, K)
+    bool.
 
     Raises:
         ValueError: density is not above 0 and at most 1.
@@ -74,14 +75,14 @@ def random(grid: tuple[int, int], density: float, seed: int = 0, heads: int = 1)
     pairs = f"random patterns of {heads} heads on {grid[0]}x{grid[1]} positions"
     require_memory(BYTES_DRAWN * heads * pixels**2, pairs, f"heads={heads}, or raise the patch")
     draws = np.stack([np.random.default_rng([seed, head]).random((pixels, pixels)) for head in range(heads)])
-    draws[:, np.arange(pixels), np.arange(pixels)] = -1  # itself before all others
+    draws[:, np.arange(pixels), np.arange(pixels)] = -1  # rank each pixel itself first
     chosen = np.argsort(draws, axis=-1)[..., :count]
     mask = torch.zeros(heads, pixels, pixels, dtype=torch.bool, device=CPU)
     return mask.scatter_(-1, torch.from_numpy(chosen.copy()), True)
 
 
 def global_tokens(grid: tuple[int, int], count: int, heads: int = 1) -> Tensor:
-    """`count` pixels, spread over the map, see all and are seen by all; everyone sees itself, (1, Q, K) bool.
+    """Return a mask where `count` pixels, spread over the map, see all pixels and are seen by all, (1, Q, K) bool.
 
     Raises:
         ValueError: count is below 1 or above the number of pixels.
@@ -97,7 +98,7 @@ def global_tokens(grid: tuple[int, int], count: int, heads: int = 1) -> Tensor:
 
 
 def spread_pixels(grid: tuple[int, int], count: int) -> list[int]:
-    """Row-major indices of `count` pixels far from each other: farthest-point sampling from the center of the map."""
+    """Return row-major indices of `count` distant pixels: farthest-point sampling from the center of the map."""
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     chosen = [grid[0] // 2 * grid[1] + grid[1] // 2]
     distance = np.full(len(rows), np.inf)
@@ -117,5 +118,5 @@ def bigbird(
     border: str = "zero",
     heads: int = 1,
 ) -> Tensor:
-    """The union of `window`, `random` and `global_tokens`, (N, Q, K) bool."""
+    """Return the union of `window`, `random` and `global_tokens`, (N, Q, K) bool."""
     return window(grid, kernel_size, border) | random(grid, density, seed, heads) | global_tokens(grid, count)

@@ -1,15 +1,15 @@
 """Attention whose probabilities depend on position only: the paper's quadratic, learned and sinusoidal layers.
 
-Every head averages the whole D-vector of the pixels with its probabilities; the N averages are concatenated and
-projected back, N*D -> D: exactly the weights of a 3 x 3 convolution when N = 9. The paper has a value matrix per
-head and an output matrix; its code, which this follows, has their product alone.
+Each head averages the whole D-vectors of the pixels with its probabilities. The N averages are concatenated and
+projected back, N*D -> D; for N = 9 these are exactly as many weights as in a 3 x 3 convolution. The paper has a value
+matrix per head and an output matrix; its code, and ours, only has their product.
 
-The probabilities are the same for every image, so they are computed once per step. They are applied in one of two
-ways with equal results, both a few images at a time on a CPU (attnconv.mixers.blocked):
+The probabilities are the same for all images, so they are computed once per step. There are two ways to apply them,
+with equal results; both process a few images at a time on a CPU (attnconv.mixers.blocked):
 
     dense      A (N, Q, K) times x: cost Q*K per channel and head.
     separable  A_rows (N, H, H), then A_columns (N, W, W): cost H*W*(H+W). Exact for an additive encoding, whose softmax
-               factorizes over rows and columns; impossible once dropout has punched holes into A.
+               factorizes over rows and columns, but not with dropout on A.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
 """
@@ -29,8 +29,8 @@ from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "separable")
 
-# From this many pixels on, two small products beat one big one on a CPU: LOG.md has the ratios, and
-# `python scripts/bench_attention.py` measures them. On a GPU it has not been measured yet.
+# From this many pixels on, two small products are faster than one large one on a CPU. LOG.md has the ratios, and
+# `python scripts/bench_attention.py` measures them. They have not been measured on a GPU.
 SEPARABLE_FROM_PIXELS = 12 * 12
 
 
@@ -43,11 +43,11 @@ class PositionalAttention(AttentionMixer):
         grid: (H, W) of the maps to expect, in pixels; encodings with tables are sized by it.
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
-        impl: "dense", "separable", or "auto" for the one measured faster among those that are exact.
-        normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
+        impl: "dense", "separable", or "auto" for the fastest exact one, as measured.
+        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
 
     Raises:
-        ValueError: an unknown impl or normalizer, or `separable` where it is not exact.
+        ValueError: impl or normalizer is unknown, or `separable` is not exact.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class PositionalAttention(AttentionMixer):
         self.value: nn.Module = nn.Linear(heads * width, width)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Probabilities without dropout, (1, N, Q, K): rows sum to 1, the same for every image, so x is ignored."""
+        """Return probabilities without dropout, (1, N, Q, K). Rows sum to 1. They do not depend on the image; x is
+        ignored.
+        """
         self.encoding.check_map(height, width)
         with exact_positions(self._device()):
             if isinstance(self.encoding, AdditiveEncoding):
@@ -81,7 +83,7 @@ class PositionalAttention(AttentionMixer):
             return to_probs(scores, self.normalizer)[None]
 
     def shift_probs(self, height: int, width: int) -> Tensor:
-        """Attention to all shifts of an H x W map, (N, 2H-1, 2W-1): what a pixel far from any border sees."""
+        """Return the attention to all shifts of an H x W map, (N, 2H-1, 2W-1), as for a pixel far from the border."""
         self.encoding.check_map(height, width)
         device = self._device()
         rows = torch.arange(1 - height, height, device=device)
@@ -91,14 +93,16 @@ class PositionalAttention(AttentionMixer):
             return to_probs(scores, self.normalizer).unflatten(-1, (len(rows), len(columns)))
 
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Row and column factors of softmax probabilities, (N, H, H) and (N, W, W), of an additive encoding."""
+        """Return the row and column factors, (N, H, H) and (N, W, W), of the softmax probabilities of an additive
+        encoding.
+        """
         self.encoding.check_map(height, width)
         with exact_positions(self._device()):
             rows, columns = self._axis_scores(height, width)
             return rows.softmax(dim=-1), columns.softmax(dim=-1)
 
     def _axis_scores(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Row and column terms, (N, H, H) and (N, W, W), of an additive encoding."""
+        """Return the row and column terms, (N, H, H) and (N, W, W), of an additive encoding."""
         assert isinstance(self.encoding, AdditiveEncoding)
         rows, columns = axis_shifts(height, self._device()), axis_shifts(width, self._device())
         return self.encoding.row_scores(rows), self.encoding.column_scores(columns)
@@ -107,18 +111,18 @@ class PositionalAttention(AttentionMixer):
         _, height, width, _ = x.shape
         if self.impl == "separable":
             return average_and_project(self.axis_probs(height, width), x, self.value)
-        # Reference, at 9ffaa30: probabilities have no batch axis, so one dropout mask serves every image of the batch.
+        # Reference, at 9ffaa30: probabilities have no batch axis, so all images of the batch share one dropout mask.
         probs = F.dropout(self._dense_probs(height, width), self.attention_dropout, self.training)
         return average_and_project((probs,), x, self.value)
 
     def _device(self) -> torch.device:
-        # Of whatever the layer holds: an encoding may have no parameters, and a part of a gate has no projection.
+        # An encoding may have no parameters, and as a part of a gate the layer has no projection.
         return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def _dense_probs(self, height: int, width: int) -> Tensor:
         if not isinstance(self.encoding, AdditiveEncoding) or self.normalizer != "softmax":
             return self.attention_probs(height, width)[0]
-        # The outer product of the factors is the same softmax, without exponentials over all Q*K shifts.
+        # The outer product of the factors is the same softmax, without exponentials of all Q*K shifts.
         rows, columns = self.axis_probs(height, width)
         return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)
 
@@ -126,7 +130,7 @@ class PositionalAttention(AttentionMixer):
 def choose_impl(
     impl: str, encoding: Encoding, attention_dropout: float, grid: tuple[int, int], normalizer: str = "softmax"
 ) -> str:
-    """Resolve `auto`, and refuse `separable` where it would not be the same function."""
+    """Resolve `auto`, and raise ValueError if `separable` would not be exact."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
     obstacle = None

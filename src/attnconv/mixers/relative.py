@@ -1,10 +1,11 @@
-"""Relative vectors: what a query is compared with when attention looks at where a key is, not at what it holds.
+"""Relative vectors: queries are compared with them to attend to positions instead of content.
 
-A relative vector r(shift) is the row shift's vector followed by the column shift's, D/2 each, as in the paper's
-code, so q . r is a row term plus a column term for every query. Every one is built as `Relative(width, grid)`.
+The relative vector r(shift) is the vector of the row shift followed by that of the column shift, D/2 channels each, as
+in the authors' code. So q . r is a row term plus a column term for each query. All are built as `Relative(width,
+grid)`.
 
-Axes: B batch, H W rows and columns, N heads, D width, Q query pixels; S T row and column shifts asked for;
-... any shape of shifts.
+Axes: B batch, H W rows and columns, N heads, D width, Q query pixels; S T numbers of row and column shifts; ... any
+    shape of shifts.
 """
 
 import torch
@@ -24,32 +25,32 @@ class RelativeVectors(nn.Module):
         self.width, self.grid = width, grid
 
     def check_map(self, height: int, width: int) -> None:
-        """Raise ValueError if there are no vectors for the shifts of a height x width map."""
+        """Raise ValueError if the vectors do not cover the shifts of a height x width map."""
 
     def row_vectors(self, shifts: Tensor) -> Tensor:
-        """Row shifts (...) in pixels -> (..., D/2)."""
+        """Map row shifts (...) in pixels to vectors (..., D/2)."""
         raise NotImplementedError
 
     def column_vectors(self, shifts: Tensor) -> Tensor:
-        """Column shifts (...) in pixels -> (..., D/2)."""
+        """Map column shifts (...) in pixels to vectors (..., D/2)."""
         raise NotImplementedError
 
 
 def axis_products(
     relative: RelativeVectors, queries: Tensor, row_shifts: Tensor, column_shifts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of queries . r: with the row vectors and with the column vectors.
+    """Return the two terms of queries . r: with the row vectors and with the column vectors.
 
     Args:
         relative: r, of width D.
         queries: (B, N, Q, D), row-major over H x W.
-        row_shifts: (H, S), of each row of queries.
-        column_shifts: (W, T), of each column of queries.
+        row_shifts: (H, S), for each row of queries.
+        column_shifts: (W, T), for each column of queries.
 
     Returns:
         (B, N, Q, S) and (B, N, Q, T); their outer sum is the score of all S x T shifts.
     """
-    # (B, N, H, W, D): a query's row decides its row shifts, its column its column shifts.
+    # (B, N, H, W, D): the row of a query determines its row shifts, and the column its column shifts.
     placed = queries.unflatten(2, (len(row_shifts), len(column_shifts)))
     by_row, by_column = placed.split(relative.width // 2, dim=-1)
     rows = torch.einsum("bnijd,ikd->bnijk", by_row, relative.row_vectors(row_shifts))
@@ -58,7 +59,7 @@ def axis_products(
 
 
 def outer_sum(rows: Tensor, columns: Tensor) -> Tensor:
-    """(..., S) and (..., T) -> (..., S*T), row-major."""
+    """Return the sums of all pairs: (..., S) and (..., T) -> (..., S*T), row-major."""
     return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
 
 
@@ -86,8 +87,8 @@ class LearnedRelativeVectors(RelativeVectors):
 class SinusoidalRelativeVectors(RelativeVectors):
     """Fixed sinusoids of the signed shift under a learned projection per axis, as in Transformer-XL (W_key,r).
 
-    Sines and cosines of wavelengths from 2 pi to `base` * 2 pi pixels (Vaswani et al. 2017, section 3.5). Here all
-    heads share one W_key,r of each axis; Transformer-XL has one for each head.
+    The sines and cosines have wavelengths from 2 pi to `base` * 2 pi pixels (Vaswani et al. 2017, section 3.5). Here
+    all heads share one W_key,r per axis; Transformer-XL has one per head.
     """
 
     def __init__(self, width: int, grid: tuple[int, int], base: float = 10_000.0):

@@ -1,4 +1,4 @@
-"""Shifts between pixels: the only thing a relative encoding ever sees.
+"""Shifts between pixels: the only input of a relative encoding.
 
 A shift is `key - query`, rows before columns (paper, section 1.1: delta = k - q).
 """
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def axis_shifts(size: int, device: torch.device | None = None) -> Tensor:
-    """Shifts along one axis: (size queries, size keys), int64, in pixels."""
+    """Return the shifts along one axis: (size queries, size keys), int64, in pixels."""
     positions = torch.arange(size, device=device)
     return positions[None, :] - positions[:, None]
 
 
 def grid_shifts(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Shifts between all pixels of a map, row-major: (H*W queries, H*W keys, 2), int64, in pixels."""
+    """Return the shifts between all pixels of a map, row-major: (H*W queries, H*W keys, 2), int64, in pixels."""
     rows, columns = axis_shifts(height, device), axis_shifts(width, device)
     shape = (height, width, height, width)
     pairs = torch.stack([rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)], dim=-1)
@@ -22,7 +22,7 @@ def grid_shifts(height: int, width: int, device: torch.device | None = None) -> 
 
 
 def sinusoids(shifts: Tensor, like: Tensor, base: float) -> Tensor:
-    """Sines, then cosines, of shifts (...): (..., F) with F the last size of `like`, in its type.
+    """Return the sines, then the cosines, of shifts (...): (..., F), where F is the last size of `like`, in its type.
 
     The wavelengths run from 2 pi to `base` * 2 pi pixels.
     """
@@ -33,7 +33,7 @@ def sinusoids(shifts: Tensor, like: Tensor, base: float) -> Tensor:
 
 
 def check_map(x: Tensor, grid: tuple[int, int]) -> None:
-    """Raise ValueError for maps (B, H, W, D) of another size than `grid`, for which there are no weights."""
+    """Raise ValueError for maps (B, H, W, D) of another size than `grid`."""
     if x.shape[1:3] != grid:
         raise ValueError(
             f"its weights fit maps of {grid[0]}x{grid[1]} pixels only, this one is {x.shape[1]}x{x.shape[2]}"

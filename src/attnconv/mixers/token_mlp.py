@@ -1,7 +1,7 @@
-"""MLP-Mixer's token mixing (Tolstikhin et al. 2021, arXiv 2105.01601): no sharing between places at all.
+"""MLP-Mixer's token mixing (Tolstikhin et al. 2021, arXiv 2105.01601), without weight sharing between positions.
 
-A two-layer perceptron over the positions of the map, the same for every channel. Every pair of places has weights of
-its own, so nothing makes a shifted map give a shifted output.
+A two-layer perceptron over the positions of the map, the same for all channels. Each pair of positions has its own
+weights, so a shifted map does not give a shifted output.
 """
 
 import torch.nn.functional as F
@@ -11,15 +11,15 @@ from attnconv.mixers.shifts import check_map
 
 
 class TokenMlp(nn.Module):
-    """A perceptron over positions, (B, H, W, D) -> (B, H, W, D). `heads` has no meaning here.
+    """A perceptron over positions, (B, H, W, D) -> (B, H, W, D). `heads` is ignored.
 
     Args:
-        width, heads, grid: as every mixer; grid fixes the size of the maps.
-        hidden: units between its two layers.
+        width, heads, grid: as for all mixers; grid fixes the size of the maps.
+        hidden: number of hidden units.
         attention_dropout: ignored.
 
     Raises:
-        ValueError: hidden is below 1, or a map of another size than `grid`.
+        ValueError: hidden is below 1, or the map is not of size `grid`.
     """
 
     def __init__(

@@ -1,18 +1,18 @@
 """Stand-alone self-attention in a K x K window (Ramachandran et al. 2019, arXiv 1906.05909).
 
 Each head of D/N channels scores the K^2 pixels around its query, q.k + q.r with learned relative vectors, and averages
-their values. At the border the window is, by name,
+their values. `border` says how windows continue beyond the map:
 
-    zero    filled up with zeros, as in the paper: a pixel outside has key and value 0 and scores q.r;
+    zero    padded with zeros, as in the paper: a pixel outside has key and value 0 and scores q.r;
     shift   moved inside the map, as in neighborhood attention (NAT): always K^2 real pixels.
 
 There are two ways to compute it, with equal results:
 
-    gathered   keys and values of every window side by side: cost linear in K^2, nothing of size Q x K;
-    dense      every query against every pixel, masked: no gathering, faster where the window covers much of the map.
+    gathered   gathers the keys and values of each window: cost linear in K^2, nothing of size Q x K;
+        dense      multiplies all queries with all pixels and masks: faster if windows cover much of the map.
 
-Axes: B batch, H W rows and columns, N heads, D width, E = D/N a head's channels, Q K query and key pixels, S = K^2 in a
-window (K is the window's side there, as in the paper).
+Axes: B batch, H W rows and columns, N heads, D width, E = D/N channels of a head, Q K query and key pixels, S = K^2
+    pixels of a window (where K is the side of the window, as in the paper).
 
 Differences from that paper: scores are divided by sqrt(E), and queries, keys and values have biases.
 """
@@ -32,19 +32,19 @@ from attnconv.mixers.shifts import axis_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "gathered")
 
-# Up to this many times as many pixels as the window has, one product with all of them beats gathering the window's:
-# LOG.md has the ratios, and `python scripts/bench_attention.py` measures them.
+# If the map has at most this many times as many pixels as the window, one product with all of them is faster than
+# gathering. LOG.md has the ratios, and `python scripts/bench_attention.py` measures them.
 DENSE_UP_TO_WINDOWS = 8
 
 CACHE_BYTES = 8 * 2**20  # of gathered keys, in float32
 
 
 class AxisWindows(NamedTuple):
-    """The window of every position of one axis: its part of all windows of the map."""
+    """The windows of all positions of one axis; windows of the map are products of these."""
 
-    positions: Tensor  # (size, K), in pixels, clamped into the axis
-    inside: Tensor  # (size, K) bool: which were inside before that
-    shifts: Tensor  # (size, K), in pixels, from the position to its window's
+    positions: Tensor  # (size, K), in pixels, clamped to the axis
+    inside: Tensor  # (size, K) bool: whether they were inside before clamping
+    shifts: Tensor  # (size, K), in pixels, from a position to those of its window
 
 
 class WindowAttention(AttentionMixer):
@@ -57,11 +57,11 @@ class WindowAttention(AttentionMixer):
         attention_dropout: probability of zeroing an attention probability while training.
         kernel_size: K, odd.
         border: "zero" or "shift".
-        normalizer: what turns scores into probabilities (attnconv.mixers.normalizers).
-        impl: "gathered", "dense", or "auto" for the one measured faster.
+        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        impl: "gathered", "dense", or "auto" for the fastest one measured.
 
     Raises:
-        ValueError: width is not divisible by heads, the window fits no map of this size, or an unknown name.
+        ValueError: width is not divisible by heads, the window does not fit into the map, or a name is unknown.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class WindowAttention(AttentionMixer):
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
         if width % heads:
-            raise ValueError(f"width={width} is not divisible by heads={heads}, which split it")
+            raise ValueError(f"width={width} is not divisible by heads={heads}")
         if width // heads % 2:
             raise ValueError(
                 f"width={width} over heads={heads} is odd: half of a head's channels are for rows, half for columns"
@@ -89,7 +89,7 @@ class WindowAttention(AttentionMixer):
         self.heads, self.kernel_size, self.border, self.impl = heads, kernel_size, border, impl
         self.attention_dropout, self.normalizer = attention_dropout, normalizer
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        # A shifted window reaches K - 1 pixels to one side, a centered one K // 2.
+        # A shifted window extends K - 1 pixels to one side, a centered one K // 2.
         self.reach = kernel_size - 1 if border == "shift" else kernel_size // 2
         self.relative = LearnedRelativeVectors(width // heads, (self.reach + 1, self.reach + 1))
 
@@ -102,12 +102,12 @@ class WindowAttention(AttentionMixer):
         return averages.transpose(1, 2).reshape(x.shape)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D).
+        """Return probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D).
 
-        With border="zero" a row near the border sums to less than 1: the rest went to the zeros outside.
+        With border="zero", a row near the border sums to less than 1: the rest goes to the zeros outside.
 
         Raises:
-            ValueError: x is missing, or not of that size.
+            ValueError: x is missing, or is not height x width pixels large.
         """
         if x is None or x.shape[1:3] != (height, width):
             raise ValueError(f"content attention needs x of {height}x{width} pixels")
@@ -115,21 +115,21 @@ class WindowAttention(AttentionMixer):
         return self._dense_probs(x)
 
     def _averages_dense(self, x: Tensor) -> Tensor:
-        """Averaged values (B, N, Q, E), from every query against every pixel."""
+        """Return the averaged values (B, N, Q, E), from all queries and all pixels."""
         probs = F.dropout(self._dense_probs(x), self.attention_dropout, self.training)
         value = self._split(self.value(x))
         return probs.to(value.dtype) @ value
 
     def _dense_probs(self, x: Tensor) -> Tensor:
-        """(B, N, Q, K), 0 outside the windows."""
+        """Return probabilities (B, N, Q, K), 0 outside of the windows."""
         _, height, width, _ = x.shape
         query, key = self._queries(x), self._split(self.key(x))
-        # Shifts beyond the window's reach have no vector; whatever they score is masked.
+        # Shifts outside of the window have no vector; their scores are masked.
         shifts = (axis_shifts(size, x.device).clamp(-self.reach, self.reach) for size in (height, width))
         scores = query @ key.transpose(-1, -2) + outer_sum(*axis_products(self.relative, query, *shifts))
         allowed = both_axes(*(axis_window(n, self.kernel_size, self.border, x.device) for n in (height, width)))
         if self.border == "zero":
-            # Pixels outside have key 0: what they score is q.r, and they take their share of the sum.
+            # Pixels outside have key 0, so their score is q.r, and they take a share of the sum.
             rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
             beyond = outer_sum(*axis_products(self.relative, query, rows.shifts, columns.shifts))
             scores = torch.cat([scores, beyond], dim=-1)
@@ -137,18 +137,22 @@ class WindowAttention(AttentionMixer):
         return to_probs(scores, self.normalizer, allowed)[..., : height * width]
 
     def _averages_in_parts(self, x: Tensor) -> Tensor:
-        """The same from gathered windows; on a CPU of so few images at a time that their windows stay in its cache."""
+        """Return the same from gathered windows; on a CPU, a few images at a time, so that their windows stay in the
+        cache.
+        """
         images = self._share(len(x), x[0].numel(), x.device)
         return torch.cat([self._averages_gathered(part) for part in x.split(images)])
 
     def _share(self, count: int, numbers: int, device: torch.device) -> int:
-        """Return how many of `count` items of `numbers` numbers each to gather windows for at once, at least 1."""
+        """Return how many of `count` items, with `numbers` numbers each, to gather windows for at once, at least 1."""
         if device.type != "cpu":
             return count
         return min(count, max(1, CACHE_BYTES // (4 * numbers * self.kernel_size**2)))
 
     def _averages_gathered(self, x: Tensor) -> Tensor:
-        """The same from keys and values gathered for the windows of some rows at a time, (B, Q, S, N, E)."""
+        """Return the same from keys and values that are gathered for some rows of windows at a time, (B, Q, S, N,
+        E).
+        """
         _, height, width, _ = x.shape
         rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
         query, key, value = self._queries(x).unflatten(2, (height, width)), self.key(x), self.value(x)
@@ -166,8 +170,8 @@ class WindowAttention(AttentionMixer):
         return torch.cat(averages, dim=2)
 
     def _gather(self, projected: Tensor, index: Tensor, inside: Tensor) -> Tensor:
-        """The pixels (Q, S) of every window, (B, Q, S, N, E); those outside the map are 0."""
-        # index_select, not [:, index], whose backward pass on a CPU takes twenty times as long.
+        """Return the pixels (Q, S) of all windows, (B, Q, S, N, E); those outside of the map are 0."""
+        # index_select, because the backward pass of [:, index] takes twenty times as long on a CPU.
         windows = projected.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)
         return (windows * inside[..., None].to(projected.dtype)).unflatten(-1, (self.heads, -1))
 
@@ -182,10 +186,10 @@ class WindowAttention(AttentionMixer):
         return AxisWindows(positions.clamp(0, size - 1), (positions >= 0) & (positions < size), shifts)
 
     def _queries(self, x: Tensor) -> Tensor:
-        """(B, N, Q, E), divided by sqrt(E)."""
+        """Return queries (B, N, Q, E), divided by sqrt(E)."""
         query = self._split(self.query(x))
         return query / math.sqrt(query.shape[-1])
 
     def _split(self, projected: Tensor) -> Tensor:
-        """(B, H, W, D) -> (B, N, Q, E)."""
+        """Split the heads: (B, H, W, D) -> (B, N, Q, E)."""
         return projected.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -1,6 +1,6 @@
-"""The paper's network with the mixer left open (Cordonnier, Loukas and Jaggi 2020, section 4.1).
+"""The paper's network with an interchangeable mixer (Cordonnier, Loukas and Jaggi 2020, section 4.1).
 
-Swap the mixer, hold the rest: same stem, same feed-forward, same norm, same head.
+Everything except the mixer stays the same: stem, feed-forward network, norms and head.
 
 Axes: B batch, C image channels, H W rows and columns of the map, D width.
 """
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
         patch: side of the squares of pixels that become one position, in pixels (the paper: 2).
         layers, heads, width, hidden: depth, N, D, and channels inside the feed-forward network.
         dropout: after the projection and after the feed-forward network.
-        attention_dropout: on attention probabilities, where the mixer has any.
+        attention_dropout: of attention probabilities, if the mixer has any.
 
     Shape: images (B, C, height, width) -> logits (B, classes).
 
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
 
 
 def space_to_depth(x: Tensor, patch: int) -> Tensor:
-    """Concatenate the pixels of each patch, row-major: (B, H*p, W*p, C) -> (B, H, W, p*p*C). Loses nothing.
+    """Concatenate the pixels of each patch, row-major: (B, H*p, W*p, C) -> (B, H, W, p*p*C). No information is lost.
 
     Raises:
         ValueError: the images do not divide into patches.

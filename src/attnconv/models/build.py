@@ -1,4 +1,4 @@
-"""From the free-form `model` node to a network, with errors that name the key."""
+"""Build a network from the free-form `model` node, with errors that name the key."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from attnconv.errors import ConfigError, nearest
 from attnconv.files import in_one_line
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-GIVEN = ("image_shape", "classes")  # arguments of every model that are of the data
+GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -27,23 +27,23 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         classes: number of classes.
 
     Raises:
-        ConfigError: an argument that the target does not take, or a combination that it refuses.
+        ConfigError: the target does not take an argument, or it refuses the combination.
     """
     arguments = {key: value for key, value in node.items() if key != "name"}
     check_node(node)
     try:
         return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
-    # What a constructor raises for arguments that it cannot take is its own affair.
+    # Constructors raise various errors for arguments that they cannot use.
     except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, HydraException) as error:
         reason = in_one_line(error)
         raise ConfigError(f"model={node.get('name', '?')}: {reason}") from error
 
 
 def check_node(node: dict[str, Any]) -> None:
-    """Check that a `model` node names classes, and arguments that they take; nothing is built.
+    """Check the classes that a `model` node names and their arguments, without building anything.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: a class or an argument is wrong; the message names the key.
     """
     arguments = {key: value for key, value in node.items() if key != "name"}
     parameters = _check_arguments(arguments, "model")
@@ -54,7 +54,7 @@ def check_node(node: dict[str, Any]) -> None:
 
 
 def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:
-    """Check every `_target_` below `node` and its keys against the target's signature, which is returned."""
+    """Check each `_target_` below `node` and its keys against the target's signature, and return that signature."""
     parameters = _parameters(node, path)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
@@ -62,7 +62,7 @@ def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Param
             continue
         known = parameters.get(key)
         if known is None and not open_ended:
-            raise ConfigError(f"{path}.{key}: {node['_target_']} takes no such argument{nearest(key, parameters)}")
+            raise ConfigError(f"{path}.{key}: {node['_target_']} does not have this argument{nearest(key, parameters)}")
         if known is not None:
             _check_type(f"{path}.{key}", value, known.annotation)
         if isinstance(value, dict):
@@ -74,10 +74,10 @@ def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Param
 
 
 def _parameters(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a node's target by name, and of the class that it passes its other arguments on to."""
+    """Return the parameters of a node's target by name, and those of the class that it passes other arguments to."""
     target = node.get("_target_")
     if target is None:
-        raise ConfigError(f"{path} has no _target_: the class to build")
+        raise ConfigError(f"{path} has no _target_, the class to build")
     try:
         if not isinstance(target, str):
             raise TypeError("a class is given by its dotted name")
@@ -94,13 +94,13 @@ def _parameters(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]
 
 
 def _is_part(annotation: Any) -> bool:
-    """Whether an argument is a class or a function to build a part of the network with, or may be one."""
+    """Return whether an argument may be a class or a function that builds a part of the network."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return any(get_origin(kind) is Callable or getattr(kind, "_is_protocol", False) for kind in kinds)
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """Raise ConfigError for a value that is not of a plain type with which the target's argument is annotated."""
+    """Raise ConfigError for a value whose type does not match the plain type that annotates the target's argument."""
     if get_origin(annotation) is Sequence:
         if not isinstance(value, list):
             raise ConfigError(f"{key} must be a list, not {value!r}")
@@ -113,9 +113,9 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
         return
     if _is_part(annotation):
         if not isinstance(value, dict):
-            raise ConfigError(f"{key} must have a _target_, the class to build, and its arguments, not {value!r}")
+            raise ConfigError(f"{key} must have a _target_ (the class to build) and its arguments, not {value!r}")
         if value.get("_partial_") is not True:
-            raise ConfigError(f"{key}._partial_ must be true: the network adds arguments of its own")
+            raise ConfigError(f"{key}._partial_ must be true: the network adds more arguments")
         return
     if len(wanted) != 1 or wanted[0] not in IN_WORDS:
         return

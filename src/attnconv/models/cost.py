@@ -1,12 +1,12 @@
-"""What a model costs before a step is trained: weights, floating-point operations, memory of activations.
+"""The cost of a model before training: parameters, floating-point operations and memory of activations.
 
-FLOPs are per image, forward, two per multiply-add, and counted in two ways:
+FLOPs are counted per image, forward, two per multiply-add, in two ways:
 
     paper   linear and convolutional layers only, as in the published 6.2B, 15B and 1.1B (the paper's Table 1);
-    full    every matrix product, convolution and FFT that is computed, attention's own included, also what a mask then
-            throws away. Elementwise work is left out.
+    full    all matrix products, convolutions and FFTs that are computed, including those of attention, and also results
+            that a mask discards. Elementwise operations are left out.
 
-Weights that no linear or convolutional module holds (locally_connected, depthwise_global) count in full only.
+Weights outside of linear and convolutional modules (locally_connected, depthwise_global) count in full only.
 """
 
 import math
@@ -23,7 +23,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The model of a `model` node with shapes but no memory for its weights, ready for the counts below.
+    """Return the model of a `model` node on the meta device, without memory for weights, for the counts below.
 
     Raises:
         ConfigError: see `build_model`.
@@ -33,14 +33,14 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of weights, those included that are frozen."""
+    """Return the number of parameters, including frozen ones."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def flops_paper(model: nn.Module, inputs: Tensor) -> int:
-    """FLOPs of linear and convolutional layers on inputs (B, ...), per image, of an unfilled model.
+    """Return the FLOPs per image of linear and convolutional layers on inputs (B, ...), of a model on the meta device.
 
-    Where there is memory, layers may use their parts' weights without calling them, which this would not see.
+    On other devices, layers may use the weights of their parts without calling them, which this count would miss.
     """
     total = 0
 
@@ -63,7 +63,7 @@ def flops_paper(model: nn.Module, inputs: Tensor) -> int:
 
 
 def flops_full(model: nn.Module, inputs: Tensor) -> int:
-    """FLOPs of every matrix product, convolution and FFT on inputs (B, ...), per image."""
+    """Return the FLOPs per image of all matrix products, convolutions and FFTs on inputs (B, ...)."""
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton
 
     fft = torch.ops.aten
@@ -75,7 +75,9 @@ def flops_full(model: nn.Module, inputs: Tensor) -> int:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter learn for a while: torch's counter fails on a module that is given a view of one that does."""
+    """Freeze all parameters while entered: PyTorch's counter fails on a module whose input is a view of a trainable
+    one.
+    """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
@@ -87,21 +89,20 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 def _fft_flops(input_shape: Any, dim: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """2.5 n log2 n per transform of n real numbers, the usual count of an FFT."""
+    """Return 2.5 n log2 n per transform of n real numbers, the usual count for an FFT."""
     shape = max(tuple(input_shape), tuple(out_shape), key=math.prod)
     length = math.prod(shape[axis] for axis in dim)
     return int(2.5 * math.prod(shape) * math.log2(max(2, length)))
 
 
 def activation_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Bytes that one more image of a training batch keeps for the backward pass, in float32, where the model is.
+    """Return the bytes that one more image of a training batch keeps for the backward pass, in float32.
 
-    A model without memory ("meta") keeps what its definitions say; fused kernels of a real device may keep less.
-
-    The difference between batches of 3 and 2, so that what is computed once per step (probabilities of position-only
-    attention) and the weights do not count.
+    On the meta device, a model keeps what its definition needs; fused kernels of a real device may keep less. The
+    result is the difference between batches of 3 and 2, so weights and results that are computed once per step
+    (probabilities of position-only attention) do not count.
     """
-    model.train()  # evaluation would leave out what dropout and batch norm keep
+    model.train()  # in evaluation mode, dropout and batch norm would keep less
     device = next(model.parameters()).device
     small, large = (_saved_bytes(model, torch.zeros(count, *image_shape, device=device)) for count in (2, 3))
     return large - small
@@ -109,7 +110,7 @@ def activation_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> int:
 
 def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
     own = {id(parameter) for parameter in model.parameters()}
-    # Kept alive until the end: a storage that was freed could lend its identity to the next one.
+    # Keep the storages alive until the end: a freed one could give its address to the next.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:

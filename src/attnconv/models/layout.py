@@ -1,11 +1,11 @@
-"""Where a network's weights lie: on their device, channels last, and clear of a kernel that writes past its memory.
+"""Place a network on its device in channels-last layout, and avoid a kernel that writes out of bounds.
 
-The backward pass of oneDNN (3.12 and 3.13 at least, in torch 2.14 and 2.15) for a 1 x 1 convolution with a stride, fed
-in channels-last layout with fewer channels than a vector register holds, writes past its workspace: 8 channels on AVX2,
-16 on AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035). The process aborts, hangs, or goes on with wrong
-gradients. Another layout alone does not help: activations take it from the images and from permuted maps, and
-torch.compile chooses its own. Taking every stride-th pixel first and convolving those with stride 1 is the same
-function, in any layout, and never meets the kernel.
+For a 1 x 1 convolution with a stride, in channels-last layout and with fewer channels than a vector register holds,
+oneDNN's backward pass writes past its workspace (3.12 and 3.13 at least, in torch 2.14 and 2.15): 8 channels on AVX2,
+16 on AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035). The process aborts, hangs, or continues with wrong
+gradients. Another layout alone does not help: activations inherit the layout of images and permuted maps, and
+torch.compile chooses its own. Selecting every stride-th pixel first and convolving these with stride 1 computes the
+same function in any layout, without that kernel.
 """
 
 from functools import partial
@@ -18,10 +18,10 @@ SAFE_CHANNELS = 16  # float32 numbers in an AVX-512 register, oneDNN's largest b
 
 
 def place(model: nn.Module, device: torch.device) -> None:
-    """Move a network to its device and into channels-last layout for training, in place; its function stays the same.
+    """Move a network to its device in channels-last layout for training, in place. Its function stays the same.
 
-    On a CPU, the convolutions that oneDNN cannot train (see the module) have stride 1 from then on and subsample their
-    input first.
+    On a CPU, the convolutions that oneDNN cannot train (see the module) then have stride 1 and subsample their input
+    first.
     """
     model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
@@ -31,7 +31,7 @@ def place(model: nn.Module, device: torch.device) -> None:
 
 
 def is_faulty(layer: nn.Conv1d | nn.Conv2d) -> bool:
-    """Whether oneDNN's backward pass of this convolution can write past its workspace."""
+    """Return whether oneDNN's backward pass of this convolution can write past its workspace."""
     return (
         set(layer.kernel_size) == {1}
         and set(layer.stride) != {1}
@@ -44,7 +44,7 @@ def is_faulty(layer: nn.Conv1d | nn.Conv2d) -> bool:
 def _subsample_first(layer: nn.Conv1d | nn.Conv2d) -> None:
     pixels = (..., *(slice(None, None, stride) for stride in layer.stride))
     layer.stride = (1,) * len(layer.stride)
-    # Module-level and partial, so that the network can still be copied and pickled.
+    # A module-level function in a partial, so that the network can still be copied and pickled.
     layer.register_forward_pre_hook(partial(_subsample, pixels))
 
 

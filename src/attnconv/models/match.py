@@ -1,8 +1,8 @@
-"""Fair by construction: a model's width, scaled until its weights or its FLOPs are another's.
+"""Match costs: scale a model's width until its parameters or FLOPs equal those of another model.
 
 A network around a mixer has two widths, of its positions and of its feed-forward network. Both are scaled together, and
-what is left by rounding is taken up by the second. A convolutional network has one, which need not be whole: each of
-its stages rounds for itself.
+the second one then absorbs the rounding. A convolutional network has one width, which may be fractional: each stage
+rounds it.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from attnconv.models.cost import build_unfilled, flops_full, parameters
 BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
 WIDEST = 2**16
-NEIGHBOURS = 64  # a mixer may need a width that is even, or divisible by its heads
+NEIGHBOURS = 64  # some mixers need an even width, or one divisible by their heads
 
 Node = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Match:
-    """A scaled model node, its cost, and the cost it was scaled for."""
+    """A scaled model node, its cost, and the target cost."""
 
     node: Node
     budget: str
@@ -34,12 +34,12 @@ class Match:
 
     @property
     def difference(self) -> float:
-        """(achieved - target) / target."""
+        """Return (achieved - target) / target."""
         return self.achieved / self.target - 1
 
 
 def resolve_node(config: Config, image_shape: tuple[int, int, int], classes: int) -> tuple[Node, Match | None]:
-    """The `model` node that a run builds, and how `match` scaled it, if it did.
+    """Return the `model` node that a run builds, and how `match` scaled it (or None).
 
     Raises:
         ConfigError: see `match_width`; match_model does not exist.
@@ -52,7 +52,7 @@ def resolve_node(config: Config, image_shape: tuple[int, int, int], classes: int
 
 
 def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int, int, int], classes: int) -> Match:
-    """`node` with its width scaled so that it costs what `reference` does, within 2%.
+    """Return `node` with its width scaled to the cost of `reference`, within 2%.
 
     Args:
         node, reference: two `model` nodes, resolved.
@@ -64,7 +64,7 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
         ConfigError: the model has no width, or no width comes within 2%.
     """
     if "width" not in node:
-        raise ConfigError(f"model={node['name']} has no width that match={budget} could scale")
+        raise ConfigError(f"model={node['name']} has no width for match={budget} to scale")
 
     costs: dict[tuple[Any, Any], int] = {}
 
@@ -111,7 +111,7 @@ def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> N
 
 
 def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int]) -> int:
-    """The width, or the next larger one, that the model accepts."""
+    """Return the width, or the next larger one that the model accepts."""
     refusal = None
     for candidate in range(width, width + NEIGHBOURS):
         try:
@@ -125,16 +125,16 @@ def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int
 
 
 def _nearest(lowest: int, start: int, cost: Callable[[int], int], target: int) -> int:
-    """Return the integer, at least `lowest`, with the cost nearest to the target: steps that double, then bisection.
+    """Return the integer, at least `lowest`, whose cost is nearest to the target: double the step, then bisect.
 
-    The cost must not fall as the integer grows. It is counted by building a model, so the search begins where a cost
-    that grows with the square would meet the target: most models are near.
+    The cost must not fall as the integer grows. Each evaluation builds a model, so the search starts where a cost that
+    grows quadratically would reach the target: most models are near it.
     """
     guess = min(WIDEST, max(lowest, round(start * (target / max(1, cost(start))) ** 0.5)))
     low, high, step = lowest, guess, 1
     while high < WIDEST and cost(high) < target:
         low, high, step = high + 1, min(WIDEST, high + step), 2 * step
-    if step == 1:  # the guess was not too small: bracket it from below
+    if step == 1:  # the guess was not too small: search downwards
         while high > lowest and cost(max(lowest, high - step)) >= target:
             high, step = max(lowest, high - step), 2 * step
         low = max(lowest, high - step)

@@ -1,8 +1,8 @@
-"""A finished network without its degenerate heads, to be trained further (the paper's Figure 13).
+"""Prune the degenerate heads of a finished network, to train it further (the paper's Figure 13).
 
-A head is degenerate if it looks at everything alike, or along a line: the largest eigenvalue of its inverse covariance
-S S^T is below 1e-5, or its condition number is above a limit, which is 1000 in the published code. Removing one changes
-what the network computes; training at a tenth of the learning rate makes up for it.
+A head is degenerate if it attends uniformly, or along a line: the largest eigenvalue of its inverse covariance S S^T is
+    below 1e-5, or its condition number is above a limit, which is 1000 in the published code. Pruning changes the
+    network's function; training at a tenth of the learning rate compensates for this.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.backbone import Backbone
 from attnconv.models.weight_files import fitting_weights
 
-SMALLEST_EIGENVALUE = 1e-5  # of an inverse covariance, in 1/positions^2: a deviation of 300 positions
+SMALLEST_EIGENVALUE = 1e-5  # of an inverse covariance, in 1/positions^2: a standard deviation of 300 positions
 
 
 def pruned_heads(
@@ -32,29 +32,29 @@ def pruned_heads(
         network: the other arguments of `Backbone`, as the run had them.
 
     Raises:
-        ValueError: the mixers are not attention with Gaussian heads, or a layer has no other heads.
-        FileError: the file is missing, damaged, or of another network.
+        ValueError: the mixers are not attention with Gaussian heads, or all heads of a layer are degenerate.
+        FileError: the file is missing or damaged, or belongs to another network.
     """
     model = Backbone(image_shape, classes, **network)
     mixers = {name: part for name, part in model.named_modules() if isinstance(part, PositionalAttention)}
     for mixer in mixers.values():
         if not isinstance(mixer.encoding, QuadraticEncoding | GeneralizedQuadraticEncoding):
-            raise ValueError("only Gaussian heads can be pruned; take a mixer with a quadratic encoding")
+            raise ValueError("only Gaussian heads can be pruned; use a mixer with a quadratic encoding")
     if not mixers:
         raise ValueError("there are no attention heads to prune")
     weights = fitting_weights(model, Path(start), classes)
-    if not model.head.weight.is_meta:  # a model without memory is only counted
+    if not model.head.weight.is_meta:  # on the meta device, a model is only counted
         model.load_state_dict(weights)
     for name, mixer in mixers.items():
         kept = ~degenerate(weights[f"{name}.encoding.spreads"], largest_condition)
         if not kept.any():
-            raise ValueError(f"start={start}: every head of {name} is degenerate, and none would be left")
+            raise ValueError(f"start={start}: all heads of {name} are degenerate")
         keep_heads(mixer, kept.nonzero().flatten())
     return model
 
 
 def degenerate(spreads: Tensor, largest_condition: float) -> Tensor:
-    """Which heads look at everything alike or along a line: (N,) bool.
+    """Return which heads attend uniformly or along a line, (N,) bool.
 
     Args:
         spreads: (N,) inverse standard deviations in 1/positions, or (N, 2, 2) = S with inverse covariance S S^T.
@@ -67,7 +67,7 @@ def degenerate(spreads: Tensor, largest_condition: float) -> Tensor:
 
 
 def keep_heads(mixer: PositionalAttention, kept: Tensor) -> None:
-    """Leave only the heads `kept`, by their numbers, in a mixer with a quadratic encoding."""
+    """Keep only the heads with indices `kept` in a mixer with a quadratic encoding."""
     encoding: Any = mixer.encoding
     value: Any = mixer.value
     width = value.out_features

@@ -1,9 +1,9 @@
-"""ResNet for 32 x 32 images, the reference's convolutional baseline (kuangliu's pytorch-cifar).
+"""ResNet for 32 x 32 images, the convolutional baseline of the authors' code (kuangliu's pytorch-cifar).
 
 The CIFAR variant of He et al. (2016): a 3 x 3 stem without pooling, four stages of basic blocks at strides 1, 2, 2, 2.
 ResNet-18 is (2, 2, 2, 2) blocks at width 64: 11,173,962 parameters; ResNet-10 has one block per stage. Initialisation
-is PyTorch's default, as in the reference, not torchvision's. Two kinds of attention may join the convolutions:
-non-local blocks, over space, and squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507), over channels.
+is PyTorch's default, as in the authors' code, not torchvision's. Two kinds of attention may be added: non-local blocks,
+over space, and squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507), over channels.
 
 Axes: B batch, C image channels, H W rows and columns.
 """
@@ -18,7 +18,7 @@ from torchvision.ops import SqueezeExcitation
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with batch norm and a shortcut, (B, in, H, W) -> (B, out, H / stride, W / stride).
 
-    With `squeeze_reduction`, the channels of the sum's first part are weighted by squeeze-and-excitation.
+    With `squeeze_reduction`, squeeze-and-excitation weights the channels of the residual branch.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, squeeze_reduction: int | None = None):
@@ -60,7 +60,7 @@ class NonLocalBlock(nn.Module):
 
 
 class NonLocalStage(NonLocalBlock):
-    """A non-local block among convolutions, (B, C, H, W) -> (B, C, H, W)."""
+    """A non-local block between convolutional stages, (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -72,13 +72,13 @@ class ResNet(nn.Module):
     Args:
         image_shape: (C, height, width) of the images, in pixels.
         classes: number of classes.
-        blocks: basic blocks in each stage.
-        width: channels of the first stage; each later stage doubles them. Need not be whole: every stage rounds.
-        nonlocal_after: stages, from 1, that a non-local block follows.
-        squeeze_reduction: channels over those inside squeeze-and-excitation, in every block; None for none.
+        blocks: number of basic blocks in each stage.
+        width: channels of the first stage; each later stage doubles them. May be fractional: each stage rounds.
+        nonlocal_after: stages, from 1, that are followed by a non-local block.
+        squeeze_reduction: channels divided by those inside squeeze-and-excitation, in all blocks; None for none.
 
     Raises:
-        ValueError: a width, a number of blocks or a reduction below 1, or a stage that there is not.
+        ValueError: a width, a number of blocks or a reduction is below 1, or a stage does not exist.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class ResNet(nn.Module):
         if squeeze_reduction is not None and squeeze_reduction < 1:
             raise ValueError(f"squeeze_reduction must be at least 1, not {squeeze_reduction}")
         if not set(nonlocal_after) <= set(range(1, len(blocks) + 1)):
-            raise ValueError(f"nonlocal_after={list(nonlocal_after)} names a stage outside 1..{len(blocks)}")
+            raise ValueError(f"nonlocal_after={list(nonlocal_after)} must name stages in 1..{len(blocks)}")
         if width < 1 or not blocks or min(blocks) < 1:
-            raise ValueError(f"width and every number of blocks must be at least 1, not {width} and {list(blocks)}")
+            raise ValueError(f"width and all numbers of blocks must be at least 1, not {width} and {list(blocks)}")
         channels = round(width)
         self.stem = nn.Conv2d(image_shape[0], channels, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(channels)

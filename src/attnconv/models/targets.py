@@ -1,4 +1,4 @@
-"""Which code a configuration from outside may name: a run folder from elsewhere must not run what it likes."""
+"""Decide which code a run folder from elsewhere may name, so that it cannot run arbitrary code."""
 
 import inspect
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,19 @@ from torch import nn
 
 from attnconv.errors import ConfigError
 
-# Modules of two libraries, and whatever builds our own networks.
+# Modules of two libraries, and those that build our own networks.
 KNOWN_MODULES = ("torch.nn", "timm")
 KNOWN_BUILDERS = ("attnconv.models", "attnconv.mixers")
 
 
 def refuse_foreign_targets(node: Any, trusted: Sequence[str] = ()) -> None:
-    """Refuse a `model` node from outside that would run code other than that of known networks.
+    """Refuse a `model` node from elsewhere that would run code outside of known networks.
 
     Args:
-        trusted: further packages or modules whose classes and functions may be named.
+        trusted: further packages or modules that the node may name.
 
     Raises:
-        ConfigError: naming the target, which has not been imported.
+        ConfigError: the target is not allowed; it has not been imported.
     """
     if isinstance(node, dict):
         if "_target_" in node:
@@ -39,14 +39,14 @@ def _refuse_foreign_target(name: str, trusted: Sequence[str]) -> None:
             target = resolve_name(name)
         except (ImportError, ValueError, AttributeError) as error:
             raise ConfigError(f"_target_={name} cannot be imported: {error}") from error
-        # A name below a known module may lead out of it: timm.models.os.system.
+        # A dotted name may lead out of a known module: timm.models.os.system.
         home = getattr(target, "__module__", "")
         is_module = inspect.isclass(target) and issubclass(target, nn.Module)
         if _is_in(home, builders) or (is_module and _is_in(home, KNOWN_MODULES)):
             return
     raise ConfigError(
-        f"_target_={name} is code from outside this package, torch.nn and timm, and is not run unasked; "
-        f"if it is yours, trust it: --trust {name.rpartition('.')[0]}"
+        f"_target_={name} is code from outside this package, torch.nn and timm, and runs only if you allow it; "
+        f"if you trust it, add --trust {name.rpartition('.')[0]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Any model of timm, by name, on the data set's images."""
+"""All models of timm, by name, for the data set's images."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from attnconv.errors import ConfigError, nearest
 
 
 def check_timm_name(name: str) -> None:
-    """Raise ConfigError for a name that timm has no model of; the nearest is named."""
+    """Raise ConfigError for a name that is not a timm model; the message suggests the nearest."""
     import timm
 
     if not timm.is_model(name):
@@ -17,13 +17,13 @@ def check_timm_name(name: str) -> None:
 
 
 def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) -> nn.Module:
-    """timm's model of that name, untrained: images (B, C, height, width) -> logits (B, classes).
+    """Return timm's model of that name, untrained: images (B, C, height, width) -> logits (B, classes).
 
-    Models that are built for one image size are built for this one.
+    Models that are built for one image size are built for this size.
 
     Raises:
-        ConfigError: timm has no such model (the nearest is named).
-        ValueError: it cannot take images of this size.
+        ConfigError: timm has no such model; the message suggests the nearest.
+        ValueError: the model cannot take images of this size.
     """
     import timm
 
@@ -39,7 +39,7 @@ def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) 
             model = timm.create_model(timm_name, **arguments)
         with torch.no_grad():
             shape = model.eval()(torch.zeros(1, *image_shape)).shape
-    # A model may refuse a size in any of its layers, with whatever error that layer has.
+    # A model may refuse a size in any of its layers, with any error.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"timm's {timm_name} cannot take images of {height}x{width} pixels ({reason})") from error

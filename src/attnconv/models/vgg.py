@@ -1,24 +1,24 @@
-"""VGG-11 with batch norm (Simonyan and Zisserman 2015), in its form for 32 x 32 images: a linear head on one position.
+"""VGG-11 with batch norm (Simonyan and Zisserman 2015) for 32 x 32 images, with one linear layer as its head.
 
-Eight 3 x 3 convolutions in five stages, each ended by a 2 x 2 max-pooling; the three large linear layers of the
-ImageNet network are replaced by one, as is usual on CIFAR-10: 9,231,114 parameters at width 64.
+Eight 3 x 3 convolutions in five stages, each followed by a 2 x 2 max-pooling. One linear layer replaces the three large
+ones of the ImageNet network, as is usual on CIFAR-10: 9,231,114 parameters at width 64.
 """
 
 from torch import Tensor, nn
 
-STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))  # convolutions' channels, in widths
+STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))  # channels of the convolutions, in multiples of the width
 
 
 class Vgg(nn.Module):
     """VGG-11: images (B, C, height, width) -> logits (B, classes).
 
     Args:
-        image_shape: (C, height, width) of the images, in pixels; at least 32 x 32, which five poolings halve.
+        image_shape: (C, height, width) of the images, in pixels; at least 32 x 32, because five poolings halve it.
         classes: number of classes.
-        width: channels of the first stage; need not be whole, every layer rounds.
+        width: channels of the first stage; may be fractional: each layer rounds.
 
     Raises:
-        ValueError: a width below 1, or images too small.
+        ValueError: the width is below 1, or the images are too small.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, width: float):
@@ -32,7 +32,7 @@ class Vgg(nn.Module):
         for stage in STAGES:
             for multiple in stage:
                 out = round(width * multiple)
-                # The bias that batch norm makes idle is kept: it is in every published parameter count.
+                # Batch norm cancels this bias, but all published parameter counts include it.
                 layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
                 channels = out
             layers.append(nn.MaxPool2d(2))

@@ -1,4 +1,4 @@
-"""Vision Transformer, the field's default: absolute learned positions, a class token, content attention.
+"""Vision Transformer: learned absolute positions, a class token, content attention.
 
 timm's implementation (pre-norm, Dosovitskiy et al. 2021), at the width and depth of the study's other models.
 """
@@ -19,11 +19,11 @@ def vit(
     dropout: float,
     attention_dropout: float,
 ) -> nn.Module:
-    """A ViT: images (B, C, height, width) -> logits (B, classes). Arguments are those of `Backbone`.
+    """Return a ViT: images (B, C, height, width) -> logits (B, classes). The arguments are those of `Backbone`.
 
     Raises:
-        ValueError: a size or dropout out of range, a width that the heads do not divide, or an image that the patch
-            does not.
+        ValueError: a size or dropout is out of range, heads do not divide the width, or patches do not divide the
+            image.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -32,7 +32,7 @@ def vit(
     check_patch(image_shape, patch)
     channels, height, columns = image_shape
     if width % heads:
-        raise ValueError(f"width={width} is not divisible by heads={heads}, which split it")
+        raise ValueError(f"width={width} is not divisible by heads={heads}")
     return VisionTransformer(
         img_size=(height, columns),
         patch_size=patch,

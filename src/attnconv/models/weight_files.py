@@ -1,7 +1,8 @@
-"""Weights from outside: a file of them, read without executing anything in it, and fitted to a network.
+"""Read weight files without executing code in them, and fit their tensors to a network.
 
-The one reader of weight files: those of run folders, checkpoints, and what others publish. A file is known by its
-content, not by its name. Two formats are read, safetensors and torch.save's, the latter with `weights_only=True`.
+This is the only reader of weight files: those of run folders, checkpoints, and published ones. A file's type is
+    detected from its content, not its name. Two formats are supported: safetensors, and torch.save's with
+    `weights_only=True`.
 """
 
 import argparse
@@ -22,21 +23,21 @@ from attnconv.files import FileError, first_bytes, in_one_line, kind_of
 from attnconv.training.memory import physical_memory
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
-READ = "weights are read from safetensors and from what torch.save(model.state_dict(), FILE) writes"
+READ = "supported formats are safetensors and files written by torch.save(model.state_dict(), FILE)"
 
-# Where training scripts put weights, in the order in which they are taken if several places hold a network that fits.
+# Where training scripts store weights; if several of these hold a fitting network, the first one is used.
 PLACES = (
     "model", "state_dict", "net", "network", "model_state_dict", "module", "params", "weights",
     "ema", "model_ema", "state_dict_ema", "params_ema", "ema_state_dict",
 )  # fmt: skip
 COUNTER = "num_batches_tracked"  # of batch norm, which needs it only without a momentum
-DEPTH = 2  # wrappers around a network
+DEPTH = 2  # maximum number of wrappers around a network
 LEGACY = b"l\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that torch.save wrote before its zip format
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Tensors by name, found at a place of a file; `same` of them have a name and shape of the network's."""
+    """Tensors by name, found at a place in a file; `same` is how many match the network's names and shapes."""
 
     place: str
     tensors: dict[str, Tensor]
@@ -51,22 +52,22 @@ class Candidate:
 
 
 def load_weights(model: nn.Module, path: Path, classes: int) -> None:
-    """Give a network the weights in a file; arguments and errors as of `fitting_weights`."""
-    model.load_state_dict(fitting_weights(model, path, classes), strict=False)  # all but counters are there
+    """Load the weights in a file into a network; arguments and errors as for `fitting_weights`."""
+    model.load_state_dict(fitting_weights(model, path, classes), strict=False)  # only counters may be missing
 
 
 def fitting_weights(model: nn.Module, path: Path, classes: int) -> dict[str, Tensor]:
-    """Return the weights in a file by the names that a network has for them, whatever their precision, in its own.
+    """Return the weights in a file under the network's names and in its precision.
 
-    Finds them below `model`, `state_dict` and other wrappers, two deep, and without a prefix that all names share
-    (`module.`, `_orig_mod.`). Batch norm's num_batches_tracked may be missing.
+    Weights are found below `model`, `state_dict` and other wrappers, two levels deep, and without a prefix that all
+    names share (`module.`, `_orig_mod.`). Batch norm's num_batches_tracked may be missing.
 
     Args:
-        model: the network; it may be without memory.
-        classes: what the network distinguishes, to say so where the file's head has another number.
+        model: the network; it may be on the meta device.
+        classes: the network's number of classes, for an error message if the file's head has another number.
 
     Raises:
-        FileError: see `read_weights`; it holds no weights, those of another network, or some that are not finite.
+        FileError: see `read_weights`; it holds no weights, those of another network, or values that are not finite.
     """
     loaded, state = read_weights(path), _tensors(model.state_dict())
     expected = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
@@ -78,25 +79,25 @@ def fitting_weights(model: nn.Module, path: Path, classes: int) -> dict[str, Ten
         raise FileError(f"{path}{best.place and f' ({best.place})'} {_mismatch(best, expected, classes, loaded)}")
     others = sorted({candidate.place for candidate in found if candidate.fits} - {best.place})
     if others:
-        print(f"warning: {path} has weights that fit in {', '.join(others)}, too; taking {best.place}", file=sys.stderr)
+        print(f"warning: {path} also has fitting weights in {', '.join(others)}; using {best.place}", file=sys.stderr)
     _check_sums(path)
     return _converted(path, best, state)
 
 
 def read_weights(path: Path, in_place: bool = True) -> Any:
-    """What a file of weights holds, on the CPU: nested dictionaries, lists, tensors and plain values.
+    """Return the content of a weight file, on the CPU: nested dictionaries, lists, tensors and plain values.
 
     Args:
-        in_place: leave tensors in the file until they are used, so that a large file costs nothing.
+        in_place: leave tensors in the file until they are used, so that large files need no memory.
 
     Raises:
-        FileError: it is missing, unreadable, empty, damaged, of another kind, or holds objects that only running
-            code from the file could make.
+        FileError: the file is missing, unreadable, empty, damaged, of another type, or holds objects that only code
+            from the file could create.
     """
     head = first_bytes(path)
     size, memory = path.stat().st_size, physical_memory()
     if size > memory:
-        raise FileError(f"{path} has {size / 1e9:,.0f} GB, and this machine {memory / 1e9:,.0f} GB of memory")
+        raise FileError(f"{path} has {size / 1e9:,.0f} GB, but this machine has {memory / 1e9:,.0f} GB of memory")
     if head[4:9] == b"\0\0\0\0{":  # the upper half of the header's length, and the header's first character
         return _read_safetensors(path)
     if head.startswith(b"PK\3\4"):
@@ -116,16 +117,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, in_place: bool) -> Any:
     try:
-        # timm's training keeps its command line, a plain record, next to the weights.
+        # timm's training stores its command line, a plain record, next to the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=in_place)
-    except Exception as error:  # a damaged pickle fails in any way
+    except Exception as error:  # a damaged pickle can fail in any way
         objects = re.search(r"GLOBAL (\S+)", str(error))
         if objects is None:
             raise FileError(f"{path} is damaged or cut off ({in_one_line(error)}); get it again") from error
         raise FileError(
-            f"{path} holds pickled objects ({objects[1]}), which could run any code when they are read; where it was "
-            "made, save the weights alone: torch.save(model.state_dict(), FILE)"
+            f"{path} holds pickled objects ({objects[1]}), which can run any code when they are loaded. Where it was "
+            "made, save only the weights: torch.save(model.state_dict(), FILE)"
         ) from error
 
 
@@ -153,20 +154,20 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_sums(path: Path) -> None:
-    """Raise FileError if an entry of torch.save's archive is not what was written, which torch.load does not check."""
+    """Raise FileError if an entry of torch.save's archive has a wrong checksum, which torch.load does not verify."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise FileError(f"{path} is damaged (the checksum of {damaged} is another); get it again")
+            raise FileError(f"{path} is damaged (the checksum of {damaged} does not match); get it again")
 
 
 def networks_in(loaded: Any, place: str = "", depth: int = 0) -> list[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary of tensors in a file with its place, known places first; as it is, and without prefixes."""
+    """Return all dictionaries of tensors in a file with their places, known places first, with and without prefixes."""
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         return []
     names = _tensors(loaded)
-    names.pop("n_averaged", None)  # a counter of torch's AveragedModel
+    names.pop("n_averaged", None)  # a counter of PyTorch's AveragedModel
     found = [(place, names)] if names else []
     while names and len({name.partition(".")[0] for name in names}) == 1 and all("." in name for name in names):
         names = {name.partition(".")[2]: tensor for name, tensor in names.items()}
@@ -190,7 +191,7 @@ def _compare(place: str, tensors: dict[str, Tensor], expected: dict[str, Tensor]
 
 
 def _converted(path: Path, found: Candidate, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a candidate that fits, in the network's precision, all finite."""
+    """Return the tensors of a fitting candidate in the network's precision, checking that all are finite."""
     converted = {}
     for name, like in state.items():
         if name not in found.tensors:
@@ -198,7 +199,7 @@ def _converted(path: Path, found: Candidate, state: dict[str, Tensor]) -> dict[s
         tensor = found.tensors[name]
         if like.is_floating_point() and not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise FileError(f"{path}: {name} is of {kind}: quantized weights cannot be read, save them as floats")
+            raise FileError(f"{path}: {name} has type {kind}: quantized weights cannot be read; save them as floats")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise FileError(f"{path}: {name} has no plain values (layout {tensor.layout}, device {tensor.device})")
         converted[name] = tensor.to(like.dtype)
@@ -206,13 +207,13 @@ def _converted(path: Path, found: Candidate, state: dict[str, Tensor]) -> dict[s
     if broken:
         raise FileError(
             f"{path} has nan or inf in {len(broken)} of {len(converted)} tensors ({_first(broken)}): training "
-            "diverged, or a precision was too small for them; take an earlier checkpoint"
+            "diverged, or the precision was too low; use an earlier checkpoint"
         )
     return converted
 
 
 def _mismatch(found: Candidate, expected: dict[str, Tensor], classes: int, loaded: Any) -> str:
-    """In words why a candidate does not fit."""
+    """Return why a candidate does not fit, in words."""
     theirs = {tuple(found.tensors[name].shape) for name in found.reshaped}
     ours = {tuple(expected[name].shape) for name in found.reshaped}
     if not found.missing + found.unexpected and {shape[:1] for shape in ours} == {(classes,)}:
@@ -222,10 +223,10 @@ def _mismatch(found: Candidate, expected: dict[str, Tensor], classes: int, loade
             and {shape[1:] for shape in theirs} == {shape[1:] for shape in ours}
             and (head := heads.pop())
         ):
-            return f"has other classes: the file's head has {head[0]} classes, this network {classes}"
+            return f"has other classes: the file's head has {head[0]} classes, and this network has {classes}"
     if not found.same and _holds_optimizer(loaded):
-        return "holds the state of an optimizer, not the weights of a network: save model.state_dict(), too"
-    parts = [f"holds another network: {found.same} of this network's {len(expected)} tensors are in it"]
+        return "holds the state of an optimizer, not the weights of a network: also save model.state_dict()"
+    parts = [f"holds another network: {found.same} of this network's {len(expected)} tensors match"]
     if found.missing:
         parts.append(f"missing {_first(found.missing)}")
     if found.unexpected:
@@ -233,8 +234,8 @@ def _mismatch(found: Candidate, expected: dict[str, Tensor], classes: int, loade
     if found.reshaped:
         name = found.reshaped[0]
         shapes = f"{tuple(found.tensors[name].shape)} in the file, {tuple(expected[name].shape)} in the network"
-        parts.append(f"another shape of {_first(found.reshaped)}: {shapes}")
-    return "; ".join(parts) + "; choose the model and the settings that it was trained with"
+        parts.append(f"the shape of {_first(found.reshaped)} differs: {shapes}")
+    return "; ".join(parts) + "; choose the model and the settings of the training"
 
 
 def _first(names: Collection[str], shown: int = 2) -> str:
@@ -248,7 +249,7 @@ def _holds_optimizer(loaded: Any) -> bool:
 
 
 def _content(loaded: Any) -> str:
-    """What a file without named tensors holds."""
+    """Return the content of a file without named tensors, in words."""
     if _holds_optimizer(loaded):
         return "the state of an optimizer"
     if isinstance(loaded, Mapping):
