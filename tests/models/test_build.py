@@ -10,10 +10,10 @@ from conftest import TINY_SCALE, chosen
 
 DELETED = object()
 WRONG = [
-    ("sa_quadratic", "mixer", None, "model.mixer must have a _target_, the class to build, and its arg"),
+    ("sa_quadratic", "mixer", None, "model.mixer must have a _target_ (the class to build) and its arg"),
     ("sa_quadratic", "mixer", DELETED, "model.mixer is missing: attnconv.models.backbone.Backbone needs it"),
-    ("sa_quadratic", "mixer", "conv", "model.mixer must have a _target_, the class to build, and its arguments, not"),
-    ("sa_quadratic", "mixer", [1], "model.mixer must have a _target_, the class to build, and its arguments, not [1]"),
+    ("sa_quadratic", "mixer", "conv", "model.mixer must have a _target_ (the class to build) and its arguments, not"),
+    ("sa_quadratic", "mixer", [1], "model.mixer must have a _target_ (the class to build) and its arguments, not [1]"),
     ("sa_quadratic", "mixer", {"encoding": 5}, "model.mixer._partial_ must be true"),
     ("sa_quadratic", "mixer", {"_partial_": True}, "model.mixer has no _target_"),
     ("sa_quadratic", "mixer.encoding", None, "model.mixer.encoding must have a _target_"),
@@ -21,7 +21,7 @@ WRONG = [
     ("sa_quadratic", "mixer._partial_", False, "model.mixer._partial_ must be true"),
     ("sa_quadratic", "mixer._target_", 5, "model.mixer._target_=5 cannot be imported: a class is given by its dotted"),
     ("sa_quadratic", "mixer.encoding._target_", "nope", "model.mixer.encoding._target_=nope cannot be imported"),
-    ("sa_quadratic", "mixer.window", 3, "model.mixer.window: attnconv.mixers.positional.PositionalAttention takes no"),
+    ("sa_quadratic", "mixer.window", 3, "model.mixer.window: attnconv.mixers.positional.PositionalAttention does not"),
     ("sa_quadratic", "width", {"a": 1}, "model.width must be a whole number, not {'a': 1}"),
     ("sa_quadratic_random", "mixer", None, "model.mixer must have a _target_"),
     ("sa_quadratic_random", "depth", 3, "model.depth: attnconv.models.frozen.frozen_heads does not have this argument"),

@@ -89,7 +89,7 @@ def test_of_two_sets_of_weights_the_taken_one_is_named(tmp_path, theirs, ours, c
     torch.save({"model_ema": averaged, "model": theirs.state_dict()}, tmp_path / "x.pt")
     load_weights(ours, tmp_path / "x.pt", 10)
     assert equal(ours, theirs)
-    assert "has weights that fit in model_ema, too; taking model" in capsys.readouterr().err
+    assert "also has fitting weights in model_ema; using model" in capsys.readouterr().err
 
 
 class Malicious:
@@ -203,7 +203,7 @@ KINDS = {
     ),
     "quantized": (
         lambda m, _: torch_saved(m.state_dict() | {"0.weight": torch.zeros(4, 3, 3, 3, dtype=torch.int8)}),
-        "0.weight is of int8",
+        "0.weight has type int8",
     ),
     "no values": (lambda m, _: torch_saved(m.to("meta").state_dict()), "has no plain values"),
     "other classes": (

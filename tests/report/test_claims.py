@@ -138,7 +138,7 @@ def test_more_means_by_holm_over_what_decides(verdict):
     assert verdict("A3", learned + matched + wide).status == "holds"
     partly = verdict("A3", learned + matched)
     assert partly.status == "undecided"
-    assert partly.verdict.startswith("undecided; not all of it run: ")
+    assert partly.verdict.startswith("undecided; some parts not run: ")
     below = seeds("encodings_full_width_bf16", "sa_learned_content", higher(0.04))
     assert verdict("A3", learned + matched + below).status == "does not hold"
 

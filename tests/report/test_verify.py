@@ -59,14 +59,14 @@ def test_every_change_is_named(copy):
     ]
     found = list(check_pages(copy))
     assert found[0] == f"{results}/bench.jsonl cannot be read: No such file or directory"
-    assert found[1:] == ["README.md is stale: python scripts/make_tables.py"]
+    assert found[1:] == ["README.md is stale; run python scripts/make_tables.py"]
 
 
 def test_a_damaged_run_is_named_and_the_others_count(copy, command):
     (copy / "results" / RUN / "result.json").write_text("{")
     damaged, stale = check_runs(copy)
     assert damaged.startswith(f"results/{RUN} is damaged: result.json has unexpected content")
-    assert stale.startswith("results/runs.csv is not what the run folders say")
+    assert stale.startswith("results/runs.csv does not match the run folders")
     code, out, _ = command("verify", "--repository", copy)
     assert code == 1
     assert "FAILED  results/runs.csv\n" in out
@@ -74,7 +74,7 @@ def test_a_damaged_run_is_named_and_the_others_count(copy, command):
     assert "ok      parameters and FLOPs\n" in out
     shutil.rmtree(copy / "results" / RUN)
     _, gone = check_runs(copy)
-    assert gone == f"results/runs.csv has {RUN.removeprefix('runs/')}, but there is no folder of that run"
+    assert gone == f"results/runs.csv lists {RUN.removeprefix('runs/')}, but its folder does not exist"
 
 
 def test_results_that_are_empty_or_half_there_are_a_line_each_and_the_rest_is_built(copy, command):

@@ -96,14 +96,14 @@ def test_weights_of_runs_that_must_not_be_published_are_refused(tiny, tmp_path, 
 
 def test_what_cannot_be_kept_is_one_line_and_nothing_is_written(tiny, tmp_path, collect, monkeypatch):
     folder = publish(tiny("epochs=1"))
-    assert "--weights seed1: no finished run of that name" in collect("--weights", "*", "seed1")
+    assert "--weights seed1: no finished run has that name" in collect("--weights", "*", "seed1")
     with monkeypatch.context() as patch:
         patch.setattr(weights_module, "LIMIT", 3_000)
         refusal = collect("--weights", "*")
     size = (folder / "weights.safetensors").stat().st_size
     assert size > 2 * 3_000
-    assert refusal.startswith("error: the weights of 1 runs take ")
-    assert "0.003 MB may be there: choose fewer, or delete some" in refusal
+    assert refusal.startswith("error: the weights of 1 runs need ")
+    assert "the limit is 0.003 MB: choose fewer runs, or delete some files" in refusal
 
     tensors = load_file(folder / "weights.safetensors")
     name = next(iter(tensors))

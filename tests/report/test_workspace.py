@@ -25,8 +25,8 @@ def test_a_dry_run_shows_what_would_be_built(command, monkeypatch):
     assert (finished.returncode, shown["project"]) == (0, "mine")
     panels = {section["name"]: section["panels"] for section in shown["sections"]}
     assert [panel["y"] for panel in panels["Curves"]][:2] == [["test/acc"], ["test/loss"]]
-    assert panels["How much data?"][0]["x"] == "config:fraction"
-    assert panels["Heads, and what is confused"][0]["media_keys"] == ["heads"]
+    assert panels["Data size"][0]["x"] == "config:fraction"
+    assert panels["Heads and confusion matrix"][0]["media_keys"] == ["heads"]
     (claims,) = panels["Claims"]
     assert "| With little data convolution wins. | **" in claims["markdown"]
 

@@ -1,7 +1,7 @@
-"""Claims and their verdicts: results/claims.md and README's table, from results/claims.yaml and the evidence.
+"""Claims and their verdicts: results/claims.md and README's table, from results/claims.yaml and the runs.
 
-A claim has one part or several, each decided by itself. It holds if all of its parts hold, it does not hold if one of
-them does not, and it is undecided otherwise, or not run.
+A claim has one or several parts, and each is decided separately. The claim holds if all parts hold, does not hold if
+one part does not, and is otherwise undecided or not run.
 """
 
 import re
@@ -17,7 +17,7 @@ from attnconv.report.tables import markdown
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 KEYS = ("id", "claim", "source", "decided_by", "holds_if", "decide", "command", "cost")
-SHORT = 2  # parts that the table of all claims prints whole
+SHORT = 2  # the table of all claims shows up to this many parts in full
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Part:
     """One comparison or measurement behind a claim.
 
     Args:
-        status: what it says of the claim.
-        text: what was compared, the number, its interval and n.
+        status: its verdict on the claim.
+        text: the comparison, with the number, its interval and n.
         folders: of the runs behind it, relative to results/runs.
-        decides: whether it counts; else it is only shown.
-        value: the number, by which parts are ordered.
+        decides: whether it counts for the verdict; else it is only shown.
+        value: the number, for ordering the parts.
         effect: the number with its interval.
     """
 
@@ -42,7 +42,7 @@ class Part:
 
 
 class Claim(dict[str, Any]):
-    """A claim and what decides it, by the fields that results/claims.yaml has of it."""
+    """A claim and the rule that decides it, with the fields of results/claims.yaml."""
 
     def __missing__(self, key: str) -> NoReturn:
         raise FileError(f"claims.yaml: claim {self.get('id', '?')} lacks {key}")
@@ -50,14 +50,14 @@ class Claim(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with what its parts say."""
+    """A claim with the results of its parts."""
 
     claim: Claim
     parts: list[Part]
 
     @property
     def status(self) -> str:
-        """holds, does not hold, undecided or not run."""
+        """Return holds, does not hold, undecided or not run."""
         statuses = {part.status for part in self.parts if part.decides}
         if FAILS in statuses:
             return FAILS
@@ -65,19 +65,19 @@ class Verdict:
 
     @property
     def missing(self) -> bool:
-        """Whether a part that decides has not been run."""
+        """Return whether a deciding part has not been run."""
         return any(part.status == NOT_RUN for part in self.parts if part.decides)
 
     @property
     def verdict(self) -> str:
-        """The status, and what it would cost to run what is missing."""
+        """Return the status, and the cost of missing runs."""
         if self.status == NOT_RUN:
             return f"not run: {self.claim['cost']}"
-        return f"{self.status}; not all of it run: {self.claim['cost']}" if self.missing else self.status
+        return f"{self.status}; some parts not run: {self.claim['cost']}" if self.missing else self.status
 
     @property
     def number(self) -> str:
-        """What the parts found; where there are many, how many of them hold and between which extremes."""
+        """Return the results of the parts; if there are many, how many hold, and the extremes."""
         known = [part for part in self.parts if part.decides and part.status != NOT_RUN]
         if len(known) <= SHORT:
             return "<br>".join(part.text for part in known)
@@ -90,13 +90,13 @@ Decide = Callable[[Claim, Evidence], list[Part]]
 
 
 def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
-    """The claims of claims.yaml.
+    """Return the claims in claims.yaml.
 
     Args:
-        functions: the names of those that decide.
+        functions: names of the deciding functions.
 
     Raises:
-        FileError: it is missing, damaged, or a claim lacks a field or names another function.
+        FileError: the file is missing or damaged, or a claim lacks a field or names an unknown function.
     """
     with reading(path):
         listed = read_yaml(path)
@@ -115,7 +115,7 @@ def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
 def judge(
     claims: Iterable[Claim], evidence: Evidence, functions: dict[str, Decide]
 ) -> tuple[list[Verdict], list[UserError]]:
-    """The verdict on every claim, and what is wrong with the evidence of some, which stay undecided."""
+    """Return the verdicts on all claims, and the problems with their files; the affected claims stay undecided."""
     verdicts, errors = [], []
     for claim in claims:
         try:
@@ -127,22 +127,22 @@ def judge(
     return verdicts, errors
 
 
-INTRODUCTION = """# What is claimed, and what holds
+INTRODUCTION = """# Claims and verdicts
 
-Made by `python scripts/make_tables.py` from results/claims.yaml, which says what decides each claim, and results/runs.
-Verdicts: **holds**; **does not hold**; **undecided**: the interval holds both, or runs are missing; **not run**, with
+Made by `python scripts/make_tables.py` from results/claims.yaml, which has the rule for each claim, and results/runs.
+Verdicts: **holds**; **does not hold**; **undecided**: the interval allows both, or runs are missing; **not run**, with
 its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32).
 
 Differences are in percentage points of test accuracy after the last epoch, seed by seed, with Student's 95% interval
-from a standard deviation that is pooled over the models and fractions of the experiment. A claim with several
-comparisons is one family, corrected by Holm. "Within 1 point" means the whole interval. n: pairs of runs, or runs.
-Differences under 1 point come with McNemar's test on the predictions, where these were kept.
+from a standard deviation that is pooled over the models and fractions of the experiment. The comparisons of one
+claim form a family, corrected by Holm. "Within 1 point" means the whole interval. n: pairs of runs, or runs.
+Differences under 1 point also have McNemar's test on the predictions, if these were kept.
 
 """
 
 
 def claims_page(verdicts: list[Verdict]) -> str:
-    """results/claims.md: a table of all claims, then every comparison behind each."""
+    """Return results/claims.md: a table of all claims, then the comparisons behind each one."""
     rows = [
         [
             f"[{verdict.claim['id']}](#{verdict.claim['id'].lower()})",
@@ -160,7 +160,7 @@ def claims_page(verdicts: list[Verdict]) -> str:
 
 
 def details(verdict: Verdict) -> str:
-    """Everything behind one claim."""
+    """Return the comparisons behind one claim."""
     claim = verdict.claim
     lines = [f"- {part.text}: {said(part)}{links(part)}" for part in verdict.parts]
     about = [
@@ -173,17 +173,17 @@ def details(verdict: Verdict) -> str:
 
 
 def said(part: Part) -> str:
-    """What a part says of the claim."""
-    return part.status if part.decides or part.status == NOT_RUN else "decides nothing"
+    """Return the status of a part."""
+    return part.status if part.decides or part.status == NOT_RUN else "not decisive"
 
 
 def links(part: Part) -> str:
-    """The runs behind a part."""
+    """Return links to the runs behind a part."""
     return "".join(f" [{place}](runs/{folder})" for place, folder in enumerate(part.folders, 1))
 
 
 def evidence_text(verdict: Verdict) -> str:
-    """A link to the page or the runs that the verdict rests on."""
+    """Return a link to the page or the runs that the verdict is based on."""
     if "evidence" in verdict.claim:
         return f"[{Path(verdict.claim['evidence']).name}]({verdict.claim['evidence']})"
     folders = dict.fromkeys(folder.partition("/")[0] for part in verdict.parts for folder in part.folders)
@@ -191,7 +191,7 @@ def evidence_text(verdict: Verdict) -> str:
 
 
 def claims_table(verdicts: Iterable[Verdict]) -> str:
-    """README's table: the claims that matter most."""
+    """Return README's table of the most important claims."""
     rows = [
         [
             verdict.claim["claim"],

@@ -1,8 +1,8 @@
-"""From run folders to one table of runs.
+"""Collect run folders into one table of runs.
 
-results/runs/<run>/ keeps what a finished run says of itself, under the run's own name, results/external/<who>/<run>/
-the same of runs that others made. runs.csv is made from all of them, in one order, so that runs of several machines and
-several days add up and collecting twice changes nothing.
+results/runs/<run>/ keeps the records of a finished run, under the run's name. results/external/<who>/<run>/ keeps those
+of runs from other people. runs.csv is made from all of them, in a fixed order, so runs from several machines and days
+add up, and collecting twice changes nothing.
 """
 
 import csv
@@ -27,9 +27,9 @@ KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = ("predictions.npy", "attention_maps.npy", "heads.jsonl")  # runs before format 3 lack the first two
 PICTURE = "heads.png"
 PLACES = ("output", "collected")
-EXAMINED = ("probe.json", "conversion.json")  # by scripts/probe.py and scripts/conv_to_attention.py, if at all
+EXAMINED = ("probe.json", "conversion.json")  # written by scripts/probe.py and scripts/conv_to_attention.py, if used
 
-# Columns of runs.csv that result.json holds, in this order; between them and the last come the settings that vary.
+# Columns of runs.csv that come from result.json, in this order; the varying settings come before the last one.
 IDENTITY = (
     "name", "model", "recipe", "scale", "data", "fraction", "equal", "train_images", "subset_seed", "holdout", "seed",
     "epochs", "steps", "test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored",
@@ -40,13 +40,13 @@ PROVENANCE = (
     "precision", "device", "cpu_family", "cpu_flags", "cpu_threads", "processes", "commit", "dirty", "python",
     "torch", "cuda", "numpy", "timm", "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
-# Columns that stay text where they look like a number, as a commit may.
+# Columns that stay text even if they look like a number, as a commit may.
 TEXT = {
     "run", "source", "kept_out", "name", "model", "recipe", "scale", "data", "equal", "precision", "device",
     "cpu_family", "cpu_flags", "commit", "python", "torch", "cuda", "numpy", "timm", "platform", "data_hash",
     "subset_hash",
 }  # fmt: skip
-# The name of a setting where result.json, and so a column above, has it already.
+# Names of settings that result.json, and so a column above, has already.
 NAMED = {
     "name", "seed", "epochs", "precision", "data.name", "data.fraction", "data.equal", "data.subset_seed",
     "data.holdout", "model.name", "recipe.name", "scale.name",
@@ -55,22 +55,22 @@ NAMED = {
 
 @dataclass
 class Gathered:
-    """What became of every run folder: finished ones by the run's name, others by their place; and what is wrong."""
+    """The outcome for each run folder: finished runs by name, others by path; and the problems."""
 
     added: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
-    other: dict[str, str] = field(default_factory=dict)  # results/ has another run of that name
+    other: dict[str, str] = field(default_factory=dict)  # results/ has a different run of that name
     unfinished: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
 
 def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = False, source: str = "") -> Gathered:
-    """Copy what is to be kept of every finished run below `outputs` into results/runs/, under its name.
+    """Copy the records of all finished runs below `outputs` into results/runs/, under their names.
 
     Args:
-        source: who made the runs, if not this project: they go into results/external/<source>/.
-        replace: take the run of `outputs` where results/ has another one of its name.
-        heads: keep the picture of where the heads look, too.
+        source: who made the runs, if not this project; they go into results/external/<source>/.
+        replace: replace a different run of the same name in results/.
+        heads: also keep the figure of where the heads look.
     """
     gathered = Gathered()
     for folder in find_folders(outputs):
@@ -88,7 +88,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
         content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
         before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
-        for file in EXAMINED:  # what a dirty tree found, does not replace what a clean one did
+        for file in EXAMINED:  # results with uncommitted changes do not replace clean ones
             if file in before and _dirty(folder / file) and not _dirty(kept / file):
                 content[file] = before[file]
         if before == content:
@@ -100,8 +100,8 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         else:
             kept.mkdir(parents=True, exist_ok=True)
             if not source and before.get("result.json") != content["result.json"]:
-                collected_weights(results, name).unlink(missing_ok=True)  # of another run
-            for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the run that is replaced
+                collected_weights(results, name).unlink(missing_ok=True)  # of the other run
+            for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the replaced run
                 (kept / file).unlink(missing_ok=True)
             for file, data in content.items():
                 write_whole(kept / file, data)
@@ -110,18 +110,18 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
 
 
 def runs_folder(results: Path, source: str = "") -> Path:
-    """Where the runs of `source` are kept, by name; of this project without one."""
+    """Return the folder for runs of `source`; without one, for those of this project."""
     return results / "external" / source if source else results / "runs"
 
 
 def sources(results: Path) -> list[str]:
-    """Who made the runs in results/: "" for this project, then others by name."""
+    """Return the sources of the runs in results/: "" for this project, then others by name."""
     external = results / "external"
     return ["", *sorted(folder.name for folder in external.glob("*") if folder.is_dir())]
 
 
 def tabulate(results: Path) -> dict[str, str]:
-    """Write results/runs.csv from results/runs/ and results/external/; returns damaged runs there, and why."""
+    """Write results/runs.csv from results/runs/ and results/external/; return damaged runs with the reasons."""
     text, damaged = runs_csv(results)
     results.mkdir(parents=True, exist_ok=True)
     write_whole(results / "runs.csv", text.encode())
@@ -129,7 +129,7 @@ def tabulate(results: Path) -> dict[str, str]:
 
 
 def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
-    """Return the text of results/runs.csv, and the damaged runs that are not in it, with the reason."""
+    """Return the text of results/runs.csv, and the damaged runs that it leaves out, with the reasons."""
     rows, damaged = [], {}
     for source in sources(results):
         for folder in find_folders(runs_folder(results, source)):
@@ -143,10 +143,10 @@ def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
 
 
 def check_version(results: Path) -> None:
-    """Refuse a results/ that a newer version wrote, before anything in it is changed.
+    """Refuse a results/ folder that a newer version wrote, before changing it.
 
     Raises:
-        Newer: naming a run and both formats.
+        Newer: a run has a newer format; the message names the run and both formats.
     """
     for folder in (folder for place in ("runs", "external") for folder in find_folders(results / place)):
         try:
@@ -154,11 +154,11 @@ def check_version(results: Path) -> None:
         except Newer:
             raise
         except Damaged:
-            continue  # which `tabulate` says
+            continue  # `tabulate` reports it
 
 
 def kept_out(result: dict[str, Any]) -> str:
-    """Why a run must not stand in a published table; empty if it may."""
+    """Return why published tables leave out a run; empty if they do not."""
     if result["name"] == "quickstart":
         return "quickstart"
     if result.get("commit") is None:
@@ -167,10 +167,10 @@ def kept_out(result: dict[str, Any]) -> str:
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a runs.csv that may stand in a published table; an empty cell is None.
+    """Return the rows of a runs.csv that may be published; empty cells are None.
 
     Raises:
-        RunFolderError: a newer version wrote it; FileError: it is missing or no such table.
+        RunFolderError: a newer version wrote it; FileError: it is missing or is not such a table.
     """
     with reading(path):
         rows = [
@@ -186,7 +186,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def _value(column: str, cell: str) -> Any:
-    """What a cell of runs.csv holds: a number, True or False, text, or None."""
+    """Return the value of a cell of runs.csv: a number, True or False, text, or None."""
     if cell in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[cell]
     if column in TEXT:
@@ -208,14 +208,14 @@ class _Row:
     metrics: list[dict[str, Any]]
 
     def place(self) -> tuple[Any, ...]:
-        """Where it stands in the table: fractions and seeds by their size."""
+        """Return the sort key of the run in the table: fractions and seeds sort by value."""
         result = self.result
         keys = ("name", "data", "scale", "recipe", "model", "fraction", "seed")
         return (*(result[key] for key in keys), self.run)
 
     @property
     def run(self) -> str:
-        """Its folder, relative to results/runs."""
+        """Return the folder of the run, relative to results/runs."""
         return f"../external/{self.source}/{self.name}" if self.source else self.name
 
     @cached_property
@@ -237,12 +237,12 @@ class _Row:
 
 
 def varying_settings(configs: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]:
-    """Settings that differ between two runs of one kind: the same model, scale, recipe and data.
+    """Return the settings that differ between two runs of one kind: the same model, scale, recipe and data.
 
-    What differs between two models or two recipes is said by their names, and by their files in configs/.
+    Differences between two models or two recipes are in their names and in their files in configs/.
 
     Args:
-        configs: for every run its kind and its flattened configuration.
+        configs: for each run, its kind and its flattened configuration.
     """
     varying: set[str] = set()
     first: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -264,7 +264,7 @@ def _csv_text(rows: list[_Row]) -> str:
 
 
 def _placeless(config: bytes) -> bytes:
-    """A config.yaml without the folders of the machine it ran on, which say nothing of the run: as if by default."""
+    """Return a config.yaml with default folders, because the machine's folders do not matter for the run."""
     plain = OmegaConf.create(config.decode())
     assert isinstance(plain, DictConfig)
     for key in PLACES:
@@ -275,7 +275,7 @@ def _placeless(config: bytes) -> bytes:
 
 
 def _usual_root(data: str) -> str:
-    """data.root of configs/data/<data>.yaml; empty if it names none."""
+    """Return data.root of configs/data/<data>.yaml, or an empty string."""
     path = CONFIGS / f"data/{data}.yaml"
     file = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
     root = file.get("root", MISSING) if isinstance(file, dict) else MISSING

@@ -1,14 +1,14 @@
-"""One color and one marker per model, in every figure and on every page.
+"""The color and the marker of each model, in all figures and on all pages.
 
-Most are those of Okabe and Ito (2008), which color-blind readers can tell apart; where more models meet in one figure,
-markers tell them apart as well. Heads have a cycle of their own, for they have no names.
+Most colors are those of Okabe and Ito (2008), which color-blind readers can distinguish. If more models share a figure,
+their markers differ as well. Heads have no names and use a separate cycle of colors.
 """
 
 from typing import NamedTuple
 
 
 class Look(NamedTuple):
-    """How a model is drawn: a color as #rrggbb and a marker of matplotlib."""
+    """The style of a model: a color as #rrggbb and a matplotlib marker."""
 
     color: str
     marker: str
@@ -54,16 +54,16 @@ LOOKS = {
     "involution": Look(BLACK, "o"),
     "vit": Look(YELLOW, "o"),
 }
-OTHER = Look(BROWN, "*")  # a model of somebody else's
+OTHER = Look(BROWN, "*")  # an external model
 
-HEADS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, WINE, OLIVE, GRAY)  # nine; more heads go round again
+HEADS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, WINE, OLIVE, GRAY)  # nine; more heads repeat the cycle
 
 
 def look(model: str) -> Look:
-    """How to draw a model of that name."""
+    """Return the style of a model."""
     return LOOKS.get(model, OTHER)
 
 
 def head_color(head: int) -> str:
-    """The color of head `head`, from 0."""
+    """Return the color of head `head`, counted from 0."""
     return HEADS[head % len(HEADS)]

@@ -1,6 +1,6 @@
-"""Pairs of runs: which belong together, and how far apart their accuracies are, in points with an interval.
+"""Pair runs, and compare their accuracies in points with an interval.
 
-Two runs are a pair if they share the seed, the subset of the images, who made them, precision, recipe and scale.
+Two runs form a pair if they have the same seed, subset of the images, source, precision, recipe and scale.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -10,24 +10,24 @@ from typing import Any
 
 from attnconv.report.stats import Estimate, Interval, Spread, difference, logit, points, pooled_spread
 
-REFERENCE = "conv3x3"  # of every difference: the control, not the model that the recipe was tuned on
-SURE = 0.05  # of the p values of one family, after Holm's correction
+REFERENCE = "conv3x3"  # of all differences: the control, not the model that the recipe was tuned on
+SURE = 0.05  # limit for the p values of one family, after Holm's correction
 
 Row = dict[str, Any]  # of runs.csv
 ByBlock = dict[Hashable, Row]
-Cell = dict[str, ByBlock]  # by model; one fraction of the images of one protocol
+Cell = dict[str, ByBlock]  # by model; one fraction of the images in one protocol
 
 
 def block(row: Row) -> Hashable:
-    """What the two runs of a pair share, beyond their protocol: who made them, the seed and the subset."""
+    """Return the key that the two runs of a pair share within a protocol: source, seed and subset."""
     return row["source"], row["seed"], row["subset_hash"]
 
 
 def cells(rows: Iterable[Row]) -> dict[float, Cell]:
-    """Sort the runs of one protocol by fraction, model and block, the smallest fraction first.
+    """Sort the runs of one protocol by fraction, model and block, with the smallest fraction first.
 
     Raises:
-        ValueError: the runs differ in precision, recipe or scale, and are neither paired nor averaged.
+        ValueError: the runs differ in precision, recipe or scale, so they must not be paired or averaged.
     """
     found: dict[float, Cell] = {}
     kinds = set()
@@ -40,23 +40,25 @@ def cells(rows: Iterable[Row]) -> dict[float, Cell]:
 
 
 def logits(runs: Mapping[Hashable, Row]) -> dict[Hashable, float]:
-    """The logit of the last epoch's test accuracy, by block."""
+    """Return the logit of the last epoch's test accuracy, by block."""
     return {key: logit(row["test_acc"]) for key, row in runs.items()}
 
 
 def spread_of(found: Iterable[Cell]) -> Spread | None:
-    """The standard deviation of one run's logit, pooled over the cells of a protocol; None where nothing repeats."""
+    """Return the standard deviation of one run's logit, pooled over the cells of a protocol; None without repeated
+    runs.
+    """
     return pooled_spread([{model: logits(runs) for model, runs in cell.items()} for cell in found])
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a model is above another one.
+    """The difference of a model from another one.
 
     Args:
         estimate: of the difference of logits.
-        reference: the other model's mean accuracy, at which points are counted.
-        external: how many of the pairs others made.
+        reference: mean accuracy of the other model, at which logits are converted to points.
+        external: number of external pairs.
     """
 
     estimate: Estimate
@@ -65,12 +67,12 @@ class Gap:
 
     @property
     def value(self) -> float:
-        """In percentage points."""
+        """Return the difference in percentage points."""
         return points(self.estimate.value, self.reference)
 
     @property
     def interval(self) -> Interval | None:
-        """Student's 95% interval, in percentage points."""
+        """Return Student's 95% interval, in percentage points."""
         of_logits = self.estimate.interval()
         return of_logits and Interval(*(points(end, self.reference) for end in (of_logits.low, of_logits.high)))
 
@@ -79,7 +81,7 @@ class Gap:
 
 
 def gap(ours: ByBlock, theirs: ByBlock, spread: Spread | None) -> Gap | None:
-    """Compare two models over the blocks that both have; None if they share none."""
+    """Compare two models over the blocks that both have; return None if they share none."""
     shared = [key for key in ours if key in theirs]
     if not shared:
         return None
@@ -89,7 +91,7 @@ def gap(ours: ByBlock, theirs: ByBlock, spread: Spread | None) -> Gap | None:
 
 
 def accuracy_text(runs: ByBlock, spread: Spread | None) -> str:
-    """Mean test accuracy in percent, with the interval that a pooled standard deviation gives it, and n.
+    """Return the mean test accuracy in percent, with its interval from a pooled standard deviation, and n.
 
     Args:
         spread: of the logit, among the runs of one model and fraction.
@@ -103,7 +105,7 @@ def accuracy_text(runs: ByBlock, spread: Spread | None) -> str:
 
 
 def marked(external: int) -> str:
-    """A suffix that says how many of the runs others made."""
+    """Return a suffix with the number of external runs."""
     return f" ({external} external)" if external else ""
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with files of results/: noted, so that all that does not need them is made, and said in the end."""
+"""Record problems with files of results/, continue with everything else, and report them at the end."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from attnconv.errors import UserError
 
 @contextmanager
 def noting(errors: list[str]) -> Iterator[None]:
-    """Note what is wrong with a part, each error once, and go on without that part."""
+    """Record an error in a part once, and continue without that part."""
     try:
         yield
     except UserError as error:
@@ -18,7 +18,7 @@ def noting(errors: list[str]) -> Iterator[None]:
 
 
 def exit_with(errors: list[str]) -> None:
-    """Print each error as a line, and end the program with exit code 2 if there is one."""
+    """Print each error as a line, and exit with code 2 if there are any."""
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if errors:

@@ -1,6 +1,6 @@
-"""results/data_size.md: who needs how much data, from the runs of experiment=data_size and, with all images, of table1.
+"""results/data_size.md: how much data each model needs, from experiment=data_size and, for all images, table1.
 
-Each protocol (attnconv.report.protocols) has tables of its own.
+Each protocol (attnconv.report.protocols) has its own tables.
 """
 
 import math
@@ -12,28 +12,28 @@ from attnconv.report.recipes import recipes_table
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
 from attnconv.report.tables import markdown
 
-LEVELS = (0.45, 0.6, 0.7, 0.8)  # accuracies at which images are counted
+LEVELS = (0.45, 0.6, 0.7, 0.8)  # accuracies for which the images needed are interpolated
 
-INTRODUCTION = f"""# Who needs how much data?
+INTRODUCTION = f"""# How much data does each model need?
 
 Made by `python scripts/make_tables.py` from the runs of `python train.py experiment=data_size` in results/runs.csv;
-all images at equal epochs are `experiment=table1`. Every model has as many parameters as `sa_quadratic`.
+all images at equal epochs are `experiment=table1`. All models have as many parameters as `sa_quadratic`.
 
-- Accuracy is the test accuracy of the last epoch, in percent, with a 95% interval and the number of runs. Each seed has
-  a subset of its own, which the models share.
-- Differences are from `{REFERENCE}`, the control, run against run with the same seed and subset, in percentage points.
-  They are computed on the logit of accuracy. **Bold**: 0 is ruled out at 5% by Holm's correction over the table.
-- One standard deviation serves all cells of a protocol, which gives three seeds usable intervals. It assumes that
-  fractions are equally noisy; where its table says that one is noisier, its intervals are too narrow
+- Accuracy is the test accuracy of the last epoch, in percent, with a 95% interval and the number of runs. Each seed
+  has its own subset, which all models use.
+- Differences from `{REFERENCE}`, the control, are paired by seed and subset, in percentage points.
+  They are computed on the logit of accuracy. **Bold**: significant at 5% with Holm's correction over the table.
+- All cells of a protocol share one standard deviation, which gives three seeds usable intervals. It assumes that
+  fractions are equally noisy; if the table shows that one is noisier, its intervals are too narrow
   (`attnconv.report.stats` has the rates).
-- *Images needed*: how many times the images of `{REFERENCE}` a model needs for an accuracy, interpolated in the
-  logarithm of the images, seed by seed. *Slope*: growth of the difference of logits per doubling of the images.
-- *The order changes between* two fractions if one side is significantly ahead at each of them; else it is not located.
+- *Images needed*: images that a model needs for an accuracy, divided by those of `{REFERENCE}`, interpolated in the
+  logarithm of the images, for each seed. *Slope*: growth of the difference of logits per doubling of the images.
+- *The order changes between* two fractions if a different side is significantly ahead at each; else it is not located.
 """
 
 
 def data_size_page(rows: Iterable[Row], trials: list[dict[str, str]]) -> str:
-    """results/data_size.md.
+    """Return results/data_size.md.
 
     Args:
         rows: of runs.csv.
@@ -41,16 +41,16 @@ def data_size_page(rows: Iterable[Row], trials: list[dict[str, str]]) -> str:
     """
     rows = list(rows)
     found = protocols(rows)
-    parts = [INTRODUCTION, f"\n## How much each model's recipe was tried\n\n{recipes_table(rows, trials)}"]
+    parts = [INTRODUCTION, f"\n## Recipe trials of each model\n\n{recipes_table(rows, trials)}"]
     parts.append(f"\n## Seed or subset?\n\n{components_text(rows)}")
     if len(found) > 1:
-        parts.append(f"\n## The protocols side by side\n\n{side_by_side(found)}")
+        parts.append(f"\n## Comparison of the protocols\n\n{side_by_side(found)}")
     parts += [section(protocol) for protocol in found]
     return "".join(parts) if found else f"{INTRODUCTION}\nNot run yet: `python train.py experiment=data_size`.\n"
 
 
 def section(protocol: Protocol) -> str:
-    """The tables of one protocol."""
+    """Return the tables of one protocol."""
     parts = [f"\n## {protocol.heading}\n\n{accuracy_table(protocol)}"]
     if protocol.gaps:
         parts.append(f"\n{difference_table(protocol)}\n{need_table(protocol)}")
@@ -59,7 +59,7 @@ def section(protocol: Protocol) -> str:
 
 
 def accuracy_table(protocol: Protocol) -> str:
-    """Mean accuracy by model and fraction, with pooled intervals; a model's name leads to its runs."""
+    """Return mean accuracies by model and fraction, with pooled intervals; model names link to the runs."""
     spread = pooled_within(logits(runs).values() for cell in protocol.cells.values() for runs in cell.values())
     lines = []
     for model in protocol.models:
@@ -71,7 +71,7 @@ def accuracy_table(protocol: Protocol) -> str:
 
 
 def difference_table(protocol: Protocol) -> str:
-    """Points above the control by model and fraction, and between which fractions the order changes."""
+    """Return differences from the control in points by model and fraction, and where the order changes."""
     lines = []
     for model in protocol.models[1:] if protocol.models[0] == REFERENCE else protocol.models:
         texts = [cell_text(protocol, (model, fraction)) for fraction in protocol.cells]
@@ -82,14 +82,14 @@ def difference_table(protocol: Protocol) -> str:
 
 
 def cell_text(protocol: Protocol, key: tuple[str, float]) -> str:
-    """One difference; in bold if it is significant, empty if there is none."""
+    """Return one difference, in bold if significant, empty if there is none."""
     if key not in protocol.gaps:
         return ""
     return f"**{protocol.gaps[key]}**" if protocol.sure.get(key) else str(protocol.gaps[key])
 
 
 def need_table(protocol: Protocol) -> str:
-    """Images needed by accuracy, and the slope per doubling."""
+    """Return the images needed by accuracy, and the slope per doubling."""
     lines = []
     for model in (model for model in protocol.models if model != REFERENCE):
         ratios = [times_text(protocol.ratio(model, level)) for level in LEVELS]
@@ -98,7 +98,7 @@ def need_table(protocol: Protocol) -> str:
 
 
 def times_text(log_ratio: Estimate | None) -> str:
-    """An images-needed ratio; what no curve reaches has none."""
+    """Return an images-needed ratio as text; curves that do not reach the accuracy have none."""
     if log_ratio is None:
         return "not reached"
     interval = log_ratio.interval()
@@ -107,7 +107,7 @@ def times_text(log_ratio: Estimate | None) -> str:
 
 
 def slope_text(found: Estimate | None) -> str:
-    """A slope in logits per doubling."""
+    """Return a slope in logits per doubling as text."""
     if found is None:
         return ""
     interval = found.interval()
@@ -116,18 +116,20 @@ def slope_text(found: Estimate | None) -> str:
 
 
 def side_by_side(found: list[Protocol]) -> str:
-    """Every difference under every protocol, and where two protocols contradict each other."""
+    """Return all differences under all protocols, and where two protocols contradict each other."""
     keys = sorted({key for protocol in found for key in protocol.gaps})
     lines = [
         [f"`{model}`", f"{fraction:.3g}", *(cell_text(protocol, (model, fraction)) for protocol in found)]
         for model, fraction in keys
     ]
     header = ["above `conv3x3`", "fraction", *(f"{protocol.title}, {protocol.precision}" for protocol in found)]
-    return f"{markdown(header, lines)}\n{' '.join(disagreements(found)) or 'Nowhere do they contradict each other.'}\n"
+    return f"{markdown(header, lines)}\n{' '.join(disagreements(found)) or 'They do not contradict each other.'}\n"
 
 
 def disagreements(found: list[Protocol]) -> Iterator[str]:
-    """A sentence for each model and fraction that one protocol has significantly above the control, another below."""
+    """Yield a sentence for each model and fraction that is significantly ahead in one protocol and behind in
+    another.
+    """
     for model, fraction in sorted({key for protocol in found for key in protocol.gaps}):
         ahead, behind = (
             [p for p in found if (model, fraction) in p.gaps and p.sign((model, fraction)) == sign] for sign in (1, -1)
@@ -140,19 +142,19 @@ def disagreements(found: list[Protocol]) -> Iterator[str]:
 
 
 def spread_text(protocol: Protocol) -> str:
-    """The pooled standard deviation, and that of each fraction alone."""
+    """Return the pooled standard deviation, and that of each fraction, as text."""
     if protocol.spread is None:
-        return "No model has two runs of one fraction, so that there are no intervals."
+        return "No model has two runs at one fraction, so there are no intervals."
     alone = {fraction: spread_of([cell]) for fraction, cell in protocol.cells.items()}
     by_fraction = ", ".join(f"{one.sd:.3f} at {fraction:.3g}" for fraction, one in alone.items() if one)
     return (
-        f"Standard deviation of a logit, model and seed apart: {protocol.spread.sd:.3f} with {protocol.spread.df} "
-        f"degrees of freedom ({by_fraction})."
+        f"Standard deviation of a logit, without the effects of model and seed: {protocol.spread.sd:.3f} with "
+        f"{protocol.spread.df} degrees of freedom ({by_fraction})."
     )
 
 
 def origin_text(rows: Iterable[Row]) -> str:
-    """Commits, precision and machines of some runs."""
+    """Return the commits, precision and machines of some runs as text."""
     rows = list(rows)
     commits, devices = (sorted({of(row) for row in rows}) for of in (lambda row: row["commit"][:7], _machine))
     return f"Commits {', '.join(commits)}; {rows[0]['precision']}; {'; '.join(devices)}."
@@ -163,7 +165,7 @@ def _machine(row: Row) -> str:
 
 
 def components_text(rows: Iterable[Row]) -> str:
-    """What varies from run to run, where seeds and subsets were crossed; else what it would take."""
+    """Return the components of the variance between runs if seeds and subsets were crossed; else the command for it."""
     lines = []
     grids: dict[tuple[str, str, float], dict[tuple[int, int], Row]] = {}
     for row in rows:
@@ -180,7 +182,7 @@ def components_text(rows: Iterable[Row]) -> str:
     if lines:
         return markdown(["model", "precision", "fraction", "seeds x subsets", "seed", "subset", "rest"], lines)
     return (
-        "Standard deviations in points of the seed and of the subset need both crossed. Not run: `python train.py -m "
+        "The standard deviations of seed and subset need runs that cross both. Not run: `python train.py -m "
         "scale=mini model=conv3x3 match=parameters data.fraction=0.01 seed=0,1,2 data.subset_seed=0,1,2 "
-        "name='grid_${data.subset_seed}'` is 9 runs of about a minute each on one core with bf16.\n"
+        "name='grid_${data.subset_seed}'`, 9 runs of about a minute each on one core with bf16.\n"
     )

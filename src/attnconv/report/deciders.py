@@ -1,6 +1,6 @@
-"""What decides claims about accuracy: functions from a claim and the evidence to its parts.
+"""Decide claims about accuracy: functions from a claim and the runs to the claim's parts.
 
-`DECIDERS` has all of them by the names that results/claims.yaml uses.
+`DECIDERS` lists them by their names in results/claims.yaml.
 """
 
 import itertools
@@ -19,7 +19,7 @@ STEPS_A_PASS = 391  # over all images, at the batch size of recipe=modern
 
 
 def within(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the whole interval of every difference is within the margin."""
+    """Hold if the whole interval of each difference is within the margin."""
 
     def status(contrast: Contrast) -> str:
         interval = contrast.gap.interval
@@ -31,7 +31,7 @@ def within(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def above(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where every difference is above 0 by Holm's correction over those that decide."""
+    """Hold if each difference is above 0, with Holm's correction over the deciding ones."""
     found = list(contrasts(claim, evidence))
     tested = [contrast.gap.estimate for part, contrast in found if contrast and enough(part, contrast)]
     sure = significant(tested)
@@ -44,7 +44,7 @@ def above(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def contrasts(claim: Claim, evidence: Evidence) -> Iterator[tuple[dict[str, Any], Contrast | None]]:
-    """Every comparison that a claim lists, lists in it spelled out, with what is known of it."""
+    """Yield each comparison of a claim, with lists expanded, and its result."""
     for listed in claim["parts"]:
         keys = ("ours", "theirs", "fraction")
         given = {"fraction": 1.0} | listed
@@ -56,7 +56,7 @@ def contrasts(claim: Claim, evidence: Evidence) -> Iterator[tuple[dict[str, Any]
 
 
 def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[Contrast], str]) -> Part:
-    """A part from a comparison; too few seeds decide nothing."""
+    """Return a part for a comparison; too few seeds are not decisive."""
     models = " - ".join(f"`{part[side].partition('/')[2]}`" for side in ("ours", "theirs"))
     label = f"{part['label']}, " if "label" in part else ""
     images = "all images" if part["fraction"] == 1 else f"{part['fraction']:.3g} of the images"
@@ -71,24 +71,26 @@ def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[
 
 
 def enough(part: dict[str, Any], contrast: Contrast) -> bool:
-    """Whether a comparison belongs to the family that is tested."""
+    """Return whether a comparison belongs to the tested family."""
     return not part.get("shown", False) and contrast.gap.estimate.n >= part["seeds"]
 
 
 def significant(family: list[Estimate]) -> dict[int, bool]:
-    """Whether each estimate, by its identity, is significant by Holm's correction over the family."""
+    """Return for each estimate, by its id(), whether it is significant with Holm's correction over the family."""
     tested = [(estimate, estimate.p) for estimate in family if estimate.p is not None]
     adjusted = holm([p for _, p in tested])
     return {id(estimate): p < SURE for (estimate, _), p in zip(tested, adjusted, strict=True)}
 
 
 def signed(value: float) -> str:
-    """What a significant value says of a claim that it is above 0."""
+    """Return the verdict of a significant value on the claim that it is above 0."""
     return HOLDS if value > 0 else FAILS
 
 
 def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the gap to the control closes with the images, for every attention and protocol, by Holm."""
+    """Hold if the gap to the control closes with more images, for each attention model and protocol, with Holm's
+    correction.
+    """
     of_claim = {name: _protocol(name, protocols(evidence.rows)) for name in claim["protocols"]}
     slopes = {
         (name, model): protocol.slope(model)
@@ -114,13 +116,13 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def _title(name: str) -> str:
-    """What a protocol that was not run would be called."""
+    """Return the title of a protocol that was not run."""
     equal, _, epochs = name.partition("_")
     return f"{epochs} epochs" if equal == "epochs" else f"{STEPS_A_PASS * int(epochs):,} steps"
 
 
 def _protocol(name: str, found: list[Protocol]) -> Protocol | None:
-    """The protocol called EQUAL_EPOCHS, in the precision that has more of its runs."""
+    """Return the protocol called EQUAL_EPOCHS, in the precision with more runs."""
     equal, _, epochs = name.partition("_")
     alike = [one for one in found if (one.equal, one.epochs, one.scale) == (equal, int(epochs), "mini")]
     return max(alike, key=lambda one: (len(one.rows), -PRECISIONS.index(one.precision)), default=None)
@@ -132,7 +134,7 @@ def _folders(protocol: Protocol, model: str) -> tuple[str, ...]:
 
 
 def same_order(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where a model is on the same side of another in every seed as in table1, under the paper's recipe."""
+    """Hold if the sign of a difference under the paper's recipe is the same as in table1, in all seeds."""
     parts = []
     for other in ("sa_quadratic", REFERENCE):
         text = f"`sa_learned` - `{other}`"
@@ -152,7 +154,7 @@ def same_order(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def same_signs(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where sa_sinusoidal is below sa_quadratic as sa_learned is, and changes in training as it does."""
+    """Hold if sa_sinusoidal is below sa_quadratic, as sa_learned is, and changes in training in the same way."""
     learned, sinusoidal, quadratic = (
         Arm((name,), model)
         for name, model in (("table1", "sa_learned"), ("encodings", "sa_sinusoidal"), ("table1", "sa_quadratic"))
@@ -181,7 +183,7 @@ def _encoding(claim: Claim, name: str) -> Claim:
 
 
 def ordered(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where each model is apart from the next one in the order of their accuracies, by Holm."""
+    """Hold if each model differs from the next one in the order of accuracy, with Holm's correction."""
     arms = [Arm.parse(text, fraction=claim["fraction"]) for text in claim["arms"]]
     means = {arm: _mean_accuracy(evidence, arm) for arm in arms}
     known = sorted((arm for arm in arms if means[arm] is not None), key=lambda arm: -(means[arm] or 0))
@@ -206,9 +208,9 @@ def _mean_accuracy(evidence: Evidence, arm: Arm) -> float | None:
 
 
 def reaches(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where a network with attention alone reaches an accuracy at scale=small, in the mean over its seeds.
+    """Hold if an attention-only network reaches an accuracy at scale=small, averaged over its seeds.
 
-    That the best so far does not, refutes nothing.
+    A lower best result so far does not refute the claim.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in evidence.rows:
@@ -225,7 +227,7 @@ def reaches(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def by_hand(claim: Claim, evidence: Evidence) -> list[Part]:
-    """What was found outside this repository, and has no file here."""
+    """Return a result that was found outside of this repository, without a file here."""
     return [Part(claim["verdict"], claim["number"])]
 
 

@@ -1,4 +1,4 @@
-"""What there is to decide claims by: pairs of runs of named experiments, and what probes found of single runs."""
+"""The evidence for claims: pairs of runs of named experiments, and probe results of single runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, gap, spr
 from attnconv.report.stats import McNemar, mcnemar
 
 PRECISIONS = ("bf16", "fp32")
-UNDER_A_POINT = 1.0  # of a difference: only then is McNemar's test shown
-LABELS = "test_labels.npy"  # of CIFAR-10, in the order of every run's predictions.npy
+UNDER_A_POINT = 1.0  # McNemar's test is shown only for differences below this
+LABELS = "test_labels.npy"  # of CIFAR-10, in the order of predictions.npy
 PROBE_KEYS = ("dirty", "images", "heads", "layers")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of one model in one experiment or in several, of which a precision has one.
+    """The runs of one model in one or several experiments.
 
     Args:
         experiments: names without their precision.
@@ -34,10 +34,10 @@ class Arm:
 
     @classmethod
     def parse(cls, text: str, **where: Any) -> "Arm":
-        """The arm that EXPERIMENT[,EXPERIMENT]/MODEL names.
+        """Parse EXPERIMENT[,EXPERIMENT]/MODEL.
 
         Raises:
-            ValueError: it has no such form.
+            ValueError: the text does not have this form.
         """
         experiments, slash, model = text.partition("/")
         if not (experiments and slash and model):
@@ -45,9 +45,9 @@ class Arm:
         return cls(tuple(experiments.split(",")), model, **where)
 
     def holds(self, row: Row, precision: str) -> bool:
-        """Whether a run belongs to one of the experiments, with any model and fraction."""
+        """Return whether a run belongs to one of the experiments, with any model and fraction."""
         names = {f"{name}_{precision}" for name in self.experiments}
-        names |= set(self.experiments) if precision == "bf16" else set()  # the name of runs before there was fp32
+        names |= set(self.experiments) if precision == "bf16" else set()  # the names of bf16 runs before fp32 was added
         return row["name"] in names and row["precision"] == precision and self._alike(row)
 
     def _alike(self, row: Row) -> bool:
@@ -56,7 +56,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model against another under one precision."""
+    """One model compared with another in one precision."""
 
     precision: str
     gap: Gap
@@ -72,7 +72,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The published runs, and the folder that holds what else was found of them.
+    """The published runs, and the folder with their other results.
 
     Args:
         results: results/.
@@ -83,7 +83,7 @@ class Evidence:
     rows: list[Row]
 
     def runs(self, arm: Arm, precision: str) -> ByBlock:
-        """The runs of an arm, by what pairs share."""
+        """Return the runs of an arm, by block."""
         return {
             block(row): row
             for row in self.rows
@@ -91,7 +91,7 @@ class Evidence:
         }
 
     def contrast(self, ours: Arm, theirs: Arm) -> Contrast | None:
-        """Compare two arms in the precision that has more pairs of runs; None if neither has any.
+        """Compare two arms in the precision with more pairs of runs; return None if there are no pairs.
 
         The standard deviation is pooled over all models and fractions of the experiments.
         """
@@ -112,7 +112,7 @@ class Evidence:
         return Contrast(precision, found, tuple(folders), self._mcnemar(a, b, shared) if close else None)
 
     def _cells(self, arms: list[Arm], precision: str) -> Iterable[Cell]:
-        """The runs of the experiments by fraction; a model counts once for each experiment that has it."""
+        """Return the runs of the experiments by fraction; a model counts once for each of its experiments."""
         found: dict[float, Cell] = {}
         for row in self.rows:
             if any(arm.holds(row, precision) for arm in arms):
@@ -123,20 +123,20 @@ class Evidence:
     def _mcnemar(self, ours: ByBlock, theirs: ByBlock, shared: list[Any]) -> McNemar | None:
         right = [[self.right(runs[key]) for key in shared] for runs in (ours, theirs)]
         if any(one is None for side in right for one in side):
-            return None  # runs before predictions were kept
+            return None  # older runs did not keep predictions
         return mcnemar(*(np.stack(side) for side in right))  # type: ignore[arg-type]
 
     @cached_property
     def labels(self) -> "np.ndarray[Any, Any]":
-        """The classes of CIFAR-10's test images."""
+        """Return the classes of CIFAR-10's test images."""
         with reading(self.results / LABELS):
             return np.load(self.results / LABELS, allow_pickle=False)
 
     def right(self, row: Row) -> "np.ndarray[Any, Any] | None":
-        """Which test images a run got right; None if its predictions were not kept.
+        """Return which test images a run classified correctly, or None if its predictions were not kept.
 
         Raises:
-            FileError: they contradict the run's test accuracy.
+            FileError: the predictions contradict the run's test accuracy.
         """
         path = self.results / "runs" / row["run"] / "predictions.npy"
         if not path.exists():
@@ -150,9 +150,9 @@ class Evidence:
         return np.asarray(right)
 
     def probes(self, model: str, scale: str = "mini") -> list[tuple[Row, dict[str, Any]]]:
-        """The largest group of probed runs of a model that differ in nothing but the seed, with what was found.
+        """Return the largest group of probed runs of a model that differ only in the seed, with their probe results.
 
-        Of groups as large, it is that of the largest fraction. What a dirty tree found is left out.
+        Among groups of equal size, it is that with the largest fraction. Results with uncommitted changes are left out.
 
         Raises:
             FileError: a probe.json is damaged.

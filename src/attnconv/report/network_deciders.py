@@ -1,4 +1,4 @@
-"""What decides claims about what networks do: from conversions, probes, measured costs and the task of distances."""
+"""Decide claims about networks, from conversions, probes, measured costs and the distance task."""
 
 from statistics import fmean, median
 from typing import Any
@@ -9,16 +9,16 @@ from attnconv.report.comparisons import SURE, Row
 from attnconv.report.evidence import Evidence
 from attnconv.report.stats import Estimate, holm, mean
 
-RESIDUAL = "joint_residual"  # of the lemma, over all queries at once
+RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
 Probes = list[tuple[Row, dict[str, Any]]]
 CONVERSION_KEYS = ("dirty", "images", "largest_difference", "largest_logit", "predictions_changed")
 
 
 def converted(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where no network that was converted changes a prediction, and logits stay within the tolerance.
+    """Hold if no converted network changes a prediction, and logits stay within the tolerance.
 
-    Those of runs, and those of timm that a sweep converted; what it refused by name is not converted.
+    These are networks of runs, and timm models that a sweep converted; refused models do not count.
     """
     paths = (evidence.results / "runs" / row["run"] / "conversion.json" for row in evidence.rows)
     trained = [one for path in paths if path.exists() and not (one := read_json(path, CONVERSION_KEYS))["dirty"]]
@@ -33,7 +33,7 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def _conversion(what: str, found: list[dict[str, Any]], scale: str, needed: int, tolerance: float) -> Part:
-    """A part from conversions; `scale` is what a difference of logits is relative to."""
+    """Return a part for conversions; differences of logits are relative to `scale`."""
     if not found:
         return Part(NOT_RUN, what)
     changed = sum(one["predictions_changed"] for one in found)
@@ -47,7 +47,7 @@ def _conversion(what: str, found: list[dict[str, Any]], scale: str, needed: int,
 
 
 def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the relative error of a converted layer at an alpha is under the tolerance."""
+    """Hold if the relative error of a converted layer at an alpha is below the tolerance."""
     path = evidence.results / claim["evidence"]
     if not path.exists():
         return [Part(NOT_RUN, f"alpha = {claim['alpha']}")]
@@ -59,7 +59,7 @@ def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the median 50% radius of each early layer is below that of each late one, in every seed."""
+    """Hold if the median 50% radius of each early layer is below that of each late layer, in all seeds."""
     medians = [
         _by_layer(found, lambda heads: median(head["radius_50"] for head in heads))
         for _, found in evidence.probes("sa_quadratic", "small")
@@ -69,7 +69,7 @@ def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where at least half of the heads of layers 2 and 3 have a largest probability above 0.5."""
+    """Hold if at least half of the heads of layers 2 and 3 have a largest probability above 0.5."""
     shares = [
         _by_layer(found, lambda heads: fmean(head["one_pixel"] > 0.5 for head in heads))
         for _, found in evidence.probes("sa_learned", "small")
@@ -80,7 +80,7 @@ def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where heads with a 50% radius below 1.5 are more frequent in early layers, with 16 heads."""
+    """Hold if heads with a 50% radius below 1.5 are more frequent in early layers, with 16 heads."""
     wide, parts = Evidence(evidence.results, [row for row in evidence.rows if "16_heads" in row["name"]]), []
     for scale in ("mini", "small"):
         probes = wide.probes("sa_quadratic", scale)
@@ -94,7 +94,7 @@ def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where more than half of the probabilities' variance moves with the image, in every layer."""
+    """Hold if more than half of the probabilities' variance depends on the image, in all layers."""
     shares = [
         _by_layer(found, lambda heads: fmean(head["by_content"] for head in heads))
         for _, found in evidence.probes("sa_learned_content")
@@ -104,10 +104,12 @@ def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the best 3 x 3 share grows and the lemma residual falls in training, per encoding, by Holm."""
+    """Hold if the best 3 x 3 share grows and the lemma residual falls in training, per encoding, with Holm's
+    correction.
+    """
     parts = []
     for encoding in claim["encodings"]:
-        # Probes before the joint residual measured the shares otherwise, with a bias.
+        # Probes before the joint residual measured the shares with a bias.
         probes = [one for one in evidence.probes(encoding) if all(RESIDUAL in layer for layer in one[1]["layers"])]
         if not probes:
             parts.append(Part(NOT_RUN, f"`{encoding}`"))
@@ -129,7 +131,7 @@ def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def _both(share: Estimate, residual: Estimate) -> str:
-    """More convolutional by both measures, less by one of them, or neither for sure."""
+    """Return whether a layer is more convolutional by both measures, less by one, or neither significantly."""
     if share.p is None or residual.p is None:
         return UNDECIDED
     sure = [p < SURE for p in holm([share.p, residual.p])]
@@ -139,7 +141,7 @@ def _both(share: Estimate, residual: Estimate) -> str:
 
 
 def _by_seed(probes: Probes, name: str) -> list[list[float]]:
-    """Trained minus initial by seed and layer."""
+    """Return trained minus initial values by seed and layer."""
     found = []
     for _, probe in probes:
         values = {(row["layer"], row["weights"]): row[name] for row in probe["layers"]}
@@ -159,7 +161,7 @@ def _estimate(found: Estimate) -> str:
 
 
 def _by_layer(found: dict[str, Any], statistic: Any) -> dict[int, float]:
-    """A statistic of the trained heads of every layer."""
+    """Return a statistic of the trained heads of each layer."""
     heads: dict[int, list[dict[str, Any]]] = {}
     for head in found["heads"]:
         if head["weights"] == "trained":
@@ -180,7 +182,7 @@ def _of_probes(
 
 
 def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, float]], fine: list[bool]) -> Part:
-    """Holds where something is so in every seed."""
+    """Hold if a condition is true in all seeds."""
     if not probes:
         return Part(NOT_RUN, what)
     few = len(probes) < needed
@@ -191,7 +193,7 @@ def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, flo
 
 
 def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the accuracy is above a level at every distance up to the receptive field."""
+    """Hold if the accuracy is above a level at all distances up to the receptive field."""
     path = evidence.results / "long_range.csv"
     if not path.exists():
         return [Part(NOT_RUN, f"`{claim['model']}`")]
@@ -202,12 +204,12 @@ def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
     if not cells:
         return [Part(NOT_RUN, f"`{claim['model']}`")]
     numbers = ", ".join(f"{accuracy:.0%} at {distance}" for (_, distance), accuracy in sorted(cells.items()))
-    text = f"`{claim['model']}`, of a receptive field of {inside[0]['wall']} pixels: {numbers}, n=1"
+    text = f"`{claim['model']}`, with a receptive field of {inside[0]['wall']} pixels: {numbers}, n=1"
     return [Part(HOLDS if min(cells.values()) > claim["accuracy"] else FAILS, text)]
 
 
 def exponents(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Holds where the measured exponent of time in the number of pixels is within the margin of theory."""
+    """Hold if the measured exponent of time in the number of pixels is within the margin of the theory."""
     path, parts = evidence.results / "models.csv", []
     with reading(path):
         growth = {row["model"]: row for row in read_csv(path, ("model", "growth_theory", "growth_measured"))}

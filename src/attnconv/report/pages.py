@@ -1,4 +1,4 @@
-"""Make all pages of results/ and the tables of README and docs/; what cannot be made does not stop the rest."""
+"""Make all pages of results/ and the tables of README and docs/; a page that fails does not stop the others."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,7 +21,8 @@ from attnconv.report.theorem_page import theorem_page
 MANIFEST = "MANIFEST.sha256"
 MODEL_SCALES = ("paper", "mini")
 Made = TypeVar("Made")
-Tables = dict[str, tuple[str, Callable[[], str]]]  # by name: the file of results/ that it is of, and what makes it
+# by name: the file of results/ that it needs, and the function that makes it
+Tables = dict[str, tuple[str, Callable[[], str]]]
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Pages:
     """The pages of a repository.
 
     Args:
-        errors: what was wrong with files of results/, each once, in the order in which it was met.
+        errors: problems with files of results/, each once, in order.
     """
 
     repository: Path
@@ -37,11 +38,11 @@ class Pages:
 
     @property
     def results(self) -> Path:
-        """Where the evidence is."""
+        """Return the results folder."""
         return self.repository / "results"
 
     def made(self) -> dict[str, str]:
-        """The text of every page that can be made, by its place in the repository."""
+        """Return the texts of all pages that can be made, by their paths in the repository."""
         pages = {
             "README.md": self._filled("README.md", self._readme()),
             "docs/models.md": self._filled("docs/models.md", self._models_in_docs()),
@@ -56,12 +57,12 @@ class Pages:
 
     @cached_property
     def runs(self) -> list[Row]:
-        """The rows of runs.csv that may be published."""
+        """Return the rows of runs.csv that may be published."""
         return read_runs(self.results / "runs.csv")
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """What the evidence says of every claim; damaged evidence is among the errors."""
+        """Return the verdicts on all claims; damaged files are recorded as errors."""
         claims = read_claims(self.results / "claims.yaml", DECIDERS)
         verdicts, errors = judge(claims, Evidence(self.results, self.runs), DECIDERS)
         for error in errors:
@@ -97,13 +98,15 @@ class Pages:
         return read_csv(self.results / name)
 
     def _filled(self, name: str, tables: Tables) -> str | None:
-        """A page whose text is its own, with its tables rebuilt; a table that cannot be built stays as it is."""
+        """Return a page with its tables rebuilt and its own text unchanged; tables that fail stay as they are."""
         path = self.repository / name
         made = {table: self._try(source, make) for table, (source, make) in tables.items()}
         return self._try(path, lambda: fill(path.read_text(encoding="utf-8"), made))
 
     def _try(self, source: str | Path, make: Callable[[], Made]) -> Made | None:
-        """What is made, or None where its source, a file of results/, is missing or damaged, which is an error."""
+        """Return the result of `make`, or record an error and return None if a file of results/ is missing or
+        damaged.
+        """
         try:
             with reading(self.results / source):
                 return make()
@@ -117,7 +120,7 @@ class Pages:
 
 
 def manifest(results: Path) -> str:
-    """The text of results/MANIFEST.sha256, which `sha256sum --check` reads: every other file below results/."""
+    """Return the text of results/MANIFEST.sha256, for `sha256sum --check`: all other files below results/."""
     files = sorted(path for path in results.rglob("*") if path.is_file() and path.name != MANIFEST)
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(results).as_posix()}\n" for path in files

@@ -1,4 +1,4 @@
-"""Protocols of the data-size study: how long the runs of all fractions train, as many epochs or as many steps."""
+"""Protocols of the data-size study: runs at all fractions train for equal epochs or for equal steps."""
 
 import math
 from collections.abc import Hashable, Iterable
@@ -11,11 +11,11 @@ from attnconv.report.stats import Estimate, Spread, holm, images_ratio, slope
 
 @dataclass(frozen=True)
 class Protocol:
-    """The runs of one way to train on several fractions.
+    """The runs that train on several fractions in the same way.
 
     Args:
         equal: epochs or steps.
-        epochs: passes over the images used, or over as many as the whole split has.
+        epochs: passes over the images used, or with equal steps over the number of images of the whole split.
     """
 
     equal: str
@@ -27,34 +27,34 @@ class Protocol:
 
     @property
     def title(self) -> str:
-        """What every run of it has in common, in a few words."""
+        """Return what all its runs have in common, in a few words."""
         if self.equal == "epochs":
             return f"{self.epochs} epochs"
         return f"{int(self.rows[0]['steps'] or 0):,} steps"
 
     @property
     def heading(self) -> str:
-        """The title, and what else tells it from other protocols."""
+        """Return the title, and what distinguishes it from other protocols."""
         return f"Equal {self.equal}: {self.title} ({self.precision}, scale={self.scale}, recipe={self.recipe})"
 
     @cached_property
     def cells(self) -> dict[float, Cell]:
-        """The runs by fraction, model and block."""
+        """Return the runs by fraction, model and block."""
         return cells(self.rows)
 
     @cached_property
     def spread(self) -> Spread | None:
-        """The pooled standard deviation of one run's logit."""
+        """Return the pooled standard deviation of one run's logit."""
         return spread_of(self.cells.values())
 
     @cached_property
     def models(self) -> list[str]:
-        """The models, the control first."""
+        """Return the models, with the control first."""
         return list(dict.fromkeys(model for cell in self.cells.values() for model in cell))
 
     @cached_property
     def gaps(self) -> dict[tuple[str, float], Gap]:
-        """How far each model is above the control, by model and fraction."""
+        """Return the difference of each model from the control, by model and fraction."""
         found = {
             (model, fraction): gap(cell.get(model, {}), cell.get(REFERENCE, {}), self.spread)
             for fraction, cell in self.cells.items()
@@ -65,16 +65,18 @@ class Protocol:
 
     @cached_property
     def sure(self) -> dict[tuple[str, float], bool]:
-        """Whether a difference is significant by Holm's correction over this protocol."""
+        """Return whether each difference is significant with Holm's correction over this protocol."""
         tested = {key: one.estimate.p for key, one in self.gaps.items() if one.estimate.p is not None}
         return dict(zip(tested, (p < SURE for p in holm(list(tested.values()))), strict=True))
 
     def sign(self, key: tuple[str, float]) -> int:
-        """1 or -1 where a model is significantly above or below the control, else 0."""
+        """Return 1 or -1 if a model is significantly above or below the control, else 0."""
         return int(math.copysign(1, self.gaps[key].value)) if self.sure.get(key) else 0
 
     def slope(self, model: str) -> Estimate | None:
-        """Growth of the difference of logits per doubling of the images; None at fewer than two fractions."""
+        """Return the growth of the difference of logits per doubling of the images; None with fewer than two
+        fractions.
+        """
         pairs = {
             next(iter(cell[model].values()))["train_images"]: (logits(cell[model]), logits(cell[REFERENCE]))
             for fraction, cell in self.cells.items()
@@ -83,7 +85,7 @@ class Protocol:
         return slope(pairs, self.spread) if len(pairs) > 1 else None
 
     def ratio(self, model: str, accuracy: float) -> Estimate | None:
-        """The logarithm of the images-needed ratio; None where the curves do not reach the accuracy."""
+        """Return the logarithm of the images-needed ratio; None if the curves do not reach the accuracy."""
         return images_ratio(self._curves(model), self._curves(REFERENCE), accuracy)
 
     def _curves(self, model: str) -> dict[Hashable, dict[float, float]]:
@@ -95,7 +97,9 @@ class Protocol:
 
 
 def protocols(rows: Iterable[Row]) -> list[Protocol]:
-    """The protocols of the study, equal epochs first; with all images at equal epochs, the runs of table1 count."""
+    """Return the protocols of the study, equal epochs first; the runs of table1 count for all images at equal
+    epochs.
+    """
     found: dict[tuple[str, int, str, str, str], list[Row]] = {}
     whole: dict[tuple[str, int, str, str, str], list[Row]] = {}
     for row in (row for row in rows if row["data"] == "cifar10" and not row["holdout"]):

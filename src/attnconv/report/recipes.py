@@ -1,4 +1,4 @@
-"""How much the recipe was tried for each model: what a comparison of models under one recipe must say."""
+"""How many recipe trials each model had, which a comparison under one recipe must report."""
 
 import re
 from collections.abc import Iterable
@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from attnconv.report.comparisons import Row
 from attnconv.report.tables import markdown
 
-TUNED_ON = "sa_quadratic"  # by the trials whose name begins with no other model
+TUNED_ON = "sa_quadratic"  # by the trials whose names begin with no other model
 RATES = re.compile(r"learning_rates_([\d.]+)_\w+")
 
 
 def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
-    """Trials behind recipe=modern at mini scale by model, and what a learning rate of its own would gain.
+    """Return the number of trials behind recipe=modern at mini scale by model, and the gain from a separate learning
+    rate.
 
     Args:
         rows: of runs.csv.
@@ -28,15 +29,17 @@ def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
         texts = (gain_text(rates[model, precision], precision) for precision in precisions)
         lines.append([f"`{model}`", str(len(tuned.get(model, ()))), "; ".join(texts) or "not run"])
     note = (
-        "Trials are runs on a holdout that chose the recipe (results/mini_recipe_trials.csv); a model that is not in "
-        "the table had none.\nGain: validation accuracy in points of the best of half and twice the learning rates "
-        "over the common ones,\none seed each (`python train.py experiment=learning_rates`).\n"
+        "Trials are the runs that chose the recipe on a validation set (results/mini_recipe_trials.csv). Models "
+        "outside the table had none.\nGain: validation accuracy, in points, of the better of half and twice the "
+        "learning rates over the common ones,\none seed each (`python train.py experiment=learning_rates`).\n"
     )
-    return f"{note}\n{markdown(['model', 'trials', 'gain of a learning rate of its own'], lines)}"
+    return f"{note}\n{markdown(['model', 'trials', 'gain from its own learning rate'], lines)}"
 
 
 def learning_rates(rows: Iterable[Row]) -> dict[tuple[str, str], dict[float, float]]:
-    """Validation accuracy of experiment=learning_rates by model and precision, and by the rate over the common one."""
+    """Return the validation accuracy of experiment=learning_rates by model and precision, and by relative learning
+    rate.
+    """
     found: dict[tuple[str, str], dict[float, float]] = {}
     for row in rows:
         if (match := RATES.fullmatch(row["name"])) and row["val_acc"] is not None and not row["source"]:
@@ -45,7 +48,7 @@ def learning_rates(rows: Iterable[Row]) -> dict[tuple[str, str], dict[float, flo
 
 
 def gain_text(by_rate: dict[float, float], precision: str) -> str:
-    """What the best rate but the common one gains over it."""
+    """Return the gain of the best other learning rate over the common one."""
     others = {rate: accuracy for rate, accuracy in by_rate.items() if rate != 1}
     if 1 not in by_rate or not others:
         return f"{len(by_rate)} of 3 runs ({precision})"

@@ -1,14 +1,14 @@
 """Statistics over a few seeds: pooled intervals, Holm's correction, images needed, slopes, McNemar, components.
 
-Values are of one scale throughout: logits of accuracy for differences and slopes, so that a gap means the same at 40%
-and at 90%. A *block* is what the two runs of a pair share: the seed and, with it, the subset of the images.
+All values are logits of accuracy, for differences and slopes, so a gap means the same at 40% and at 90%. A *block* is
+what the two runs of a pair share: the seed and, with it, the subset of the images.
 
-The standard deviation of three differences has two degrees of freedom, and an interval from it is as wide as Student's
-t of 4.3 makes it. All cells of one protocol therefore share one standard deviation: that of the residuals of value =
-model + block in each cell, with their degrees of freedom added up (a randomized block design in each cell). With two
-models in one cell it is the paired t test.
+The standard deviation of three differences has two degrees of freedom, and Student's t of 4.3 makes its interval wide.
+Therefore all cells of one protocol share one standard deviation: that of the residuals of value = model + block in each
+cell, with the degrees of freedom added up (a randomized block design in each cell). With two models in one cell, this
+is the paired t test.
 
-What that gives, in 500 simulated studies of five models, five fractions and three seeds (normal noise; computed anew by
+Rates in 500 simulated studies of five models, five fractions and three seeds (normal noise; recomputed by
 tests/report/test_stats.py; the standard error of a rate near 95% is 1%):
 
     95% interval of a difference holds the truth                                      96.0%
@@ -17,8 +17,8 @@ tests/report/test_stats.py; the standard error of a rate near 95% is 1%):
     a crossing is printed, for three curves that are identical to the control's        0.0%
     McNemar's test at 5% finds a difference, of equal models on shared images          4.6%
 
-One standard deviation for all fractions is an assumption. If 1% of the images is 1.5 times as noisy as most fractions
-and 25% is 0.6 times, much as results/data_size.md shows, the interval holds the truth
+The shared standard deviation assumes equal noise at all fractions. If 1% of the images is 1.5 times as noisy as most
+fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval holds the truth
 
     at 1% of the images in                                                            81.8%
     at 25% of the images in                                                           99.8%
@@ -36,10 +36,10 @@ from scipy import stats
 ByBlock = Mapping[Hashable, float]
 Curve = Mapping[float, float]  # accuracy by number of images
 
-# Accuracies differ by 1 / images or not at all: what is smaller than this is the rounding of a subtraction or a mean.
+# Accuracies differ by at least 1 / images or not at all; smaller differences are rounding errors.
 DECIMALS = 12
 
-# Half an image of CIFAR-10's test split: an accuracy of 0 or 1 has no logit.
+# Half an image of CIFAR-10's test set: an accuracy of 0 or 1 has no logit.
 HALF_AN_IMAGE = 0.5 / 10_000
 
 
@@ -51,11 +51,11 @@ class Interval:
     high: float
 
     def within(self, margin: float) -> bool:
-        """Whether it lies between -margin and margin."""
+        """Return whether it lies between -margin and margin."""
         return -margin <= self.low and self.high <= margin
 
     def outside(self, margin: float) -> bool:
-        """Whether it lies wholly beyond -margin or margin."""
+        """Return whether it lies entirely below -margin or above margin."""
         return self.low > margin or self.high < -margin
 
 
@@ -69,10 +69,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error; interval and p are None where no runs were repeated.
+    """A number with its standard error; interval and p are None without repeated runs.
 
     Args:
-        n: runs or pairs behind it.
+        n: number of runs or pairs behind it.
     """
 
     value: float
@@ -81,7 +81,7 @@ class Estimate:
     df: int = 0
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Give Student's t interval."""
+        """Return Student's t interval."""
         if self.error is None:
             return None
         half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.error
@@ -89,7 +89,7 @@ class Estimate:
 
     @property
     def p(self) -> float | None:
-        """Give the two-sided p of 0; without any spread it is 0, or 1 for a value of 0."""
+        """Return the two-sided p value for 0; without any spread it is 0, or 1 for a value of 0."""
         if self.error is None:
             return None
         if not self.error:
@@ -98,13 +98,13 @@ class Estimate:
 
 
 def logit(accuracy: float) -> float:
-    """Return log(p / (1 - p)), of 0 and 1 as if half an image were right or wrong."""
+    """Return log(p / (1 - p)); 0 and 1 count as half an image right or wrong."""
     clipped = min(max(accuracy, HALF_AN_IMAGE), 1 - HALF_AN_IMAGE)
     return math.log(clipped / (1 - clipped))
 
 
 def points(difference: float, reference: float) -> float:
-    """Return what a difference of logits is in percentage points, above a reference accuracy."""
+    """Convert a difference of logits to percentage points above a reference accuracy."""
     return 100 * (float(1 / (1 + np.exp(-(logit(reference) + difference)))) - reference)
 
 
@@ -120,10 +120,10 @@ def mean(values: Iterable[float]) -> Estimate:
 
 
 def pooled_spread(cells: Iterable[Mapping[str, ByBlock]]) -> Spread | None:
-    """Pool the residuals of value = model + block over cells; None where nothing was repeated.
+    """Pool the residuals of value = model + block over cells; return None without repeated runs.
 
     Args:
-        cells: of each, such as a fraction of the images, the values by model and block.
+        cells: for each cell, such as a fraction of the images, the values by model and block.
     """
     squares, df = 0.0, 0
     for cell in cells:
@@ -133,7 +133,7 @@ def pooled_spread(cells: Iterable[Mapping[str, ByBlock]]) -> Spread | None:
 
 
 def pooled_within(groups: Iterable[Iterable[float]]) -> Spread | None:
-    """Pool the standard deviations of groups of repeated runs; None where nothing was repeated."""
+    """Pool the standard deviations of groups of repeated runs; return None without repeated runs."""
     found = [_finite(list(group)) for group in groups]
     df = sum(len(group) - 1 for group in found)
     squares = sum(float(((group - group.mean()).round(DECIMALS) ** 2).sum()) for group in found)
@@ -154,7 +154,7 @@ def difference(ours: ByBlock, theirs: ByBlock, spread: Spread | None) -> Estimat
 
 
 def slope(gaps: Mapping[float, tuple[ByBlock, ByBlock]], spread: Spread | None) -> Estimate:
-    """Estimate by how much ours - theirs grows per doubling of the images: least squares on log2(images).
+    """Estimate the growth of ours - theirs per doubling of the images: least squares on log2(images).
 
     Args:
         gaps: ours and theirs by number of images.
@@ -176,7 +176,7 @@ def slope(gaps: Mapping[float, tuple[ByBlock, ByBlock]], spread: Spread | None) 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p values of one family so that any false finding at all has the stated chance (Holm 1979)."""
+    """Adjust the p values of one family to bound the chance of any false finding (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -185,10 +185,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def crossing(signs: Mapping[float, int]) -> tuple[float, float] | None:
-    """Find the two fractions between which the order of two models changes last; None: not located.
+    """Return the two fractions between which the order of two models last changes, or None if not located.
 
     Args:
-        signs: 1 or -1 where one model is significantly ahead, 0 where neither is, by fraction.
+        signs: 1 or -1 if one model is significantly ahead, else 0, by fraction.
     """
     known = [(fraction, sign) for fraction, sign in sorted(signs.items()) if sign]
     changes = [(a, b) for (a, sign), (b, other) in itertools.pairwise(known) if sign != other]
@@ -196,7 +196,7 @@ def crossing(signs: Mapping[float, int]) -> tuple[float, float] | None:
 
 
 def images_needed(curve: Curve, accuracy: float) -> float | None:
-    """Interpolate in log images where a curve first reaches an accuracy; None where it never does, or begins above."""
+    """Interpolate, in log images, where a curve first reaches an accuracy; None if it never does or starts above."""
     rising = sorted(curve.items())
     for (few, low), (many, high) in itertools.pairwise(rising):
         if low <= accuracy <= high and low < high:
@@ -205,10 +205,10 @@ def images_needed(curve: Curve, accuracy: float) -> float | None:
 
 
 def images_ratio(ours: Mapping[Hashable, Curve], theirs: Mapping[Hashable, Curve], accuracy: float) -> Estimate | None:
-    """Estimate the logarithm of how many times their images we need for an accuracy, over the blocks that know both.
+    """Estimate the log of the images-needed ratio ours / theirs for an accuracy, over the blocks that have both.
 
     Args:
-        ours, theirs: by block the accuracies by number of images.
+        ours, theirs: for each block, accuracies by number of images.
     """
     needed = [(images_needed(ours[block], accuracy), images_needed(theirs[block], accuracy))
               for block in ours if block in theirs]  # fmt: skip
@@ -218,7 +218,7 @@ def images_ratio(ours: Mapping[Hashable, Curve], theirs: Mapping[Hashable, Curve
 
 @dataclass(frozen=True)
 class McNemar:
-    """Predictions that only one of two models gets right, summed over seeds, and whether that is chance."""
+    """The number of images that only one of two models classifies correctly, over seeds, and its p value."""
 
     only_ours: int
     only_theirs: int
@@ -228,8 +228,8 @@ class McNemar:
 def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
     """Compare two models image by image, over seeds that share the test images (Durkalski et al. 2003).
 
-    The images are the clusters, so that an image which one model gets right with every seed counts once. For one seed
-    it is McNemar's test without a correction for continuity.
+    Images are the clusters, so an image that one model classifies correctly with all seeds counts once. For one seed,
+    this is McNemar's test without continuity correction.
 
     Args:
         ours, theirs: right or wrong, (seeds, images).
@@ -243,7 +243,7 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
 
 @dataclass(frozen=True)
 class Components:
-    """Standard deviations of one run's value: by the seed, by the subset of the images, and the rest."""
+    """Standard deviations of one run's value due to the seed, the subset of the images, and the rest."""
 
     seed: float
     subset: float
@@ -251,9 +251,9 @@ class Components:
 
 
 def components(grid: ArrayLike) -> Components:
-    """Split the variance of a grid (seeds, subsets), one run in each place, by its mean squares.
+    """Split the variance of a grid (seeds, subsets), with one run per cell, by its mean squares.
 
-    An estimate below 0 is 0.
+    Estimates below 0 are set to 0.
 
     Raises:
         ValueError: fewer than two seeds or subsets.

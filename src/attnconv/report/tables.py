@@ -1,4 +1,4 @@
-"""Tables as pure functions of results: what README shows between its markers."""
+"""Tables as pure functions of results, for the markers in README and pages."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,24 +8,24 @@ TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", 
 
 
 def markdown(header: list[str], rows: list[list[str]], numbers: bool = True) -> str:
-    """A Markdown table; with `numbers` all columns but the first are aligned right."""
+    """Return a Markdown table; with `numbers`, all columns but the first are right-aligned."""
     lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-# How a published number is known.
+# Sources of published numbers.
 SOURCES = {
     "r": "recalled from the paper, not checked against its text",
-    "c": "computed here from the published shapes, and the same",
-    "f": "read off the pixels of Figure 2, to 0.002, and the same",
+    "c": "recalled, and confirmed by computing it from the published shapes",
+    "f": "recalled, and confirmed by the pixels of Figure 2 to 0.002",
 }
 
 
 def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> str:
-    """Published numbers next to ours under recipe=paper, scale=paper; a row without a full-length run says so.
+    """Return published numbers next to ours under recipe=paper, scale=paper; rows without a full-length run say so.
 
-    Only the paper's own experiment counts: every training image, 300 epochs, the published number of parameters, and
-    no study name, so that a variant of a model never fills its row. Each published number says how it is known.
+    Only the paper's own experiment counts: all training images, 300 epochs, the published number of parameters, and no
+    study name, so that a variant of a model never fills its row. Each published number has its source.
     """
     header = ["model", "parameters, paper", "ours", "FLOPs, paper", "test accuracy, paper", "ours"]
     the_papers = {
@@ -52,7 +52,7 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
 
 
 def _by_precision(runs: list[dict[str, Any]]) -> str:
-    """Mean test accuracy and number of runs; of each precision apart, if there are several."""
+    """Return the mean test accuracy and the number of runs, separately for each precision."""
     accuracies: dict[str, list[float]] = {}
     for run in runs:
         accuracies.setdefault(run["precision"], []).append(run["test_acc"])
@@ -65,7 +65,7 @@ def _by_precision(runs: list[dict[str, Any]]) -> str:
 
 
 def runs_table(results: list[dict[str, Any]]) -> str:
-    """One row per run of the study without a name, with what it takes to believe it; `results` are of runs.csv."""
+    """Return one row per run without a study name, with its provenance; `results` are the rows of runs.csv."""
     header = ["model", "scale, recipe", "data", "seed", "parameters", "epochs", "test accuracy", "minutes", "hardware"]
     rows = [
         [
@@ -86,7 +86,7 @@ def runs_table(results: list[dict[str, Any]]) -> str:
 
 
 def models_table(rows: list[dict[str, str]], scale: str) -> str:
-    """Costs and receptive fields of every model at one scale, cheapest first, from results/models.csv."""
+    """Return costs and receptive fields of all models at one scale, cheapest first, from results/models.csv."""
     header = [
         "model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image",
         "exponent in pixels, theory", "measured", "sees after 1 / 3 / all layers, pixels", "in effect",
@@ -123,7 +123,9 @@ BENCH_HEADER = [
 
 
 def bench_row(line: dict[str, Any]) -> list[str]:
-    """One comparison of scripts/bench.py, under BENCH_HEADER; the last two are our FLOP/s over a matrix product's."""
+    """Return one comparison of scripts/bench.py, under BENCH_HEADER; the last two cells are our FLOP/s over a
+    matmul's.
+    """
     height, width = line["positions"]
     both, ours = (line["published"], line["ours"]), line["ours"]["flops_per_second"]
     return [
@@ -145,9 +147,10 @@ def _spread(ratio: dict[str, float]) -> str:
 
 
 def bench_table(lines: Iterable[dict[str, Any]]) -> str:
-    """Ours against the published formulation, from results/bench.jsonl: of equal measurements the last one.
+    """Compare ours with the published formulation, from results/bench.jsonl; repeated measurements count once, the
+    last.
 
-    Left out is what a dirty tree measured, and what was measured against an earlier baseline that shared our backbone.
+    Measurements with uncommitted changes, or against an earlier baseline that shared our backbone, are left out.
     """
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
@@ -159,7 +162,9 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
 
 
 def long_range_table(rows: list[dict[str, str]]) -> str:
-    """Accuracy per model, layers and distance, from results/long_range.csv; beyond the theoretical limit in italics."""
+    """Return accuracies by model, layers and distance, from results/long_range.csv; italics are beyond the theoretical
+    limit.
+    """
     distances = sorted({int(row["distance"]) for row in rows})
     counting = {int(row["distance"]): float(row["counting"]) for row in rows}
     cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
@@ -178,10 +183,10 @@ def long_range_table(rows: list[dict[str, str]]) -> str:
 
 
 def fill(text: str, tables: Mapping[str, str | None]) -> str:
-    """Replace what stands between `<!-- table: NAME -->` and `<!-- end table -->`; a table that is None stays.
+    """Replace the text between `<!-- table: NAME -->` and `<!-- end table -->`; a table that is None stays.
 
     Raises:
-        KeyError: the text asks for a table that there is not.
+        KeyError: the text names an unknown table.
     """
 
     def filled(match: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""results/theorem.md: convolutions that became attention, and how convolutional attention became, run by run.
+"""results/theorem.md: convolutions converted to attention, and how convolutional attention is, run by run.
 
-From the conversion.json and probe.json that scripts/conv_to_attention.py and scripts/probe.py wrote next to a run and
-scripts/collect.py took into results/runs.
+It is made from the conversion.json and probe.json that scripts/conv_to_attention.py and scripts/probe.py wrote to run
+folders, and that scripts/collect.py copied into results/runs.
 """
 
 from collections.abc import Iterable
@@ -20,67 +20,67 @@ OF_HEADS = {
 OF_LAYERS = {"joint_residual": "joint residual", "conv1": "1x1", "conv3": "3x3", "conv5": "5x5", "conv7": "7x7"}
 NUMBERS = {**OF_HEADS, **OF_LAYERS}
 
-INTRODUCTION = """# Convolution into attention, and how far back
+INTRODUCTION = """# Convolution as attention, and attention as convolution
 
 Made by `python scripts/make_tables.py` from the conversion.json and probe.json of the runs in results/runs, which
-`python scripts/conv_to_attention.py --checkpoint RUN` and `python scripts/probe.py RUN` wrote.
+`python scripts/conv_to_attention.py --checkpoint RUN` and `python scripts/probe.py RUN` write.
 
-## Every convolution becomes attention
+## Any convolution can be converted to attention
 
 Each convolution of a trained network is replaced by attention with a quadratic encoding, one head per tap, and both
-networks see the test images in float32. Parameters, FLOPs and time are those of attention over those of convolution.
-What a difference means is said by how much a logit differs between images; of the first networks it was not recorded.
+networks see the test images in float32. Parameters, FLOPs and time are ratios of attention to convolution. Compare
+differences with the range of a logit over images ("that differ by"), which the first networks did not record.
 
 """
 
 SWEEP = """
 ### Twenty families of timm
 
-Models with random weights, and noise on the statistics of batch norm and on all that begins at one number, on random
-images of the smallest side from 32 pixels on that a model takes, in float64, made by
-`python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. What a difference means is said by how
-much a logit differs between images.
+Models with random weights, and with noise on batch norm statistics and on constant initial values, on random images of
+the smallest size from 32 pixels on that a model accepts, in float64, made by
+`python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. Compare differences with the range of a
+logit over images.
 
 """
 
 LIKENESS = """
 ## How convolutional is a trained attention layer?
 
-On test images, with the weights that the run began with → with those that it ended with. Means over heads: *distance*
-from the query to what is attended to and *spread* around the head's center, in positions; *entropy* in nats; the
-largest probability (*one pixel*); shares of the probabilities' variance that the *shift* alone, the query's *place*
-(the border) and the image's *content* account for. Of a layer: the *joint residual*, how far a random 3x3 convolution
-is from all that the heads can compute with values that all pixels share (0: they compute any); and the share of the
-layer's output that the best *K x K* convolution of its input explains, corrected for the size of the fit.
-`attnconv.analysis.conv_similarity` has the definitions.
+On test images, before → after training. Means over heads: *distance* from the query to the attended pixels and *spread*
+around the head's center, in positions; *entropy* in nats; the largest probability (*one pixel*); shares of the variance
+of the probabilities explained by the *shift* alone, the query's *place* (the border) and the image's *content*. For a
+layer: the *joint residual*, how far a random 3x3 convolution is from the functions that the heads can compute with
+shared values (0: they can compute all); and the share of the layer's output that the best *K x K* convolution explains,
+corrected for the size of the fit. `attnconv.analysis.conv_similarity` has the definitions.
 
 ### Calibration
 
 The same numbers for attention of known kinds, on 8 x 8 positions, made by
-`python scripts/probe.py --calibration results/theorem/calibration.json`. Nine hard heads are a 3x3 convolution, but for
-the border, where they look at the nearest pixel and a convolution at its padding; shares of K x K convolutions are for
-inputs of independent pixels, and for smooth ones.
+`python scripts/probe.py --calibration results/theorem/calibration.json`. Nine hard heads are a 3x3 convolution, except
+at the border, where they look at the nearest pixel and a convolution sees padding. Shares of K x K convolutions are for
+inputs with independent pixels, and for smooth inputs.
 
 """
 
-OLD = """Networks that were probed before the joint residual was defined have blanks: their K x K shares were biased low
-by the size of the fit, and the weights to measure them anew are gone.
+OLD = """Networks that were probed before the joint residual was defined have empty cells: their K x K shares were
+biased low by the size of the fit, and their weights were not kept, so they cannot be measured again.
 """
 
 SEEDS = """
 ### Means over the layers
 
-Means over seeds, with half of Student's 95% interval of the trained value from two seeds on. One seed decides nothing.
+Means over seeds; with two or more seeds, ± half of Student's 95% interval of the trained value. One seed is not
+decisive.
 """
 
 
 def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> list[tuple[dict[str, Any], Any]]:
-    """The published runs that were examined, with what was found: `file` is probe.json or conversion.json.
+    """Return the published runs with a conversion or a probe: `file` is conversion.json or probe.json.
 
-    What a dirty tree found is left out.
+    Results with uncommitted changes are left out.
 
     Raises:
-        FileError: a file is damaged, or lacks what it should hold.
+        FileError: a file is damaged or incomplete.
     """
     found = []
     for run in runs:
@@ -91,7 +91,7 @@ def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> l
 
 
 def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
-    """A row per converted network."""
+    """Return one row per converted network."""
     header = [
         "network", "trained on", "convolutions", "heads", "largest difference", "of logits up to", "that differ by",
         "predictions changed", "accuracy", "parameters", "FLOPs", "time",
@@ -110,7 +110,7 @@ def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> str:
-    """A row per model of sweep.json."""
+    """Return one row per model of sweep.json."""
     header = ["model", "side", "convolutions", "largest difference", "of logits that differ by", "predictions changed",
               "refused"]  # fmt: skip
     cells = [
@@ -126,9 +126,9 @@ def sweep_table(rows: list[dict[str, Any]]) -> str:
 
 
 def layer_rows(found: dict[str, Any]) -> list[dict[str, tuple[float | None, float | None]]]:
-    """For every layer each number before and after training; those of heads are means over the layer's heads.
+    """Return each number of each layer before and after training; those of heads are averaged over the layer.
 
-    Numbers of layers are None in files from before the joint residual, whose definitions were others.
+    Numbers of layers are None in files that are older than the joint residual, because their definitions differed.
     """
     layers: dict[int, dict[str, dict[str, float | None]]] = {}
     for row in found["layers"]:
@@ -142,7 +142,7 @@ def layer_rows(found: dict[str, Any]) -> list[dict[str, tuple[float | None, floa
 
 
 def likeness_summary(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
-    """A row per attention network, over its seeds: means over its layers."""
+    """Return one row per attention network: means over its layers and seeds."""
     by_network: dict[Path, list[tuple[dict[str, Any], Any]]] = {}
     for run, found in examined:
         by_network.setdefault(Path(run["run"]).parent, []).append((run, found))
@@ -156,7 +156,7 @@ def likeness_summary(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
 
 
 def likeness_table(found: dict[str, Any]) -> str:
-    """A row per layer of one attention network."""
+    """Return one row per layer of one attention network."""
     rows = [
         [str(number), *(_change(*layer[name]) for name in NUMBERS)] for number, layer in enumerate(layer_rows(found), 1)
     ]
@@ -164,7 +164,7 @@ def likeness_table(found: dict[str, Any]) -> str:
 
 
 def calibration_table(rows: list[dict[str, Any]]) -> str:
-    """A row per known attention, from calibration.json; a range where the inputs matter."""
+    """Return one row per known attention, from calibration.json, with a range if the inputs matter."""
     by_attention: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_attention.setdefault(row["attention"], []).append(row)
@@ -173,7 +173,9 @@ def calibration_table(rows: list[dict[str, Any]]) -> str:
 
 
 def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
-    """results/theorem.md, from the published rows of runs.csv, what lies next to those runs, and results/theorem."""
+    """Return results/theorem.md, from the published rows of runs.csv, the files next to those runs, and
+    results/theorem.
+    """
     probed = read_examined(results, runs, "probe.json")
     parts = [INTRODUCTION, conversion_table(read_examined(results, runs, "conversion.json"))]
     swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"
@@ -189,7 +191,7 @@ def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
         fit = f" (p/n up to {ratio:.2g})" if ratio else ""
         fitted = found["fit_images"] // 2
         about = f"`{run['run']}`: {found['images']} images, convolutions fitted to {fitted}{fit} and judged"
-        parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(found)}")
+        parts.append(f"\n### {run['model']}\n\n{about} on the same number of others.\n\n{likeness_table(found)}")
     return "".join(parts)
 
 
@@ -198,7 +200,7 @@ def _named(run: dict[str, Any]) -> tuple[str, str]:
 
 
 def _means(name: str, layers: list[dict[str, tuple[float | None, float | None]]]) -> tuple[float | None, float | None]:
-    """Means over the layers that have the number, before and after training."""
+    """Return means over the layers that have the number, before and after training."""
     return _mean([layer[name][0] for layer in layers]), _mean([layer[name][1] for layer in layers])
 
 

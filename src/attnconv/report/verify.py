@@ -1,4 +1,4 @@
-"""Whether a repository's numbers are those of its files: what `make verify` checks, without training anything."""
+"""Check that a repository's numbers match its files, without training: `make verify`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ SUFFIXES = {"B": 1e9, "M": 1e6}
 
 
 def check_manifest(repository: Path) -> Iterator[str]:
-    """Every file of results/ has the bytes that were recorded, and none is missing or new."""
+    """Check that each file of results/ has its recorded hash, and that none is missing or new."""
     results = repository / "results"
     with reading(results / MANIFEST):
         lines = (results / MANIFEST).read_text().splitlines()
@@ -25,45 +25,45 @@ def check_manifest(repository: Path) -> Iterator[str]:
 
 
 def check_runs(repository: Path) -> Iterator[str]:
-    """runs.csv is what the run folders say, and none of them is damaged."""
+    """Check that runs.csv matches the run folders, and that none of them is damaged."""
     text, damaged = runs_csv(repository / "results")
     yield from (f"results/{name} is damaged: {reason}" for name, reason in damaged.items())
     path = repository / "results/runs.csv"
     published = path.read_text(encoding="utf-8") if path.exists() else ""
     if published != text:
-        yield "results/runs.csv is not what the run folders say: python scripts/collect.py OUTPUTS makes it"
+        yield "results/runs.csv does not match the run folders; rebuild it with python scripts/collect.py OUTPUTS"
         known = {name.removeprefix("runs/").replace("external/", "../external/", 1) for name in damaged}
         gone = sorted(_names(published) - _names(text) - known)
-        yield from (f"results/runs.csv has {run}, but there is no folder of that run" for run in gone)
+        yield from (f"results/runs.csv lists {run}, but its folder does not exist" for run in gone)
 
 
 def _names(table: str) -> set[str]:
-    """The runs in the text of a runs.csv, by the names of their folders."""
+    """Return the runs in the text of a runs.csv, by the names of their folders."""
     return {line.partition(",")[0] for line in table.splitlines()[1:]}
 
 
 def check_pages(repository: Path) -> Iterator[str]:
-    """Every page, and every table of README, is what results/ says."""
+    """Check that all pages, and README's tables, match results/."""
     pages = Pages(repository)
     made = pages.made()
     yield from pages.errors
     for name, text in made.items():
         path = repository / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            yield f"{name} is stale: python scripts/make_tables.py"
+            yield f"{name} is stale; run python scripts/make_tables.py"
 
 
 def check_figures(repository: Path) -> Iterator[str]:
-    """Every figure is drawn from the data that there is now."""
+    """Check that all figures were drawn from the current data."""
     errors: list[str] = []
     stale = stale_figures(repository / "results", errors)
     yield from errors
-    yield from (f"results/figures/{name} is stale: make figures" for name in stale)
+    yield from (f"results/figures/{name} is stale; run make figures" for name in stale)
 
 
 def check_costs(repository: Path) -> Iterator[str]:
-    """The published models, built now, have the paper's parameters and FLOPs."""
-    import torch  # the other checks need none
+    """Check that the published models, built now, have the paper's parameters and FLOPs."""
+    import torch  # the other checks do not need torch
 
     from attnconv.config import compose
     from attnconv.models.cost import build_unfilled, flops_paper, parameters
@@ -76,11 +76,11 @@ def check_costs(repository: Path) -> Iterator[str]:
             yield f"{row['model']} has {found:,} parameters; results/paper.csv says {int(row['parameters']):,}"
         flops, published = flops_paper(model, image), row["flops_published"]
         if not rounds_to(flops, published):
-            yield f"{row['model']} takes {flops:,} FLOPs; the paper says {published}"
+            yield f"{row['model']} needs {flops:,} FLOPs; the paper says {published}"
 
 
 def rounds_to(count: int, published: str) -> bool:
-    """Whether a count, to as many digits, is a number such as 6.2B."""
+    """Return whether a count, rounded to the same number of digits, equals a number such as 6.2B."""
     digits = len(published[:-1].partition(".")[2])
     return f"{count / SUFFIXES[published[-1]]:.{digits}f}" == published[:-1]
 

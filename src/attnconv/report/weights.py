@@ -1,4 +1,4 @@
-"""results/weights/: the trained weights of chosen runs in float16, few enough for a repository."""
+"""results/weights/: the trained weights of chosen runs in float16, small enough for a repository."""
 
 import hashlib
 import json
@@ -17,36 +17,38 @@ from attnconv.report.collect import kept_out
 from attnconv.runs.records import name_of, read_config
 from attnconv.runs.status import collected_folder, collected_weights, find_folders, look
 
-LIMIT = 16_000_000  # bytes of all files together
+LIMIT = 16_000_000  # of all files together
 
 
 def choose_weights(outputs: Iterable[Path], results: Path, patterns: Iterable[str]) -> dict[Path, str]:
-    """The folders of finished runs whose weights are wanted, and the runs' names. Nothing is written.
+    """Return the folders and names of the finished runs whose weights are requested, without writing anything.
 
     Args:
         outputs: folders of run folders.
-        patterns: names of runs, in which * stands for any characters.
+        patterns: names of runs, in which * matches any characters.
 
     Raises:
-        RunFolderError: a pattern matches no finished run, a run must not be published or its weights cannot be kept,
-            or there would be more than LIMIT bytes.
+        RunFolderError: a pattern matches no finished run, a run must not be published, its weights cannot be kept, or
+            there would be more than LIMIT bytes.
     """
     finished = [folder for place in outputs for folder in find_folders(place) if look(folder).status == "done"]
     names = {folder: name_of(read_config(folder)) for folder in finished}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names.values()):
-            raise RunFolderError(f"--weights {pattern}: no finished run of that name; names are STUDY/MODEL/.../seed0")
+            raise RunFolderError(
+                f"--weights {pattern}: no finished run has that name; names look like STUDY/MODEL/.../seed0"
+            )
     chosen = {folder: name for folder, name in names.items() if any(fnmatchcase(name, each) for each in patterns)}
     for folder, name in chosen.items():
         reason = kept_out(look(folder).result)
         if reason:
-            raise RunFolderError(f"the weights of {name} are not kept ({reason}); choose other runs")
+            raise RunFolderError(f"the weights of {name} cannot be kept ({reason}); choose other runs")
     _check_room(chosen, results)
     return chosen
 
 
 def keep_weights(chosen: dict[Path, str], results: Path) -> list[str]:
-    """Write the weights of those chosen runs that results/ has; returns the runs' names.
+    """Write the weights of the chosen runs that results/ has, and return the runs' names.
 
     Args:
         chosen: see `choose_weights`.
@@ -55,9 +57,9 @@ def keep_weights(chosen: dict[Path, str], results: Path) -> list[str]:
     for folder, name in chosen.items():
         collected = collected_folder(results, name) / "result.json"
         if not collected.exists() or collected.read_bytes() != (folder / "result.json").read_bytes():
-            continue  # results/ has another run of that name, which the command says
+            continue  # results/ has a different run of that name; the command reports it
         path, metadata = collected_weights(results, name), _metadata(folder, name)
-        # A safetensors header has its metadata in any order, so that equal files may differ in their bytes.
+        # A safetensors header stores its metadata in any order, so equal files may differ in their bytes.
         if not path.exists() or _read_metadata(path) != metadata:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, _in_half(folder, metadata))
@@ -66,21 +68,21 @@ def keep_weights(chosen: dict[Path, str], results: Path) -> list[str]:
 
 
 def _check_room(chosen: dict[Path, str], results: Path) -> None:
-    """Raise RunFolderError if results/weights would hold more than LIMIT bytes."""
+    """Raise RunFolderError if results/weights would exceed LIMIT bytes."""
     sizes = {name: len(_in_half(folder, _metadata(folder, name))) for folder, name in chosen.items()}
     replaced = {collected_weights(results, name) for name in sizes}
     there = sum(path.stat().st_size for path in (results / "weights").rglob("*.safetensors") if path not in replaced)
     if there + sum(sizes.values()) > LIMIT:
         largest = max(sizes, key=lambda name: sizes[name])
         raise RunFolderError(
-            f"the weights of {len(sizes)} runs take {_megabytes(sum(sizes.values()))} (most: {largest}, "
-            f"{_megabytes(sizes[largest])}), and {results}/weights has {_megabytes(there)} of others; "
-            f"{_megabytes(LIMIT)} may be there: choose fewer, or delete some"
+            f"the weights of {len(sizes)} runs need {_megabytes(sum(sizes.values()))} (largest: {largest}, "
+            f"{_megabytes(sizes[largest])}), and {results}/weights already has {_megabytes(there)}; "
+            f"the limit is {_megabytes(LIMIT)}: choose fewer runs, or delete some files"
         )
 
 
 def _in_half(folder: Path, metadata: dict[str, str]) -> bytes:
-    """A safetensors file with the weights of a run, those that are floating point in float16.
+    """Return a safetensors file with the weights of a run, with floating-point weights in float16.
 
     Raises:
         FileError: they are damaged; RunFolderError: they are too large for float16.
@@ -96,7 +98,7 @@ def _in_half(folder: Path, metadata: dict[str, str]) -> bytes:
 
 
 def _metadata(folder: Path, name: str) -> dict[str, str]:
-    """What the file says of the run.
+    """Return the metadata about the run for the file.
 
     Raises:
         RunFolderError: the run has no weights.
@@ -113,7 +115,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata()
     except SafetensorError as error:
-        raise RunFolderError(f"{path} is damaged ({error}); delete it, to have it written anew") from error
+        raise RunFolderError(f"{path} is damaged ({error}); delete it and collect again") from error
 
 
 def _megabytes(size: int) -> str:

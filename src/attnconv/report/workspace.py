@@ -1,18 +1,18 @@
-"""The study's workspace in W&B: curves, the data argument, heads and claims, as plain data and as wandb-workspaces."""
+"""The study's workspace in W&B: curves, accuracy by data, heads and claims, as plain data and as wandb-workspaces."""
 
 from pathlib import Path
 from typing import Any
 
 NAME = "attnconv: attention and convolution"
-GROUP_BY = ("model", "scale", "recipe", "fraction")  # configuration: what is left differs in the seed
+GROUP_BY = ("model", "scale", "recipe", "fraction")  # configuration keys; runs of a group differ only in the seed
 CURVES = {"Test accuracy": "test/acc", "Test loss": "test/loss", "Training accuracy": "train/acc",
           "Training loss": "train/loss"}  # fmt: skip
 
 
 def sections(results: Path) -> list[dict[str, Any]]:
-    """Return the sections, each with its panels: a kind, and what wandb-workspaces calls its arguments.
+    """Return the sections with their panels: a kind, and its arguments in wandb-workspaces.
 
-    A name that begins with `config:` is of the configuration, one with `summary:` of what result.json holds.
+    Names that begin with `config:` are in the configuration, and those with `summary:` are in result.json.
 
     Args:
         results: folder with claims.md.
@@ -21,7 +21,7 @@ def sections(results: Path) -> list[dict[str, Any]]:
     return [
         {"name": "Curves", "panels": [curve | {"title": title, "y": [key]} for title, key in CURVES.items()]},
         {
-            "name": "How much data?",
+            "name": "Data size",
             "panels": [
                 {"kind": "ScatterPlot", "title": "Test accuracy by share of the images", "x": "config:fraction",
                  "y": "summary:test_acc", "log_x": True},
@@ -32,7 +32,7 @@ def sections(results: Path) -> list[dict[str, Any]]:
             ],
         },
         {
-            "name": "Heads, and what is confused",
+            "name": "Heads and confusion matrix",
             "panels": [{"kind": "MediaBrowser", "title": "Where the heads look", "media_keys": ["heads"]},
                        {"kind": "MediaBrowser", "title": "Tables", "media_keys": ["confusion_matrix_table",
                                                                                   "class_accuracy_table"]}],
@@ -49,7 +49,7 @@ def claims(results: Path) -> str:
 
 
 def build(results: Path, entity: str, project: str) -> Any:
-    """Return the workspace as an object of wandb-workspaces, not saved yet.
+    """Return the workspace as an unsaved object of wandb-workspaces.
 
     Raises:
         ImportError: the package is not installed.
