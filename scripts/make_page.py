@@ -1,5 +1,6 @@
-"""Make one HTML file to explore runs: heads, the theorem, a live network, curves. `python scripts/make_page.py [RUN
-...]`
+"""Make one HTML file to explore runs: heads, the theorem, a live network, curves.
+
+`python scripts/make_page.py [RUN ...]`
 
 Without RUN, the page shows the contents of results/ and is written to docs/index.html. With the folders of finished
 runs, it shows these runs and is written to page.html. The file needs no network and no server: open it from disk, send

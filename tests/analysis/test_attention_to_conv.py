@@ -65,7 +65,7 @@ def test_attention_that_is_no_convolution_is_refused_and_the_head_named():
     broken.value = nn.Identity()
     with pytest.raises(Inconvertible, match="with a linear value projection"):
         convolution_from_attention(broken, 7, 8)
-    with pytest.raises(ValueError, match="give its height and width"):
+    with pytest.raises(ValueError, match="pass its height and width"):
         convolution_from_attention(hard_attention([(0, 0)]))
 
 

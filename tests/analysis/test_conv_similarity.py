@@ -140,7 +140,7 @@ def test_hard_attention_is_not_needed_for_the_span():
     mixture = torch.rand(9, 9, dtype=torch.float64).softmax(-1)
     mixed = torch.einsum("mn,bnqk->bmqk", mixture + torch.eye(9), taps) / 2
     assert joint_residual(mixed, H, W) == pytest.approx(0, abs=1e-9)
-    with pytest.raises(ValueError, match="fits nowhere in a 6x5 map"):
+    with pytest.raises(ValueError, match="does not fit into a 6x5 map"):
         joint_residual(mixed, H, W, kernel=7)
 
 

@@ -205,7 +205,7 @@ def test_a_network_comes_back_with_its_parameters_under_their_names():
     assert model.state_dict().keys() == original.state_dict().keys()
     assert all(map(torch.equal, model.state_dict().values(), original.state_dict().values()))
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in original.parameters()]
-    with pytest.raises(Inconvertible, match="has no attention that was a convolution"):
+    with pytest.raises(Inconvertible, match="contains no attention that was a convolution"):
         convert_back(model)
 
 

@@ -1,4 +1,4 @@
-"""What attention layers see in given images: of our mixers, of timm's ViTs, of torch.nn.MultiheadAttention.
+"""The attention probabilities of layers for given images: of our mixers, timm's ViTs and torch.nn.MultiheadAttention.
 
 Axes: B images, N heads, Q K query and key tokens.
 """
@@ -21,8 +21,8 @@ class LayerAttention:
 
     Attributes:
         probs: (B or 1, N, Q, K); rows sum to 1.
-        grid: (H, W) of the positions that images become, the last H*W tokens.
-        prefix: tokens before those, such as a class token.
+        grid: (H, W) of the positions of an image, which are the last H*W tokens.
+        prefix: number of tokens before those, such as a class token.
     """
 
     probs: Tensor
@@ -31,13 +31,13 @@ class LayerAttention:
 
     @property
     def of_positions(self) -> Tensor:
-        """Attention between positions of the map alone, (B or 1, N, H*W, H*W)."""
+        """Return the attention between positions of the map only, (B or 1, N, H*W, H*W)."""
         return self.probs[..., self.prefix :, self.prefix :]
 
 
 @torch.no_grad()
 def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
-    """Return what every attention layer of a network sees in images (B, C, height, width), in order of depth.
+    """Return the attention of each layer of a network for images (B, C, height, width), in order of depth.
 
     Raises:
         ConfigError: a layer attends within windows, not to the whole map.
@@ -61,7 +61,7 @@ def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
 
 
 def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Run a copy of a transformer that writes its probabilities out, and return them: (B, N, Q, K) each."""
+    """Run a copy of a transformer that writes out its probabilities, and return them, (B, N, Q, K) each."""
     found: list[Tensor] = []
 
     def keep(dropout: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -69,16 +69,16 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
 
     def recompute(attention: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
         options = options | {"need_weights": True, "average_attn_weights": False}
-        # Not a call of the module, which would call this hook.
+        # Calling the module would call this hook again.
         found.append(attention.forward(*inputs, **options)[1].float().cpu())
 
-    model = copy.deepcopy(model).eval()  # with its hooks, which end with it
+    model = copy.deepcopy(model).eval()  # the hooks end with the copy
     module: Any
     for module in model.modules():
         dropout = getattr(module, "attn_drop", None)
         if isinstance(module, nn.MultiheadAttention):
             module.register_forward_pre_hook(recompute, with_kwargs=True)
-        # timm's attention layers have both; without the fused kernel their probabilities pass through the dropout.
+        # timm's attention layers have both; without the fused kernel, probabilities pass through the dropout module.
         elif hasattr(module, "fused_attn") and isinstance(dropout, nn.Module):
             module.fused_attn = False
             dropout.register_forward_pre_hook(keep)
@@ -87,7 +87,7 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _token_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return the (H, W) of the positions that a transformer makes of images: timm's names for it, or torchvision's."""
+    """Return the (H, W) of a transformer's positions for images, by timm's or torchvision's names."""
     found: Any = model
     for part in model.modules():
         if hasattr(part, "patch_embed") and hasattr(part.patch_embed, "grid_size"):

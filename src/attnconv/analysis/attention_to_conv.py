@@ -1,4 +1,4 @@
-"""The converse of the theorem: hard attention becomes the convolution that it computes.
+"""The converse of the theorem: convert hard attention to the convolution that it computes.
 
 Axes: B batch, H W rows and columns, Q K query and key pixels (row-major), N heads, D width.
 """
@@ -13,8 +13,8 @@ from attnconv.analysis.plain_convolution import Inconvertible, static_same_pads
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
-TOLERANCE = 1e-6  # attention that a head may spend on other pixels than its own
-MODES = {"constant": "zeros"}  # F.pad's name -> nn.Conv2d's; the others are the same
+TOLERANCE = 1e-6  # attention that a head may give to other pixels than its own
+MODES = {"constant": "zeros"}  # name in F.pad -> name in nn.Conv2d; other names are the same
 
 
 def convolution_from_attention(
@@ -22,25 +22,25 @@ def convolution_from_attention(
 ) -> Any:
     """Build the convolution that a layer of hard heads computes.
 
-    On an H x W map position-only attention and the convolution have the same output (B, H, W, D), permuted for the
-    convolution, wherever no head would look out of the map: there a head looks at the nearest pixel, and a convolution
-    at its padding. ConvolutionAsAttention is a convolution everywhere, and needs no map.
+    On an H x W map, position-only attention and the convolution have the same output (B, H, W, D), permuted for the
+    convolution, wherever no head looks outside of the map. There, a head looks at the nearest pixel, and a convolution
+    sees its padding. ConvolutionAsAttention equals its convolution everywhere and needs no map.
 
     Args:
         layer: position-only attention with a linear value projection, or a ConvolutionAsAttention.
         height, width: of the map, for position-only attention.
-        tolerance: attention that a head may spend on other pixels than its own.
+        tolerance: attention that a head may give to other pixels than its own.
 
     Raises:
-        Inconvertible: attention that depends on content, or a head that is not hard or not the same everywhere.
-        ValueError: position-only attention without a map.
+        Inconvertible: attention depends on content, or a head is not hard or not the same at all pixels.
+        ValueError: position-only attention needs a map.
     """
     if isinstance(layer, ConvolutionAsAttention):
         return _of_converted(layer, tolerance)
     if not isinstance(layer, PositionalAttention) or not isinstance(layer.value, nn.Linear):
         raise Inconvertible(f"{type(layer).__name__} is not position-only attention with a linear value projection")
     if height is None or width is None:
-        raise ValueError("position-only attention computes a convolution on a map: give its height and width")
+        raise ValueError("position-only attention computes a convolution on a map: pass its height and width")
     return _of_positional(layer, height, width, tolerance)
 
 
@@ -60,7 +60,7 @@ def _of_positional(layer: PositionalAttention, height: int, width: int, toleranc
     by_head = value.weight.unflatten(1, (layer.heads, -1))
     with torch.no_grad():
         convolution.weight.zero_()
-        for head, (row, column) in enumerate(heads):  # heads that look at one pixel add up
+        for head, (row, column) in enumerate(heads):  # heads that look at the same pixel add up
             convolution.weight[:, :, row + reach[0], column + reach[1]] += by_head[:, head]
         if convolution.bias is not None:
             convolution.bias.copy_(value.bias)
@@ -68,9 +68,9 @@ def _of_positional(layer: PositionalAttention, height: int, width: int, toleranc
 
 
 def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int], tolerance: float) -> tuple[int, int]:
-    """The one shift (row, column) in pixels that a head of probabilities (Q, K) looks at from all queries that can.
+    """Return the shift (row, column), in pixels, that a head (Q, K) looks at from all queries that can.
 
-    A shift of more than half the map is inside it for few queries, none of them in the middle.
+    A shift of more than half the map is inside the map for few queries, none of them in the middle.
     """
     height, width = grid
     places = (shifts[..., 0] + height - 1) * (2 * width - 1) + shifts[..., 1] + width - 1
@@ -92,7 +92,7 @@ def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int],
 def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
     taps = [_hard_tap(layer, head, tolerance) for head in range(layer.heads)]
     kernel = torch.zeros_like(layer.weight)
-    for source, target in enumerate(taps):  # heads may have changed places, or met
+    for source, target in enumerate(taps):  # heads may have swapped places, or met
         kernel.flatten(2)[:, :, target] += layer.weight.detach().flatten(2)[:, :, source]
     kind: Any = {1: nn.Conv1d, 2: nn.Conv2d}[len(layer.kernel_size)]
     shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
@@ -116,7 +116,7 @@ def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
 
 
 def _padding(layer: ConvolutionAsAttention) -> Any:
-    """The padding of a layer as nn.Conv2d takes it: first axis first, one number for both sides, or "same"."""
+    """Return the padding of a layer in nn.Conv2d's format: first axis first, one number for both sides, or "same"."""
     assert layer.pads is not None
     before, behind = layer.pads[::2][::-1], layer.pads[1::2][::-1]
     if before == behind and layer.padding != "same":
@@ -127,7 +127,7 @@ def _padding(layer: ConvolutionAsAttention) -> Any:
 
 
 def _hard_tap(layer: ConvolutionAsAttention, head: int, tolerance: float) -> int:
-    """The tap (row-major) that a head looks at, which after training need not be its own."""
+    """Return the tap (row-major) that a head looks at, which may change in training."""
     places, least = [], 1.0
     for axis, (size, gap) in enumerate(zip(layer._two(layer.kernel_size), layer._two(layer.dilation), strict=True)):
         extent = gap * (size - 1) + 1

@@ -1,9 +1,9 @@
-"""The scale to read attnconv.analysis.conv_similarity by: its numbers for attention of known kinds.
+"""Reference values for attnconv.analysis.conv_similarity: its numbers for attention of known kinds.
 
-Four layers on a map: nine hard heads at the shifts of a 3 x 3 kernel, as trained Gaussian heads would be at best (at
-the border a head looks at the nearest pixel, where a convolution meets its padding), one hard head, heads that look at
-all pixels evenly, and heads that look anywhere at random. Values are random; inputs are independent pixels, and smooth
-maps, their means over 3 x 3 pixels.
+Four layers on a map: nine hard heads at the shifts of a 3 x 3 kernel, the ideal of trained Gaussian heads (at the
+    border, a head looks at the nearest pixel, and a convolution sees its padding); one hard head; heads that attend
+    uniformly; and heads that attend at random. Values are random. Inputs are independent pixels, and smooth maps made
+    by averaging these over 3 x 3 pixels.
 """
 
 import itertools
@@ -22,7 +22,7 @@ HEADS, CHANNELS, IMAGES = 9, 4, 200
 
 
 def calibration(height: int, width: int) -> list[dict[str, Any]]:
-    """Describe the four layers on an H x W map: a row per layer and kind of input, heads' numbers as means."""
+    """Describe the four layers on an H x W map: one row per layer and kind of input, averaged over heads."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randn(IMAGES, CHANNELS, height, width, generator=draw)
     maps = {"independent": pixels, "smooth": F.avg_pool2d(pixels, 3, stride=1, padding=1)}
@@ -39,7 +39,7 @@ def calibration(height: int, width: int) -> list[dict[str, Any]]:
 
 
 def _layers(height: int, width: int, draw: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    """Names and probabilities (1, N, Q, K)."""
+    """Yield names and probabilities (1, N, Q, K)."""
     pixels = height * width
     hard = torch.stack([_hard(height, width, *shift) for shift in itertools.product((-1, 0, 1), repeat=2)])
     yield "nine hard heads", hard[None]
@@ -49,7 +49,7 @@ def _layers(height: int, width: int, draw: torch.Generator) -> Iterator[tuple[st
 
 
 def _hard(height: int, width: int, row: int, column: int) -> Tensor:
-    """A head (Q, K) that looks at one shift, at the border at the nearest pixel to it."""
+    """Return a head (Q, K) that looks at one shift; at the border, at the nearest pixel."""
     rows = (torch.arange(height) + row).clamp(0, height - 1)
     columns = (torch.arange(width) + column).clamp(0, width - 1)
     return F.one_hot((rows[:, None] * width + columns).flatten(), height * width).float()

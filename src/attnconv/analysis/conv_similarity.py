@@ -1,8 +1,8 @@
-"""How convolutional an attention layer is: numbers for what the paper shows by eye.
+"""Measure how convolutional an attention layer is: numbers for what the paper shows in figures.
 
-A convolution looks at fixed shifts, one pixel per tap, whatever the image and wherever the pixel. So every head is
-asked how narrow it is, and how much of its map the shift alone determines; a layer, whether its heads together, with
-values that all pixels share, compute a convolution, and how much of its output the best convolution explains.
+A convolution looks at fixed shifts, one pixel per tap, for all images and pixels. For each head, we measure how narrow
+it is, and how much of its map the shift alone determines. For each layer, we measure whether its heads together, with
+shared values, compute a convolution, and how much of its output the best convolution explains.
 attnconv.analysis.calibration has the same numbers for attention of known kinds.
 
 Axes: B images, H W rows and columns, N heads, Q K query and key pixels (row-major over H x W), D channels.
@@ -20,25 +20,25 @@ from attnconv.analysis.heads import central_query, head_statistics
 from attnconv.mixers.shifts import grid_shifts
 
 KERNELS = (1, 3, 5, 7)
-RANK_TOLERANCE = 1e-3  # a direction that heads reach only with weights of a thousand is not in their span
-RIDGE = 1e-7  # of features of unit variance: keeps dependent features from making least squares singular
-MOST_WEIGHTS = 0.5  # p/n of a fit: with more weights for its pixels a fit says nothing
-CONSTANT = 1e-6  # outputs that vary by a smaller share of their size are rounding
-CHUNK = 32  # images at a time
+RANK_TOLERANCE = 1e-3  # a direction that needs weights of a thousand does not count as in the span of the heads
+RIDGE = 1e-7  # for features of unit variance: keeps least squares regular if features are dependent
+MOST_WEIGHTS = 0.5  # p/n of a fit: with more weights per pixel, a fit is meaningless
+CONSTANT = 1e-6  # outputs that vary less than this, relative to their size, are rounding errors
+CHUNK = 32  # images per batch
 
 
 def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float]]:
-    """Describe every head, a list of N numbers per quantity.
+    """Describe each head by a list of N numbers per quantity.
 
     Args:
         probs: attention (B or 1, N, Q, K), rows summing to 1.
 
     Returns:
         center_row, center_column: mean shift of the central pixel's attention, in positions.
-        spread: standard deviation per axis around it, in positions; radius_50, radius_90: of the discs around it that
-            hold this share of the attention.
-        distance: mean distance between a query and what it attends to, in positions, over images and queries.
-        entropy: in nats, over images and queries; log(K) is an even look at everything.
+        spread: standard deviation per axis around it, in positions. radius_50, radius_90: radii of the discs around it
+            that hold this share of the attention.
+        distance: mean distance between a query and the attended pixels, in positions, over images and queries.
+        entropy: in nats, over images and queries; log(K) for uniform attention.
         one_pixel: largest probability, over images and queries.
         by_shift, by_place, by_content: shares of the variance of the probabilities, see `variance_shares`.
     """
@@ -62,22 +62,22 @@ def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float
 
 
 def radius(central: Tensor, centers: Tensor, share: float) -> Tensor:
-    """Radii (N,) in positions around centers (N, 2) that hold `share` of the central pixel's attention (N, H, W)."""
+    """Return radii (N,) around centers (N, 2) that hold `share` of the attention (N, H, W), in positions."""
     _, height, width = central.shape
     shifts = grid_shifts(height, width, central.device)[central_query(height, width)].to(central)
     distances, order = (shifts - centers[:, None]).norm(dim=-1).sort(dim=-1)
     held = central.flatten(1).gather(1, order).cumsum(dim=-1)
-    # Rounding may leave the sum a little short of what it should reach.
+    # Rounding may leave the sum slightly below its limit.
     first = (held >= share * held[:, -1:] - 1e-9).int().argmax(dim=-1)
     return distances.gather(1, first[:, None])[:, 0]
 
 
 def variance_shares(probs: Tensor, height: int, width: int) -> dict[str, Tensor]:
-    """Share of each head's variance over images, queries and keys that is due to shift, place and content: (N,) each.
+    """Return the shares of each head's variance due to shift, place and content, (N,) each.
 
-    The law of total variance, in three steps: the mean at a shift; how the mean over images departs from it from place
-    to place (as it must near the border); how single images depart from that. They sum to 1. A head that looks evenly
-    everywhere has no variance; its map then depends on the shift alone.
+    This is the law of total variance in three steps: the mean at a shift; how the mean over images differs from it
+    between places (as it must near the border); and how single images differ from that. The shares sum to 1. A head
+    with uniform attention has no variance; its map then depends on the shift alone.
 
     Args:
         probs: (B or 1, N, Q, K).
@@ -101,28 +101,28 @@ def variance_shares(probs: Tensor, height: int, width: int) -> dict[str, Tensor]
 
 
 def joint_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> float:
-    """How far a random K x K convolution is from what the heads can compute: 0 they compute any, 1 nothing of one.
+    """Return how far a random K x K convolution is from what the heads can compute: 0 for all convolutions, 1 for none.
 
-    A layer computes a convolution if some values V_h, one per head for all pixels, give sum_h A_h[q, k] V_h = W_t at
-    the pixel k = q + t of every tap t, and 0 at all others, for every query q. That the taps of each query by itself
-    lie in the span of the heads there (the paper's generalized lemma) is necessary, but not sufficient: heads that
-    change places from pixel to pixel span all taps everywhere, and no values suit all pixels. So this is one
-    least-squares fit over all images and queries together: the mean squared distance of the taps' indicators from the
-    span of the heads' maps. Queries whose taps are not all inside the map are left out.
+    A layer computes a convolution if values V_h, one per head and shared by all pixels, give sum_h A_h[q, k] V_h = W_t
+    at the pixel k = q + t of each tap t, and 0 elsewhere, for each query q. It is necessary that the taps of each
+    single query lie in the span of the heads there (the paper's generalized lemma), but this is not sufficient: heads
+    that swap places between pixels span all taps everywhere, but no values fit all pixels. So this is one least-squares
+    fit over all images and queries: the mean squared distance of the taps' indicators from the span of the heads' maps.
+    Queries whose taps are not all inside the map are left out.
 
     Args:
         probs: (B or 1, N, Q, K).
 
     Raises:
-        ValueError: the kernel fits nowhere in the map.
+        ValueError: the kernel does not fit into the map.
     """
     shifts = grid_shifts(height, width, probs.device)
     taps = shifts.abs().amax(dim=-1) <= kernel // 2  # (Q, K)
     whole = taps.sum(dim=1) == kernel**2
     if not whole.any():
-        raise ValueError(f"a {kernel}x{kernel} kernel fits nowhere in a {height}x{width} map")
+        raise ValueError(f"a {kernel}x{kernel} kernel does not fit into a {height}x{width} map")
     maps = probs[:, :, whole].double().transpose(0, 1)  # (N, B, Q, K)
-    # Of every query its taps are in one order, by key, which is by shift.
+    # The taps of all queries are in the same order: by key, which is by shift.
     at_taps = maps[..., taps[whole]].unflatten(-1, (-1, kernel**2))
     count = at_taps.shape[1] * at_taps.shape[2]
     gram = maps.flatten(1) @ maps.flatten(1).T
@@ -136,24 +136,24 @@ def joint_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> f
 def convolution_shares(
     inputs: Tensor, outputs: Tensor, kernels: Sequence[int] = KERNELS
 ) -> list[tuple[float | None, float]]:
-    """Share of a layer's output that the best K x K convolution of its input explains, and p/n of its fit.
+    """Return the share of a layer's output that the best K x K convolution of its input explains, and p/n of its fit.
 
-    Least squares with a bias on half of the images. Fitted errors are too small by about a share p/n, of p weights
-    fitted to n pixels, and errors on the other half too large by as much, also where neighboring pixels err together;
-    their geometric mean is neither. The share is 1 - sqrt(E_fitted E_held), each E a squared error over the variance of
-    its half. No share (None) is given of a constant output, or where p/n is above a half. The units of inputs and
-    outputs do not matter. The convolutions are zero-padded.
+    Each fit is least squares with a bias on half of the images. With p weights fitted to n pixels, errors on the fitted
+    half are too small by a share of about p/n, and errors on the other half are too large by about the same share, even
+    if neighboring pixels err together. Their geometric mean is unbiased. The share is 1 - sqrt(E_fitted E_held), where
+    each E is a squared error divided by the variance of its half. The share is None for a constant output, or if p/n is
+    above a half. The units of inputs and outputs do not matter. The convolutions are zero-padded.
 
     Args:
-        inputs, outputs: what went into the layer and came out, (B, H, W, D) each.
-        kernels: sizes K, odd; a share is given for each.
+        inputs, outputs: of the layer, (B, H, W, D) each.
+        kernels: sizes K, odd; the result has a share for each.
 
     Raises:
         ValueError: fewer than two images.
     """
     half = len(inputs) // 2
     if half == 0:
-        raise ValueError("a fit and its test need two images or more")
+        raise ValueError("fitting and testing need two or more images")
     halves = [(inputs[:half], outputs[:half]), (inputs[half : 2 * half], outputs[half : 2 * half])]
     largest, pixels = max(kernels), inputs[:half, ..., 0].numel()
     chosen = [_columns(kernel, largest, inputs.shape[-1]) for kernel in kernels]
@@ -169,11 +169,11 @@ def convolution_shares(
 
 
 def _moments(x: Tensor, y: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
-    """Sums of products (P, P) of the features of all pixels, and with the outputs (P, D)."""
+    """Return the sums of products (P, P) of the features of all pixels, and of features and outputs (P, D)."""
     gram, cross = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for some, wanted in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-        # In float64: after a layer norm channels are linearly dependent, and what float32 rounds off is more than the
-        # ridge that keeps such directions still.
+        # In float64: after a layer norm, channels are linearly dependent, and float32's rounding errors are larger than
+        # the ridge that controls such directions.
         features = _patches(some.double(), kernel)
         gram = gram + features.T @ features
         cross = cross + features.T @ wanted.double().flatten(0, 2)
@@ -181,7 +181,10 @@ def _moments(x: Tensor, y: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
 
 
 def _fit(gram: Tensor, cross: Tensor, columns: Tensor) -> Tensor:
-    """Weights (P, D) of some features, the last of them one: ridge regression on features of unit variance."""
+    """Return weights (P, D) of some features, the last of which is one.
+
+    This is ridge regression on features of unit variance.
+    """
     rest, count = columns[:-1], gram[-1, -1]
     means, mean = gram[rest, -1] / count, cross[-1] / count
     covariance = gram[rest][:, rest] / count - means[:, None] * means
@@ -193,7 +196,7 @@ def _fit(gram: Tensor, cross: Tensor, columns: Tensor) -> Tensor:
 
 
 def _relative_errors(x: Tensor, y: Tensor, kernel: int, chosen: list[Tensor], fits: list[Tensor]) -> list[float | None]:
-    """Squared error of every fit over the variance of the outputs, None where that is rounding."""
+    """Return the squared error of each fit over the variance of the outputs; None if that is a rounding error."""
     errors = torch.zeros(len(fits), dtype=torch.float64)
     for some, wanted in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         features, flat = _patches(some.double(), kernel), wanted.double().flatten(0, 2)
@@ -206,13 +209,13 @@ def _relative_errors(x: Tensor, y: Tensor, kernel: int, chosen: list[Tensor], fi
 
 
 def _patches(x: Tensor, kernel: int) -> Tensor:
-    """Features of every pixel, its zero-padded K x K neighborhood and a one: (B, H, W, D) -> (B*H*W, D*K*K + 1)."""
+    """Return each pixel's zero-padded K x K neighborhood and a one as features: (B, H, W, D) -> (B*H*W, D*K*K + 1)."""
     unfolded = F.unfold(x.permute(0, 3, 1, 2), kernel, padding=kernel // 2).transpose(1, 2).flatten(0, 1)
     return F.pad(unfolded, (0, 1), value=1.0)
 
 
 def _columns(kernel: int, largest: int, channels: int) -> Tensor:
-    """Which of the features of the largest kernel a smaller one has, the one included."""
+    """Return which features of the largest kernel a smaller one has, including the one."""
     inside = torch.zeros(largest, largest, dtype=torch.bool)
     margin = (largest - kernel) // 2
     inside[margin : margin + kernel, margin : margin + kernel] = True
@@ -220,13 +223,13 @@ def _columns(kernel: int, largest: int, channels: int) -> Tensor:
 
 
 def layer_numbers(probs: Tensor, inputs: Tensor, outputs: Tensor, height: int, width: int) -> dict[str, Any]:
-    """Describe a layer: joint_residual of a 3 x 3 kernel; conv1 ... conv7, what the best convolution explains.
+    """Describe a layer: joint_residual for a 3 x 3 kernel, and conv1 ... conv7, the shares of the best convolutions.
 
-    And fit_ratio: p/n of the largest of these fits.
+    Also return fit_ratio, p/n of the largest of these fits.
     """
     shares = convolution_shares(inputs, outputs)
     return {
-        # On smaller maps no pixel has all of its neighbors.
+        # On smaller maps, no pixel has all of its neighbors.
         "joint_residual": joint_residual(probs, height, width) if min(height, width) >= 3 else None,
         **{f"conv{kernel}": share for kernel, (share, _) in zip(KERNELS, shares, strict=True)},
         "fit_ratio": max(ratio for _, ratio in shares),

@@ -1,12 +1,13 @@
-"""The theorem as code: a convolution becomes multi-head attention that computes the same function.
+"""The theorem as code: convert a convolution to multi-head attention that computes the same function.
 
 Theorem 1 of the paper: K^2 heads with a quadratic encoding express any K x K convolution. There is one head per tap of
-the kernel (Lemma 1), a Gaussian around the tap's shift so narrow that one pixel gets all of its attention (Lemma 2).
-The paper claims the pixels off the border: at the border softmax shares the attention among the pixels that are there,
-where a convolution meets its padding. Here the keys are the padded map, so that a head finds there what the convolution
-would, and the border is right as well; queries are the pixels at which the convolution has an output, which covers
-strides, even kernels and convolutions without padding. Dilation only moves the heads; groups are zeros in the values.
-Whole networks: attnconv.analysis.convert. The way back: attnconv.analysis.attention_to_conv.
+    the kernel (Lemma 1), a Gaussian around the tap's shift that is so narrow that one pixel gets all of its attention
+    (Lemma 2). The paper proves equality away from the border; at the border, softmax only distributes attention to
+    existing pixels, but a convolution sees padding. Here the keys are the padded map, so heads see the same padding,
+    and the border is correct as well. The queries are the pixels where the convolution has an output; this covers
+    strides, even kernels and convolutions without padding. Dilation only moves the heads, and groups are zeros in the
+    values. attnconv.analysis.convert converts whole networks, and attnconv.analysis.attention_to_conv does the
+    converse.
 
 Axes: B batch, C channels, H W rows and columns, N heads (taps, row-major), G groups, O outputs.
 """
@@ -23,21 +24,21 @@ from attnconv.analysis.plain_convolution import Inconvertible, read_convolution,
 from attnconv.mixers.blocked import apply_separable
 from attnconv.mixers.encodings import QuadraticEncoding, exact_positions
 
-# From 104 on exp(-alpha) is 0 in float32, and softmax gives exactly one pixel everything (the paper says 46).
+# From 104 on, exp(-alpha) is 0 in float32, and softmax gives one pixel exactly everything (the paper says 46).
 ALPHA = 104.0
-QUERIES_AT_ONCE = 256  # along an axis: what a long sequence needs grows with its length, not with the square
+QUERIES_AT_ONCE = 256  # along an axis: memory for a long sequence grows with its length, not with the square
 
 
 class ConvolutionAsAttention(nn.Module):
     """Multi-head attention with a quadratic encoding that computes a convolution, (B, C, H, W) -> (B, O, H', W').
 
-    Also (B, C, L) -> (B, O, L') for a one-dimensional convolution, and both without B. The type of the output, also
-    under autocast, and its memory format are the convolution's.
+    It also maps (B, C, L) -> (B, O, L') for a one-dimensional convolution, and both without B. The type of the output,
+    also under autocast, and its memory format are those of the convolution.
 
     Args:
-        convolution: an nn.Conv1d or nn.Conv2d of any size, stride, dilation, groups, padding and padding mode, or a
-            layer that computes one, as attnconv.analysis.plain_convolution reads it.
-        alpha: sharpness of the heads, in 1/pixels^2; see `leak` for the error that it leaves.
+        convolution: an nn.Conv1d or nn.Conv2d with any size, stride, dilation, groups, padding and padding mode, or a
+            layer that computes one (see attnconv.analysis.plain_convolution).
+        alpha: sharpness of the heads, in 1/pixels^2; see `leak` for the remaining error.
 
     Parameters: encoding (centers (N, 2) in pixels of the padded map, spreads (N,) in 1/pixels), value (G, N*C/G, O/G),
     bias (O,) or None. All are copies; they are frozen where the convolution's are. The encoding stays in float32 or
@@ -102,7 +103,7 @@ class ConvolutionAsAttention(nn.Module):
         return rows, columns
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Probabilities (1, N, H'*W', H*W) of the outputs' pixels over the pixels of a padded H x W map."""
+        """Return probabilities (1, N, H'*W', H*W) of the output pixels over the pixels of a padded H x W map."""
         rows, columns = self.axis_probs(height, width)
         return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)[None]
 
@@ -116,13 +117,13 @@ class ConvolutionAsAttention(nn.Module):
         one_row = len(self.kernel_size) == 1
         out = self._attend(padded.unsqueeze(-2) if one_row else padded)
         out = out.squeeze(-2) if one_row else out
-        # The products leave channels last; a convolution's output is so where its input or its kernel is.
+        # The products leave channels last; a convolution's output does so if its input or its kernel does.
         last = _is_channels_last(x) or (self.channels_last and x.dim() == 4)
         out = out.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         return out if maps is x else out[0]
 
     def _attend(self, padded: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, H', W'), block by block of queries, with the keys that the block's heads can see."""
+        """Map (B, C, H, W) -> (B, O, H', W') by blocks of queries, with the keys that a block's heads can see."""
         sizes = (padded.shape[2], padded.shape[3])
         blocks = [self._queries(axis, size).split(QUERIES_AT_ONCE) for axis, size in enumerate(sizes)]
         rows = []
@@ -140,40 +141,40 @@ class ConvolutionAsAttention(nn.Module):
     def _attend_block(self, rows: Tensor, columns: Tensor, maps: Tensor) -> Tensor:
         averages = apply_separable(rows.to(maps), columns.to(maps), maps.permute(0, 2, 3, 1))
         batch, height, width, _ = averages.shape
-        # Heads of N*C channels; a group of outputs takes, of every head, its group of channels.
+        # Heads of N*C channels; a group of outputs uses its group of channels of each head.
         wide = averages.reshape(batch * height * width, self.heads, self.groups, self.in_channels // self.groups)
         out = (wide.permute(2, 0, 1, 3).flatten(2) @ self.value).permute(1, 0, 2)
         out = out.reshape(batch, height, width, self.out_channels)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def _queries(self, axis: int, size: int) -> Tensor:
-        """Where the first tap is for every output along an axis of a padded map, in pixels."""
+        """Return the position of the first tap for each output along an axis of a padded map, in pixels."""
         last = size - 1 - self._two(self.dilation)[axis] * (self._two(self.kernel_size)[axis] - 1)
         if last < 0:
             raise RuntimeError(f"a padded map of {size} pixels is smaller than the kernel")
         return torch.arange(0, last + 1, self._two(self.stride)[axis], device=self.value.device)
 
     def _keys(self, axis: int, queries: Tensor, size: int) -> slice:
-        """The keys of an axis beyond which the softmax of every head is exactly 0 for these queries."""
+        """Return the keys of an axis outside of which the softmax of all heads is exactly 0 for these queries."""
         if size <= QUERIES_AT_ONCE or queries.is_meta:
             return slice(0, size)
         kind, centers = torch.finfo(self.encoding.centers.dtype), self.encoding.centers[:, axis]
         alpha = self.encoding.spreads.square().min().item() / 2
-        # exp(-alpha d^2) is 0 beyond; two pixels more, as the nearest key is up to half a pixel from the center.
+        # exp(-alpha d^2) is 0 outside; two more pixels, because the nearest key is up to half a pixel from the center.
         reach = math.ceil(math.sqrt((1 - math.log(kind.smallest_normal * kind.eps)) / max(alpha, kind.eps))) + 2
         ends = (queries[0] + centers.min()).item(), (queries[-1] + centers.max()).item()
         first, last = (min(max(round(end), 0), size - 1) for end in ends)
         return slice(max(first - reach, 0), min(last + reach + 1, size))
 
     def _probs(self, axis: int, queries: Tensor, keys: slice) -> Tensor:
-        """Probabilities (N, Q, K) of queries (Q,) over some keys of one axis."""
+        """Return probabilities (N, Q, K) of queries (Q,) over some keys of one axis."""
         shifts = torch.arange(keys.start, keys.stop, device=queries.device) - queries[:, None]
         with exact_positions(queries.device):
             of_axis = (self.encoding.row_scores, self.encoding.column_scores)[axis]
             return of_axis(shifts).softmax(dim=-1)
 
     def _check(self, x: Tensor) -> None:
-        """Raise RuntimeError for what the convolution would not take either."""
+        """Raise RuntimeError for inputs that the convolution would not accept either."""
         axes = len(self.kernel_size)
         if x.dim() not in (axes + 1, axes + 2) or x.shape[-axes - 1] != self.in_channels:
             raise RuntimeError(f"expected {self.in_channels} channels of {axes}-D maps, not {tuple(x.shape)}")
@@ -181,7 +182,7 @@ class ConvolutionAsAttention(nn.Module):
             raise RuntimeError(f"expected an input of {self.value.dtype}, as the weights are, not {x.dtype}")
 
     def _two(self, sizes: tuple[int, ...]) -> tuple[int, int]:
-        """Of rows and columns: a sequence is a map of one row."""
+        """Return sizes of rows and columns: a sequence is a map with one row."""
         rows, columns = (1, *sizes)[-2:]
         return rows, columns
 
@@ -195,9 +196,11 @@ class ConvolutionAsAttention(nn.Module):
 
 
 def leak(alpha: float) -> float:
-    """Share of a head's attention that misses its pixel, far from any border: 1 - (sum over j of exp(-alpha j^2))^-2.
+    """Return the share of a head's attention outside of its pixel, away from the border.
 
-    An output is then off by at most `2 leak(alpha) max|x|` per unit of kernel weight.
+    It is 1 - (sum_j exp(-alpha j^2))^-2.
+
+    The error of an output is at most `2 leak(alpha) max|x|` per unit of kernel weight.
     """
     reach = 1 + math.ceil(math.sqrt(800 / alpha))
     others = 2 * math.fsum(math.exp(-alpha * j * j) for j in range(1, reach))

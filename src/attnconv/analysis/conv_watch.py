@@ -1,4 +1,4 @@
-"""Who computes a convolution: a watch over a running network, below all that a forward pass can hide one in."""
+"""Detect all convolutions that a running network computes, however they are called."""
 
 import re
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnconv.analysis.plain_convolution import Inconvertible, listed
 
-# aten::conv2d, aten::convolution, torchvision::deform_conv2d, quantized::conv2d, and so on; not convert_element_type.
+# aten::conv2d, aten::convolution, torchvision::deform_conv2d, quantized::conv2d and so on; not convert_element_type.
 CONVOLVES = re.compile(r"conv(?!ert)")
 
 
 @dataclass
 class Seen:
-    """What a network did while it was watched."""
+    """The calls of a network while it was watched."""
 
     called: set[nn.Module] = field(default_factory=set)
     convolving: dict[str, str] = field(default_factory=dict)  # innermost module's name -> operator
@@ -30,7 +30,7 @@ class Seen:
             raise Inconvertible(f"cannot convert the convolutions that are not layers, computed inside {found}")
 
     def refuse_uncalled(self, replaced: dict[str, Any]) -> None:
-        """Raise Inconvertible if a layer was not called, since nothing then shows that it was converted right."""
+        """Raise Inconvertible if a layer was not called, because then its conversion was not tested."""
         uncalled = [name for name, layer in replaced.items() if layer not in self.called]
         if uncalled:
             raise Inconvertible(f"not reached by the images, so not known to be converted: {listed(uncalled)}")
@@ -38,10 +38,10 @@ class Seen:
 
 @contextmanager
 def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
-    """Note in `seen` which modules of a model are called and which compute convolutions.
+    """Record in `seen` which modules of a model are called and which compute convolutions.
 
-    Below autograd and inference mode every operator arrives, also those of modules that PyTorch does not know of, in
-    Python lists, and those of a function; the innermost known module is named for them.
+    All operators are visible below autograd and inference mode, including those of functions and of modules in Python
+    lists; they are attributed to the innermost known module.
     """
     inside = [type(model).__name__]
 

@@ -1,4 +1,4 @@
-"""Whole networks: every convolution inside becomes attention, and back, or what cannot is named and nothing is done.
+"""Convert all convolutions of a network to attention, and back; or name the ones that cannot be converted.
 
 Shared layers stay one layer, tied parameters stay tied, frozen ones frozen.
 """
@@ -16,27 +16,29 @@ from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
 from attnconv.analysis.conv_watch import Seen, watching
 from attnconv.analysis.plain_convolution import Inconvertible, evaluating, listed
 
-ROLES = {"weight": "value", "bias": "bias"}  # what a convolution's parameters become
+ROLES = {"weight": "value", "bias": "bias"}  # the new names of a convolution's parameters
 
 
 def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict[str, ConvolutionAsAttention]:
-    """Replace every convolution inside a model, in place; returns what has replaced them, by name.
+    """Replace all convolutions inside a model, in place, and return the replacements by name.
 
-    Shared layers stay one layer, tied weights stay tied. Convolutions that are not layers (torch.nn.functional, modules
-    in Python lists, other libraries' operators) show only while the model runs: give an example, and the converted
-    model is run on it and watched.
+    Shared layers stay one layer, and tied weights stay tied. Convolutions that are not layers (torch.nn.functional,
+    modules in Python lists, operators of other libraries) are only visible while the model runs. With an example, the
+    converted model runs on it and is watched.
 
     Args:
-        example: an input of the model, or None to trust that all convolutions are layers of it.
+        example: an input of the model, or None if all convolutions are layers of it.
 
     Raises:
-        Inconvertible: there is none, some cannot be converted, or with the example one is computed elsewhere or a layer
-            is not reached; all of these are named, and nothing is replaced.
+        Inconvertible: there is no convolution, some cannot be converted, or with the example one is computed elsewhere
+            or a layer is not called. The message names them, and nothing is replaced.
     """
     _refuse_opaque(model)
     convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, _ConvNd)}
     if "" in convolutions:
-        raise Inconvertible("the model itself is a convolution, not replaced in place: ConvolutionAsAttention(model)")
+        raise Inconvertible(
+            "the model itself is a convolution and cannot be replaced in place: use ConvolutionAsAttention(model)"
+        )
     made: dict[nn.Module, nn.Module] = {}
     refused = _tied_elsewhere(model, set(convolutions.values()))
     for name, layer in convolutions.items():
@@ -60,10 +62,10 @@ def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict
 
 
 def convert_back(model: nn.Module) -> dict[str, nn.Module]:
-    """Replace every ConvolutionAsAttention inside a model by its convolution, in place; returns these by name.
+    """Replace all ConvolutionAsAttention inside a model by their convolutions, in place, and return these by name.
 
     Raises:
-        Inconvertible: there is none, or some cannot be converted; these are named, and nothing is replaced.
+        Inconvertible: there is none, or some cannot be converted; the message names them, and nothing is replaced.
     """
     attention = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvolutionAsAttention)}
     made: dict[nn.Module, nn.Module] = {}
@@ -76,13 +78,13 @@ def convert_back(model: nn.Module) -> dict[str, nn.Module]:
     if refused:
         raise Inconvertible(f"cannot convert {listed(refused)}")
     if not made or "" in attention:
-        raise Inconvertible("the model has no attention that was a convolution, or is one itself")
+        raise Inconvertible("the model contains no attention that was a convolution, or is one itself")
     _keep_ties(made, {new: old for old, new in ROLES.items()})
     return _replace(model, made)
 
 
 def _replace(model: nn.Module, by: Mapping[nn.Module, nn.Module]) -> dict[str, nn.Module]:
-    """Put other modules in the places of some, everywhere in a model; returns the new ones, by every name."""
+    """Replace modules everywhere in a model, and return the new ones by all of their names."""
     names = {name: by[module] for name, module in model.named_modules(remove_duplicate=False) if module in by}
     for parent in list(model.modules()):
         for child, module in list(parent._modules.items()):
@@ -92,7 +94,7 @@ def _replace(model: nn.Module, by: Mapping[nn.Module, nn.Module]) -> dict[str, n
 
 
 def _keep_ties(made: Mapping[nn.Module, nn.Module], roles: Mapping[str, str]) -> None:
-    """Tie the parameters of new layers that were tied in the old ones; `roles` says which new one an old one became."""
+    """Tie parameters of new layers whose old ones were tied; `roles` maps old to new names."""
     first: dict[nn.Parameter, Any] = {}
     for old, new in made.items():
         for before, after in roles.items():
@@ -115,7 +117,7 @@ def _check_on(model: nn.Module, example: Any, replaced: dict[str, Any]) -> None:
 
 
 def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]:
-    """Name the modules that share a convolution's parameter, but not as another's weight or another's bias."""
+    """Name the modules that share a convolution's parameter, but not as a convolution's weight or bias."""
     roles: dict[nn.Parameter, list[tuple[str, nn.Module, str]]] = {}
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -132,7 +134,7 @@ def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]
 
 
 def _refuse_opaque(model: nn.Module) -> None:
-    """Raise Inconvertible for models whose layers are not there to be replaced."""
+    """Raise Inconvertible for models whose layers cannot be replaced."""
     for name, module in model.named_modules():
         what = name or "the model"
         if isinstance(module, torch.jit.ScriptModule):

@@ -1,7 +1,7 @@
-"""The theoretical receptive field of convolutional networks, followed through their graphs.
+"""The theoretical receptive field of convolutional networks, computed from their graphs.
 
-Each value of the graph has a field, the pixels of the input that one of its own sees, and a jump, the pixels of the
-input from one of its own to the next, per axis. Branches that meet see what either sees.
+Each value of the graph has a field (the input pixels that one of its pixels sees) and a jump (the distance, in input
+pixels, between neighboring pixels), per axis. Where branches meet, the result sees what any of them sees.
 """
 
 import operator
@@ -27,7 +27,7 @@ METHODS = ("relu", "relu_", "sigmoid", "contiguous", "add", "mul", "add_", "mul_
 
 @dataclass(frozen=True)
 class _Seen:
-    """Pixels of the input, rows and columns: the field's side and the jump."""
+    """Field and jump in pixels of the input, for rows and columns."""
 
     field: tuple[float, float]
     jump: tuple[float, float]
@@ -39,12 +39,12 @@ class _Tracer(fx.Tracer):
 
 
 def convolution_fields(blocks: Sequence[nn.Module], image_side: int) -> list[int]:
-    """Side of the theoretical receptive field after each block of a convolutional network, in pixels of the image.
+    """Return the side of the theoretical receptive field after each block of a convolutional network, in image pixels.
 
-    The longer side, where kernels are not square. Attention, over space or over the means of channels, sees everything.
+    If kernels are not square, it is the longer side. Attention, over space or over channels, sees everything.
 
     Raises:
-        ValueError: a part of a block that cannot be followed; it is named.
+        ValueError: a part of a block is not supported; the message names it.
     """
     seen, fields = _Seen((1, 1), (1, 1)), []
     for block in blocks:
@@ -54,8 +54,8 @@ def convolution_fields(blocks: Sequence[nn.Module], image_side: int) -> list[int
 
 
 def _through(block: nn.Module, seen: _Seen) -> _Seen:
-    """Return what the output of a block sees if its input sees `seen`."""
-    holder = nn.Sequential(block)  # a convolution alone would be traced into
+    """Return the field of a block's output if its input has the field `seen`."""
+    holder = nn.Sequential(block)  # otherwise the tracer would enter a single convolution
     values: dict[fx.Node, _Seen] = {}
     for node in _Tracer().trace(holder).nodes:
         sources = [values[source] for source in node.all_input_nodes if source in values]
@@ -75,7 +75,7 @@ def _through(block: nn.Module, seen: _Seen) -> _Seen:
 
 
 def _joined(sources: list[_Seen]) -> _Seen:
-    """What a sum of values sees: of fields with one center, the largest."""
+    """Return the field of a sum of values: the largest, because they share a center."""
     rows, columns = zip(*(source.field for source in sources), strict=True)
     return _Seen((max(rows), max(columns)), max(source.jump for source in sources))
 

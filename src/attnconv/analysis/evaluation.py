@@ -1,4 +1,4 @@
-"""How often a network is right on labeled images, class by class, and what it confuses."""
+"""The accuracy of a network on labeled images, by class, and its confusion matrix."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The score of a network on labeled images.
+    """The scores of a network on labeled images.
 
     Attributes:
         loss: mean cross-entropy.
-        confusion: images by (true class, predicted class).
+        confusion: number of images by (true class, predicted class).
         class_names: one per class.
     """
 
@@ -25,12 +25,12 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share of images that are classified correctly, 0..1."""
+        """Return the share of images that are classified correctly, 0..1."""
         return float(self.confusion.trace() / self.images)
 
     @property
     def class_accuracies(self) -> dict[str, float]:
-        """Accuracy by class name, 0..1, of the classes that occur."""
+        """Return the accuracy by class name, 0..1, for the classes that occur."""
         return class_accuracies(self.confusion, self.class_names)
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Evaluation:
             own = self.class_names.index(name)
             others = self.confusion[own].copy()
             others[own] = 0
-            mistaken = f"  most often taken for {self.class_names[others.argmax()]} ({others.max()})"
+            mistaken = f"  most often confused with {self.class_names[others.argmax()]} ({others.max()})"
             lines.append(f"  {name:<12} {accuracy:7.2%}{mistaken if others.any() else ''}")
         return "\n".join(lines)
 
@@ -51,7 +51,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
 
 
 def class_accuracies(confusion: np.ndarray, class_names: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy by class name, 0..1, of the classes that occur."""
+    """Return the accuracy by class name, 0..1, for the classes that occur."""
     totals = confusion.sum(axis=1)
     return {
         name: float(confusion[index, index] / totals[index]) for index, name in enumerate(class_names) if totals[index]

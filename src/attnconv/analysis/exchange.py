@@ -1,4 +1,7 @@
-"""The theorem on whole networks: convolutions exchanged for attention, and both networks compared image by image."""
+"""Test the theorem on whole networks.
+
+Convert the convolutions to attention, and compare both networks image by image.
+"""
 
 import copy
 import time
@@ -16,34 +19,34 @@ from attnconv.data.dataset import Split
 from attnconv.errors import UserError
 from attnconv.models.cost import flops_full, parameters
 
-# Logits that move by less than this share of the largest, from image to image, are rounding: float32 has 1e-7.
+# Logits that vary less than this between images, relative to the largest, are rounding errors: float32 has 1e-7.
 CONSTANT = 1e-6
 
 
 class Meaningless(UserError):
-    """A comparison of networks from which nothing follows."""
+    """A comparison of networks that proves nothing."""
 
 
 def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 100) -> dict[str, Any]:
-    """Convert a copy of a CNN and compare both on a split, batch by batch in turn, so that both meet the same machine.
+    """Convert a copy of a CNN and compare both on a split, alternating batch by batch, so that timings are comparable.
 
-    The attention network is watched on every batch: it must compute no convolution, and call every converted layer.
+    The attention network is watched on each batch: it must compute no convolution and call all converted layers.
 
     Args:
-        model: in evaluation mode, on the split's device, of any floating type; it is left as it is.
+        model: in evaluation mode, on the split's device, of any floating type; it is not changed.
 
     Returns:
-        layers and heads converted; largest_difference of logits, next to largest_logit and logits_range, the most that
-        a logit differs between images; predictions changed, of images; accuracies, parameters, FLOPs per image (in
-        full) and seconds of the convolutional and the attention network.
+        Numbers of converted layers and heads; largest_difference of logits, and for scale largest_logit and
+        logits_range, the largest range of a logit over images; changed predictions and images; accuracies, parameters,
+        FLOPs per image (in full) and seconds of the convolutional and the attention network.
 
     Raises:
-        Inconvertible: naming what cannot be converted.
-        Meaningless: logits that are not finite, or the same for all images.
+        Inconvertible: a layer cannot be converted; the message names it.
+        Meaningless: logits are not finite, or the same for all images.
     """
     example = next(split.batches(2))[0].to(_type_of(model))
     with torch.no_grad():
-        _logits(model, example)  # reparametrized weights, such as of weight norm, can be copied only after a call
+        _logits(model, example)  # reparametrized weights, such as those of weight norm, can be copied only after a call
     attention = copy.deepcopy(model)
     replaced = convert(attention, alpha)
     layers = set(replaced.values())
@@ -64,9 +67,9 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
 
 @torch.inference_mode()
 def _compare(networks: tuple[nn.Module, nn.Module], split: Split, batch: int, seen: Seen) -> dict[str, Any]:
-    """Compare the logits of the convolutional and the attention network; `seen` is of the second."""
+    """Compare the logits of the convolutional and the attention network; `seen` watches the second."""
     seconds, correct, difference, changed, kept = [0.0, 0.0], [0, 0], 0.0, 0, []
-    watches = (Seen(), seen)  # both, so that watching takes the time of both
+    watches = (Seen(), seen)  # watch both networks, so that watching costs both the same time
     for images, labels in split.batches(batch):
         logits = []
         for which, network in enumerate(networks):
@@ -86,13 +89,15 @@ def _compare(networks: tuple[nn.Module, nn.Module], split: Split, batch: int, se
 
 
 def _scale(batches: Iterable[Tensor]) -> dict[str, float]:
-    """The largest logit, and the most that a logit differs between images: what to read a difference by."""
+    """Return the largest logit, and the largest range of a logit over images, to put differences in proportion."""
     logits = torch.cat(list(batches))
     largest = logits.abs().max().item()
-    # Of a single image its classes have to do.
+    # For a single image, use the range over classes.
     spread = (logits.amax(0) - logits.amin(0)) if len(logits) > 1 else logits.amax(1) - logits.amin(1)
     if spread.max().item() <= CONSTANT * largest:
-        raise Meaningless(f"the logits are the same for all images (up to {largest:.3g}): comparing them means nothing")
+        raise Meaningless(
+            f"the logits are the same for all images (up to {largest:.3g}): comparing them proves nothing"
+        )
     return {"largest_logit": largest, "logits_range": spread.max().item()}
 
 
@@ -100,12 +105,12 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
     out = network(images)
     if not isinstance(out, Tensor) or out.dim() != 2:
         what = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise Inconvertible(f"the network returns {what}, not logits (images, classes): there is nothing to compare")
+        raise Inconvertible(f"the network returns {what}, not logits (images, classes), so there is nothing to compare")
     if not out.isfinite().all():
-        raise Meaningless("the network has logits that are not finite: comparing them means nothing")
+        raise Meaningless("the network has logits that are not finite: comparing them proves nothing")
     return out.float() if out.dtype.itemsize < 4 else out
 
 
 def _type_of(model: nn.Module) -> torch.dtype:
-    """The type that a network computes in."""
+    """Return the floating type of a network."""
     return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)

@@ -1,7 +1,7 @@
 """Where the heads look: each head's mean shift and covariance, from its attention probabilities.
 
-These are the paper's "centers of attention" (Figures 3, 4, 12) for any encoding. Quadratic encodings also have centers
-and spreads as parameters; both are recorded, because a center outside the map cannot be reached by any probability.
+These are the paper's "centers of attention" (Figures 3, 4, 12), for any encoding. Quadratic encodings also have centers
+and spreads as parameters. Both are recorded, because a center outside of the map is not the mean of any probabilities.
 
 Axes: L layers, N heads, H W rows and columns, Q K query and key pixels.
 """
@@ -17,28 +17,28 @@ from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEnc
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
-IMAGES_AT_ONCE = 10  # whose attention probabilities, (N, HW, HW) an image and layer, are in memory together
+IMAGES_AT_ONCE = 10  # attention probabilities take (N, HW, HW) per image and layer
 DECIMALS = 4  # of centers and spreads in heads.jsonl
 
 
 def attention_mixers(model: nn.Module) -> list[AttentionMixer]:
-    """Return the mixers of a model with `attention_probs`, in order of depth, without the parts that one is made of."""
+    """Return the mixers of a model with `attention_probs`, in order of depth, but not the parts of other mixers."""
     found: dict[str, AttentionMixer] = {}
     for name, module in model.named_modules():
         inside_another = any(name.startswith(f"{outer}.") for outer in found)
         if hasattr(module, "attention_probs") and not inside_another:
-            found[name] = cast(AttentionMixer, module)  # a mixer of one's own may lack the base class
+            found[name] = cast(AttentionMixer, module)  # a user's mixer may not inherit the base class
     return list(found.values())
 
 
 def central_query(height: int, width: int) -> int:
-    """Row-major index of the pixel at the center of a map."""
+    """Return the row-major index of the pixel at the center of a map."""
     return height // 2 * width + width // 2
 
 
 @torch.no_grad()
 def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What each attention mixer receives when the model, without dropout, sees images (B, C, height, width)."""
+    """Return the input of each attention mixer when the model, without dropout, sees images (B, C, height, width)."""
     captured: list[Tensor] = []
     hooks = [
         mixer.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
@@ -53,10 +53,10 @@ def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tuple[Tensor, Tensor]]:
-    """What goes into each attention mixer and what comes out, (B, H, W, D) each, on the CPU.
+    """Return the inputs and outputs of each attention mixer, (B, H, W, D) each, on the CPU.
 
     Args:
-        images: (B, C, height, width), shown to the model without dropout, `batch` at a time.
+        images: (B, C, height, width), passed to the model without dropout, `batch` at a time.
     """
     mixers = attention_mixers(model)
     traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
@@ -74,9 +74,9 @@ def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tu
 
 @torch.no_grad()
 def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
-    """Attention of the central pixel, the mean over maps x (B, H, W, D): (N, H, W), float32 on the CPU.
+    """Return the attention of the central pixel, averaged over maps x (B, H, W, D): (N, H, W), float32 on the CPU.
 
-    Position-only attention is the same for every map and needs none.
+    Position-only attention is the same for all maps and needs no x.
     """
     probs = mixer.attention_probs(height, width, x)[:, :, central_query(height, width)]
     return probs.float().mean(dim=0).reshape(-1, height, width).cpu()
@@ -84,10 +84,10 @@ def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) 
 
 @torch.no_grad()
 def central_maps(model: nn.Module, height: int, width: int, images: Tensor) -> list[Tensor]:
-    """Attention of the central pixel in every layer: L maps (N, H, W), float32 on the CPU.
+    """Return the attention of the central pixel in each layer: L maps (N, H, W), float32 on the CPU.
 
     Args:
-        images: (B, C, height, width); attention that depends on content is the mean over these.
+        images: (B, C, height, width); attention that depends on content is averaged over these.
     """
     mixers = attention_mixers(model)
     if all(isinstance(mixer, PositionalAttention) for mixer in mixers):
@@ -100,10 +100,10 @@ def central_maps(model: nn.Module, height: int, width: int, images: Tensor) -> l
 
 
 def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean shift (N, 2) in pixels and covariance (N, 2, 2) in pixels squared of the central pixel's attention.
+    """Return the mean shift (N, 2), in pixels, and covariance (N, 2, 2), in pixels^2, of the central pixel's attention.
 
     Args:
-        probs: (N, H, W), as `central_probs` gives them.
+        probs: (N, H, W), from `central_probs`.
     """
     _, height, width = probs.shape
     shifts = grid_shifts(height, width)[central_query(height, width)].to(probs.dtype)
@@ -114,7 +114,7 @@ def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_heads(model: nn.Module) -> dict[str, list[Any]]:
-    """Centers and spreads of the layers with Gaussian heads, rounded, for heads.jsonl; empty for other models.
+    """Return the centers and spreads of layers with Gaussian heads, rounded, for heads.jsonl; empty for other models.
 
     Keys: `centers` (L, N, 2) in pixels and `spreads` (L, N), or (L, N, 2, 2) for any covariance, in 1/pixels.
     """
@@ -125,6 +125,6 @@ def gaussian_heads(model: nn.Module) -> dict[str, list[Any]]:
 
 
 def rounded(parameter: Tensor) -> list[Any]:
-    """Return a parameter as nested lists, to as many digits as heads.jsonl has."""
-    # In float64: a rounded float32 has more digits than it was rounded to.
+    """Return a parameter as nested lists, rounded as in heads.jsonl."""
+    # In float64: a rounded float32 prints more digits.
     return np.round(parameter.detach().double().cpu().numpy(), DECIMALS).tolist()

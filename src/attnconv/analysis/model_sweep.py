@@ -1,9 +1,9 @@
-"""The theorem on models of timm: each with random weights and statistics, its convolutions exchanged for attention.
+"""Test the theorem on models of timm, with random weights and statistics.
 
-Untrained models hide errors: residual branches that begin at zero, statistics of zero mean and unit variance, biases of
-zero. So every parameter that is the same number throughout, and all statistics, become random before the exchange. The
-exchange is in float64: a random model can amplify the rounding of float32 by any factor (a channel of batch norm whose
-variance is 1e-8 by 1e4), which says nothing of the exchange.
+Untrained models hide errors: residual branches start at zero, statistics have zero mean and unit variance, and biases
+    are zero. So all constant parameters and all statistics are randomized before the conversion. The comparison uses
+    float64, because a random model can amplify float32 rounding by any factor (a batch norm channel with variance 1e-8
+    by 1e4), which says nothing about the conversion.
 """
 
 import math
@@ -26,12 +26,15 @@ MODELS = (
     "dla46_c", "ghostnet_050", "hardcorenas_a", "lcnet_035", "levit_128s", "mixnet_s", "mobileone_s0", "nf_regnet_b0",
     "poolformer_s12", "regnetx_002", "repvgg_a0", "resnetv2_50x1_bit", "rexnetr_100", "xcit_nano_12_p16_224",
 )  # fmt: skip
-SIDES = (32, 64, 128, 224, 256)  # of images, in pixels: the smallest that a model takes
+SIDES = (32, 64, 128, 224, 256)  # of images, in pixels; the smallest one that a model accepts is used
 CLASSES, SPREAD = 10, 0.2
 
 
 def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
-    """Exchange the convolutions of timm's model `name`: the numbers of `exchange`, or `refused` with the reason."""
+    """Convert the convolutions of timm's model `name`.
+
+    Return the numbers of `exchange`, or `refused` with the reason.
+    """
     started = time.perf_counter()
     row: dict[str, Any] = {"model": name}
     try:
@@ -47,13 +50,13 @@ def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
 
 @torch.no_grad()
 def randomize(model: nn.Module, images: Tensor, seed: int) -> None:
-    """Put noise on every parameter that is one number throughout, and on the statistics, which become the images' own.
+    """Add noise to all constant parameters and to the statistics, which are measured on the images.
 
-    With statistics that have nothing to do with what arrives, signals would die out or explode from layer to layer.
+    With statistics that do not match their inputs, signals would vanish or explode from layer to layer.
 
     Args:
         model: in evaluation mode.
-        images: (B, C, H, W) as it takes them, two or more.
+        images: (B, C, H, W) as the model takes them, two or more.
     """
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -61,7 +64,7 @@ def randomize(model: nn.Module, images: Tensor, seed: int) -> None:
             parameter.add_(SPREAD * torch.randn(parameter.shape, generator=draw))
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for norm in norms:
-        norm.momentum = 1.0  # the statistics of these images alone
+        norm.momentum = 1.0  # use the statistics of these images alone
         norm.train()
     model(images)
     for norm in norms:
@@ -74,7 +77,7 @@ def randomize(model: nn.Module, images: Tensor, seed: int) -> None:
 
 
 def _smallest(name: str, seed: int) -> tuple[int, nn.Module]:
-    """The smallest side of images that a model takes, and the model."""
+    """Return the smallest side of images that a model accepts, and the model."""
     for side in SIDES:
         torch.manual_seed(seed)
         try:
@@ -87,6 +90,6 @@ def _smallest(name: str, seed: int) -> tuple[int, nn.Module]:
 def _random_images(count: int, side: int, seed: int) -> Split:
     draw = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=draw)
-    # The mean and deviation of even levels from 0 to 1.
+    # The mean and standard deviation of values spread evenly over 0..1.
     mean, std = torch.full((3,), 0.5), torch.full((3,), 1 / math.sqrt(12))
     return Split(pixels, torch.arange(count) % CLASSES, mean, std)

@@ -1,8 +1,9 @@
-"""What a layer computes, if that is one convolution: read by watching it compute, not from its attributes.
+"""Read the convolution that a layer computes by running the layer, not from its attributes.
 
-Attributes can be edited after construction, and a subclass, a parametrization or a hook can compute with another weight
-or padding than the layer shows. So the layer runs on random maps, and what reaches torch.conv1d or torch.conv2d counts:
-weight standardization, weight and spectral norm, pruning and TensorFlow's SAME padding are evaluated on the way.
+Attributes can be edited after construction, and a subclass, a parametrization or a hook can use another weight or
+padding than the layer shows. So the layer runs on random maps, and the arguments of torch.conv1d or torch.conv2d are
+recorded. Weight standardization, weight and spectral norm, pruning and TensorFlow's SAME padding are evaluated on the
+way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,28 +23,28 @@ from torch.overrides import TorchFunctionMode
 from attnconv.errors import UserError
 
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-# They compute the weight from other parameters before each call; any other hook may do anything.
+# These hooks compute the weight from other parameters before each call; other hooks may do anything.
 REPARAMETRIZATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)
 MARGIN = 2  # pixels by which the maps are larger than the kernel
 
 
 class Inconvertible(UserError):
-    """A convolution that has no attention to become, or an attention that is not a convolution."""
+    """A convolution that cannot become attention, or attention that is not a convolution."""
 
 
 def listed(names: Sequence[str], shown: int = 4) -> str:
-    """Join names for one line: the first few, and how many more."""
+    """Join names into one line: the first few, and the number of others."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 @dataclass(frozen=True)
 class PlainConvolution:
-    """A convolution as its layer computes it.
+    """A convolution, as its layer computes it.
 
-    weight (O, C/G, ...) and bias (O,) or None; stride, dilation (one number per axis) and groups G; pads, last axis
-    first, both sides of each, as F.pad takes them, or None for TensorFlow's SAME, which depends on the map; pad_mode as
-    F.pad names it.
+    weight is (O, C/G, ...) and bias (O,) or None. stride and dilation have one number per axis, and groups is G. pads
+    has both sides of each axis, last axis first, as for F.pad, or is None for TensorFlow's SAME, which depends on the
+    map. pad_mode is F.pad's name.
     """
 
     weight: Tensor
@@ -58,7 +59,7 @@ class PlainConvolution:
 def same_pads(
     size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Compute TensorFlow's SAME padding of a map of `size`, as F.pad takes it: last axis first."""
+    """Compute TensorFlow's SAME padding for a map of `size`, in F.pad's format: last axis first."""
     totals = [
         max(((pixels - 1) // step) * step + (taps - 1) * gap + 1 - pixels, 0)
         for pixels, taps, step, gap in zip(size, kernel, stride, dilation, strict=True)
@@ -67,23 +68,24 @@ def same_pads(
 
 
 def static_same_pads(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
-    """Compute the padding of PyTorch's padding="same", as F.pad takes it: last axis first."""
+    """Compute the padding of PyTorch's padding="same", in F.pad's format: last axis first."""
     return _halves([gap * (taps - 1) for taps, gap in zip(kernel, dilation, strict=True)])
 
 
 @torch.no_grad()
 def read_convolution(layer: Any) -> PlainConvolution:
-    """Run a layer on random maps in evaluation mode and read the one convolution that it computes.
+    """Run a layer on random maps in evaluation mode, and return the one convolution that it computes.
 
     Raises:
-        Inconvertible: with the reason alone, if it computes anything else; the layer's name is the caller's to say.
+        Inconvertible: it computes anything else; the message has the reason, and the caller adds the layer's name.
     """
     _refuse_hooks(layer)
     with evaluating(layer):
         axes = layer.weight.dim() - 2
         if axes not in (1, 2) or layer.transposed:
             raise Inconvertible("not a 1-D or 2-D convolution")
-        # Every remainder by the stride, where SAME padding differs; PyTorch's own forward pass needs only two maps.
+        # All remainders by the stride, because SAME padding depends on them; for PyTorch's own layers, two maps
+        # suffice.
         own = type(layer).forward not in (nn.Conv1d.forward, nn.Conv2d.forward) or "forward" in vars(layer)
         sizes = range(max(_each(layer.stride, axes)) + 2 if own else 2)
         calls = [_watch(layer, axes, extra) for extra in sizes]
@@ -98,7 +100,7 @@ def read_convolution(layer: Any) -> PlainConvolution:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of torch.conv1d or torch.conv2d: its arguments, and all padding on the way to it."""
+    """One call of torch.conv1d or torch.conv2d: its arguments, and all padding before it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -111,7 +113,7 @@ class _Call:
 
 
 def _watch(layer: Any, axes: int, extra: int) -> _Call:
-    """Run a layer on a map, `extra` pixels larger than needed, and return its one convolution."""
+    """Run a layer on a map that is `extra` pixels larger than needed, and return its one convolution."""
     # A reparametrized weight has the type of its parameters only after the next call.
     weight, like = layer.weight, next(layer.parameters())
     widest = 0 if isinstance(layer.padding, str) else max(_each(layer.padding, axes))
@@ -125,7 +127,7 @@ def _watch(layer: Any, axes: int, extra: int) -> _Call:
     with _Recorder() as seen:
         try:
             out = layer(x)
-        except Exception as error:  # a layer may refuse with whatever error it has
+        except Exception as error:  # a layer may raise any error
             raise Inconvertible(f"cannot be called: {str(error).splitlines()[0]}") from error
     call = _only_convolution(seen, x, out, axes)
     _refuse_changes_in_place(call, untouched, out)
@@ -133,7 +135,7 @@ def _watch(layer: Any, axes: int, extra: int) -> _Call:
 
 
 def _only_convolution(seen: "_Recorder", x: Tensor, out: Any, axes: int) -> _Call:
-    """Check that x, perhaps padded, went into one convolution, and that this is what came back."""
+    """Check that x, perhaps padded, is the input of one convolution, and that its output was returned."""
     if len(seen.convolutions) != 1:
         raise Inconvertible(f"computes {len(seen.convolutions)} convolutions")
     function, found, result = seen.convolutions[0]
@@ -161,7 +163,7 @@ def _only_convolution(seen: "_Recorder", x: Tensor, out: Any, axes: int) -> _Cal
 
 
 def _refuse_changes_in_place(call: _Call, x: Tensor, out: Tensor) -> None:
-    """Raise Inconvertible if x or the output was changed where it is, which leaves it the same tensor."""
+    """Raise Inconvertible if x or the output was changed in place."""
     if x.device.type == "meta":
         return
     function = torch.conv1d if x.dim() == 3 else torch.conv2d
@@ -173,7 +175,7 @@ def _refuse_changes_in_place(call: _Call, x: Tensor, out: Tensor) -> None:
 
 
 def _pads(calls: list[_Call]) -> tuple[int, ...] | None:
-    """The padding of all calls; None if it is TensorFlow's SAME."""
+    """Return the padding of all calls, or None for TensorFlow's SAME."""
     if len({call.pads for call in calls}) == 1:
         return calls[0].pads
     for call in calls:
@@ -183,7 +185,7 @@ def _pads(calls: list[_Call]) -> tuple[int, ...] | None:
 
 
 class _Recorder(TorchFunctionMode):
-    """Keep every call of a convolution, with its arguments by name and its result, and every padding."""
+    """Record all calls of a convolution, with named arguments and result, and all calls of padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +207,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _refuse_hooks(layer: nn.Module) -> None:
-    """Raise Inconvertible for a layer that does other things than its forward pass, or cannot run yet."""
+    """Raise Inconvertible for a layer with hooks, or one that cannot run yet."""
     if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
         raise Inconvertible("not initialized: run the model once")
     before = [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, REPARAMETRIZATIONS)]
@@ -215,7 +217,7 @@ def _refuse_hooks(layer: nn.Module) -> None:
 
 @contextmanager
 def evaluating(layer: nn.Module) -> Iterator[None]:
-    """Switch a layer and its parts to evaluation, and back as they were: spectral norm iterates while training."""
+    """Switch a layer and its parts to evaluation mode and back: spectral norm iterates in training mode."""
     modes = {module: module.training for module in layer.modules()}
     layer.eval()
     try:
@@ -226,7 +228,7 @@ def evaluating(layer: nn.Module) -> Iterator[None]:
 
 
 def _own_pads(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
-    """The padding that a convolution does itself, last axis first."""
+    """Return the padding that a convolution applies itself, last axis first."""
     if padding == "same":
         return static_same_pads(kernel, dilation)
     sides = _each(0 if padding == "valid" else padding, len(kernel))
@@ -234,12 +236,12 @@ def _own_pads(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) 
 
 
 def _halves(totals: list[int]) -> tuple[int, ...]:
-    """Pads of the axes' totals, last axis first; the odd pixel goes behind the map."""
+    """Split the total padding of each axis into two sides, last axis first; the odd pixel goes to the end."""
     return tuple(side for total in reversed(totals) for side in (total // 2, total - total // 2))
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
-    """One number per axis, of one number or several."""
+    """Return one number per axis, given one or several numbers."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * axes if len(values) == 1 else values
 

@@ -1,4 +1,4 @@
-"""How convolutional the attention layers of a trained network have become."""
+"""Measure how convolutional the attention layers of a trained network are."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from attnconv.runs.load import Trained, build_untrained
 
 
 def compact(record: dict[str, Any]) -> str:
-    """JSON with a line per fact, and a line per row of every table: to be read, searched and compared by eye."""
+    """Return JSON with one line per fact and per table row, which is easy to read, search and compare."""
     lines = []
     for key, value in record.items():
         rows = isinstance(value, list) and value and isinstance(value[0], dict)
@@ -23,18 +23,18 @@ def compact(record: dict[str, Any]) -> str:
 
 
 def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[str, list[dict[str, Any]]]:
-    """Describe every head and layer of an attention network on test images, trained and as it began.
+    """Describe each head and layer of an attention network on test images, with trained and with initial weights.
 
     Args:
-        images: test images over which attention is averaged.
-        fit_images: test images for the best convolutions, half to fit them and half to judge them.
+        images: number of test images to average attention over.
+        fit_images: number of test images for the best convolutions, half to fit them and half to test them.
 
     Returns:
         `heads` and `layers`: rows with `weights` (trained or initial), `layer`, `head` (from 1), and the numbers of
         attnconv.analysis.conv_similarity.
 
     Raises:
-        ConfigError: the network has no attention layer, or one that is not finite.
+        ConfigError: the network has no attention layer, or a layer gives numbers that are not finite.
     """
     found: dict[str, list[dict[str, Any]]] = {"heads": [], "layers": []}
     shown, _ = next(trained.data.test.batches(max(images, fit_images)))

@@ -1,9 +1,8 @@
-"""What every model of the study costs and sees, before a step is trained: the rows of results/models.csv.
+"""The cost and the receptive field of all models of the study before training: the rows of results/models.csv.
 
-Costs are those of the model at its scale, on 32 x 32 images of ten classes. What it sees is a property of its layers
-and is measured on untrained ones: six layers at width 64 (fully_connected: 16) on 16 x 16 positions of 2 x 2 pixels,
-with the paper's initial centers, or the first six blocks (VGG: convolutions) of a convolutional network at width 16, on
-random inputs.
+Costs are those of the model at its scale, on 32 x 32 images of ten classes. Receptive fields are measured on untrained
+    layers: six layers at width 64 (fully_connected: 16) on 16 x 16 positions of 2 x 2 pixels, with the paper's initial
+    centers; or the first six blocks (VGG: convolutions) of a convolutional network at width 16. Inputs are random.
 """
 
 import math
@@ -38,21 +37,21 @@ IMAGE_SHAPE, CLASSES = (3, 32, 32), 10
 DEPTH = 6
 PATCH = 2
 SIDE = IMAGE_SHAPE[1] // PATCH  # of the map, in positions
-INPUTS = 16  # random inputs over which gradients are averaged
+INPUTS = 16  # number of random inputs to average gradients over
 MARGIN = 4  # positions, or pixels, that count as near the border
 GROWTH_SIDES = (8, 16, 32, 64)
-LARGEST_WEIGHTS = 2 * 2**30  # bytes; a map whose weights need more is left out of the growth
+LARGEST_WEIGHTS = 2 * 2**30  # bytes; maps that need more memory for weights are left out of the growth
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What theory says of a model: its cost's exponent in the number of pixels, and whether its kernels see content."""
+    """The theory for a model: its cost's exponent in the number of pixels, and whether its kernels see content."""
 
     growth: float
     sees_content: bool
 
 
-# Exponents of the mixing itself for many pixels. Attention in a random or global pattern is computed dense here.
+# Exponents of the mixing for many pixels. Attention in a random or global pattern is computed dense here.
 CLAIMS = {
     "sa_quadratic": Claim(1.5, False),
     "sa_quadratic_generalized": Claim(2, False),
@@ -88,14 +87,14 @@ SAME_LAYER = ("bigbird_window", "sa_quadratic_shifts", "sa_quadratic_random", "s
 
 
 def study_models() -> list[str]:
-    """Every model file but timm's, which is a door to others, and those that are another's layer, set otherwise."""
+    """Return all model files except timm, and except variants that are another model's layer with other settings."""
     return sorted(path.stem for path in CONFIGS.glob("model/*.yaml") if path.stem not in ("timm", *SAME_LAYER))
 
 
 def cost_row(name: str, scale: str) -> dict[str, Any]:
-    """Parameters, FLOPs per image in both countings, and bytes of activations per image as a CPU computes it.
+    """Return parameters, FLOPs per image counted in both ways, and bytes of activations per image on a CPU.
 
-    With the scale's own recipe: at paper scale dropout acts on probabilities, so that none is applied separably.
+    They use the scale's own recipe: at paper scale, dropout acts on probabilities, so products are not separable.
     """
     node = compose([f"model={name}", f"scale={scale}"]).model
     model = build_unfilled(node, IMAGE_SHAPE, CLASSES)
@@ -109,12 +108,12 @@ def cost_row(name: str, scale: str) -> dict[str, Any]:
 
 
 def _filled(node: dict[str, Any], model: nn.Module) -> nn.Module:
-    """The model with memory for its weights, if that is not too much: kernels keep less than their definitions do."""
+    """Return the model with memory for its weights, if it is small enough: kernels keep less than their definitions."""
     return model if 4 * parameters(model) > LARGEST_WEIGHTS else build_model(node, IMAGE_SHAPE, CLASSES)
 
 
 def sight_row(name: str) -> dict[str, Any]:
-    """Receptive fields after 1 to 6 layers in pixels of the image, and errors of a layer under shifts and shuffles."""
+    """Return receptive fields after 1 to 6 layers, in image pixels, and a layer's errors under shifts and shuffles."""
     torch.manual_seed(0)
     stack = _stack(name)
     side = stack.maps.shape[1]
@@ -137,19 +136,19 @@ def sight_row(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Layers to look through: how to apply the first of them, to what, and what theory says they see."""
+    """A stack of layers to measure: how to apply the first of them, to what, and their theoretical fields."""
 
     apply: Callable[..., Tensor]  # (maps, depth) -> maps, channels last
     maps: Tensor
-    pixels: int  # side of a position of `maps`, in pixels of the image
+    pixels: int  # side of a position of `maps`, in image pixels
     jumps: Sequence[int]  # positions of `maps` per position after each depth
-    fields: Sequence[float]  # side, in pixels of the image
+    fields: Sequence[float]  # side, in image pixels
     one_layer: Callable[[Tensor], Tensor]  # the mixing alone
     layer_maps: Tensor
 
 
 def _stack(name: str) -> _Stack:
-    # A fully connected layer at width 64 would have 268 million weights.
+    # A fully connected layer at width 64 has 268 million weights.
     width = 16 if name == "fully_connected" else 64
     sizes = [f"scale.width={width}", f"scale.patch={PATCH}", "scale.cnn_width=16", "scale.center_std=2.0"]
     scale = ["scale=mini", *sizes]
@@ -179,7 +178,7 @@ def _vit_stack(model: Any, maps: Tensor) -> _Stack:
         return model.blocks[:depth](tokens)[:, 1:].unflatten(1, (SIDE, SIDE))
 
     def mix(maps: Tensor) -> Tensor:
-        # Its positions enter before the first layer: without the class token, the residual and the feed-forward part.
+        # Positions are added before the first layer. Without the class token, the residual and the feed-forward part.
         block = model.blocks[0]
         return block.attn(block.norm1((maps + positions).flatten(1, 2))).view(maps.shape)
 
@@ -191,7 +190,7 @@ def _convolution_stack(model: ResNet | Vgg) -> _Stack:
     stem, blocks = _convolutions(model)
     images = torch.randn(INPUTS, *IMAGE_SHAPE[1:], IMAGE_SHAPE[0])
     fields = convolution_fields([nn.Sequential(stem, blocks[0]), *blocks[1:DEPTH]], IMAGE_SHAPE[1])
-    # Without VGG's pooling, which would give a smaller map.
+    # Without VGG's pooling, which would make the map smaller.
     parts = [blocks[0]] if isinstance(model, ResNet) else blocks[0].children()
     first = [part for part in parts if not isinstance(part, nn.MaxPool2d)]
 
@@ -208,13 +207,16 @@ def _convolution_stack(model: ResNet | Vgg) -> _Stack:
 
 
 def awake(block: NonLocalBlock) -> Callable[[Tensor], Tensor]:
-    """What a non-local block adds to its input once it is no longer the identity, on channels-last maps."""
+    """Return the output of a non-local block without its residual and with weights, on channels-last maps."""
     nn.init.ones_(block.norm.weight)
     return lambda maps: NonLocalBlock.forward(block, maps) - maps
 
 
 def _convolutions(model: ResNet | Vgg) -> tuple[nn.Module, list[nn.Module]]:
-    """A convolutional network as a stem and blocks: a ResNet's own, and VGG's convolutions with what follows each."""
+    """Split a convolutional network into a stem and blocks: a ResNet's own.
+
+    For VGG, each convolution forms a block with the layers after it.
+    """
     if isinstance(model, ResNet):
         stem = nn.Sequential(model.stem, model.stem_norm, nn.ReLU())
         blocks: list[nn.Module] = []
@@ -222,7 +224,7 @@ def _convolutions(model: ResNet | Vgg) -> tuple[nn.Module, list[nn.Module]]:
             if hasattr(block, "conv1") or not blocks:
                 blocks.append(block)
             else:
-                blocks[-1] = nn.Sequential(blocks[-1], block)  # a non-local block belongs to what it follows
+                blocks[-1] = nn.Sequential(blocks[-1], block)  # a non-local block belongs to the block before it
         return stem, blocks
     groups: list[list[nn.Module]] = []
     for layer in model.layers:
@@ -233,10 +235,11 @@ def _convolutions(model: ResNet | Vgg) -> tuple[nn.Module, list[nn.Module]]:
 
 
 def growth(name: str, rounds: int = 5) -> float:
-    """Measured exponent of the forward pass's time in the number of pixels, between the two largest sizes.
+    """Return the measured exponent of the forward pass's time in the number of pixels, between the two largest sizes.
 
-    Those are 32^2 and 64^2 positions, or the largest that 2 GiB hold the weights of; smaller ones measure overhead. Of
-    one mixing layer at width 64, two images; of a whole convolutional network on images of twice those sides.
+    These are 32^2 and 64^2 positions, or the largest sizes whose weights fit into 2 GiB; smaller ones measure overhead.
+    The time is that of one mixing layer at width 64 on two images, or of a whole convolutional network on images with
+    twice those sides.
     """
     points: list[tuple[float, float]] = []
     for side in reversed(GROWTH_SIDES):
@@ -251,7 +254,7 @@ def growth(name: str, rounds: int = 5) -> float:
                 started = time.perf_counter()
                 function(inputs)
                 seconds.append(time.perf_counter() - started)
-        # The least disturbed of them: other work on the machine only ever adds.
+        # The minimum, because other programs on the machine only add time.
         points.append((math.log(side * side), math.log(min(seconds))))
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 

@@ -1,9 +1,9 @@
-"""What a layer can see, and what it does see: receptive fields, and how it takes a shifted or shuffled map.
+"""Receptive fields of layers, in theory and in effect, and their response to shifted and shuffled maps.
 
-The receptive field of stacked layers is known twice: in theory, from who may see whom, and in effect, from gradients,
-as in Luo et al. (2016, arXiv 1701.04128). The second must lie inside the first. Luo et al. count pixels above 4.55% of
-the largest influence; with residuals the pixel itself outshines a broad field, so we count the pixels that hold 95.45%
-of all influence.
+The receptive field of stacked layers is measured in two ways: in theory, from the pixels that each layer connects, and
+    in effect, from gradients, as in Luo et al. (2016, arXiv 1701.04128). The second lies inside the first. Luo et al.
+    count pixels above 4.55% of the largest influence. With residuals, the pixel itself dominates a broad field, so we
+    count the pixels that hold 95.45% of all influence.
 
 Axes: B batch, H W rows and columns, D width, Q K output and input pixels (row-major).
 """
@@ -27,7 +27,7 @@ EFFECTIVE_SHARE = 0.9545  # two standard deviations of a Gaussian
 
 
 def support(mixer: nn.Module, grid: tuple[int, int]) -> Tensor:
-    """Which input pixels each output pixel of a mixer can see, by its definition: (Q, K) bool."""
+    """Return which input pixels each output pixel of a mixer sees, by its definition, (Q, K) bool."""
     if isinstance(mixer, Convolution):
         return both_axes(*(axis_window(size, mixer.convolution.kernel_size[0], "zero") for size in grid))
     if isinstance(mixer, Involution | LocallyConnected):
@@ -40,21 +40,21 @@ def support(mixer: nn.Module, grid: tuple[int, int]) -> Tensor:
 
 
 def stacked_support(one_layer: Tensor, depth: int, pixel: int) -> Tensor:
-    """Input pixels that output `pixel` can see through `depth` layers that each see `one_layer` (Q, K): (K,) bool."""
+    """Return the pixels that output `pixel` sees through `depth` layers that each see `one_layer` (Q, K), (K,) bool."""
     seen = torch.zeros(len(one_layer), dtype=torch.bool)
     seen[pixel] = True
     for _ in range(depth):
-        # A residual lets every pixel see itself, whatever the mixer sees.
+        # With a residual, each pixel sees itself.
         seen = seen | one_layer[seen].any(dim=0)
     return seen
 
 
 def widest_pair(node: dict[str, Any], depth: int, image_shape: tuple[int, int, int]) -> int:
-    """The largest distance along a row at which, for every two pixels, some output pixel sees both, in positions.
+    """Return the largest distance along a row at which each pair of pixels is seen by some output pixel, in positions.
 
     Args:
         node: a `model` node of a network around a mixer (attnconv.models.backbone).
-        depth: layers to look through.
+        depth: number of layers.
         image_shape: (C, H, W) of the images, in pixels.
     """
     model: Any = build_model(node, image_shape, classes=2)
@@ -71,32 +71,32 @@ def widest_pair(node: dict[str, Any], depth: int, image_shape: tuple[int, int, i
 
 
 def influence(function: Callable[[Tensor], Tensor], maps: Tensor, place: tuple[int, int]) -> Tensor:
-    """How much each input pixel moves one output pixel: the norm of all gradients, (rows, columns) of the input.
+    """Return the influence of each input pixel on one output pixel: the norm of all gradients, (rows, columns).
 
     Args:
         function: from maps (B, H, W, D) to maps (B, H', W', D').
-        maps: inputs over which the squares are averaged.
+        maps: inputs to average squared gradients over.
         place: row and column of the output pixel.
     """
     maps = maps.detach().requires_grad_()
     out = function(maps)[:, place[0], place[1]]
-    # A random direction of the output's channels for every input, so that none cancels another for all of them.
+    # A random direction of the output channels for each input, so that none cancels another one for all of them.
     (gradient,) = torch.autograd.grad((out * torch.randn_like(out)).sum(), maps)
     return gradient.square().sum(dim=(0, 3)).sqrt()
 
 
 def effective_side(influences: Tensor) -> float:
-    """Side of a square of as many pixels as hold 95.45% of all influence, in pixels."""
+    """Return the side, in pixels, of a square with as many pixels as hold 95.45% of all influence."""
     falling = influences.flatten().sort(descending=True).values.double()
     before = falling.cumsum(0) - falling
     return math.sqrt(int((before < EFFECTIVE_SHARE * falling.sum()).sum()))
 
 
 def shift_error(layer: Callable[[Tensor], Tensor], maps: Tensor, margin: int) -> float:
-    """Relative change when the map is shifted by a row and a column instead of the output, off the border.
+    """Return the relative change of the output if the map is shifted by a row and a column instead of the output.
 
-    |layer(shifted x) - shifted layer(x)| / |layer(x)| over pixels at least `margin` from the border; 0 for what treats
-    all places alike.
+    |layer(shifted x) - shifted layer(x)| / |layer(x)| over pixels at least `margin` from the border; 0 if the layer
+    treats all places alike.
     """
     step = (1, 1)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def shift_error(layer: Callable[[Tensor], Tensor], maps: Tensor, margin: int) ->
 
 
 def permutation_error(layer: Callable[[Tensor], Tensor], maps: Tensor) -> float:
-    """The same for a random order of all pixels instead of a shift: 0 for what knows no places at all."""
+    """Return the same for a random order of all pixels instead of a shift: 0 if the layer ignores positions."""
     order = torch.randperm(maps.shape[1] * maps.shape[2], generator=torch.Generator().manual_seed(0))
 
     def shuffle(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Where attention falls short of a convolution: at an image's border, with too few heads, and with heads too thin.
+"""Where attention falls short of a convolution: at an image's border, with too few heads, and with low-rank heads.
 
-Shares are of the squared weights that no values can make good, which is the squared error of the outputs over their
-square for inputs of independent pixels and channels.
+Shares are shares of the squared weights that no values can represent. For inputs with independent pixels and channels,
+these equal the squared error of the outputs divided by their square.
 
 Axes: O outputs, C inputs, T taps of a kernel (row-major).
 """
@@ -18,17 +18,17 @@ from attnconv.mixers.positional import PositionalAttention
 
 @torch.no_grad()
 def with_image_keys(convolution: nn.Conv2d, height: int, width: int, alpha: float = ALPHA) -> PositionalAttention:
-    """Build the paper's Theorem 1: heads that look at an image's own pixels, and at its border at the nearest one.
+    """Build the heads of the paper's Theorem 1: they look at an image's own pixels, at the border at the nearest one.
 
-    Off the border it computes the convolution, permuted: (B, H, W, D) -> (B, H, W, D).
+    Away from the border, they compute the convolution, permuted: (B, H, W, D) -> (B, H, W, D).
 
     Args:
-        convolution: of as many outputs as inputs, an odd kernel, one group, neither stride nor dilation.
+        convolution: with as many outputs as inputs, an odd kernel, one group, and neither stride nor dilation.
         height, width: of the map, in pixels.
         alpha: sharpness of the heads, in 1/pixels^2.
 
     Raises:
-        ValueError: another convolution.
+        ValueError: the convolution is of another kind.
     """
     outputs, inputs, rows, columns = convolution.weight.shape
     spaced = {*convolution.stride, *convolution.dilation, convolution.groups} != {1}
@@ -46,21 +46,21 @@ def with_image_keys(convolution: nn.Conv2d, height: int, width: int, alpha: floa
 
 
 def missed_by_heads(weight: Tensor) -> tuple[list[float], list[float]]:
-    """Share of a kernel (O, C, ...) that 1 to T heads cannot compute, at best.
+    """Return the share of a kernel (O, C, ...) that 1 to T heads cannot compute, at best.
 
     Returns:
-        with heads on one tap each, which leave out the smallest taps; and with any maps that one can think of, the
-        bound of Eckart and Young for T x CO matrices of rank N.
+        Shares with one tap per head, leaving out the smallest taps; and with the best possible maps, the bound of
+        Eckart and Young for T x CO matrices of rank N.
     """
     by_tap = weight.detach().double().flatten(2).permute(2, 0, 1).flatten(1)
     return _left_out(by_tap.square().sum(1).sort(descending=True).values), _left_out(_squared_sizes(by_tap))
 
 
 def missed_by_rank(weight: Tensor) -> list[float]:
-    """Share of a kernel (O, C, ...) that a head per tap cannot compute at best, with D_h from 1 to min(C, O).
+    """Return the share of a kernel (O, C, ...) that one head per tap cannot compute, for D_h from 1 to min(C, O).
 
-    The values of a head are C x D_h numbers times D_h x O: a matrix of rank D_h, nearest to a tap's by its singular
-    vectors (Eckart and Young).
+    The values of a head are a C x D_h matrix times a D_h x O matrix: a matrix of rank D_h, which is best chosen by the
+    tap's singular vectors (Eckart and Young).
     """
     sizes = _squared_sizes(weight.detach().double().flatten(2).permute(2, 0, 1))
     return _left_out(sizes.sum(0))
@@ -71,6 +71,6 @@ def _squared_sizes(matrices: Tensor) -> Tensor:
 
 
 def _left_out(squares: Tensor) -> list[float]:
-    """Share of a sum that is left out by its first term, first two, ... and all; exactly 0 by all."""
+    """Return the share of a sum left out by its first term, first two terms, ... and all terms; exactly 0 for all."""
     behind = squares.flip(0).cumsum(0).flip(0) / squares.sum()
     return [*behind[1:].tolist(), 0.0]

@@ -63,8 +63,9 @@ class GaussianScores(nn.Module):
 
 
 class LearnedScores(nn.Module):
-    """Scores of row and column embeddings, (N, H, W, H, W): each shift is embedded and projected to one score per
-    head.
+    """Scores of row and column embeddings, (N, H, W, H, W).
+
+    Each shift is embedded and projected to one score per head.
     """
 
     rows: Tensor

@@ -148,7 +148,8 @@ def scale(images: Tensor, side: int | None) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalize uint8 (B, H, W, C) to float32 (B, C, H, W) in channels-last memory; mean and std (C,), of pixels in
-    0..1.
+    """Normalize uint8 (B, H, W, C) to float32 (B, C, H, W) in channels-last memory.
+
+    `mean` and `std` are (C,), of pixels in 0..1.
     """
     return ((images.float() - 255 * mean) / (255 * std)).permute(0, 3, 1, 2)

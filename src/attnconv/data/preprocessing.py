@@ -1,5 +1,6 @@
-"""The preprocessing that a trained network needs to be used without its data set: image size, normalization, class
-names.
+"""The preprocessing that a trained network needs to be used without its data set.
+
+It consists of the image size, the normalization and the class names.
 """
 
 import json

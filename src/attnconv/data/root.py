@@ -1,5 +1,4 @@
-"""Check that the data is where data.root points, and say whether it is missing, misplaced by one folder level, or
-damaged.
+"""Check whether the data in data.root is present, missing, or misplaced by one folder level.
 
 This module does not import torch, so that a wrong path is reported at once.
 """

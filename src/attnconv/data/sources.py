@@ -90,8 +90,9 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
 
 
 def data_hash(config: DataConfig) -> str:
-    """Return the content hash of the data set that `config` describes; hashes of files are cached until the files
-    change.
+    """Return the content hash of the data set that `config` describes.
+
+    Hashes of files are cached until the files change.
 
     Raises:
         DataError: see `load_source`.

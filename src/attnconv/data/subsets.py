@@ -31,8 +31,9 @@ def split_holdout(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndar
 
 
 def nested_fraction(labels: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return the sorted indices of `fraction` of each class among `candidates`; smaller fractions are subsets of
-    larger.
+    """Return the sorted indices of `fraction` of each class among `candidates`.
+
+    Smaller fractions are subsets of larger ones.
 
     Raises:
         DataError: the fraction is less than one image of some class.

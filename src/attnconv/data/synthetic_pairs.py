@@ -73,8 +73,9 @@ def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -
 
 
 def _add_clutter(draw: np.random.Generator, cells: np.ndarray, clutter: int, distance: int) -> np.ndarray:
-    """Return cells with clutter added, (count, 2 + clutter, 2): each at random, on no other mark and not `distance`
-    from one.
+    """Return cells with clutter added, (count, 2 + clutter, 2).
+
+    Each is placed at random, on no other mark and not `distance` from one.
     """
     rows, columns = np.divmod(np.arange(CELLS * CELLS), CELLS)
     apart = np.abs(rows[:, None] - rows), np.abs(columns[:, None] - columns)

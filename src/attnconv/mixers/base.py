@@ -1,5 +1,6 @@
-"""The contract of token mixers: how the network builds one, its inputs and outputs, and the attention that analysis
-reads.
+"""The contract of token mixers.
+
+It says how the network builds one, what it maps, and which attention analysis reads.
 
 A mixer is a module that maps (B, H, W, D) to (B, H, W, D): B images, H rows and W columns of positions, D channels. The
 network adds the projection, residuals, norms and the feed-forward part. All mixers are built with the same four

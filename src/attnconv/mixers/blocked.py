@@ -223,8 +223,9 @@ def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _plain_gradients(gradient: Tensor, x: Tensor, *parts: Tensor) -> Gradients:
-    """Return the gradients of the plain formulas, which can be differentiated again; the last of `parts` is the
-    projection.
+    """Return the gradients of the plain formulas, which can be differentiated again.
+
+    The last of `parts` is the projection.
     """
     *factors, weight = parts
     inputs = [part for part in (x, *parts) if part.requires_grad]

@@ -20,9 +20,7 @@ from attnconv.mixers.shifts import sinusoids
 
 
 def exact_positions(device: torch.device) -> AbstractContextManager[None]:
-    """Turn autocast off: there are few position scores, and rounding those of 16 and more to bf16 would blur the
-    heads.
-    """
+    """Turn autocast off: rounding position scores of 16 and more to bf16 would blur the heads."""
     if device.type == "meta":  # models are only counted there, and autocast does not support it
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

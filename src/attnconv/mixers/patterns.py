@@ -62,8 +62,7 @@ def axis_window(size: int, kernel_size: int, border: str, device: torch.device =
 
 
 def random(grid: tuple[int, int], density: float, seed: int = 0, heads: int = 1) -> Tensor:
-    """Return a mask where each query of each head sees itself and random pixels, a share `density` in all, (N, Q, K)
-    bool.
+    """Return a mask where each query sees itself and random pixels, `density` of the map in all, (N, Q, K) bool.
 
     Raises:
         ValueError: density is not above 0 and at most 1.

@@ -70,8 +70,9 @@ class PositionalAttention(AttentionMixer):
         self.value: nn.Module = nn.Linear(heads * width, width)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Return probabilities without dropout, (1, N, Q, K). Rows sum to 1. They do not depend on the image; x is
-        ignored.
+        """Return probabilities without dropout, (1, N, Q, K). Rows sum to 1. They do not depend on the image.
+
+        They are the same for all images; x is ignored.
         """
         self.encoding.check_map(height, width)
         with exact_positions(self._device()):
@@ -93,9 +94,7 @@ class PositionalAttention(AttentionMixer):
             return to_probs(scores, self.normalizer).unflatten(-1, (len(rows), len(columns)))
 
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return the row and column factors, (N, H, H) and (N, W, W), of the softmax probabilities of an additive
-        encoding.
-        """
+        """Return the row and column factors, (N, H, H) and (N, W, W), of an additive encoding's softmax."""
         self.encoding.check_map(height, width)
         with exact_positions(self._device()):
             rows, columns = self._axis_scores(height, width)

@@ -137,8 +137,9 @@ class WindowAttention(AttentionMixer):
         return to_probs(scores, self.normalizer, allowed)[..., : height * width]
 
     def _averages_in_parts(self, x: Tensor) -> Tensor:
-        """Return the same from gathered windows; on a CPU, a few images at a time, so that their windows stay in the
-        cache.
+        """Return the same from gathered windows.
+
+        On a CPU, it takes a few images at a time, so that their windows stay in the cache.
         """
         images = self._share(len(x), x[0].numel(), x.device)
         return torch.cat([self._averages_gathered(part) for part in x.split(images)])
@@ -150,9 +151,7 @@ class WindowAttention(AttentionMixer):
         return min(count, max(1, CACHE_BYTES // (4 * numbers * self.kernel_size**2)))
 
     def _averages_gathered(self, x: Tensor) -> Tensor:
-        """Return the same from keys and values that are gathered for some rows of windows at a time, (B, Q, S, N,
-        E).
-        """
+        """Return the same, gathering keys and values for some rows of windows at a time, (B, Q, S, N, E)."""
         _, height, width, _ = x.shape
         rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
         query, key, value = self._queries(x).unflatten(2, (height, width)), self.key(x), self.value(x)

@@ -75,8 +75,9 @@ def flops_full(model: nn.Module, inputs: Tensor) -> int:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Freeze all parameters while entered: PyTorch's counter fails on a module whose input is a view of a trainable
-    one.
+    """Freeze all parameters while entered.
+
+    PyTorch's counter fails on a module whose input is a view of a trainable one.
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:

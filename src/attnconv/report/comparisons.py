@@ -45,8 +45,9 @@ def logits(runs: Mapping[Hashable, Row]) -> dict[Hashable, float]:
 
 
 def spread_of(found: Iterable[Cell]) -> Spread | None:
-    """Return the standard deviation of one run's logit, pooled over the cells of a protocol; None without repeated
-    runs.
+    """Return the standard deviation of one run's logit, pooled over the cells of a protocol.
+
+    Return None without repeated runs.
     """
     return pooled_spread([{model: logits(runs) for model, runs in cell.items()} for cell in found])
 

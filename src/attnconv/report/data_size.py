@@ -127,9 +127,7 @@ def side_by_side(found: list[Protocol]) -> str:
 
 
 def disagreements(found: list[Protocol]) -> Iterator[str]:
-    """Yield a sentence for each model and fraction that is significantly ahead in one protocol and behind in
-    another.
-    """
+    """Yield a sentence for each model and fraction that is ahead in one protocol and behind in another."""
     for model, fraction in sorted({key for protocol in found for key in protocol.gaps}):
         ahead, behind = (
             [p for p in found if (model, fraction) in p.gaps and p.sign((model, fraction)) == sign] for sign in (1, -1)

@@ -88,9 +88,7 @@ def signed(value: float) -> str:
 
 
 def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if the gap to the control closes with more images, for each attention model and protocol, with Holm's
-    correction.
-    """
+    """Hold if more images close the gap to the control, for each attention model and protocol, by Holm."""
     of_claim = {name: _protocol(name, protocols(evidence.rows)) for name in claim["protocols"]}
     slopes = {
         (name, model): protocol.slope(model)

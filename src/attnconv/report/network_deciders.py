@@ -104,9 +104,7 @@ def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if the best 3 x 3 share grows and the lemma residual falls in training, per encoding, with Holm's
-    correction.
-    """
+    """Hold if training raises the best 3 x 3 share and lowers the lemma residual, per encoding, by Holm."""
     parts = []
     for encoding in claim["encodings"]:
         # Probes before the joint residual measured the shares with a bias.

@@ -104,9 +104,7 @@ class Pages:
         return self._try(path, lambda: fill(path.read_text(encoding="utf-8"), made))
 
     def _try(self, source: str | Path, make: Callable[[], Made]) -> Made | None:
-        """Return the result of `make`, or record an error and return None if a file of results/ is missing or
-        damaged.
-        """
+        """Return the result of `make`; if its file is missing or damaged, record the error and return None."""
         try:
             with reading(self.results / source):
                 return make()

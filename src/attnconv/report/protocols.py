@@ -74,8 +74,9 @@ class Protocol:
         return int(math.copysign(1, self.gaps[key].value)) if self.sure.get(key) else 0
 
     def slope(self, model: str) -> Estimate | None:
-        """Return the growth of the difference of logits per doubling of the images; None with fewer than two
-        fractions.
+        """Return the growth of the difference of logits per doubling of the images.
+
+        Return None with fewer than two fractions.
         """
         pairs = {
             next(iter(cell[model].values()))["train_images"]: (logits(cell[model]), logits(cell[REFERENCE]))
@@ -97,8 +98,9 @@ class Protocol:
 
 
 def protocols(rows: Iterable[Row]) -> list[Protocol]:
-    """Return the protocols of the study, equal epochs first; the runs of table1 count for all images at equal
-    epochs.
+    """Return the protocols of the study, equal epochs first.
+
+    The runs of table1 count for all images at equal epochs.
     """
     found: dict[tuple[str, int, str, str, str], list[Row]] = {}
     whole: dict[tuple[str, int, str, str, str], list[Row]] = {}

@@ -11,8 +11,7 @@ RATES = re.compile(r"learning_rates_([\d.]+)_\w+")
 
 
 def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
-    """Return the number of trials behind recipe=modern at mini scale by model, and the gain from a separate learning
-    rate.
+    """Return the number of recipe trials of each model, and the gain from a separate learning rate.
 
     Args:
         rows: of runs.csv.
@@ -37,9 +36,7 @@ def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
 
 
 def learning_rates(rows: Iterable[Row]) -> dict[tuple[str, str], dict[float, float]]:
-    """Return the validation accuracy of experiment=learning_rates by model and precision, and by relative learning
-    rate.
-    """
+    """Return validation accuracies of experiment=learning_rates by model and precision, and by relative rate."""
     found: dict[tuple[str, str], dict[float, float]] = {}
     for row in rows:
         if (match := RATES.fullmatch(row["name"])) and row["val_acc"] is not None and not row["source"]:

@@ -123,8 +123,9 @@ BENCH_HEADER = [
 
 
 def bench_row(line: dict[str, Any]) -> list[str]:
-    """Return one comparison of scripts/bench.py, under BENCH_HEADER; the last two cells are our FLOP/s over a
-    matmul's.
+    """Return one comparison of scripts/bench.py, under BENCH_HEADER.
+
+    The last two cells are our FLOP/s over a matmul's.
     """
     height, width = line["positions"]
     both, ours = (line["published"], line["ours"]), line["ours"]["flops_per_second"]
@@ -147,8 +148,9 @@ def _spread(ratio: dict[str, float]) -> str:
 
 
 def bench_table(lines: Iterable[dict[str, Any]]) -> str:
-    """Compare ours with the published formulation, from results/bench.jsonl; repeated measurements count once, the
-    last.
+    """Compare ours with the published formulation, from results/bench.jsonl.
+
+    Of repeated measurements, the last one counts.
 
     Measurements with uncommitted changes, or against an earlier baseline that shared our backbone, are left out.
     """
@@ -162,8 +164,9 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
 
 
 def long_range_table(rows: list[dict[str, str]]) -> str:
-    """Return accuracies by model, layers and distance, from results/long_range.csv; italics are beyond the theoretical
-    limit.
+    """Return accuracies by model, layers and distance, from results/long_range.csv.
+
+    Italics are beyond the theoretical limit.
     """
     distances = sorted({int(row["distance"]) for row in rows})
     counting = {int(row["distance"]): float(row["counting"]) for row in rows}

@@ -173,9 +173,7 @@ def calibration_table(rows: list[dict[str, Any]]) -> str:
 
 
 def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
-    """Return results/theorem.md, from the published rows of runs.csv, the files next to those runs, and
-    results/theorem.
-    """
+    """Return results/theorem.md, from the published runs, the files next to them, and results/theorem."""
     probed = read_examined(results, runs, "probe.json")
     parts = [INTRODUCTION, conversion_table(read_examined(results, runs, "conversion.json"))]
     swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"

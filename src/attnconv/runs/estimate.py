@@ -80,9 +80,7 @@ class Rates:
         return work.images * self._rate(work)
 
     def _rate(self, work: Work) -> float:
-        """Return the rate of the same work, else of the other precision, else the median of other models, else an
-        assumed one.
-        """
+        """Return the rate of the same work, else of the other precision, of other models, or an assumed one."""
         key = work.model, work.scale, work.precision
         if key in self._rates:
             return self._rates[key]

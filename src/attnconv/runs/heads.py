@@ -1,5 +1,6 @@
-"""Where the heads of a run look: centers and spreads per epoch (the paper's Figure 3), maps, and a figure (Figure
-4).
+"""Where the heads of a run look.
+
+This module records centers and spreads per epoch (the paper's Figure 3), maps, and a figure (Figure 4).
 """
 
 from pathlib import Path
@@ -25,8 +26,9 @@ def first_images(split: Split) -> Tensor:
 
 
 def heads_in(weights: Path) -> dict[str, list[Any]]:
-    """Return the centers and spreads in a file of weights, in the format of heads.jsonl; empty if the file does not
-    exist.
+    """Return the centers and spreads in a file of weights, in the format of heads.jsonl.
+
+    Return an empty dictionary if the file does not exist.
 
     Raises:
         FileError: the file cannot be read.
@@ -70,9 +72,7 @@ class HeadWatcher:
         return maps
 
     def figure(self, epoch: int, split: Split) -> "Figure | None":
-        """Return a figure: ellipses of Gaussian heads, one panel per layer, or maps of other heads, one row per
-        layer.
-        """
+        """Return ellipses of Gaussian heads, one panel per layer, or maps of other heads, one row per layer."""
         from attnconv.report.figures import gaussians, maps  # imports matplotlib
         from attnconv.report.figures.data import Gaussians, Maps
 

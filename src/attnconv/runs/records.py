@@ -106,8 +106,9 @@ def read_data(folder: Path) -> dict[str, Any]:
 
 
 def read_lines(folder: Path, file: str, keys: Collection[str] = ("epoch",)) -> list[dict[str, Any]]:
-    """Return the complete lines of a .jsonl file; none without one. An incomplete last line is being written, or was
-    torn.
+    """Return the complete lines of a .jsonl file.
+
+    Return an empty list without a file. An incomplete last line is being written, or was torn.
 
     Raises:
         Damaged: a line is not a record, or lacks one of the keys.

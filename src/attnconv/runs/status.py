@@ -76,8 +76,9 @@ def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State
 
 
 def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
-    """Return the entries that sweeps in `outputs` recorded for their runs, by folder; later sweeps override earlier
-    ones.
+    """Return the entries that sweeps in `outputs` recorded for their runs, by folder.
+
+    Later sweeps override earlier ones.
 
     Raises:
         FileError: a file is damaged.

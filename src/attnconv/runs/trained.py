@@ -135,8 +135,9 @@ class Trained:
         return found.probs[0, :, token, found.prefix :].unflatten(-1, (height, width)).numpy()
 
     def heads(self, images: Images | None = None) -> list[dict[str, Any]]:
-        """Describe each attention head: one row per layer and head, both counted from 1; pandas.DataFrame(rows) makes a
-        table.
+        """Describe each attention head: one row per layer and head, both counted from 1.
+
+        `pandas.DataFrame(rows)` makes a table of them.
 
         Args:
             images: as for `predict`; attention that depends on content is averaged over them. None for the first 100

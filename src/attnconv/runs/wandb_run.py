@@ -91,9 +91,7 @@ class WandbRun:
         self._run.log({"heads": self._wandb.Image(pixels(figure))}, step=epoch)
 
     def conclude(self, found: Conclusion) -> None:
-        """Log result.json as the summary, the accuracy of each class, the confusion matrix, and the weights if
-        asked.
-        """
+        """Log result.json as the summary, class accuracies, the confusion matrix, and the weights if asked."""
         names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
         accuracies = class_accuracies(confusion_matrix(found.labels, predictions, len(names)), names)
         matrix = self._wandb.plot.confusion_matrix(

@@ -54,8 +54,9 @@ def over_seeds(found: Sequence[Found]) -> tuple[list[str], Cells]:
 
 
 def seeds_table(found: Sequence[Found]) -> str:
-    """Return one line per setting: mean accuracy, standard deviation and number of runs; empty if no setting has two
-    runs.
+    """Return one line per setting: mean accuracy, standard deviation and number of runs.
+
+    Return an empty string if no setting has two runs.
     """
     swept, cells = over_seeds(found)
     if not any(len(accuracies) > 1 for accuracies in cells.values()):

@@ -64,8 +64,9 @@ def rows(precision: str) -> dict[str, list[Sweep]]:
 
 
 def _frozen_heads(whole: bool) -> list[Sweep]:
-    """Sweep a tenth of the images with five seeds, and all images with three seeds; their learned heads are those of
-    table1.
+    """Sweep a tenth of the images with five seeds, and all images with three seeds.
+
+    Their learned heads are those of table1.
     """
     sweeps = [Sweep("frozen_heads"), *_copied("${name}", "0.1", seeds=5)]
     if whole:
@@ -109,9 +110,7 @@ def _encodings() -> list[Sweep]:
 
 
 def _mixers(whole: bool) -> list[Sweep]:
-    """Sweep windows of all sizes, global mixers at two budgets, and in fp32 also the references (in bf16 data_size has
-    them).
-    """
+    """Sweep windows of all sizes, global mixers at two budgets, and in fp32 the references."""
     kernel = "${model.mixer.kernel_size}"
     name = f"name='mixers_kernel{kernel}_${{precision}}'"
     local = ("model=local_attention", "model.mixer.kernel_size=3,5,7", name)
@@ -185,8 +184,9 @@ def expand(sweep: Sweep, precision: str, overrides: list[str]) -> list[Cell]:
 
 
 def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[list[str]]:
-    """Return the overrides of each cell: all combinations of the values of the experiment, the sweep and
-    `overrides`.
+    """Return the overrides of each cell.
+
+    These are all combinations of the values of the experiment, the sweep and `overrides`.
     """
     experiment = f"experiment={sweep.experiment}"
     swept = _composed((experiment,)).hydra.sweeper.params

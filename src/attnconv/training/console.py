@@ -42,8 +42,9 @@ class Console:
         )
 
     def step(self, epoch: int, tally: Tally, processes: int = 1) -> None:
-        """Show the progress after a step; epochs count from 1. With several processes, it is the progress of this
-        one.
+        """Show the progress after a step.
+
+        Epochs count from 1. With several processes, it is the progress of this one.
         """
         if not self._interactive:
             return

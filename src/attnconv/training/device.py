@@ -112,8 +112,9 @@ def keep_freed_memory() -> None:
 
 
 def take_gpu() -> torch.device:
-    """Return the GPU for device=auto: the first one, or with several runs at once the next one in turn; runs may share
-    one.
+    """Return the GPU for device=auto: the first one, or with several runs at once the next one in turn.
+
+    Runs may share one.
     """
     from hydra.core.hydra_config import HydraConfig
 

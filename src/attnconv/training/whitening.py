@@ -1,5 +1,6 @@
-"""Initialize a stem to whiten its input: it then gives uncorrelated features of equal size from training images'
-patches.
+"""Initialize a stem to whiten its input.
+
+It then gives uncorrelated features of equal size from training images' patches.
 
 The idea comes from the convolutional speedruns (Page 2018; Jordan 2024, arXiv 2404.00498, section 3.2). Here patches do
 not overlap, and the weights are trained further.
