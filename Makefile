@@ -1,4 +1,4 @@
-# Everything works on a fresh machine with Python 3.11 to 3.13: each target makes .venv first if it must.
+# All targets work on a fresh machine with Python 3.11 to 3.13: they create .venv first if needed.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -9,53 +9,53 @@ CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py te
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev quickstart study verify page dashboard figures fast test test-avx2 test-slurm torture notebooks check lint types format clean
 
-help:  ## this list
+help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.runtime  ## .venv with requirements.txt: what training needs
+setup: $(VENV)/.runtime  ## create .venv with the requirements for training
 
-setup-dev: $(VENV)/.dev  ## the same, with what the tests and linters need
+setup-dev: $(VENV)/.dev  ## also install the requirements for tests and linters
 
-quickstart: setup  ## train on handwritten digits: at least 97%; ARGS=... adds settings
+quickstart: setup  ## train on handwritten digits to at least 97%; ARGS=... adds settings
 	rm -rf outputs/quickstart
 	$(RUN) train.py experiment=quickstart $(ARGS)
 
-study: setup  ## the runs that decide the claims, resumed where they stopped: days; ONLY=table1 picks a row
+study: setup  ## train or resume the runs that decide the claims (days); ONLY=table1 selects a row
 	$(RUN) scripts/study.py $(if $(ONLY),--only $(ONLY))
 
-page: setup  ## docs/index.html, the page to explore results/ in: made from results/ alone, no training
+page: setup  ## make docs/index.html, the page to explore results/, without training
 	$(RUN) scripts/make_page.py
 
-dashboard: setup  ## a local dashboard of results/ and outputs/ in the browser, without an account
+dashboard: setup  ## open a local dashboard of results/ and outputs/ in the browser, without an account
 	$(RUN) -m pip install --quiet --disable-pip-version-check "trackio>=0.40"
 	$(RUN) scripts/dashboard.py
 
 figures: setup  ## draw results/figures/ from results/, without training; ONLY=overview draws one
 	$(RUN) scripts/make_figures.py $(if $(ONLY),--only $(ONLY))
 
-verify: setup  ## check that pages, tables and costs are what results/ says: no training, under a minute
+verify: setup  ## check that pages, tables and costs match results/, without training, in a minute
 	$(RUN) scripts/verify.py
 
-fast: setup-dev  ## the tests that train nothing and start no process: a minute or two
+fast: setup-dev  ## run the tests that do not train or start processes, in a minute or two
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) -m "not slow and not slurm" tests
 
-test: setup-dev  ## the whole CPU test suite: minutes on two cores
+test: setup-dev  ## run the whole CPU test suite, in minutes on two cores
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
 
-test-avx2: setup-dev  ## the tests that train convolutions, as on a CPU without AVX-512
+test-avx2: setup-dev  ## run the tests that train convolutions as on a CPU without AVX-512
 	@if grep -qs avx512f /proc/cpuinfo; then \
 	  set -x; ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 \
 	    $(RUN) -m pytest -n $(TEST_PROCESSES) -k "not bf16" $(CONVOLUTION_TESTS); \
 	else echo "this CPU has no AVX-512: make test covers it"; fi
 
-test-slurm: setup-dev  ## sweeps on a Slurm cluster of one node, made on this machine: root and apt-get
+test-slurm: setup-dev  ## test sweeps on a one-node Slurm cluster on this machine (needs root and apt-get)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slurm tests/sweeps/slurm
 
 torture: setup-dev  ## kill a run 50 times per recipe, damage its files, fill its disk, signal it
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) tests/torture.py --kills 50
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_survival.py tests/training/test_distributed.py
 
-notebooks: setup-dev  ## run the notebooks anew and keep what they show
+notebooks: setup-dev  ## run the notebooks again and keep their outputs
 	$(VENV)/bin/jupyter execute --inplace --kernel_name=python3 notebooks/*.ipynb
 
 check: lint types test  ## lint, types and tests
@@ -68,11 +68,11 @@ lint: setup-dev  ## ruff: rules and format; oxlint: the JavaScript of the page
 types: setup-dev  ## mypy
 	$(VENV)/bin/mypy
 
-format: setup-dev  ## let ruff rewrite what lint complains about
+format: setup-dev  ## let ruff fix lint errors and format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-clean:  ## remove .venv and caches; outputs/ and data/ stay
+clean:  ## remove .venv and caches, but not outputs/ and data/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:

@@ -179,7 +179,7 @@ def test_what_has_nothing_to_do_with_the_input_is_not_explained():
     torch.manual_seed(0)
     x, y = torch.randn(80, H, W, 5), torch.randn(80, H, W, 3)
     assert convolution_shares(x, y, (3,))[0][0] == pytest.approx(0, abs=0.02)
-    with pytest.raises(ValueError, match="two images"):
+    with pytest.raises(ValueError, match="two or more images"):
         convolution_shares(x[:1], y[:1])
     assert convolution_shares(x[:8], y[:8], (7,))[0][0] is None, "more weights than half the pixels"
 

@@ -158,6 +158,6 @@ def test_code_of_ones_own_is_trusted_by_name(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     mixer = model_of(folder)["mixer"]
     changed(folder, model=model_of(folder, mixer={**mixer, "_target_": "mine.Own"}))
-    with pytest.raises(UserError, match="if it is yours, trust it: --trust mine"):
+    with pytest.raises(UserError, match="if you trust it, add --trust mine"):
         load_trained(folder)
     assert load_trained(folder, trusted=["mine"]).config.model["mixer"]["_target_"] == "mine.Own"

@@ -39,7 +39,7 @@ def test_content_is_drawn_in_single_images_where_they_are(tiny, tmp_path, capsys
     elsewhere = (tmp_path / "arrays").rename(tmp_path / "elsewhere")
     figures_of_run(run_folder_path(config), tmp_path / "drawn")
     assert {path.stem for path in (tmp_path / "drawn").iterdir()} == ATTENTION
-    assert "attention_in_images: left out: " in capsys.readouterr().out
+    assert "attention_in_images: skipped: " in capsys.readouterr().out
 
     trained = load_trained(run_folder_path(config), str(elsewhere))
     found = image_maps(trained, "a run")

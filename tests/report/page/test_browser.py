@@ -112,11 +112,13 @@ def test_sharper_heads_come_nearer_to_the_convolution(visit):
     alpha.press("End")
     said.append(page.inner_text("#theorem .readout"))
     assert choices(page)["alpha"] == "104"
-    assert said[1].startswith("Alpha 104: attention differs from the convolution by at most 0, off the border by 0,")
+    assert said[1].startswith(
+        "Alpha 104: attention differs from the convolution by at most 0, away from the border by 0,"
+    )
     page.get_by_role("radio", name="the image alone").check(force=True)
     said.append(page.inner_text("#theorem .readout"))
     assert "heads at the border look at the nearest pixels" in said[2]
-    assert "off the border by 0," in said[2]
+    assert "away from the border by 0," in said[2]
     assert len(set(said)) == 3
 
 
@@ -135,7 +137,7 @@ def test_a_head_is_dragged_and_its_tap_moves(visit):
     page.keyboard.press("Shift+ArrowRight")
     assert float(page.locator(tap).nth(8).get_attribute("x")) == float(before) + 2
     assert choices(page)["centers"].startswith("-1,-1;-1,0;")
-    page.get_by_role("button", name="Put the heads back").click()
+    page.get_by_role("button", name="Reset the heads").click()
     assert page.locator(tap).nth(8).get_attribute("x") == before
     assert choices(page) == {}
 

@@ -1,4 +1,4 @@
-"""Figures: loaders that read results/, functions that draw what was read, and a catalog of which is which.
+"""Figures: loaders that read results/, functions that draw the data, and a catalog that combines them.
 
-Only the modules that draw import matplotlib, so that whether a figure is stale is known without it.
+Only the modules that draw import matplotlib, so that checking for stale figures is fast.
 """

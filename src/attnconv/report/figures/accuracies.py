@@ -1,4 +1,4 @@
-"""Accuracies over seeds: every seed a dot, Student's 95% interval of the mean where there are three seeds or more."""
+"""Accuracies over seeds: one dot per seed, and Student's 95% interval of the mean for three or more seeds."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,17 +9,17 @@ from attnconv.report.figures.data import Group, Groups, Needs, Protocol
 from attnconv.report.figures.style import new_figure, set_title, styled
 from attnconv.report.stats import Interval, mean
 
-FEWEST = 3  # seeds for which an interval is drawn
+FEWEST = 3  # minimum number of seeds for an interval
 
 
 def interval(values: list[float]) -> Interval | None:
-    """Student's 95% interval of the mean; None for fewer than FEWEST values."""
+    """Return Student's 95% interval of the mean, or None for fewer than FEWEST values."""
     return mean(values).interval() if len(values) >= FEWEST else None
 
 
 @styled
 def by_images(protocols: list[Protocol]) -> Figure:
-    """Draw accuracy by number of training images, a panel per protocol: lines of means, bands of 95%."""
+    """Draw accuracy against the number of training images, one panel per protocol: lines of means, bands of 95%."""
     figure = new_figure(height=3.1)
     axes = np.atleast_1d(np.array(figure.subplots(1, len(protocols), sharey=True)))
     for axis, protocol in zip(axes, protocols, strict=True):
@@ -31,7 +31,7 @@ def by_images(protocols: list[Protocol]) -> Figure:
 
 
 def draw_protocol(axis: Axes, protocol: Protocol) -> None:
-    """Draw one protocol into axes; models stand a little apart so that their dots do not cover each other."""
+    """Draw one protocol; models are slightly offset, so that their dots do not overlap."""
     count = len(protocol.accuracies)
     for place, (model, by_images) in enumerate(protocol.accuracies.items()):
         color, marker = look(model)
@@ -54,13 +54,13 @@ def draw_protocol(axis: Axes, protocol: Protocol) -> None:
 
 
 def short(images: int) -> str:
-    """12500 as 12.5k."""
+    """Return 12500 as 12.5k."""
     return f"{images / 1000:g}k" if images >= 1000 else str(images)
 
 
 @styled
 def images_needed(found: list[Needs]) -> Figure:
-    """Draw images-needed ratios by accuracy, a panel per protocol, with 95% intervals."""
+    """Draw images-needed ratios against accuracy, one panel per protocol, with 95% intervals."""
     figure = new_figure(height=2.8)
     axes = np.atleast_1d(np.array(figure.subplots(1, len(found), sharey=True)))
     models = list(dict.fromkeys(need.model for needs in found for need in needs.needs))
@@ -92,7 +92,10 @@ def _draw_needs(axis: Axes, needs: Needs, models: list[str]) -> None:
 
 @styled
 def compared(groups: Groups) -> Figure:
-    """Draw a panel per set of groups, a row per group: seeds as dots, their mean a stroke, its 95% a bar."""
+    """Draw one panel per set of groups and one row per group.
+
+    Dots for seeds, a stroke for the mean, a bar for its 95%.
+    """
     rows = max(len(panel) for panel in groups.panels.values())
     figure = new_figure(height=0.24 * rows + 0.95)
     alike = len({tuple(group.label for group in panel) for panel in groups.panels.values()}) == 1

@@ -1,6 +1,6 @@
-"""The list of figures: the loader of each one's data, the function that draws it, and the command that makes its runs.
+"""The list of figures: how to load each one's data, how to draw it, and which command makes its runs.
 
-What each shows is in captions.toml. Imports no matplotlib: drawing functions are named, and found when they are called.
+captions.toml has the captions. This module does not import matplotlib: drawing functions are given by name.
 """
 
 import tomllib
@@ -31,10 +31,10 @@ class Entry:
 
     Attributes:
         name: of its files.
-        command: makes what it is drawn from.
-        load: from results/ to its data; None where runs are missing.
+        command: makes the runs for its data.
+        load: from results/ to its data; returns None if runs are missing.
         draw: module:function below attnconv.report, from the data to a Figure.
-        scale: of the runs that it shows, where there is a figure per scale.
+        scale: of its runs, for figures that exist once per scale.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Entry:
 
     @property
     def caption(self) -> str:
-        """What it shows."""
+        """Return the caption."""
         said = _captions()[self.name.removesuffix(f"_{self.scale}") if self.scale else self.name]
         return f"{said} Here scale={self.scale}: {SCALES[self.scale]}." if self.scale else said
 
@@ -60,7 +60,7 @@ def _nothing(results: Results) -> tuple[()]:
 
 
 def _of_runs(scale: str) -> list[Entry]:
-    """The paper's figures that need runs, at one scale."""
+    """Return the paper's figures that need runs, at one scale."""
     run, table1, generalized, sixteen = {
         "mini": (
             "python train.py experiment=table1 model={}",
@@ -105,7 +105,7 @@ def _of_runs(scale: str) -> list[Entry]:
 
 
 def _ours() -> list[Entry]:
-    """This project's own figures."""
+    """Return the figures of this project."""
     compared = "figures.accuracies:compared"
     probe = "python scripts/probe.py RUN, then python scripts/collect.py outputs"
     distances = "python train.py experiment=long_range && python scripts/long_range.py outputs"
@@ -129,7 +129,7 @@ def _ours() -> list[Entry]:
 
 
 def _of_theorem() -> list[Entry]:
-    """The theorem, computed by layers that need no training."""
+    """Return the figures of the theorem, which need no training."""
     rows: list[tuple[str, Callable[[Results], Any], str]] = [
         ("theorem_nine_heads", theorem_data.small_kernel, "nine_heads"),
         ("theorem_photo", theorem_data.photo, "through_both"),
@@ -145,7 +145,7 @@ def _row(name: str) -> str:
 
 
 def entries() -> list[Entry]:
-    """All figures, in the order of the gallery."""
+    """Return all figures, in the order of the gallery."""
     drawings = [
         Entry("figure_01_theorem", "make figures", _nothing, "figures.illustrations:theorem"),
         Entry("figure_11_factorization", "make figures", _nothing, "figures.illustrations:factorization"),

@@ -1,4 +1,4 @@
-"""Claims at a glance: every claim with its verdict."""
+"""The verdicts on all claims in one figure."""
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,12 +10,12 @@ from attnconv.report.figures.style import new_figure, styled
 
 MARKS = {HOLDS: (GREEN, "o", True), FAILS: (VERMILION, "X", True), UNDECIDED: (ORANGE, "D", True),
          NOT_RUN: (GRAY, "o", False)}  # fmt: skip
-TEXT = 62  # of a hundred parts of the width, for the claims
+TEXT = 62  # percent of the width, for the claims
 
 
 @styled
 def verdicts(found: Verdicts) -> Figure:
-    """Draw a row per claim, a column per verdict; the heading counts the marks of each column."""
+    """Draw one row per claim and one column per verdict; the heading counts the marks of each column."""
     count = len(found.rows)
     figure = new_figure(height=0.152 * count + 0.5)
     axis = figure.subplots()

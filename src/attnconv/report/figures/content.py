@@ -1,4 +1,4 @@
-"""What heads see in single images (the paper's Figures 7 to 10): computed from a run's weights and its test images."""
+"""Attention of heads in single images (the paper's Figures 7 to 10), from a run's weights and its test images."""
 
 import numpy as np
 import torch
@@ -10,13 +10,14 @@ from attnconv.report.figures.data import ImageMaps, Weights
 from attnconv.report.figures.maps import of_images
 from attnconv.runs.load import Trained, load_trained
 
-# Test images of CIFAR-10 (horse, frog, ship) and queries in shares of height and width; else the first three.
+# Test images of CIFAR-10 (horse, frog, ship), and queries as shares of height and width; for other data, the first
+# three.
 CIFAR10 = ((13, 0.25, 0.4), (19, 0.5, 0.5), (1, 0.6, 0.5))
 OTHERS = ((0, 0.5, 0.5), (1, 0.5, 0.5), (2, 0.5, 0.5))
 
 
 def from_weights(found: Weights) -> Figure:
-    """Draw what the heads see in three test images.
+    """Draw the attention of the heads in three test images.
 
     Raises:
         DataError, FileError, RunFolderError: see attnconv.runs.load.load_trained.
@@ -26,7 +27,7 @@ def from_weights(found: Weights) -> Figure:
 
 @torch.no_grad()
 def image_maps(trained: Trained, title: str) -> ImageMaps:
-    """What one pixel of each of three test images attends to, in every head of every layer."""
+    """Return where one pixel of each of three test images attends, in each head of each layer."""
     test = trained.data.test
     candidates = CIFAR10 if trained.config.data.name == "cifar10" else OTHERS
     chosen = [one for one in candidates if one[0] < len(test)]

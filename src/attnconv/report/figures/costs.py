@@ -1,4 +1,4 @@
-"""What mixers cost and how far they see: time and memory by pixels, and the task over long distances."""
+"""Costs and reach of mixers: time and memory by pixels, and the distance task."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,12 +9,12 @@ from attnconv.report.colors import BLUE, VERMILION, look
 from attnconv.report.figures.data import Cost, Reach, Timing
 from attnconv.report.figures.style import new_figure, panels, set_title, styled
 
-CLUTTER = 6  # of configs/data/pairs.yaml, from which experiment=long_range takes it
+CLUTTER = 6  # of configs/data/pairs.yaml, as in experiment=long_range
 
 
 @styled
 def growth(costs: list[Cost]) -> Figure:
-    """Draw the exponent of time in pixels, in theory and measured, and the activations, a row per model."""
+    """Draw the exponent of time in pixels, in theory and measured, and the activations, one row per model."""
     costs = sorted(costs, key=lambda cost: (cost.theory, cost.measured, cost.model))
     figure = new_figure(height=0.155 * len(costs) + 0.9)
     time, memory = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
@@ -37,7 +37,7 @@ def growth(costs: list[Cost]) -> Figure:
 
 @styled
 def by_positions(timings: list[Timing]) -> Figure:
-    """Draw time and memory of one attention layer by positions, published and ours."""
+    """Draw time and memory of one attention layer against positions, published and ours."""
     figure = new_figure(height=2.5)
     axes = figure.subplots(1, 2)
     for timing, color, marker in zip(timings, (BLUE, VERMILION), "so", strict=True):
@@ -56,9 +56,9 @@ def by_positions(timings: list[Timing]) -> Figure:
 
 @styled
 def long_range(reaches: list[Reach]) -> Figure:
-    """Draw accuracy by distance, a panel per model, a line per depth; beyond the theoretical limit it is shaded.
+    """Draw accuracy against distance, one panel per model and one line per depth, shaded beyond the theoretical limit.
 
-    Dotted: what can be had without seeing two marks together (attnconv.data.synthetic_pairs).
+    The dotted line is the accuracy without seeing two marks together (attnconv.data.synthetic_pairs).
     """
     models = sorted({reach.model for reach in reaches})
     distances = sorted({distance for reach in reaches for distance in reach.accuracies})

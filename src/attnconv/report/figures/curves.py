@@ -1,4 +1,4 @@
-"""Accuracy as training goes on: by epoch (the paper's Figure 2) and by minutes of a CPU core."""
+"""Accuracy during training: by epoch (the paper's Figure 2) and by minutes of a CPU core."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from attnconv.report.figures.style import new_figure, set_title, styled
 
 @styled
 def by_epoch(found: Curves) -> Figure:
-    """Draw test accuracy by epoch, a thin line per seed."""
+    """Draw test accuracy by epoch, one thin line per seed."""
     figure, axis = _seeds(found)
     axis.set_xlabel("epoch")
     return figure
@@ -20,7 +20,7 @@ def by_epoch(found: Curves) -> Figure:
 
 @styled
 def by_minutes(found: Curves) -> Figure:
-    """Draw test accuracy by minutes of a CPU core, a thin line per seed; logarithmic if they span a decade."""
+    """Draw test accuracy by minutes of a CPU core, one thin line per seed; logarithmic if they span a decade."""
     figure, axis = _seeds(found)
     axis.set_xlabel("training time (minutes of one CPU core, all threads added up)")
     minutes = [minute for curve in found.curves for minute in curve.at]
@@ -52,7 +52,7 @@ def _seeds(found: Curves) -> tuple[Figure, Axes]:
 
 
 def models_in_order(curves: list[Curve]) -> list[str]:
-    """Models by their mean accuracy at the end, best first: the order of the lines at the right."""
+    """Return models by their mean final accuracy, best first: the order of the lines at the right."""
     last: dict[str, list[float]] = {}
     for curve in curves:
         last.setdefault(curve.model, []).append(curve.accuracy[-1])

@@ -1,4 +1,4 @@
-"""What figures are drawn from: plain data, read by the loaders and known by its digest. Imports no matplotlib.
+"""The data of figures: plain data that loaders read, identified by its digest. This module does not import matplotlib.
 
 Axes: L layers, N heads, E epochs, I images, H W rows and columns of a map, in positions.
 """
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def digest(data: Any) -> str:
-    """A hash of some data, equal for equal data; of files it is for their owner to say what is in them."""
+    """Return a hash of some data, equal for equal data; for files, their owner must include the contents."""
     return hashlib.sha256(json.dumps(_plain(data), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -37,23 +37,23 @@ def _plain(value: Any) -> Any:
 
 
 def _stacked(layers: list[list[Any]]) -> Floats:
-    """Values of every head of every layer, nan for heads that a layer lacks."""
+    """Return the values of all heads of all layers, nan for heads that a layer lacks."""
     most = max(map(len, layers))
     values = [np.array(layer, float) for layer in layers]
     return np.stack([np.concatenate([one, np.full((most - len(one), *one.shape[1:]), np.nan)]) for one in values])
 
 
 def radius(mass: float) -> float:
-    """Standard deviations around the center that hold a share `mass` of a Gaussian in the plane."""
+    """Return how many standard deviations around the center hold a share `mass` of a Gaussian in the plane."""
     return math.sqrt(-2 * math.log(1 - mass))
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """The Gaussian heads of a network after some epoch.
+    """The Gaussian heads of a network after one epoch.
 
     Attributes:
-        title: says of which run they are.
+        title: names the run.
         grid: (H, W).
         centers: (L, N, 2), rows before columns, in positions; nan for heads that a layer lacks, here and below.
         spreads: (L, N) inverse standard deviations in 1/positions, or (L, N, 2, 2) = S with inverse covariance S S^T.
@@ -66,11 +66,11 @@ class Gaussians:
 
     @classmethod
     def of(cls, title: str, grid: tuple[int, int], heads: Mapping[str, Any]) -> "Gaussians":
-        """Those of a line of heads.jsonl."""
+        """Return the heads in a line of heads.jsonl."""
         return cls(title, grid, _stacked(heads["centers"]), _stacked(heads["spreads"]))
 
     def axes_of(self, layer: int, head: int) -> tuple[Floats, Floats]:
-        """Standard deviations (2,) along the ellipse's axes, in positions, and the axes' directions, (2, 2) columns."""
+        """Return standard deviations (2,) along the ellipse's axes, in positions, and the axes as columns (2, 2)."""
         spread = self.spreads[layer, head]
         if np.isnan(spread).any():
             return np.full(2, np.nan), np.full((2, 2), np.nan)
@@ -80,7 +80,7 @@ class Gaussians:
             return 1 / np.sqrt(np.clip(values, 0, None)), directions
 
     def reach(self, layer: int, head: int, mass: float) -> float:
-        """How far from the query the ellipse of a head goes at most along an axis, in positions."""
+        """Return how far from the query the ellipse of a head extends at most along an axis, in positions."""
         deviations, directions = self.axes_of(layer, head)
         if np.isinf(deviations).any():
             return math.inf
@@ -101,7 +101,7 @@ class CentersInTraining:
 
 @dataclass(frozen=True)
 class Maps:
-    """What the central pixel, (H // 2, W // 2), attends to: (L, N, H, W), nan for heads that a layer lacks."""
+    """Where the central pixel, (H // 2, W // 2), attends: (L, N, H, W), nan for heads that a layer lacks."""
 
     title: str
     probs: Array
@@ -109,10 +109,10 @@ class Maps:
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """What one pixel of each image attends to.
+    """Where one pixel of each image attends.
 
     Attributes:
-        title: says of which run.
+        title: names the run.
         images: (I, height, width, C) uint8.
         queries: (I, 2) rows and columns, in positions.
         probs: (I, L, N, H, W).
@@ -150,7 +150,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Curve:
-    """Test accuracy, 0 to 1, of one run, `at` some of its epochs or minutes of a CPU core."""
+    """Test accuracy, 0 to 1, of one run at some of its epochs or minutes of a CPU core (`at`)."""
 
     model: str
     seed: int
@@ -177,7 +177,7 @@ class History:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Runs on more and more images, `title` says what was held equal.
+    """Runs on increasing numbers of images; `title` says what was equal.
 
     Attributes:
         accuracies: model -> training images -> seed -> test accuracy, 0 to 1.
@@ -198,7 +198,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups to compare, in panels: the panel's title -> its groups from top to bottom."""
+    """Groups to compare, in panels: panel title -> its groups from top to bottom."""
 
     title: str
     panels: Mapping[str, list[Group]]
@@ -209,7 +209,7 @@ class Share:
     """Share of a layer's output that the best 3 x 3 convolution explains, by layer, before and after training.
 
     Attributes:
-        corrected: for the size of the fit; without it the shares are somewhat too low.
+        corrected: for the size of the fit; otherwise the shares are slightly too low.
     """
 
     label: str
@@ -221,7 +221,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Level:
-    """What attention of known nature has of the same number, over all inputs that were tried."""
+    """The same number for attention of a known kind, over all inputs that were measured."""
 
     label: str
     low: float
@@ -239,7 +239,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, known by its `name`, with its verdict in a word."""
+    """A claim's `name` and its verdict."""
 
     name: str
     claim: str
@@ -255,7 +255,7 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Need:
-    """How many times the images of the control a model needs for an accuracy, with the ends of a 95% interval."""
+    """The images that a model needs for an accuracy, divided by the control's, with its 95% interval."""
 
     model: str
     accuracy: float
@@ -265,7 +265,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Needs:
-    """Those of one protocol, which `title` names."""
+    """The ratios of one protocol, named by `title`."""
 
     title: str
     needs: list[Need]
@@ -299,7 +299,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reach:
-    """One model with some layers: test accuracy by distance in pixels, and the distance that it cannot pass."""
+    """One model with some layers: test accuracy by distance in pixels, and the distance that limits it."""
 
     model: str
     layers: int

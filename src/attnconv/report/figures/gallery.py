@@ -1,6 +1,6 @@
-"""results/figures/: every figure as PNG and PDF, what each was drawn from (index.json), and a page that shows them.
+"""results/figures/: all figures as PNG and PDF, their data digests (index.json), and a page that shows them.
 
-A figure is stale if its data is not what it was drawn from, or its files are not those that were written.
+A figure is stale if its data has changed since it was drawn, or if its files have changed.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from attnconv.report.figures.results import Results
 FORMATS = ("png", "pdf")
 INTRODUCTION = """# Figures
 
-Made by `make figures` from results/, without training. Each PNG has a PDF of its name. Figures named after the paper's
-say what the paper shows; those at scale=mini and scale=small are of smaller networks than the paper's.
+Made by `make figures` from results/, without training. Each PNG has a PDF of the same name. Captions of the paper's
+figures say what the paper shows. Figures at scale=mini and scale=small show smaller networks than the paper's.
 """
 
 
@@ -104,26 +104,26 @@ def stale_figures(results: Path, errors: list[str]) -> list[str]:
 
 
 def read_index(results: Path) -> dict[str, dict[str, str]]:
-    """What every figure was drawn from, and the hashes of its files; empty where nothing was drawn yet."""
+    """Return the data digest of each figure and the hashes of its files; empty if nothing was drawn yet."""
     path = results / "figures" / "index.json"
     return read_json(path) if path.exists() else {}
 
 
 def choose(only: Iterable[str]) -> list[Entry]:
-    """The entries of these names, or all.
+    """Return the entries of these names, or all.
 
     Raises:
-        UserError: there is none of a name.
+        UserError: a figure does not exist.
     """
     by_name = {entry.name: entry for entry in entries()}
     for name in only:
         if name not in by_name:
-            raise UserError(f"there is no figure {name}{nearest(name, by_name, 'make_figures.py --list')}")
+            raise UserError(f"unknown figure {name}{nearest(name, by_name, 'make_figures.py --list')}")
     return [entry for name, entry in by_name.items() if name in set(only)] or list(by_name.values())
 
 
 def page(index: dict[str, dict[str, str]]) -> str:
-    """The page that shows the figures, and says which command makes the others."""
+    """Return the page that shows the figures, and the commands for the missing ones."""
     shown = [entry for entry in entries() if entry.name in index]
     others = [entry for entry in entries() if entry.name not in index]
     parts = [INTRODUCTION]
@@ -135,13 +135,13 @@ def page(index: dict[str, dict[str, str]]) -> str:
 
 
 def resolve(draw: str) -> Callable[..., Any]:
-    """The drawing function of that name; imports matplotlib."""
+    """Return the drawing function of that name; this imports matplotlib."""
     function: Callable[..., Any] = pkgutil.resolve_name(f"attnconv.report.{draw}")
     return function
 
 
 def _hashes(folder: Path, name: str) -> dict[str, str]:
-    """The files of a figure, by their kind; empty for one that is not there."""
+    """Return the hashes of a figure's files by their kind; empty if a file does not exist."""
     files = {kind: folder / f"{name}.{kind}" for kind in FORMATS}
     return {
         kind: hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""

@@ -1,7 +1,7 @@
 """Where Gaussian heads look: the paper's Figures 3, 4, 12 and 14, from centers and spreads.
 
-A Gaussian head holds a share m of its attention inside the ellipse at sqrt(-2 ln(1 - m)) standard deviations, which is
-drawn as what it is. The paper draws contours of the probabilities on 11 x 11 positions instead, with rows upward
+A Gaussian head has a share m of its attention inside the ellipse at sqrt(-2 ln(1 - m)) standard deviations, and this
+ellipse is drawn. The paper instead draws contours of the probabilities on 11 x 11 positions, with rows upward
 (`as_printed`).
 
 Axes: L layers, N heads, E epochs.
@@ -25,16 +25,16 @@ MASSES: tuple[tuple[float, Any, float], ...] = (
     (0.5, "solid", 1.2),
     (0.9, (0, (1, 1.2)), 0.8),
 )  # share of the attention inside, line style, width
-NARROWEST = 2.5  # positions: half a frame is at least as wide
-PRINTED = 11  # positions a side of the map that the paper's code draws
-THRESHOLDS = 1000  # that it tries between 0 and the largest probability
+NARROWEST = 2.5  # positions: minimum half width of a frame
+PRINTED = 11  # positions per side of the map that the paper's code draws
+THRESHOLDS = 1000  # number of thresholds that it tries between 0 and the largest probability
 
 
 @styled
 def centers(heads: Gaussians, columns: int = 3) -> Figure:
-    """Draw one panel a layer, all on one scale: a dot at every center, ellipses around 50% and 90% of its attention.
+    """Draw one panel per layer, all on one scale: a dot at each center, ellipses around 50% and 90% of its attention.
 
-    An ellipse that reaches beyond all shifts of the map is not cut off but counted above its panel, as is a center.
+    Centers and ellipses outside of all shifts of the map are not cut off, but counted above their panel.
     """
     count = len(heads.centers)
     figure, axes = panels(count, min(columns, count), height=2.3)
@@ -50,7 +50,7 @@ def centers(heads: Gaussians, columns: int = 3) -> Figure:
 
 
 def frame(heads: Gaussians) -> float:
-    """Half the side of the frame that holds every ellipse not wider than all shifts of the map, in positions."""
+    """Return half the side of the frame that holds all ellipses within the shifts of the map, in positions."""
     widest = max(heads.grid)
     layers, count = heads.centers.shape[:2]
     places = itertools.product(range(layers), range(count), MASSES)
@@ -61,7 +61,7 @@ def frame(heads: Gaussians) -> float:
 
 
 def draw_layer(axis: Axes, heads: Gaussians, layer: int, half: float) -> dict[str, list[int]]:
-    """Draw layer `layer`, from 0; returns the heads whose center or ellipse of some share is beyond the frame."""
+    """Draw layer `layer`, from 0; return the heads whose center or ellipse of some share is outside of the frame."""
     _draw_frame(axis, half, "")
     beyond: dict[str, list[int]] = {"center": [], "50%": [], "90%": []}
     for head, center in enumerate(heads.centers[layer]):
@@ -93,14 +93,14 @@ def _draw_frame(axis: Axes, half: float, title: str) -> None:
 
 
 def _label_shifts(axis: Axes) -> None:
-    """Name the axes of the outer panels; the others share them."""
+    """Label the axes of the outer panels, which the others share."""
     axis.set_xlabel("column shift (positions)", fontsize=7)
     axis.set_ylabel("row shift (positions)", fontsize=7)
     axis.label_outer()
 
 
 def _count_beyond(axis: Axes, beyond: dict[str, list[int]]) -> None:
-    """Name above a panel what its frame does not hold, heads as dots of their colors."""
+    """List above a panel what is outside of its frame, heads as dots in their colors."""
     for line, (what, heads) in enumerate((what, heads) for what, heads in beyond.items() if heads):
         text = f"{what} outside"
         colored = [(text, 0.0, "black"), *(("●", 40 + 4.2 * place, head_color(h)) for place, h in enumerate(heads))]
@@ -120,10 +120,10 @@ def _explain(figure: Figure) -> None:
 
 @styled
 def as_printed(heads: Gaussians, columns: int = 3) -> Figure:
-    """Draw Figure 4 as the paper's own code does, to be laid next to the print.
+    """Draw Figure 4 as the paper's own code does, for comparison with the print.
 
-    Probabilities on a map of 11 x 11 positions, contours by linear interpolation at thresholds found among 1000, rows
-    upward. The circles of narrow heads become polygons.
+    Probabilities are on a map of 11 x 11 positions with rows upward, and contours are linearly interpolated at
+    thresholds chosen among 1000. The circles of narrow heads become polygons.
     """
     count = len(heads.centers)
     figure, axes = panels(count, min(columns, count), height=1.95)
@@ -143,7 +143,7 @@ def as_printed(heads: Gaussians, columns: int = 3) -> Figure:
 
 
 def printed_probs(heads: Gaussians, layer: int, head: int) -> Floats:
-    """Softmax of a head's scores over the PRINTED x PRINTED shifts around the query."""
+    """Return the softmax of a head's scores over the PRINTED x PRINTED shifts around the query."""
     shifts = np.arange(PRINTED) - PRINTED // 2
     offsets = np.stack(np.meshgrid(shifts, shifts, indexing="ij"), -1) - heads.centers[layer, head]
     spread = heads.spreads[layer, head]
@@ -154,7 +154,7 @@ def printed_probs(heads: Gaussians, layer: int, head: int) -> Floats:
 
 
 def printed_threshold(probs: Floats, mass: float) -> float:
-    """The probability above which cells hold a share `mass`, interpolated between THRESHOLDS equal steps."""
+    """Return the probability above which cells hold a share `mass`, interpolated between THRESHOLDS equal steps."""
     levels = np.linspace(0, probs.max(), THRESHOLDS)
     held = np.array([probs[probs >= level].sum() for level in levels])
     return float(np.interp(-mass, -held, levels))
@@ -162,7 +162,7 @@ def printed_threshold(probs: Floats, mass: float) -> float:
 
 @styled
 def centers_in_training(found: CentersInTraining) -> Figure:
-    """Draw one panel an epoch: where the centers of one layer are, and where they came from."""
+    """Draw one panel per epoch: where the centers of one layer are, and where they came from."""
     count = len(found.epochs)
     figure, axes = panels(count, 4, height=1.5)
     half = 1.08 * max(NARROWEST, min(max(found.grid), float(np.abs(found.centers).max())))

@@ -1,4 +1,4 @@
-"""Drawings that need no runs: the theorem (the paper's Figure 1) and its general form (Figure 11)."""
+"""Drawings without runs: the theorem (the paper's Figure 1) and its general form (Figure 11)."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from attnconv.report.figures.data import Floats
 from attnconv.report.figures.style import new_figure, styled
 
 SHIFTS = list(itertools.product((-1, 0, 1), repeat=2))  # of a 3 x 3 kernel, (row, column)
-MAP = 5  # pixels a side of the theorem's drawing
+MAP = 5  # pixels per side of the theorem's drawing
 SIDE, D_IN, D_OUT, KERNEL, HEADS = 3, 2, 3, 2, 5  # Figure 11's image, channels, kernel and heads, as in its caption
 
 
@@ -62,16 +62,16 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 @styled
 def factorization() -> Figure:
-    """Draw what one query computes, as one matrix: of a 2 x 2 convolution, and of self-attention with five heads.
+    """Draw the computation of one query as one matrix, for a 2 x 2 convolution and for self-attention with five heads.
 
-    Rows are pixels and their channels. Each matrix is what is looked at times the weights: as the heads' maps span the
-    pixels of the kernel, attention has weights with which both are equal.
+    Rows are pixels and their channels. Each matrix is the attention times the weights. Since the heads' maps span the
+    pixels of the kernel, attention has weights that make both equal.
     """
     kernel = np.random.default_rng(0).normal(size=(KERNEL**2 * D_IN, D_OUT))
     pixels = SIDE * SIDE
     corner = [row * SIDE + column for row, column in itertools.product(range(KERNEL), repeat=2)]
     hard = np.eye(pixels)[:, corner]
-    # Five heads whose maps span the four pixels: a head each on three of them, two that share two.
+    # Five heads whose maps span the four pixels: three heads with one pixel each, two heads that share two pixels.
     soft = hard @ np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0.3, 0.6], [0, 0, 0, 0.7, 0.4]])
     figure = new_figure(height=3)
     names = f"{KERNEL}x{KERNEL} convolution", f"self-attention, {HEADS} heads"

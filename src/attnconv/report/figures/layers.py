@@ -10,7 +10,7 @@ from attnconv.report.figures.style import new_figure, set_title, styled
 
 @styled
 def convolution_share(found: Shares) -> Figure:
-    """Draw the shares by layer, initial and trained, over bands of what attention of known nature has."""
+    """Draw the shares by layer, initial and trained, over bands for attention of known kinds."""
     figure = new_figure(height=3.3)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, when in zip(axes, ("initial", "trained"), strict=True):

@@ -1,4 +1,4 @@
-"""What heads attend to, as maps: the paper's Figures 5 to 10.
+"""Attention maps of heads: the paper's Figures 5 to 10.
 
 Axes: L layers, N heads, H W rows and columns; the query is at (H // 2, W // 2) unless said otherwise.
 """
@@ -10,19 +10,19 @@ from matplotlib.figure import Figure
 from attnconv.report.figures.data import Array, ImageMaps, Maps
 from attnconv.report.figures.style import COLUMN, new_figure, set_title, styled
 
-ZOOM = 7  # positions a side around the query: Figure 5's
+ZOOM = 7  # positions per side around the query, as in Figure 5
 QUERY = "#ff2a2a"  # the frame around the query pixel
 
 
 @styled
 def whole(maps: Maps) -> Figure:
-    """Draw a row of maps per layer, a column per head: all positions."""
+    """Draw one row of maps per layer and one column per head: all positions."""
     return _grid(maps.title, in_order(maps.probs), _center(maps.probs))
 
 
 @styled
 def zoomed(maps: Maps, side: int = ZOOM) -> Figure:
-    """Draw the same within `side` x `side` positions around the query."""
+    """Draw the same for `side` x `side` positions around the query."""
     probs = in_order(maps.probs)
     row, column = _center(probs)
     half = side // 2
@@ -33,7 +33,7 @@ def zoomed(maps: Maps, side: int = ZOOM) -> Figure:
 
 
 def in_order(probs: Array) -> Array:
-    """Heads of every layer by their largest probability, largest first: a head's number means nothing."""
+    """Sort the heads of each layer by their largest probability, largest first: their numbers have no meaning."""
     peaks = np.nan_to_num(probs.astype(np.float64), nan=-1).max(axis=(2, 3))
     order = np.argsort(-peaks, axis=1, kind="stable")
     return np.take_along_axis(probs, order[:, :, None, None], axis=1)
@@ -41,7 +41,7 @@ def in_order(probs: Array) -> Array:
 
 @styled
 def of_images(found: ImageMaps, layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> Figure:
-    """Draw for every image its picture with the query, and what each head of each layer attends to from there."""
+    """Draw each image with its query, and where each head of each layer attends from there."""
     images = len(found.images)
     shown = [layer for layer in layers if layer < found.probs.shape[1]]
     heads = found.probs.shape[2]
@@ -78,7 +78,7 @@ def _grid(title: str, probs: Array, query: tuple[int, int]) -> Figure:
 
 
 def _draw_map(axis: Axes, probs: Array, query: Array, labeled: bool) -> None:
-    """Draw one head, its darkest color at its largest probability, which stands below it."""
+    """Draw one head, darkest at its largest probability, which is printed below it."""
     _bare(axis)
     if np.isnan(probs).any():
         axis.set_axis_off()

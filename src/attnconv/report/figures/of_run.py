@@ -1,4 +1,4 @@
-"""Every figure that one run allows: its accuracy, and of attention where its heads look."""
+"""All figures of one run: its accuracy, and for attention where its heads look."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +20,12 @@ from attnconv.runs.records import read_lines
 
 
 def figures_of_run(folder: Path, into: Path | None = None, root: str | None = None) -> None:
-    """Draw what a run folder allows, and print every file and what is left out.
+    """Draw all possible figures of a run folder, and print the files and the figures that are skipped.
 
     Args:
         folder: a run folder with at least one epoch.
-        into: where the figures go; folder/figures if None.
-        root: where the run's images are, if they were moved.
+        into: folder for the figures; folder/figures if None.
+        root: folder of the run's images, if it has moved.
 
     Raises:
         RunFolderError, ConfigError, FileError: it is not a run folder, has no epoch yet, or is damaged.
@@ -39,10 +39,10 @@ def figures_of_run(folder: Path, into: Path | None = None, root: str | None = No
 
 
 def read_history(folder: Path, config: Config) -> History:
-    """Accuracies and losses of every epoch so far.
+    """Return accuracies and losses of all epochs so far.
 
     Raises:
-        RunFolderError: there is none, or they are damaged.
+        RunFolderError: there are none, or they are damaged.
     """
     lines = read_lines(folder, "metrics.jsonl")
     try:
@@ -53,7 +53,7 @@ def read_history(folder: Path, config: Config) -> History:
     except (TypeError, ValueError) as error:
         raise RunFolderError(f"{folder}/metrics.jsonl is damaged ({error})") from error
     if not lines:
-        raise RunFolderError(f"{folder} has no epoch yet: there is nothing to draw")
+        raise RunFolderError(f"{folder} has no epoch yet, so there is nothing to draw")
     epochs = f"{len(lines)} epochs" if len(lines) == config.epochs else f"epoch {len(lines)} of {config.epochs}"
     return History(f"{run_name(config)}, {epochs}", str(config.model["name"]), metrics)
 
@@ -78,13 +78,13 @@ def _figures(folder: Path, config: Config, history: History, root: str | None) -
 
 
 def _of_images(folder: Path, title: str, root: str | None) -> Iterator[tuple[str, Figure]]:
-    """Attention in single images, of a network in which it depends on them."""
+    """Yield attention in single images, for networks whose attention depends on them."""
     trained = load_trained(folder, root)
     if all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
         return
     try:
         found = image_maps(trained, title)
     except DataError as error:
-        print(f"attention_in_images: left out: {error}")
+        print(f"attention_in_images: skipped: {error}")
         return
     yield "attention_in_images", maps.of_images(found)

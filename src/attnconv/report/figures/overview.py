@@ -12,7 +12,7 @@ from attnconv.report.figures.style import new_figure, styled
 
 @styled
 def overview(found: Overview) -> Figure:
-    """Draw the three parts, readable at 800 pixels of width."""
+    """Draw the three parts, legible at a width of 800 pixels."""
     figure = new_figure(height=4.1, width=6)
     top, bottom = np.array(figure.subfigures(2, 1, height_ratios=[1, 1.9]))
     draw_theorem(top.subplots())

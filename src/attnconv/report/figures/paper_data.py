@@ -1,7 +1,7 @@
-"""The data of the paper's figures: each loader returns its figure's, or None where the runs are missing.
+"""The data of the paper's figures: each loader returns its figure's data, or None if runs are missing.
 
-A figure that shows one run takes it from the first study in STUDIES that has one: of most images, then of the lowest
-seed. Imports no matplotlib.
+A figure of one run uses the first study in STUDIES that has such a run, with the most images, then the lowest seed.
+This module does not import matplotlib.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ TABLE1 = {"mini": "table1", "small": "small", "paper": "default"}
 RECIPES = {"mini": "modern", "small": "modern", "paper": "paper"}
 GENERALIZED = {"mini": "encodings", "small": "small", "paper": "default"}
 SIXTEEN_HEADS = {"mini": "encodings_16_heads", "small": "small_16_heads", "paper": "many_heads"}
-CONTINUED = {"mini": 7, "small": 13, "paper": 100}  # epochs after pruning: a third
-LAYER = 4  # Figure 3's
-PANELS = 8  # epochs that Figure 3 shows
+CONTINUED = {"mini": 7, "small": 13, "paper": 100}  # epochs after pruning: a third of training
+LAYER = 4  # of Figure 3
+PANELS = 8  # number of epochs in Figure 3
 
 
 def accuracy_by_epoch(results: Results, scale: str) -> Curves | None:
-    """Figure 2: the models of Table 1 on all images."""
+    """Return Figure 2: the models of Table 1 on all images."""
     runs = results.of_study(TABLE1[scale], scale=scale, recipe=RECIPES[scale], data="cifar10", fraction=1.0)
     if len({run["model"] for run in runs}) < 2:
         return None
@@ -37,10 +37,10 @@ def accuracy_by_epoch(results: Results, scale: str) -> Curves | None:
 
 
 def curve_of(run: Row, epochs: list[Row], axis: str) -> list[Curve]:
-    """Test accuracy of a run by `epoch` or by CPU `minutes`; empty where none was measured.
+    """Return the test accuracy of a run by `epoch` or by CPU `minutes`; empty if none was measured.
 
     Args:
-        epochs: what `Results.epochs` says of it.
+        epochs: the result of `Results.epochs`.
     """
     points, seconds = [], 0.0
     for record in epochs:
@@ -55,29 +55,29 @@ def curve_of(run: Row, epochs: list[Row], axis: str) -> list[Curve]:
 def gaussians(
     results: Results, scale: str, model: str = "sa_quadratic", study: dict[str, str] | None = None
 ) -> Gaussians | None:
-    """Figures 4, 12 and 14: centers and spreads after the last epoch.
+    """Return Figures 4, 12 and 14: centers and spreads after the last epoch.
 
     Args:
-        study: by scale the one that has the run, if it is not one of STUDIES.
+        study: by scale, the study with the run, if it is not in STUDIES.
     """
     run = _run(results, model, scale, "heads.jsonl", (study[scale],) if study else ())
     return None if run is None else gaussians_of(results.folder(run), title_of(run))
 
 
 def gaussians_of(folder: Path, title: str) -> Gaussians:
-    """The heads of a run after its last recorded epoch."""
+    """Return the heads of a run after its last recorded epoch."""
     last = read_heads(folder)[-1]
     return Gaussians.of(title, grid_of(folder, read_config(folder)), last)
 
 
 def centers_in_training(results: Results, scale: str) -> CentersInTraining | None:
-    """Figure 3: centers of layer 4."""
+    """Return Figure 3: centers of layer 4."""
     run = _run(results, "sa_quadratic", scale, "heads.jsonl")
     return None if run is None else centers_in_training_of(results.folder(run), title_of(run))
 
 
 def centers_in_training_of(folder: Path, title: str) -> CentersInTraining:
-    """Centers of one layer's heads after up to PANELS epochs, more of them early, when most moves."""
+    """Return the centers of one layer's heads after up to PANELS epochs, mostly early ones, where most moves."""
     lines = read_heads(folder)
     last = len(lines) - 1
     chosen = [lines[index] for index in sorted({round(last * (step / (PANELS - 1)) ** 1.5) for step in range(PANELS)})]
@@ -89,7 +89,7 @@ def centers_in_training_of(folder: Path, title: str) -> CentersInTraining:
 
 
 def pruned(results: Results, scale: str) -> Curves | None:
-    """Figure 13: a network with heads of any covariance, and the same without degenerate heads, trained further."""
+    """Return Figure 13: a network with heads of any covariance, and its pruned version, trained further."""
     wanted = {"scale": scale, "recipe": RECIPES[scale], "data": "cifar10", "fraction": 1.0}
     whole = results.of_study(GENERALIZED[scale], model="sa_quadratic_generalized", **wanted)
     later = results.of_study("pruned", model="sa_quadratic_pruned", **wanted)
@@ -105,13 +105,13 @@ def pruned(results: Results, scale: str) -> Curves | None:
 
 
 def maps(results: Results, scale: str, model: str) -> Maps | None:
-    """Figures 5 and 6: what the central pixel attends to."""
+    """Return Figures 5 and 6: where the central pixel attends."""
     run = _run(results, model, scale, "attention_maps.npy")
     return None if run is None else Maps(title_of(run), read_maps(results.folder(run)))
 
 
 def weights(results: Results, scale: str) -> Weights | None:
-    """Figures 7 to 10: a network with content whose weights are in results/weights/."""
+    """Return Figures 7 to 10: a network with content attention whose weights are in results/weights/."""
     runs = [run for study in STUDIES[scale] for run in results.of_study(study, model="sa_learned_content", scale=scale)]
     for run in runs:
         file = collected_weights(results.path, run["run"])
@@ -121,7 +121,7 @@ def weights(results: Results, scale: str) -> Weights | None:
 
 
 def weights_of(folder: Path, file: Path, title: str) -> Weights:
-    """A run with its file of weights."""
+    """Return a run with its weight file."""
     return Weights(title, folder, file, hashlib.sha256(file.read_bytes()).hexdigest())
 
 

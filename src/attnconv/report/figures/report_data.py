@@ -1,6 +1,6 @@
-"""The data of figures about the study as a whole: verdicts on claims, images needed, probes, time and memory by pixels.
+"""The data of figures about the whole study: verdicts, images needed, probes, time and memory by pixels.
 
-Each loader returns its figure's data, or None where the runs are missing. Imports no matplotlib.
+Each loader returns its figure's data, or None if runs are missing. This module does not import matplotlib.
 """
 
 import math
@@ -20,10 +20,10 @@ KNOWN = {"nine hard heads": "nine hard heads", "even": "even attention", "random
 
 
 def verdicts(results: Results) -> Verdicts | None:
-    """What the evidence says of every claim.
+    """Return the verdicts on all claims.
 
     Raises:
-        UserError: the evidence of a claim is damaged.
+        UserError: a file behind a claim is damaged.
     """
     path = results.path / "claims.yaml"
     if not path.exists():
@@ -35,7 +35,7 @@ def verdicts(results: Results) -> Verdicts | None:
 
 
 def needs(results: Results) -> list[Needs] | None:
-    """How many times the images of the control each model needs, by accuracy and protocol."""
+    """Return the images that each model needs, divided by the control's, by accuracy and protocol."""
     found = []
     for protocol in protocols(results.runs):
         models = sorted((model for model in protocol.models[1:]), key=place)
@@ -57,7 +57,7 @@ def _needs_of(protocol: Protocol, model: str) -> list[Need]:
 
 
 def convolution_shares(results: Results) -> Shares | None:
-    """Of every attention at scale=mini one probed run, by the corrected measure if there is one, of most images."""
+    """Return one probed run of each attention at scale=mini, with the corrected measure if possible, of most images."""
     chosen: dict[str, tuple[tuple[Any, ...], Row, dict[str, Any]]] = {}
     for run in results.runs:
         path = results.folder(run) / "probe.json"
@@ -76,7 +76,7 @@ def convolution_shares(results: Results) -> Shares | None:
 
 
 def levels(results: Results) -> list[Level]:
-    """What attention of known nature has instead; empty where it was not measured."""
+    """Return the same shares for attention of known kinds; empty if not measured."""
     path = results.path / "theorem/calibration.json"
     if not path.exists():
         return []
@@ -87,7 +87,7 @@ def levels(results: Results) -> list[Level]:
 
 
 def timings(results: Results) -> list[Timing] | None:
-    """Time and memory of one layer by positions, published formulation and ours, of the commit that measured most."""
+    """Return time and memory of one layer by positions, published and ours, of the commit with most measurements."""
     path = results.path / "bench.jsonl"
     if not path.exists():
         return None
@@ -102,7 +102,7 @@ def timings(results: Results) -> list[Timing] | None:
 
 
 def _is_layer(line: dict[str, Any]) -> bool:
-    """Whether a line of bench.jsonl is of one mini layer of quadratic attention, measured by a clean tree."""
+    """Return whether a line of bench.jsonl is of one mini layer of quadratic attention, without uncommitted changes."""
     wanted = {"part": "layer", "model": "sa_quadratic", "scale": "mini", "dirty": False}
     return wanted.items() <= line.items()
 

@@ -1,4 +1,7 @@
-"""What results/ holds, for loaders: runs that belong together, curves, heads and maps. Imports no matplotlib."""
+"""The contents of results/, for loaders: groups of runs, curves, heads and maps.
+
+This module does not import matplotlib.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,20 +20,20 @@ Row = dict[str, Any]
 
 @dataclass
 class Results:
-    """A results/ folder, each file of which is read once."""
+    """A results/ folder; each of its files is read once."""
 
     path: Path
 
     @cached_property
     def runs(self) -> list[Row]:
-        """The rows of runs.csv that may stand in a figure."""
+        """Return the rows of runs.csv that figures may show."""
         return read_runs(self.path / "runs.csv")
 
     def epochs(self, run: Row) -> list[Row]:
-        """What a run recorded of every epoch, times included.
+        """Return the records of all epochs of a run, times included.
 
         Raises:
-            FileError: its records are damaged.
+            FileError: the records are damaged.
         """
         folder = self.folder(run)
         clock = {line["epoch"]: line for line in read_json_lines(folder / "timing.jsonl", ("epoch",))}
@@ -38,14 +41,14 @@ class Results:
         return [{**clock.get(line["epoch"], {}), **line} for line in lines]
 
     def folder(self, run: Row) -> Path:
-        """Where the files of a run are."""
+        """Return the folder of a run."""
         return collected_folder(self.path, run["run"])
 
     def of_study(self, study: str, **wanted: Any) -> list[Row]:
-        """The runs named study or study_<precision>, of the precision of which there are most.
+        """Return the runs named study or study_<precision>, in the precision with most runs.
 
         Args:
-            wanted: columns of runs.csv and the values that they must have.
+            wanted: columns of runs.csv and their required values.
         """
         named = [run for run in self.runs if run["name"] in (study, f"{study}_bf16", f"{study}_fp32")]
         found = [run for run in named if all(run.get(key) == value for key, value in wanted.items())]
@@ -57,7 +60,7 @@ class Results:
         return [run for run in found if (run["name"], run["precision"]) == most]
 
     def best_run(self, studies: tuple[str, ...], file: str, **wanted: Any) -> Row | None:
-        """The run with this file in the first study that has one: of most images, then of the lowest seed."""
+        """Return the run with this file in the first study that has one: of most images, then of the lowest seed."""
         for study in studies:
             found = [run for run in self.of_study(study, **wanted) if (self.folder(run) / file).exists()]
             if found:
@@ -66,12 +69,12 @@ class Results:
 
 
 def by_seed(runs: list[Row]) -> dict[int, float]:
-    """Test accuracy by seed."""
+    """Return test accuracies by seed."""
     return {int(run["seed"]): run["test_acc"] for run in sorted(runs, key=lambda run: run["seed"])}
 
 
 def title_of(run: Row) -> str:
-    """A run in the words of a figure's title."""
+    """Return a run as text for a figure's title."""
     return (
         f"{run['model']}, scale={run['scale']}, {run['train_images']:,} images, {run['epochs']} epochs, "
         f"test accuracy {run['test_acc']:.1%}"
@@ -79,10 +82,10 @@ def title_of(run: Row) -> str:
 
 
 def read_heads(folder: Path) -> list[Row]:
-    """The lines of a run's heads.jsonl, one an epoch.
+    """Return the lines of a run's heads.jsonl, one per epoch.
 
     Raises:
-        FileError: it is missing or damaged, or holds no Gaussian heads.
+        FileError: it is missing or damaged, or has no Gaussian heads.
     """
     lines = read_json_lines(folder / "heads.jsonl", ("epoch", "centers", "spreads"))
     if not lines:
@@ -91,7 +94,7 @@ def read_heads(folder: Path) -> list[Row]:
 
 
 def read_maps(folder: Path) -> NDArray[Any]:
-    """A run's attention_maps.npy, (L, N, H, W).
+    """Return a run's attention_maps.npy, (L, N, H, W).
 
     Raises:
         FileError: it is missing or damaged.
@@ -100,12 +103,12 @@ def read_maps(folder: Path) -> NDArray[Any]:
     with reading(path):
         maps: NDArray[Any] = np.load(path, allow_pickle=False)
         if maps.ndim != 4:
-            raise ValueError(f"an array of {maps.ndim} axes stands where one of 4 should")
+            raise ValueError(f"found an array of {maps.ndim} axes instead of 4")
     return maps
 
 
 def grid_of(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
-    """The map of a run with Gaussian heads, in positions; before format 3 there are no maps, but images of 32."""
+    """Return the map of a run with Gaussian heads, in positions; before format 3, from images of 32 pixels."""
     if (folder / "attention_maps.npy").exists():
         height, width = read_maps(folder).shape[2:]
         return height, width
@@ -113,7 +116,7 @@ def grid_of(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
 
 
 def read_probe(folder: Path) -> dict[str, Any]:
-    """What scripts/probe.py found of a run.
+    """Return the results of scripts/probe.py for a run.
 
     Raises:
         FileError: it is missing or damaged.
@@ -130,5 +133,5 @@ def layer_shares(probe: dict[str, Any], quantity: str = "conv3") -> dict[str, li
 
 
 def is_corrected(probe: dict[str, Any]) -> bool:
-    """Whether shares were corrected for the size of the fit, as they are since the joint residual was defined."""
+    """Return whether shares were corrected for the size of the fit; older probes did not correct them."""
     return all("joint_residual" in layer for layer in probe["layers"])

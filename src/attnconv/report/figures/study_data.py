@@ -1,6 +1,6 @@
-"""The data of this project's own figures: each loader returns its figure's, or None where the runs are missing.
+"""The data of this project's own figures: each loader returns its figure's data, or None if runs are missing.
 
-Imports no matplotlib.
+This module does not import matplotlib.
 """
 
 from attnconv.files import read_csv, reading
@@ -14,11 +14,14 @@ WITH_CONTENT = ("sa_learned_content", "sa_sinusoidal_content")
 FROZEN = {"sa_quadratic": "learned", "sa_quadratic_copied": "copied from another network",
           "sa_quadratic_shifts": "fixed on the 3x3 shifts", "sa_quadratic_random": "fixed at random"}  # fmt: skip
 MINUTES = ("table1", "frozen_heads")
-LAYER = 5  # that README's figure shows
+LAYER = 5  # the layer in README's figure
 
 
 def protocols(results: Results) -> list[Protocol] | None:
-    """Accuracy by number of images, at equal epochs and at equal steps; all images at equal epochs are table1's."""
+    """Return accuracy by number of images, for equal epochs and equal steps.
+
+    All images at equal epochs are table1's.
+    """
     runs = [run for run in results.runs if run["name"].startswith("data_size_") and run["scale"] == "mini"]
     kinds = sorted({(run["equal"], -int(run["epochs"]), run["precision"], run["name"]) for run in runs})
     found = []
@@ -48,12 +51,12 @@ def _by_model(runs: list[Row]) -> dict[str, dict[int, dict[int, float]]]:
 
 
 def place(model: str) -> int:
-    """Where a model stands among others."""
+    """Return the rank of a model in the order of figures."""
     return ORDER.index(model) if model in ORDER else len(ORDER)
 
 
 def groups(results: Results, study: str, models: dict[str, str]) -> dict[str, list[Group]] | None:
-    """The models of a study, labeled, in a panel per number of images; None where fewer than two have runs."""
+    """Return the models of a study, labeled, one panel per number of images; None if fewer than two have runs."""
     runs = [run for run in results.of_study(study) if run["model"] in models]
     panels = {}
     for images in sorted({int(run["train_images"]) for run in runs}):
@@ -68,13 +71,13 @@ def groups(results: Results, study: str, models: dict[str, str]) -> dict[str, li
 
 
 def frozen_heads(results: Results) -> Groups | None:
-    """Learned heads against heads that do not learn where to look."""
+    """Return learned heads and heads that do not learn where to look."""
     panels = groups(results, "frozen_heads", FROZEN)
     return None if panels is None else Groups("Where Gaussian heads look: learned or fixed (scale=mini)", panels)
 
 
 def encodings(results: Results) -> Groups | None:
-    """Every encoding of position next to the others, on all images with as many parameters."""
+    """Return all position encodings, on all images, with the same number of parameters."""
     wanted = {"scale": "mini", "recipe": "modern"}
     runs = results.of_study("encodings", **wanted)
     if not runs:
@@ -89,7 +92,7 @@ def encodings(results: Results) -> Groups | None:
 
 
 def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
-    """Test accuracy by minutes of a CPU core, of Table 1's models, or of the first study whose runs counted minutes."""
+    """Return test accuracy by CPU minutes, of Table 1's models, or of the first study whose runs recorded minutes."""
     for study in MINUTES:
         runs = results.of_study(study, scale="mini", recipe="modern")
         curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
@@ -101,11 +104,11 @@ def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
 
 
 def windows(results: Results) -> Groups | None:
-    """Local attention against convolution of the same window."""
+    """Return local attention and convolution with the same windows."""
     panel: list[Group] = []
     for size in (3, 5, 7):
         runs = results.of_study(f"mixers_kernel{size}")
-        if size == 3 and runs:  # its convolution is the reference of other studies
+        if size == 3 and runs:  # other studies have its convolution as their reference
             runs = runs + _reference(results, runs[0])
         for model in ("local_attention", f"conv{size}x{size}"):
             found = [run for run in runs if run["model"] == model]
@@ -115,14 +118,14 @@ def windows(results: Results) -> Groups | None:
 
 
 def _reference(results: Results, run: Row) -> list[Row]:
-    """The runs of conv3x3 that a run of experiment=mixers is compared with."""
+    """Return the runs of conv3x3 to compare with a run of experiment=mixers."""
     wanted = {key: run[key] for key in ("scale", "recipe", "precision", "train_images", "epochs")}
     found = (results.of_study(study, model="conv3x3", **wanted) for study in ("mixers", "data_size_epochs_20"))
     return next((runs for runs in found if runs), [])
 
 
 def normalizers(results: Results) -> Groups | None:
-    """What turns scores into probabilities, in attention to positions alone and to content."""
+    """Return the normalizers, in attention to positions and to content."""
     panels = {}
     for model in ("sa_learned", "sa_learned_content"):
         runs = {kind: results.of_study(f"normalizers_{kind}", model=model) for kind in ("softmax", "relu", "sigmoid")}
@@ -133,7 +136,7 @@ def normalizers(results: Results) -> Groups | None:
 
 
 def costs(results: Results) -> list[Cost] | None:
-    """Exponents and activations of every model at scale=paper."""
+    """Return exponents and activations of all models at scale=paper."""
     path = results.path / "models.csv"
     if not path.exists():
         return None
@@ -147,7 +150,7 @@ def costs(results: Results) -> list[Cost] | None:
 
 
 def reaches(results: Results) -> list[Reach] | None:
-    """Accuracy by distance of every model of experiment=long_range."""
+    """Return accuracy by distance of all models of experiment=long_range."""
     path = results.path / "long_range.csv"
     if not path.exists():
         return None
@@ -160,7 +163,7 @@ def reaches(results: Results) -> list[Reach] | None:
 
 
 def overview(results: Results) -> Overview | None:
-    """README's figure: the widest data-size protocol, and one layer of quadratic heads of the largest scale."""
+    """Return README's figure: the widest data-size protocol, and one layer of quadratic heads of the largest scale."""
     by_images = protocols(results)
     heads = next((found for scale in ("paper", "small", "mini") if (found := gaussians(results, scale))), None)
     if not by_images or heads is None:

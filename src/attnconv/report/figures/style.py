@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is written: the same bytes whenever the same data is drawn."""
+"""The style of all figures, and their files: equal data gives equal bytes."""
 
 import functools
 import io
@@ -21,12 +21,12 @@ STYLE = Path(__file__).parents[1] / "attnconv.mplstyle"
 COLUMN = 5.5  # inches: the width of the paper's text
 LINE = 88  # characters of a title in one line
 FORMATS = ("png", "pdf")
-# By default files hold the version of matplotlib and the time of day.
+# By default, files contain the version of matplotlib and the time.
 METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Let a function draw in the project's style, whatever style is set around it."""
+    """Make a function draw in the project's style, whatever style is active."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -37,12 +37,12 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(height: float, width: float = COLUMN) -> Figure:
-    """Make an empty figure; sizes in inches."""
+    """Return an empty figure; sizes in inches."""
     return Figure(figsize=(width, height))
 
 
 def panels(count: int, columns: int, height: float, width: float = COLUMN) -> tuple[Figure, list[Axes]]:
-    """Make a figure with `count` panels, `columns` side by side.
+    """Return a figure with `count` panels, `columns` per row.
 
     Args:
         height: of a row of panels, in inches.
@@ -57,14 +57,14 @@ def panels(count: int, columns: int, height: float, width: float = COLUMN) -> tu
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """Write a title above a figure, in lines that are no longer than it is wide."""
+    """Write a title above a figure, wrapped to its width."""
     figure.suptitle(textwrap.fill(title, LINE))
 
 
 def image_bytes(figure: Figure, kind: str = "png") -> bytes:
-    """Return the figure as a file: a pdf, or a png of 256 colors, which takes a third of the room."""
+    """Return the figure as a file: a PDF, or a PNG of 256 colors, which has a third of the size."""
     buffer = io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):  # ticks and their labels are made only now
+    with matplotlib.style.context(["default", STYLE]):  # ticks and their labels are created only now
         figure.savefig(buffer, format=kind, metadata=METADATA[kind])
     return _in_few_colors(buffer) if kind == "png" else buffer.getvalue()
 
@@ -77,7 +77,7 @@ def _in_few_colors(png: io.BytesIO) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write name.png and name.pdf, which have one layout."""
+    """Write name.png and name.pdf with the same layout."""
     for kind in FORMATS:
         write_whole(folder / f"{name}.{kind}", image_bytes(figure, kind))
-        figure.set_layout_engine("none")  # laid out once: it is what takes long
+        figure.set_layout_engine("none")  # compute the slow layout only once

@@ -1,4 +1,4 @@
-"""The theorem in pictures: what is drawn is computed by the attention layers themselves, at the width of a column.
+"""Figures of the theorem: the attention layers compute everything they show. Each is one column wide.
 
 Axes: C inputs, O outputs, T taps of a kernel, H W rows and columns, in pixels.
 """
@@ -19,10 +19,10 @@ from attnconv.report.colors import BLUE, ORANGE, VERMILION, head_color
 from attnconv.report.figures.data import Array, Kernel, Photo
 from attnconv.report.figures.style import new_figure, styled
 
-WIDTH = 3.3  # inches: one column of a paper in two
-MAP = 5  # pixels a side of the map of one query, without its padding
-SIDE = 9  # pixels a side of the map of one head
-CORNER = 4  # pixels a side of the border's corner
+WIDTH = 3.3  # inches: one column of a two-column paper
+MAP = 5  # pixels per side of the map of one query, without its padding
+SIDE = 9  # pixels per side of the map of one head
+CORNER = 4  # pixels per side of the border's corner
 ALPHAS = (0.5, 2, 8, 46)  # 1/pixels^2; with 46 the paper calls a head hard
 EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 SIGNED = "RdBu_r"
@@ -30,7 +30,7 @@ SIGNED = "RdBu_r"
 
 @styled
 def nine_heads(kernel: Kernel) -> Figure:
-    """Draw a K x K kernel as heads: what each attends to from one query, its value matrix, and their sum."""
+    """Draw a K x K kernel as heads: where each attends from one query, its value matrix, and the sum."""
     convolution = _convolution(kernel.weight)
     attention = ConvolutionAsAttention(convolution)
     rows, columns = attention.kernel_size
@@ -55,14 +55,14 @@ def nine_heads(kernel: Kernel) -> Figure:
 
 
 def _added(attention: ConvolutionAsAttention, pixels: Tensor, maps: Array, values: Array) -> Array:
-    """What each head adds to the query's output: (O, T)."""
+    """Return the contribution of each head to the query's output, (O, T)."""
     rows, columns = (size // 2 for size in attention.kernel_size)
     padded = nn.functional.pad(pixels[0], (columns, columns, rows, rows)).numpy()
     return np.einsum("thw,chw,tco->ot", maps, padded, values, optimize=True)
 
 
 def _draw_all(axis: Axes, maps: Array) -> None:
-    """Draw all maps in one, every head at its largest probability."""
+    """Draw all maps in one, each head at its largest probability."""
     _bare(axis, maps.shape[1:])
     for head, probs in enumerate(maps):
         row, column = np.unravel_index(probs.argmax(), probs.shape)
@@ -76,7 +76,7 @@ def _draw_all(axis: Axes, maps: Array) -> None:
 
 
 def _draw_sum(axis: Axes, added: Array, convolved: Tensor) -> None:
-    """Draw what each head adds to the output, the sum, and what the convolution computes."""
+    """Draw the contribution of each head to the output, the sum, and the output of the convolution."""
     heads = added.shape[1]
     gap = np.full((len(added), 1), np.nan)
     total, target = added.sum(1, keepdims=True), convolved.detach().numpy()[:, None]
@@ -94,7 +94,7 @@ def _draw_sum(axis: Axes, added: Array, convolved: Tensor) -> None:
 
 @styled
 def through_both(photo: Photo) -> Figure:
-    """Draw a photo, what a convolution and the attention made of it compute, and the difference, in float32."""
+    """Draw a photo, the outputs of a convolution and of the equivalent attention, and the difference, in float32."""
     convolution = _emboss()
     with torch.no_grad():
         convolved, attended = (
@@ -117,7 +117,7 @@ def through_both(photo: Photo) -> Figure:
 
 @styled
 def sharpness(alphas: Sequence[float] = ALPHAS) -> Figure:
-    """Draw what one head attends to, down and right of its query, from soft to hard, darkest at the largest."""
+    """Draw the attention of one head, down and right of its query, from soft to hard, darkest at the largest."""
     figure = new_figure(height=1.35, width=WIDTH)
     axes = figure.subplots(1, len(alphas))
     for axis, alpha in zip(axes, alphas, strict=True):
@@ -134,9 +134,9 @@ def sharpness(alphas: Sequence[float] = ALPHAS) -> Figure:
 
 @styled
 def border(photo: Photo) -> Figure:
-    """Draw what nine heads attend to from a corner, and how far their output on a photo is from a convolution's.
+    """Draw where nine heads attend from a corner, and how far their output on a photo is from a convolution's.
 
-    On the left heads look at the image's own pixels, the paper's construction; on the right at the padded image.
+    On the left, heads look at the image's own pixels, as in the paper; on the right, at the padded image.
     """
     figure = new_figure(height=3.9, width=WIDTH)
     above, below = figure.subplots(2, 2)
@@ -157,7 +157,10 @@ def border(photo: Photo) -> Figure:
 
 @torch.no_grad()
 def _border_differences(photo: Photo) -> list[Array]:
-    """How far attention is from a convolution, (H, W): with the image's keys, and with those of the padded image."""
+    """Return the differences of attention from a convolution, (H, W).
+
+    With the image's keys, and with the padded image's.
+    """
     convolution, x = _emboss(), _maps(photo)
     image_keys = with_image_keys(convolution, *x.shape[2:])(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     found = (image_keys, ConvolutionAsAttention(convolution)(x))
@@ -165,7 +168,7 @@ def _border_differences(photo: Photo) -> list[Array]:
 
 
 def _corners() -> list[Array]:
-    """How many heads look from an image's corner at the pixels near it; the first row and column are padding."""
+    """Return how many heads look from an image's corner at nearby pixels; the first row and column are padding."""
     single = nn.Conv2d(1, 1, 3, padding=1)
     image_keys = with_image_keys(single, CORNER, CORNER).attention_probs(CORNER, CORNER)[0, :, 0].detach()
     inside = nn.functional.pad(image_keys.sum(0).unflatten(0, (CORNER, CORNER)), (1, 0, 1, 0))
@@ -187,7 +190,7 @@ def _draw_corner(axis: Axes, looked_at: Array) -> None:
 
 @styled
 def too_little(kernel: Kernel) -> Figure:
-    """Draw what is missed of a kernel with fewer heads than taps, and with heads of fewer dimensions than outputs."""
+    """Draw what is missing of a kernel with fewer heads than taps, and with fewer dimensions per head than outputs."""
     weight = torch.tensor(kernel.weight)
     one_tap, any_maps = missed_by_heads(weight)
     by_rank = missed_by_rank(weight)
@@ -214,7 +217,7 @@ def _draw_missed(axis: Axes, shares: Sequence[float], color: str, style: str, la
 
 
 def _convolution(weight: Array) -> nn.Conv2d:
-    """The zero-padded convolution of a kernel (O, C, K, K), without bias, in float64."""
+    """Return the zero-padded convolution of a kernel (O, C, K, K), without bias, in float64."""
     outputs, inputs, rows, columns = weight.shape
     made = nn.Conv2d(inputs, outputs, (rows, columns), padding=(rows // 2, columns // 2), bias=False).double()
     with torch.no_grad():
@@ -223,17 +226,17 @@ def _convolution(weight: Array) -> nn.Conv2d:
 
 
 def _emboss() -> nn.Conv2d:
-    """A filter that makes relief out of the mean of three colors, three times."""
+    """Return a filter that turns the mean of three colors into a relief, three times."""
     return _convolution(np.tile(np.array(EMBOSS) / 3, (3, 3, 1, 1))).float()
 
 
 def _maps(photo: Photo) -> Tensor:
-    """(1, 3, H, W) from 0 to 1."""
+    """Return the photo as (1, 3, H, W) from 0 to 1."""
     return torch.tensor(photo.pixels).permute(2, 0, 1)[None].float() / 255
 
 
 def _probs(attention: ConvolutionAsAttention, height: int, width: int) -> Array:
-    """Probabilities (T, Q, height, width) over the pixels of a padded map."""
+    """Return probabilities (T, Q, height, width) over the pixels of a padded map."""
     return attention.attention_probs(height, width)[0].detach().unflatten(-1, (height, width)).numpy()
 
 
@@ -249,7 +252,7 @@ def _draw_matrix(axis: Axes, matrix: Array, largest: float) -> None:
 
 
 def _bare(axis: Axes, shape: tuple[int, ...] | None = None) -> None:
-    """Leave an image its frame alone, and with its shape a grid between its cells."""
+    """Leave only the frame of an image, and with a shape also a grid between its cells."""
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
     axis.spines[:].set(visible=True, linewidth=0.4)
@@ -268,7 +271,7 @@ def _frame_query(axis: Axes, query: tuple[int, int]) -> None:
 
 
 def _number(value: float) -> str:
-    """A number in two digits, a small one as a power of ten."""
+    """Return a number with two digits, small ones as a power of ten."""
     if value >= 1e-3:
         return f"{value:.2g}"
     digits, exponent = f"{value:.0e}".split("e")

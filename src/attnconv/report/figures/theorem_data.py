@@ -1,4 +1,4 @@
-"""What the theorem's figures are drawn from: a kernel, and a photo of results/. Imports no matplotlib."""
+"""The data of the theorem's figures: a kernel, and a photo in results/. This module does not import matplotlib."""
 
 import numpy as np
 
@@ -10,17 +10,17 @@ SHOWN = 16  # of the images in results/test_images.npz: a dog's face
 
 
 def small_kernel(results: Results) -> Kernel:
-    """A kernel of few enough channels to show every weight."""
+    """Return a kernel with few enough channels to show all weights."""
     return _random_kernel(outputs=4, inputs=3)
 
 
 def wide_kernel(results: Results) -> Kernel:
-    """A kernel of enough channels that what it misses depends little on the draw."""
+    """Return a kernel with enough channels that what it misses depends little on the draw."""
     return _random_kernel(outputs=16, inputs=16)
 
 
 def photo(results: Results) -> Photo | None:
-    """One of the test images that the page shows, if there are so many, and in color."""
+    """Return one of the page's test images, if there are enough and they are in color."""
     path = results.path / "test_images.npz"
     if not path.exists():
         return None
@@ -30,5 +30,5 @@ def photo(results: Results) -> Photo | None:
 
 
 def _random_kernel(outputs: int, inputs: int) -> Kernel:
-    # Whole numbers, so that its digest is the same on every machine.
+    # Whole numbers, so that the digest is the same on all machines.
     return Kernel(np.random.default_rng(0).integers(-9, 10, (outputs, inputs, 3, 3)).astype(float))

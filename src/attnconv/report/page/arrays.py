@@ -1,4 +1,4 @@
-"""Arrays as they travel inside the page: arrays.js unpacks them."""
+"""Arrays inside the page, packed here and unpacked by arrays.js."""
 
 import base64
 import zlib
@@ -13,7 +13,7 @@ def packed(array: np.ndarray) -> dict[str, Any]:
     """Return {dtype, shape, deflate}: the little-endian bytes, deflated, in base64.
 
     Raises:
-        ValueError: another type than DTYPES.
+        ValueError: the type is not in DTYPES.
     """
     if array.dtype.name not in DTYPES:
         raise ValueError(f"arrays in the page are {', '.join(DTYPES)}, not {array.dtype}")

@@ -1,8 +1,8 @@
 """One HTML file from the parts in this folder: page.html, page.css, the JavaScript modules and the data.
 
-The modules are joined in the order of their imports into one script, so that the file opens from disk, where browsers
-load no modules. A Content-Security-Policy names the hashes of that script and of the style sheet, and allows nothing
-else: no request, no other script.
+The modules are joined in the order of their imports into one script, because browsers load no modules from disk. A
+Content-Security-Policy lists the hashes of that script and of the style sheet and allows nothing else: no request, no
+other script.
 """
 
 import base64
@@ -25,18 +25,18 @@ def assemble(data: dict[str, Any]) -> str:
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-    # In a script element only "<" could end the data early.
+    # In a script element, only "<" could end the data early.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"policy": policy, "style": style, "script": script, "data": text}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (PARTS / "page.html").read_text())
 
 
 def bundle(entry: str) -> str:
-    """Return a module with all that it imports as one script in strict mode, each in a scope of its own.
+    """Return a module and all its imports as one script in strict mode, each with its own scope.
 
     Raises:
-        ValueError: an import or export of another form than these: `import { name } from "./file.js";`,
-            `export function name`, `export const name`.
+        ValueError: an import or export has another form than these: `import { name } from "./file.js";`, `export
+            function name`, `export const name`.
     """
     modules: dict[str, str] = {}
     _collect(entry.removesuffix(".js"), modules)

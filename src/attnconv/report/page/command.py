@@ -1,4 +1,4 @@
-"""The command that makes a run anew, from its configuration."""
+"""The command that repeats a run, from its configuration."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from attnconv.config import CONFIGS, compose, flatten, to_plain
 from attnconv.runs.identity import free_to_change, with_defaults
 
 GROUPS = ("model", "scale", "recipe", "data")
-NEEDED = ("model.timm_name", "data.root")  # settings without a default, which a choice may need to be composed
-ANY_MODEL = "conv3x3"  # stands for a model whose file is not in configs/, which brings the same other settings
+NEEDED = ("model.timm_name", "data.root")  # settings without a default, which other choices may require
+ANY_MODEL = "conv3x3"  # replaces a model without a file in configs/; other settings stay the same
 
 
 def command_of(config: dict[str, Any]) -> str:
-    """Return `python train.py ...` with every setting in which a config.yaml differs from what its groups compose."""
+    """Return `python train.py ...` with all settings in which a config.yaml differs from the composed groups."""
     settings = with_defaults(flatten(config))
     names = {group: config[group]["name"] for group in GROUPS} | {"model": _model_file(config["model"]["name"])}
     needed = [f"{key}={_written(settings[key])}" for key in NEEDED if settings.get(key) and _needs(names, key)]
@@ -32,7 +32,7 @@ def command_of(config: dict[str, Any]) -> str:
 
 
 def _model_file(name: str) -> str:
-    """Return which file of configs/model a model of this name comes from: timm's all come from one."""
+    """Return the file of configs/model for a model of this name: all timm models come from one."""
     return "timm" if name.startswith("timm_") else name
 
 
@@ -41,7 +41,7 @@ def _needs(names: dict[str, str], key: str) -> bool:
 
 
 def _follows(key: str) -> bool:
-    """Whether a key is the name of a group's choice, or code, which the groups bring, or has been said already."""
+    """Return whether a key follows from others: a group's name, code, or a setting that is already in the command."""
     return key in {f"{group}.name" for group in GROUPS} or key in NEEDED or key.rpartition(".")[2].startswith("_")
 
 

@@ -1,4 +1,4 @@
-"""Which runs and images the page shows: those of results/, or a user's own."""
+"""The runs and images on the page: those of results/, or a user's own."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -23,16 +23,16 @@ from attnconv.runs.records import read_config, read_finished
 from attnconv.runs.status import collected_folder, collected_weights, look
 
 IMAGES = "test_images.npz"  # in results/
-# Networks whose weights go into the page, so that it can run them: position-only heads, and heads that see content.
+# Networks whose weights are in the page, so that it can run them: position-only heads, and content heads.
 LIVE = ("sa_quadratic", "sa_learned_content")
-RECORDED = ("attention_maps.npy", "heads.jsonl")  # where heads looked
+RECORDED = ("attention_maps.npy", "heads.jsonl")  # records of where heads looked
 
 
 def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]:
-    """Return the data of the page that shows results/: of every model with heads its best documented runs.
+    """Return the data of the page for results/: the best documented runs of each model with heads.
 
     Args:
-        errors: takes what is wrong with a run or a file, which the page is then made without.
+        errors: receives problems with runs and files that the page leaves out.
 
     Raises:
         UserError: the table of runs or the images are missing or damaged.
@@ -72,12 +72,12 @@ def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]
 
 
 def corrected_first(probed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sort what was probed: by the measures of today first, then what has some of them only."""
+    """Sort probed runs: first those with current measures, then those with only some of them."""
     return sorted(probed, key=lambda one: any(layer["joint_residual"][1] is None for layer in one["layers"]))
 
 
 def sound_runs(rows: Iterable[dict[str, Any]], results: Path, errors: list[str]) -> list[dict[str, Any]]:
-    """Return the rows of runs.csv with a whole run folder; the others are among the errors."""
+    """Return the rows of runs.csv with a complete run folder, and record errors for the others."""
     sound = []
     for row in rows:
         with noting(errors):
@@ -89,15 +89,15 @@ def sound_runs(rows: Iterable[dict[str, Any]], results: Path, errors: list[str])
 def from_runs(
     folders: Sequence[Path], root: str | None, page: Path, results: Path, trusted: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the data of a page that shows these finished runs, all of their weights included.
+    """Return the data of a page for these finished runs, with all of their weights.
 
     Args:
-        root: where the data is, if not where the runs found it.
-        results: has the calibration of probes.
+        root: folder of the data, if it has moved.
+        results: folder with the calibration of probes.
         trusted: see `read_run_config`.
 
     Raises:
-        UserError: a folder is not a finished run, or its data is not there.
+        UserError: a folder is not a finished run, or its data is missing.
     """
     images: dict[str, Images] = {}
     runs = []
@@ -128,12 +128,12 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
     data = load_dataset(config.data, torch.device("cpu"))
     different = differences(folder, config, data_hash=data.source_sha256)
     if different:
-        raise RunFolderError(f"{folder} was trained on other data ({listed(different)}); --data names its folder")
+        raise RunFolderError(f"{folder} was trained on other data ({listed(different)}); set --data to its folder")
     return data
 
 
 def colors(models: Iterable[str]) -> dict[str, Any]:
-    """Return the colors of heads and models; black is that of the text, which is light on a dark screen."""
+    """Return the colors of heads and models; black stands for the color of text, which is light on dark screens."""
     of_models = {model: look_of(model).color for model in models}
     return {
         "heads": list(HEADS),
@@ -142,10 +142,9 @@ def colors(models: Iterable[str]) -> dict[str, Any]:
 
 
 def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[str, Any]]:
-    """Return of every model and scale the run of most images that recorded its heads, and that with weights.
+    """For each model and scale, return the run with most images that recorded its heads, and the one with weights.
 
-    Of equal ones it is that with maps, then the one of most epochs, and the lowest seed. Models without heads are left
-    out.
+    Ties are resolved by maps, then by most epochs, then by the lowest seed. Models without heads are left out.
     """
     best: dict[tuple[str, str, bool], tuple[tuple[Any, ...], dict[str, Any]]] = {}
     for row in rows:
@@ -165,5 +164,5 @@ def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[
 
 
 def _between(page: Path, folder: Path) -> str:
-    """Return the way from the page to a folder."""
+    """Return the relative path from the page to a folder."""
     return Path(os.path.relpath(folder.absolute(), page.absolute().parent)).as_posix()

@@ -1,4 +1,4 @@
-"""Accuracy against data and against time: what results/runs.csv has, in the form in which the page draws it."""
+"""Accuracy by data and by time: the contents of results/runs.csv in the page's format."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,13 +13,13 @@ from attnconv.runs.records import read_config
 from attnconv.runs.status import collected_folder
 
 POINT = ("run", "model", "scale", "recipe", "precision", "fraction", "train_images", "seed", "epochs", "test_acc")
-FEWEST = 3  # seeds for which an interval is shown
+FEWEST = 3  # minimum number of seeds for an interval
 
 
 def points(rows: Iterable[dict[str, Any]], results: Any, link: Callable[[str], str]) -> list[dict[str, Any]]:
-    """Return every published run as a point: what it was, its accuracy, its minutes, its command, and where it is.
+    """Return each published run as a point: settings, accuracy, minutes, command and folder.
 
-    Minutes are those of all CPU cores together, or on the clock (`clock`) where a run did not record that.
+    Minutes are the sum over all CPU cores, or wall-clock minutes (`clock`) if a run did not record that.
     """
     found = []
     for row in rows:
@@ -32,7 +32,7 @@ def points(rows: Iterable[dict[str, Any]], results: Any, link: Callable[[str], s
 
 
 def data_size(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return every protocol of experiment=data_size: curves of mean accuracy with 95% intervals, and the runs."""
+    """Return each protocol of experiment=data_size: curves of mean accuracy with 95% intervals, and the runs."""
     found = []
     for protocol in protocols(rows):
         curves: dict[str, list[dict[str, Any]]] = {model: [] for model in protocol.models}
@@ -50,7 +50,7 @@ def data_size(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _needs(protocol: Protocol) -> list[dict[str, Any]]:
-    """How many times the control's images each model needs for an accuracy, and what made the runs behind it."""
+    """Return the images that each model needs, divided by the control's, by accuracy, and the commands of its runs."""
     fractions = ",".join(f"{fraction:g}" for fraction in protocol.cells)
     fixed = f"scale={protocol.scale} recipe={protocol.recipe} precision={protocol.precision}"
     trained = f"data.equal={protocol.equal} epochs={protocol.epochs} data.fraction={fractions}"
@@ -73,7 +73,7 @@ def _need(level: float, log_ratio: Estimate) -> dict[str, Any]:
 
 
 def _point(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean accuracy of runs of one model and one number of images."""
+    """Return the mean accuracy of runs of one model and one number of images."""
     estimate = mean(row["test_acc"] for row in runs)
     interval = estimate.interval() if estimate.n >= FEWEST else None
     point = {"x": int(runs[0]["train_images"]), "y": round(estimate.value, 5), "n": estimate.n}

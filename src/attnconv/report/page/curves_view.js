@@ -6,11 +6,11 @@ import { button, html, placeOf, runLink, saving, select, table } from "./dom.js"
 import { accuracy, thousands } from "./format.js";
 
 const LEAD =
-  "Every dot is a run; lines are means over seeds, bands their 95% intervals. Click a dot, or focus one and walk with " +
-  "the arrow keys, for its command and its folder.";
+  "Each dot is a run; lines are means over seeds, and bands are their 95% intervals. Click a dot, or focus it and use " +
+  "the arrow keys, to see its command and its folder.";
 
 const CLAIMS_LEAD =
-  "Thresholds were set before the runs. The letter leads to everything behind a claim. What is not run yet, the command runs.";
+  "Thresholds were set before the runs. The letter links to the details of a claim. The command trains missing runs.";
 const CLAIM_COLUMNS = ["id", "claim", "verdict", "number, 95% interval, n", "command"];
 
 const share = (value) => `${Math.round(100 * value)}%`;
@@ -32,7 +32,7 @@ function aboutRun({ point, text }, say) {
 
 const described = ({ model, train_images: images, seed, epochs, test_acc: share_, minutes, clock }) =>
   `${model}, ${thousands(images)} images, ${epochs} epochs, seed ${seed}: ${accuracy(share_)} in ${minutes} ` +
-  `${clock ? "minutes on the clock" : "CPU minutes"}`;
+  `${clock ? "wall-clock minutes" : "CPU minutes"}`;
 
 const dotOf = (point, x) => ({ x, y: point.test_acc, size: 3, text: described(point), point });
 
@@ -97,7 +97,7 @@ function needsChart({ title, needs }, link) {
   if (!needs.length) return null;
   const between = ({ low, high }) => (low === undefined ? "" : ` (95% interval ${low} to ${high})`);
   const said = (model, point) =>
-    `${model} needs ${point.y} times the images of conv3x3 for ${share(point.x)}${between(point)}, ${point.n} seeds`;
+    `${model} needs ${point.y} times as many images as conv3x3 for ${share(point.x)}${between(point)}, ${point.n} seeds`;
   return chart({
     name: "images-needed",
     title: `Images needed, as a multiple of those of conv3x3: ${title}`,
@@ -162,7 +162,7 @@ function timeChart(points) {
   const models = [...new Set(points.map(({ model }) => model))];
   return chart({
     name: "minutes",
-    title: "Test accuracy by minutes of training, all runs of CIFAR-10 (hollow: minutes on the clock, not of all cores)",
+    title: "Test accuracy by minutes of training, all runs of CIFAR-10 (hollow: wall-clock minutes, not the sum over cores)",
     x: { label: "minutes", kind: "log", ticks: [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500] },
     y: { label: "test accuracy", format: share },
     series: models.map((model) => ({

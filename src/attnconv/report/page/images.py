@@ -1,4 +1,4 @@
-"""The images that the page carries: a few test images of each class, and what their classes are called."""
+"""The images in the page: a few test images of each class, and the names of their classes."""
 
 import io
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @dataclass(frozen=True)
 class Images:
-    """Test images (n, height, width, C) uint8 with their labels and places in the test split, in that order.
+    """Test images (n, height, width, C) uint8 with their labels and their indices in the test set.
 
     Attributes:
-        class_names: what the labels mean.
-        data_hash: of the data set that they are from.
+        class_names: by label.
+        data_hash: of their data set.
     """
 
     pixels: np.ndarray
@@ -33,21 +33,21 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, height, width)."""
+        """Return (C, height, width)."""
         _, height, width, channels = self.pixels.shape
         return channels, height, width
 
     def describe(self) -> dict[str, Any]:
-        """Return what the page holds of them, packed."""
+        """Return the page's data about them, packed."""
         labels, places = self.labels.tolist(), self.places.tolist()
         return {"pixels": packed(self.pixels), "labels": labels, "places": places, "class_names": self.class_names}
 
 
 def first_of_each_class(data: DataSet, source: str) -> Images:
-    """Return the first test images of every class, PER_CLASS of each and MOST in all.
+    """Return the first test images of each class, PER_CLASS per class and MOST in all.
 
     Args:
-        source: where the data is from, by data.source of the configuration.
+        source: data.source of the configuration.
     """
     labels = data.test.labels.cpu().numpy()
     per_class = max(1, min(PER_CLASS, MOST // data.classes))
@@ -59,14 +59,14 @@ def first_of_each_class(data: DataSet, source: str) -> Images:
 
 
 def save_images(images: Images, path: Path) -> None:
-    """Write images to a .npz file, the same bytes for the same images."""
+    """Write images to a .npz file; equal images give equal bytes."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **vars(images))
     write_whole(path, content.getvalue())
 
 
 def read_images(path: Path) -> Images:
-    """Read what `save_images` wrote.
+    """Read the file that `save_images` wrote.
 
     Raises:
         FileError: it is missing or damaged.

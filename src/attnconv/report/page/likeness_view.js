@@ -4,10 +4,10 @@ import { chart } from "./chart.js";
 import { html, runLink, select } from "./dom.js";
 
 const LEAD =
-  "A convolution looks at fixed shifts, one pixel per tap, whatever the image. These numbers say how near each layer " +
-  "of a trained network comes to that, next to the same network before training: dashed. They were measured on test " +
-  "images by scripts/probe.py. Dotted lines: the same number for nine hard heads, which are a 3 x 3 convolution but for " +
-  "the border, and for attention that is even or random.";
+  "A convolution looks at fixed shifts, one pixel per tap, for all images. These numbers show how close each layer " +
+  "of a trained network comes to that; dashed lines are for the same network before training. scripts/probe.py measured " +
+  "them on test images. Dotted lines show the same number for nine hard heads, which are a 3 x 3 convolution except at " +
+  "the border, and for uniform or random attention.";
 
 const BLUE = "#0072b2";
 const ORANGE = "#d55e00";
@@ -39,7 +39,7 @@ const MEASURES = {
     domain: [-0.02, 1.08],
   },
   distance: {
-    title: "Distance from the query to what is attended to, in positions",
+    title: "Distance from the query to the attended pixels, in positions",
     numbers: { distance: ["distance", BLUE], spread: ["spread around the center", ORANGE] },
     levels: { distance: [HARD, EVEN] },
   },

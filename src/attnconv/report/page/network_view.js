@@ -8,10 +8,10 @@ import { imagePicker } from "./picker.js";
 import { photograph } from "./pictures.js";
 
 const LEAD =
-  "The trained network runs in your browser, in plain JavaScript. Choose a test image or drop one of your own. Click " +
-  "patches of it to hide them; click heads to switch them off, and again to replace them by the nearest tap of a 3 x 3 " +
+  "The trained network runs in your browser, in plain JavaScript. Choose a test image or drop your own. Click its " +
+  "patches to hide them. Click a head to switch it off, and again to replace it by the nearest tap of a 3 x 3 " +
   "convolution. What does the prediction need?";
-const BARS = "Blue: now. Orange: as trained, nothing hidden. Bold: the true class.";
+const BARS = "Blue: current network. Orange: as trained, nothing hidden. Bold: the true class.";
 const RELATED = ["network", "image", "heads", "hidden"];
 
 /** The section; null where the page has no weights. */
@@ -57,7 +57,7 @@ export function networkSection(page) {
     drawPhoto(photo, now);
     drawBars(bars, now);
     const { header, rows } = asTable(now);
-    details.replaceChildren(details.firstChild, table("Probability of every class", header, rows));
+    details.replaceChildren(details.firstChild, table("Probability of each class", header, rows));
     outcome.say(...inWords(now));
   }
 
@@ -90,7 +90,7 @@ export function networkSection(page) {
       "div",
       { className: "row" },
       button("As trained", reset),
-      button("Every head a 3 x 3 tap", () => state.set({ heads: "t".repeat(now.modes.flat().length) })),
+      button("Make all heads 3 x 3 taps", () => state.set({ heads: "t".repeat(now.modes.flat().length) })),
       button("Run all images of the page", () => countRight(page, now, count.say)),
       saving("prediction", { image: () => photo, classes: () => bars }, () => asTable(now)),
       copying(() => now.run.command, outcome.say),
@@ -183,7 +183,7 @@ function drawBars(picture, { trained, altered, names, image }) {
   picture.setAttribute("viewBox", `0 0 ${width} ${names.length * line}`);
   picture.setAttribute(
     "aria-label",
-    "Probability of every class, as trained and as changed; the table below has the numbers",
+    "Probability of each class, as trained and as changed; the table below has the numbers",
   );
   const length = (share) => share * (width - left - 48);
   const text = { "font-size": 13, fill: "currentColor" };
@@ -220,7 +220,7 @@ function inWords({ run, trained, altered, names, image, modes, hidden }) {
   const about = `${changes} of ${modes.flat().length} heads changed, ${hidden.size} patches hidden`;
   const truth = image.label === undefined ? "" : ` It is ${names[image.label]}.`;
   const text = `The network says ${says(altered)}, and as trained ${says(trained)}: ${about}.${truth} `;
-  return [text, `On the whole test split it is right in ${accuracy(run.test_acc)} (`, runLink(run), ")."];
+  return [text, `Its accuracy on the whole test set is ${accuracy(run.test_acc)} (`, runLink(run), ")."];
 }
 
 const asTable = ({ names, trained, altered }) => ({

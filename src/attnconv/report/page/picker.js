@@ -40,7 +40,7 @@ async function take(page, run, file) {
   try {
     page.setOwn(file, await pixelsOf(file, run.image));
   } catch {
-    page.say(`${file.name || "What was given"} is not an image that this browser can read.`);
+    page.say(`${file.name || "The file"} is not an image that this browser can read.`);
   }
 }
 

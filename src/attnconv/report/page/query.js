@@ -8,14 +8,14 @@ import { imagePicker } from "./picker.js";
 import { MARGIN, drawMaps, drawRings } from "./rings.js";
 
 const LEAD =
-  "Every pixel of a layer's map asks each head which pixels to average. Click a pixel, or focus the image and use the " +
+  "For each pixel of a layer's map, each head averages other pixels. Click a pixel, or focus the image and use the " +
   "arrow keys. Bold rings hold 50% of a head's attention, thin ones 90%: exact ellipses for Gaussian heads, level lines " +
-  "for others. A dot is where the head looks on average.";
+  "for others. A dot shows where the head looks on average.";
 const NOTES = {
   center:
-    "Of this run the page has what the central pixel attends to, on average over 100 test images; its weights are not " +
-    "in the page.",
-  content: "These heads look at content: the maps are computed for the image that you choose.",
+    "For this run, the page only has the attention of the central pixel, averaged over 100 test images, and not the " +
+    "weights.",
+  content: "These heads depend on content: the maps are computed for the image that you choose.",
 };
 
 /** The section; page has runs, state, load(run), image(run). Null where no run has heads. */
@@ -94,7 +94,7 @@ function whatIsShown(run, { layer: chosenLayer, epoch: chosenEpoch, query: chose
 function makeControls(runs, { run, layer, epoch, only }, state) {
   const epochs = epochsOf(run);
   const layers = Array.from({ length: layersOf(run) }, (_, index) => [index + 1, String(index + 1)]);
-  const last = `Heads as after the last epoch (${epochs[0]}): only Gaussian heads are recorded at every epoch.`;
+  const last = `Heads as after the last epoch (${epochs[0]}): only Gaussian heads are recorded after each epoch.`;
   const note = NOTES[shownBy(run)];
   const rings = Array.from({ length: run.heads + 1 }, (_, head) => [head, head ? String(head) : "all"]);
   return [

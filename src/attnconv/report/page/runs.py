@@ -1,4 +1,4 @@
-"""What the page shows of one run: its configuration, its heads through training, its maps and its weights."""
+"""The page's data about one run: its configuration, heads during training, maps and weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from attnconv.report.page.arrays import packed
 from attnconv.report.page.command import command_of
 from attnconv.runs.records import name_of, read_finished
 
-# What the page says of a run, from result.json; an older run lacks some.
+# Facts from result.json; older runs lack some.
 FACTS = (
     "model", "recipe", "scale", "data", "seed", "fraction", "train_images", "epochs", "parameters", "test_acc",
     "seconds", "cpu_seconds", "precision", "device", "commit", "data_hash",
 )  # fmt: skip
 CURVES = ("train/loss", "train/acc", "val/acc", "test/acc")
-EVERYTHING = ("",)  # a prefix of every tensor's name
-POSITIONS = "encoding."  # in the name of the tensors that position-only attention is made from
+EVERYTHING = ("",)  # a prefix of all tensor names
+POSITIONS = "encoding."  # in the names of the tensors that position-only attention needs
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Shown:
     """A run to show.
 
     Attributes:
-        folder: with config.yaml, result.json and the rest.
+        folder: the run folder.
         weights: its weights, or None.
-        live: whether all weights go into the page, so that it can run the network; else those of encodings only.
+        live: whether all weights are in the page, so that it can run the network; else only those of encodings.
         link: from the page to the folder.
     """
 
@@ -43,15 +43,15 @@ class Shown:
 def describe(
     shown: Shown, images: tuple[int, int, int], moments: tuple[list[float], list[float]] | None = None
 ) -> dict[str, Any]:
-    """Return what the page holds of a run, packed.
+    """Return the page's data about a run, packed.
 
     Args:
         images: (C, height, width) of its data.
-        moments: mean and standard deviation per channel with which the network sees them, if its configuration leaves
-            them to the data.
+        moments: mean and standard deviation per channel of the network's input, if its configuration leaves them to the
+            data.
 
     Raises:
-        Damaged: it is not a finished run; FileError: a file of it is damaged.
+        Damaged: it is not a finished run; FileError: one of its files is damaged.
     """
     config, result, metrics = read_finished(shown.folder)
     model = config["model"]
@@ -76,7 +76,7 @@ def describe(
 
 
 def facts(config: dict[str, Any], result: dict[str, Any], link: str) -> dict[str, Any]:
-    """Return what the page says of any run: its name, where it is, how to make it anew, and what came of it."""
+    """Return the page's facts about any run: name, link, command and results."""
     about = {"run": name_of(config), "link": link, "command": command_of(config)}
     return about | {fact: result.get(fact) for fact in FACTS}
 
@@ -90,7 +90,7 @@ def _plain(node: Any) -> Any:
 
 
 def _tensors(shown: Shown) -> dict[str, Any] | None:
-    """Return the tensors that the page computes from, those of encodings as they are, others in float16."""
+    """Return the tensors that the page computes with: those of encodings unchanged, others in float16."""
     if shown.weights is None:
         return None
     found: dict[str, Tensor] = read_weights(shown.weights)

@@ -1,4 +1,4 @@
-"""What the page shows of the whole study: how convolutional attention became, and accuracy against data and time."""
+"""The page's data about the whole study: how convolutional attention is, and accuracy by data and by time."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from attnconv.report.page.runs import facts
 from attnconv.report.theorem_page import NUMBERS, layer_rows
 from attnconv.runs.records import read_finished
 
-PROBE = "probe.json"  # by scripts/probe.py
+PROBE = "probe.json"  # written by scripts/probe.py
 DECIMALS = 4
 
 
 def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, Any] | None:
-    """Return how convolutional the layers of a run are: {number: [initial, trained]} of every layer.
+    """Return how convolutional the layers of a run are: {number: [initial, trained]} for each layer.
 
-    None without a probe.json, or with a dirty tree's.
+    Return None without a probe.json, or if it was made with uncommitted changes.
 
     Args:
         link: from the page to the folder.
@@ -39,7 +39,7 @@ def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, 
 
 
 def calibration(results: Path) -> dict[str, Any] | None:
-    """Return what a probe says of attention of known nature (attnconv.analysis.calibration), if it is there."""
+    """Return the probe's numbers for attention of known kinds (attnconv.analysis.calibration), if they exist."""
     path = results / "theorem" / "calibration.json"
     if not path.exists():
         return None
@@ -53,10 +53,10 @@ def calibration(results: Path) -> dict[str, Any] | None:
 
 
 def claims(results: Path, rows: list[dict[str, Any]], errors: list[str]) -> list[dict[str, Any]]:
-    """Return every claim with its verdict, its numbers and the command that makes its runs.
+    """Return all claims with their verdicts, numbers and the commands for their runs.
 
     Args:
-        errors: takes what is wrong with the evidence of some, which stay undecided.
+        errors: receives problems with files; the affected claims stay undecided.
     """
     verdicts, wrong = judge(read_claims(results / "claims.yaml", DECIDERS), Evidence(results, rows), DECIDERS)
     errors += [str(error) for error in wrong if str(error) not in errors]

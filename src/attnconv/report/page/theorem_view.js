@@ -14,9 +14,9 @@ export const MOST = 104;
 const STEPS = 100; // of its slider
 const LEAD =
   "A head whose scores are -alpha times the squared distance from a center is a Gaussian. As alpha grows, all of its " +
-  "attention falls on one pixel: the head has become a tap of a kernel, and nine such heads are a 3 x 3 convolution " +
-  "(the paper's Theorem 1). Drag a head, or focus it and use the arrow keys: its tap, in blue if its weight is " +
-  "positive and in orange if not, follows.";
+  "attention goes to one pixel: the head becomes a tap of a kernel, and nine such heads are a 3 x 3 convolution " +
+  "(the paper's Theorem 1). Drag a head, or focus it and use the arrow keys, and its tap follows (blue for positive " +
+  "weights, orange for negative ones).";
 const SMALLEST = 1e-9; // stands for 0 on the logarithmic axis
 
 /** How the centers of the heads are written in the address. */
@@ -102,7 +102,7 @@ export function theoremSection(page) {
         (step) => state.set({ alpha: rounded(alphaAt(step)) }),
       ),
       choice("Keys at the border", "border", borders, state.values.border, (border) => state.set({ border })),
-      button("Put the heads back", () => state.set({ centers: "" })),
+      button("Reset the heads", () => state.set({ centers: "" })),
     ),
     line,
     html("div", { className: "panels" }, html("figure", {}, plane), html("figure", {}, results)),
@@ -123,9 +123,9 @@ function compare({ image, height, width, centers, weights, alpha, padded }) {
 }
 
 function inWords({ alpha, padded }, { all, inside, largest }) {
-  const border = padded ? "" : " Without padding, heads at the border look at the nearest pixels that there are.";
+  const border = padded ? "" : " Without padding, heads at the border look at the nearest existing pixels.";
   return (
-    `Alpha ${alpha}: attention differs from the convolution by at most ${scientific(all)}, off the border by ` +
+    `Alpha ${alpha}: attention differs from the convolution by at most ${scientific(all)}, away from the border by ` +
     `${scientific(inside)}, of outputs up to ${largest.toFixed(2)}.${border}`
   );
 }
@@ -232,7 +232,7 @@ function drawResults(picture, { image, height, width }, { attention, convolution
   ];
   const [boxWidth, boxHeight] = [1.05 * width, height + 0.15 * width];
   picture.setAttribute("viewBox", `0 0 ${2 * boxWidth - 0.05 * width} ${2 * boxHeight}`);
-  picture.setAttribute("aria-label", "The image, what attention and the convolution make of it, and their difference");
+  picture.setAttribute("aria-label", "The image, the outputs of attention and of the convolution, and their difference");
   const pixelated = { preserveAspectRatio: "none", "image-rendering": "pixelated" };
   picture.replaceChildren(
     ...parts.map(([name, values, from, to], index) =>
@@ -260,7 +260,7 @@ function errors(setting) {
 
 function asTable(setting) {
   const rows = errors(setting).map(({ alpha, all, inside }) => [String(alpha), scientific(all), scientific(inside)]);
-  return { header: ["alpha", "largest difference", "off the border"], rows };
+  return { header: ["alpha", "largest difference", "away from the border"], rows };
 }
 
 function errorChart(setting) {
@@ -290,7 +290,7 @@ function errorChart(setting) {
     },
     series: [
       line("anywhere", "#d55e00", undefined, ({ all }) => all),
-      line("off the border", "#0072b2", "6 3", ({ inside }) => inside),
+      line("away from the border", "#0072b2", "6 3", ({ inside }) => inside),
     ],
     ...asTable(setting),
   });

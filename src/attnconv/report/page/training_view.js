@@ -19,7 +19,7 @@ export function trainingSection(page) {
     "section",
     { id: "training" },
     html("h2", {}, "How were they trained?"),
-    html("p", {}, "Accuracy after every epoch at which it was measured; the last epoch counts, none is selected."),
+    html("p", {}, "Accuracy after each evaluated epoch. The last epoch counts; no epoch is selected."),
     trainingChart(page.runs),
     html("div", {}, table("The runs in this page", ["run", "test accuracy", "parameters", "command"], rows)),
   );
