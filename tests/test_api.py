@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder of a finished run on arrays, whose data set is gone."""
+    """The folder of a finished run on arrays; its data set has been deleted."""
     root = tmp_path_factory.mktemp("api")
     write_arrays(root / "arrays")
     overrides = ["data=arrays", f"data.root={root}/arrays", f"output={root}/outputs", "logger=none", "device=cpu"]

@@ -62,7 +62,7 @@ def test_a_finished_run_is_refused(train):
     assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert "is already finished" in again.stderr
-    assert again.stderr.count("\n") == 1, "Hydra says nothing of its own"
+    assert again.stderr.count("\n") == 1, "Hydra prints nothing itself"
 
 
 @pytest.mark.parametrize("mode", ["--run", "-m"])
@@ -134,7 +134,7 @@ def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(train, 
     finished = train("-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
     assert finished.returncode == 1
     assert finished.stdout.splitlines()[-1] == "sweep of 4 runs: 2 done, 2 failed"
-    assert "f_1.0/conv3x3/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "lines say whose they are"
+    assert "f_1.0/conv3x3/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "each line names its run"
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
     get_reusable_executor().shutdown(wait=True)
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -152,7 +152,7 @@ def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(train, monkeypatch)
 
 
 def test_dashboards_work_without_an_account_and_without_asking(arrays, tmp_path):
-    """In a process of its own: both libraries keep what they found out when they were imported."""
+    """In a separate process, because both libraries cache their state at import."""
     environment = ENVIRONMENT | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         environment.pop(name, None)
@@ -197,7 +197,7 @@ def test_a_terminal_sees_a_progress_bar(tiny):
 
 
 def run_in_a_terminal(config):
-    """Run `config` in this forked process, whose terminal is 130 columns wide, and end the process."""
+    """Run `config` in this forked process, in a terminal 130 columns wide, and end the process."""
     fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
     try:
         with open(1, "w", closefd=False) as sys.stdout, open(2, "w", closefd=False) as sys.stderr:

@@ -37,7 +37,7 @@ def overlays(model: str) -> set[str]:
 # sa_quadratic_pruned is sized by the weights that it starts from: tests/models/test_pruned.py.
 @pytest.mark.parametrize("model", [model for model in members("model") if model != "sa_quadratic_pruned"])
 def test_every_model_builds_at_every_scale_under_every_recipe(model):
-    """Hydra reads a model once, and once more for a recipe that has settings of its own for it."""
+    """Hydra reads a model once, and once more for a recipe with its own settings for it."""
     extra, name = NEEDS.get(model, []), "timm_resnet10t" if model == "timm" else model
     for recipe, scale in product(members("recipe"), members("scale")):
         own = [f"recipe={recipe}"] if recipe in overlays(model) else []

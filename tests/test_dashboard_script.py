@@ -13,7 +13,7 @@ pytest.importorskip("trackio")
 
 
 def test_recorded_runs_are_shown_once(tiny, tmp_path):
-    """In a process of its own: Trackio keeps the folder of its data that it found when it was imported."""
+    """In a separate process, because Trackio reads its data folder at import."""
     for seed in (0, 1):
         run(tiny(f"seed={seed}", "data.fraction=0.5", "name=study"))
     (folder,) = tmp_path.glob("outputs/*/*/*/*/seed1")

@@ -22,12 +22,12 @@ def outputs(notebook):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The theorem's notebook after a run of its own."""
+    """The theorem's notebook after a separate run."""
     return execute("theorem", tmp_path_factory.mktemp("notebook"))
 
 
 def execute(name, folder):
-    """A notebook after a run of its own, from a folder that is not the repository."""
+    """A notebook after a separate run, from a folder outside of the repository."""
     notebook = nbformat.read(REPOSITORY / f"notebooks/{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
@@ -37,7 +37,7 @@ def execute(name, folder):
 
 
 def printed(notebook, beginning):
-    """What the one cell whose source begins so has printed or shown as text."""
+    """Return the text output of the one cell whose source starts with `start`."""
     (cell,) = [cell for cell in notebook.cells if cell.source.startswith(beginning)]
     return "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
 

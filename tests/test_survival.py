@@ -32,7 +32,7 @@ def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):
 
 
 def interrupted(monkeypatch, config, step):
-    """Run `config` until KeyboardInterrupt after so many steps."""
+    """Run `config` until a KeyboardInterrupt after this number of steps."""
     steps = itertools.count(1)
     real = trainer_module.Trainer._after_step
 

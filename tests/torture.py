@@ -3,7 +3,7 @@
     python tests/torture.py --kills 50
 
 Also flips bits in its newest checkpoint, cuts it short, and tears its metrics, between some of the kills. A child
-process is forked for every sitting, so that imports are paid once and most kills fall into training, evaluation or a
+process is forked for each start, so that imports are paid once and most kills fall into training, evaluation or a
 write.
 """
 
@@ -44,7 +44,7 @@ def configuration(root: Path, name: str, *overrides: str) -> Any:
 
 
 def sit(config: Any, log: Path) -> int:
-    """Start a sitting in a child process; returns its process number."""
+    """Start the run in a child process, and return its process id."""
     child = os.fork()
     if child:
         return child

@@ -1,4 +1,4 @@
-"""Every number that describes a head or a layer, on a case whose answer is known."""
+"""All numbers that describe a head or a layer, on cases with known answers."""
 
 import itertools
 import math
@@ -66,7 +66,7 @@ def test_the_query_itself_is_told_by_the_shift_alone():
 
 
 def test_a_head_of_content_alone():
-    """Every image has a place of its own at which all pixels look: nothing of it is due to the shift."""
+    """In each image, all pixels look at one place, which differs by image: nothing is due to the shift."""
     images = torch.zeros(PIXELS, 1, PIXELS, PIXELS, dtype=torch.float64)
     for image in range(PIXELS):
         images[image, 0, :, image] = 1
@@ -161,7 +161,7 @@ def test_a_planted_convolution_is_found_whole_and_a_larger_one_in_part():
 
 
 def test_a_share_is_right_where_the_fit_is_large():
-    """Truth 0.5, noise as strong as the convolution: neither the fitted error nor the held one has it."""
+    """Truth 0.5, noise as strong as the convolution: neither the fitted nor the held-out error gives it alone."""
     torch.manual_seed(0)
     found = []
     for _ in range(6):

@@ -19,7 +19,7 @@ def edited(**attributes):
 
 
 def loaded(reparametrize):
-    """A reparametrized convolution whose `weight` is of other parameters than those it was loaded with."""
+    """A reparametrized convolution with a `weight` that does not follow its loaded parameters."""
     layer = reparametrize(nn.Conv2d(4, 6, 3))
     with torch.no_grad():
         changed = {name: value if name == "weight_u" else value + 0.5 for name, value in layer.state_dict().items()}

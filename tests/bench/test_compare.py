@@ -1,4 +1,4 @@
-"""What a benchmark says is true of cases whose answer is known, and the baseline computes the published functions."""
+"""A benchmark gives known answers where they exist, and the baseline computes the published functions."""
 
 import json
 import math

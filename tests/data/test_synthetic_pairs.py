@@ -70,7 +70,7 @@ def test_what_counting_can_tell_is_known():
     by_hand = np.maximum(agree, differ).sum() / 2
     assert by_hand == pytest.approx(0.570, abs=0.001)
     assert accuracy_of_counting(8, 6) == pytest.approx(by_hand, abs=0.01)
-    assert accuracy_of_counting(28, 6) > 0.7, "marks of such a pair lie at the border, and places tell more"
+    assert accuracy_of_counting(28, 6) > 0.7, "marks of such a pair lie at the border, so places are informative"
     assert accuracy_of_counting(8, 0) == 1.0, "two marks alone: equal ones add up, different ones cancel"
 
 

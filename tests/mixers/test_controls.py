@@ -28,7 +28,7 @@ BUILDERS = {
 
 
 def awake(block):
-    """A non-local block that is no longer the identity."""
+    """A non-local block with weights that make it differ from the identity."""
     nn.init.ones_(block.norm.weight)
     return block
 

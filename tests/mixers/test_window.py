@@ -99,7 +99,7 @@ def test_bf16_stays_near_float64(border, impl):
 
 @pytest.mark.parametrize("impl", ["gathered", "dense"])
 def test_a_window_as_large_as_the_map_is_full_attention(impl):
-    """Beside ContentAttention, whose heads see all channels: one head of all channels is the same layer."""
+    """One head with all channels is the same layer as ContentAttention."""
     mixer = build((5, 5), kernel_size=5, heads=1, impl=impl)
     full = ContentAttention(8, 1, (5, 5), relative=LearnedRelativeVectors).double()
     full.query, full.key, full.relative = mixer.query, mixer.key, mixer.relative

@@ -125,7 +125,7 @@ def test_every_row_is_still_true(name):
 
 @pytest.mark.parametrize("name", sorted(set(CLAIMS) - {"vit", "mlp_mixer"}))
 def test_kernels_see_content_where_it_is_claimed(name):
-    """Without it a mixer is an affine map. (MLP-Mixer's weights see nothing either, but its GELU is no affine map.)"""
+    """A mixer that ignores content is affine. (MLP-Mixer ignores it, too, but has a GELU.)"""
     torch.manual_seed(0)
     network = build_model(compose([f"model={name}", "scale=mini", "scale.width=16"]).model, CIFAR, 10).double().eval()
     if not isinstance(network, Backbone):

@@ -1,4 +1,4 @@
-"""Layers whose backward pass oneDNN gets wrong never reach it: no abort, no wrong gradient."""
+"""oneDNN never runs the backward passes that it gets wrong: no abort, no wrong gradient."""
 
 import copy
 import json

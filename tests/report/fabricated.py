@@ -2,7 +2,7 @@
 
 
 def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
-    """A published run at mini scale in bf16, of which seed and fraction decide the subset."""
+    """A published run at mini scale in bf16; seed and fraction determine the subset."""
     equal, epochs = ("steps", 5) if "steps" in name else ("epochs", 20)
     found = {
         "run": f"{name}/{model}/mini-modern/frac{fraction:g}/seed{seed}", "source": None, "kept_out": None,

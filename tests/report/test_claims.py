@@ -39,7 +39,7 @@ def verdict(tmp_path):
 
 
 def probed(results, run, layers=6, **of_layer):
-    """Write the probe.json of a run whose layers have these lists of numbers, one head each."""
+    """Write the probe.json of a run: each layer has these numbers, with one head."""
     heads = [
         {
             "weights": "trained",

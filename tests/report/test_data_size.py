@@ -13,7 +13,7 @@ NOISE = (-0.01, 0.0, 0.01)
 
 
 def curve(name, model, by_fraction, wobble=0.002, **changes):
-    """Three seeds at each fraction: the seeds differ alike for all models, and each model a little of its own."""
+    """Three seeds at each fraction, with an effect shared by all models and a small one per model."""
     shift = wobble if model.startswith("sa") else 0
     return [
         run

@@ -30,7 +30,7 @@ def copied(tiny):
 
 @pytest.fixture
 def donate(tiny, copied):
-    """A function: outputs folder, seed -> put weights there of which `copied` takes the heads; returns the network."""
+    """Return a function that writes a run with weights for `copied` and returns its network."""
 
     def write(outputs, seed=1):
         torch.manual_seed(seed)

@@ -194,7 +194,7 @@ def test_a_retry_that_is_killed_is_not_the_failure_before_it(tiny):
     assert look(folder.path).status == "unfinished"
 
 
-def test_a_sitting_that_cannot_begin_says_why(tiny, monkeypatch):
+def test_a_run_that_cannot_start_says_why(tiny, monkeypatch):
     config = tiny()
 
     def damaged(*arguments):

@@ -119,11 +119,11 @@ def test_labels_that_cannot_be_read_are_one_line(tmp_path, content):
 
 
 def test_a_gpu_s_work_is_in_the_seconds_of_the_clock(tmp_path):
-    told = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 50, "fraction": 1.0}
-    told |= {"status": "done", "seconds": 10.0, "cpu_seconds": 4.0}
+    recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 50, "fraction": 1.0}
+    recorded |= {"status": "done", "seconds": 10.0, "cpu_seconds": 4.0}
     for device, seconds in (("NVIDIA H200", 10), ("AMD EPYC, 1 threads", 4), ("AMD EPYC, 12 threads", None)):
         (tmp_path / "run/m/mini-modern/frac1/seed0").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "run/m/mini-modern/frac1/seed0/result.json").write_text(json.dumps(told | {"device": device}))
+        (tmp_path / "run/m/mini-modern/frac1/seed0/result.json").write_text(json.dumps(recorded | {"device": device}))
         expected = 0.0026 * 100 if seconds is None else seconds
         assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(expected)
 

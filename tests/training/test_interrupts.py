@@ -13,7 +13,7 @@ from attnconv.training.interrupts import Interrupts
 
 
 def test_a_signal_with_an_owner_is_handed_to_it(monkeypatch):
-    """As under submitit, whose handlers are there before the run's."""
+    """As under submitit, which installs its handlers before the run."""
     seen = []
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR2)}
 
@@ -25,7 +25,7 @@ def test_a_signal_with_an_owner_is_handed_to_it(monkeypatch):
         signal.signal(signal.SIGUSR2, requeue)
         with Interrupts() as interrupts:
             signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)  # the second is no request to end at once
+            signal.raise_signal(signal.SIGTERM)  # the second signal must not end the run at once
             assert interrupts.signum == signal.SIGTERM
             assert seen == []
             interrupts.end(signal.SIGTERM)

@@ -64,7 +64,7 @@ def of(network, config):
 
 @pytest.fixture
 def witnessed(tiny):
-    """A function: overrides -> a configuration whose network is a Witness, trained by plain SGD."""
+    """Return a function: overrides -> a configuration with a Witness network, trained by plain SGD."""
     plain = ("recipe.optimizer=sgd", "recipe.momentum=0", "recipe.weight_decay=0", "precision=fp32", "data.flip=true")
     return lambda *overrides: of(Witness, tiny("recipe=modern", *plain, *overrides))
 

@@ -90,7 +90,7 @@ def test_a_mirror_image_is_read_from_right_to_left():
 
 @pytest.fixture
 def noise(tmp_path):
-    """Options for a data set of noise, of which a network tells other things than of its mirror image."""
+    """Options for a noise data set, on which a network treats images and mirror images differently."""
     draw, folder = np.random.default_rng(0), tmp_path / "noise"
     folder.mkdir()
     for split, count in (("train", 800), ("test", 400)):

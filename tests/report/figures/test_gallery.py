@@ -103,7 +103,7 @@ def test_a_figure_without_its_runs_names_the_command_and_stops_no_other(results,
 
 def test_what_is_wrong_is_one_line(results, monkeypatch, capsys, tmp_path):
     for arguments, said in (
-        (["--only", "overveiw"], "there is no figure overveiw; did you mean 'overview'?"),
+        (["--only", "overveiw"], "unknown figure overveiw; did you mean 'overview'?"),
         (["--results", tmp_path / "none"], "no such folder"),
         (["--run", "outputs", "--list"], "leave out --only and --list"),
         (["--into", "there"], "--into and --data need --run"),

@@ -48,7 +48,7 @@ def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], 
         said: hears of every figure.
 
     Raises:
-        UserError: there is no such figure, or the index of the figures is damaged.
+        UserError: a figure does not exist, or the index of the figures is damaged.
     """
     folder, source, made = results / "figures", Results(results), Made()
     folder.mkdir(parents=True, exist_ok=True)
