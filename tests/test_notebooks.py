@@ -37,7 +37,7 @@ def execute(name, folder):
 
 
 def printed(notebook, beginning):
-    """Return the text output of the one cell whose source starts with `start`."""
+    """Return the text output of the one cell that starts with `beginning`."""
     (cell,) = [cell for cell in notebook.cells if cell.source.startswith(beginning)]
     return "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
 
