@@ -94,7 +94,7 @@ def test_a_run_waits_for_the_run_whose_heads_it_copies_and_a_failed_one_stops_no
     assert [look(cell.folder).status for cell in cells] == ["done", "waiting", "done", "waiting"]
     summary = capsys.readouterr().out
     assert "do not divide into patches of 3x3 (its output: " in summary
-    assert f"needs {tmp_path}/never, which is not there" in summary
+    assert f"needs {tmp_path}/never, which does not exist" in summary
     assert "sweep of 4 runs: 2 done, 2 failed" in summary
     noted = json.loads((tmp_path / "outputs/.sweeps/now/cells.json").read_text())
     assert ["reason" in cell for cell in noted] == [False, True, False, True]
