@@ -1,4 +1,4 @@
-"""The public API: one line brings a trained network back, and what is wrong with an image or a name is one line."""
+"""The public API: one line loads a trained network, and errors in images and names take one line."""
 
 import runpy
 import shutil

@@ -1,4 +1,4 @@
-"""The command as a person types it: errors in one line, sweeps, Ctrl-C, dashboards."""
+"""The command as a user types it: errors in one line, sweeps, Ctrl-C, dashboards."""
 
 import contextlib
 import fcntl
@@ -229,7 +229,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 @pytest.fixture
 def search(train, tmp_path, monkeypatch):
-    """A function: overrides -> what train.py -m makes of them, with a sweeper of a plugin that is installed."""
+    """Return a function that runs train.py -m with overrides and the sweeper of an installed plugin."""
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/search_sweeper.py").write_text(SEARCH)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Every configuration composes and builds, says who it is, and no typo survives."""
+"""All configurations compose and build under their own names, and typos are errors."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from attnconv.errors import ConfigError, explain_composition_error, nearest
 from attnconv.models.build import build_model
 from conftest import chosen, compose
 
-# What a model has no default for.
+# Settings of models without a default.
 NEEDS = {"timm": ["model.timm_name=resnet10t"], "sa_quadratic_copied": ["model.start=weights.safetensors"]}
 
 
@@ -28,13 +28,13 @@ def members(group: str) -> list[str]:
 
 
 def overlays(model: str) -> set[str]:
-    """The recipes that have settings of their own for a family of models."""
+    """Return the recipes with their own settings for a family of models."""
     family = "resnet" if "resnet" in model or model.startswith("vgg") else model
     return {recipe for recipe in members("recipe") if f"{recipe}_{family}" in members("recipe_for_model")}
 
 
 @pytest.mark.slow
-# sa_quadratic_pruned is sized by the weights that it starts from: tests/models/test_pruned.py.
+# The size of sa_quadratic_pruned depends on the weights that it starts from: tests/models/test_pruned.py.
 @pytest.mark.parametrize("model", [model for model in members("model") if model != "sa_quadratic_pruned"])
 def test_every_model_builds_at_every_scale_under_every_recipe(model):
     """Hydra reads a model once, and once more for a recipe with its own settings for it."""
@@ -57,7 +57,7 @@ def test_every_model_builds_at_every_scale_under_every_recipe(model):
 
 @lru_cache(maxsize=8)
 def build(model: str) -> nn.Module:
-    """A network without values; its node as text, so that equal ones are built once."""
+    """Return a network without values; its node is text, so that equal networks are built once."""
     with torch.device("meta"):
         return build_model(json.loads(model), (3, 32, 32), 10)
 
@@ -96,7 +96,7 @@ def test_every_other_member_composes_and_bears_its_name(group):
 
 
 def test_every_recipe_for_a_model_belongs_to_a_recipe_and_a_family():
-    # `optional` in the defaults list would let a misspelled file go unused without a word.
+    # `optional` in the defaults list would silently ignore a misspelled file.
     families = [*members("model"), "resnet"]
     pairs = {f"{recipe}_{family}" for recipe in members("recipe") for family in families}
     assert set(members("recipe_for_model")) <= pairs

@@ -1,4 +1,4 @@
-"""The local dashboard: recorded runs come into Trackio once, under names that begin with their seeds."""
+"""The local dashboard: recorded runs are added to Trackio once, under names that begin with their seeds."""
 
 import json
 import sqlite3

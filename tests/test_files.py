@@ -1,4 +1,4 @@
-"""Tables from outside: whatever is wrong with one is a line that names it."""
+"""Tables from outside: errors take one line and name the file."""
 
 import json
 
@@ -15,7 +15,7 @@ JSON, LINES, CSV = "x.json", "x.jsonl", "x.csv"
 
 
 def read(path):
-    """What the scripts read a table with, by its name."""
+    """Read a table in the way that the scripts read it, by its name."""
     if path.name == JSON:
         return read_json(path, ["dirty"])
     return read_json_lines(path, ["part"]) if path.name == LINES else read_csv(path, ["model", "seed"])

@@ -1,4 +1,4 @@
-"""Nothing that takes seconds to import is imported before it is needed."""
+"""Slow imports happen only when they are needed."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for 
 
 
 def loaded_after(code: str) -> set[str]:
-    """Top-level modules of a fresh interpreter that ran `code`."""
+    """Return the top-level modules of a fresh interpreter that ran `code`."""
     command = [PYTHON, "-c", f"{code}\n{LOADED}"]
     shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     return set(json.loads(shown.splitlines()[-1]))
@@ -39,7 +39,7 @@ def test_status_needs_no_torch(tmp_path):
 def test_a_finished_run_is_refused_or_skipped_without_torch(arrays, tmp_path, mode):
     overrides = [*TINY_SCALE, "epochs=1", "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs"]
     folder = RunFolder(compose(overrides))
-    folder.data_hash = "of the arrays"  # which are not read again: their times say that they are the same
+    folder.data_hash = "of the arrays"  # not read again: their times show that they are the same
     folder.open()
     for file in ("metrics.jsonl", "timing.jsonl"):
         folder.append(file, {"epoch": 1, "test/acc": 0.5})

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, as they are committed, and show what they say."""
+"""The notebooks run from top to bottom as committed, and their outputs match their text."""
 
 import json
 import os
@@ -71,5 +71,5 @@ def test_a_notebook_is_committed_as_it_ran_and_defines_nothing(path):
     assert not [output for _, output in outputs(notebook) if output.output_type == "error"]
     lines = [line for cell in cells for line in cell.source.splitlines()]
     assert not [line for line in lines if line.lstrip().startswith(("def ", "class "))]
-    # Where it ran is nobody's business.
+    # Outputs must not show the machine's paths.
     assert not re.findall(r"/(?:home|Users|root|work|tmp)/", json.dumps([output for _, output in outputs(notebook)]))

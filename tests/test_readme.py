@@ -1,7 +1,7 @@
 """The commands of README and docs/, run as written in a copy of the repository with noise in place of CIFAR-10.
 
-The one liberty: what trains gets `epochs=1`, `make quickstart` too, and at paper scale ten images, so that a test takes
-seconds.
+The only changes: training commands and `make quickstart` get `epochs=1`, and at paper scale ten images, so that a test
+    takes seconds.
 """
 
 import os
@@ -52,7 +52,7 @@ def test_command(clone, command):
         command += " epochs=1" + ("" if "scale=" in command or "experiment=" in command else " data.fraction=0.1")
     if command == "make quickstart":
         command += " ARGS=epochs=1"
-    if "outputs" in command:  # what looks at runs needs one
+    if "outputs" in command:  # commands that look at runs need one
         (run,) = (line for line in COMMANDS if "name=study" in line and "launcher" not in line)
         test_command(clone, run)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{clone}/src"}

@@ -1,4 +1,4 @@
-"""A run that survives anything: kills, torn files, full disks, signals, two at once, several processes."""
+"""A run survives kills, torn files, full disks and signals, two processes in one folder, and several processes."""
 
 import errno
 import hashlib
@@ -103,7 +103,7 @@ def test_a_checkpoint_without_cpu_seconds_goes_on_and_the_run_claims_none(tiny, 
 
 
 def rewrite(path, state):
-    """Put another state in the place of a checkpoint, under the name that its hash asks for."""
+    """Replace a checkpoint by another state, under the name that matches its hash."""
     content = io.BytesIO()
     torch.save(state, content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]

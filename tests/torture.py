@@ -1,10 +1,9 @@
-"""Kill a run again and again at random moments, start it again each time, and ask for the bytes of an undisturbed one.
+"""Kill a run at random moments, restart it each time, and compare its bytes with those of an undisturbed run.
 
     python tests/torture.py --kills 50
 
-Also flips bits in its newest checkpoint, cuts it short, and tears its metrics, between some of the kills. A child
-process is forked for each start, so that imports are paid once and most kills fall into training, evaluation or a
-write.
+Between some of the kills, it also flips bits in the newest checkpoint, truncates it, or tears the metrics. A child
+process is forked for each start, so imports cost nothing, and most kills hit training, evaluation or a write.
 """
 
 import argparse
@@ -61,7 +60,7 @@ def sit(config: Any, log: Path) -> int:
 
 
 def injure(folder: Path, fault: str, draw: random.Random) -> tuple[str, str | None]:
-    """Damage what a crash or a failing disk could have damaged: the fault, and the checkpoint that has it."""
+    """Damage a file as a crash or a failing disk could, and return the fault and the damaged checkpoint."""
     checkpoint, lines = newest(folder / "checkpoints"), folder / draw.choice(LINES)
     checkpoints = list((folder / "checkpoints").glob("*.pt"))
     if fault == "torn line" and lines.exists():
@@ -81,10 +80,10 @@ def injure(folder: Path, fault: str, draw: random.Random) -> tuple[str, str | No
 
 
 def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int]:
-    """Kill a run `kills` times and compare what it gives in the end with an undisturbed one.
+    """Kill a run `kills` times, and compare its result with that of an undisturbed run.
 
     Returns:
-        How often it was killed in which state, and which faults it met.
+        How often it was killed in each state, and which faults it had.
 
     Raises:
         AssertionError: something differs.
@@ -125,7 +124,7 @@ def is_done(config: Any) -> bool:
 
 
 def assert_same(calm: Any, hurt: Any) -> None:
-    """All that holds no clock to the byte; result.json but for times and the name."""
+    """Compare everything without times byte by byte, and result.json except for times and the name."""
     folders = [run_folder_path(config) for config in (calm, hurt)]
     for file in KEPT:
         one, other = ((folder / file).read_bytes() if (folder / file).exists() else None for folder in folders)

@@ -1,4 +1,4 @@
-"""Augmentation on the device equals a loop over images, and is a function of (seed, epoch) alone."""
+"""Augmentation on the device equals a loop over images, and depends only on (seed, epoch)."""
 
 import numpy as np
 import pytest
@@ -36,12 +36,12 @@ def test_smaller_crops_lie_anywhere_in_the_larger_ones():
     for position in range(3, 9):
         down, right = (int(place[position]) / 2**PLACE_BITS for place in (plan.downs, plan.rights))
         top, left = int(down * 4), int(right * 4)
-        left = 3 - left if plan.flips[position] else left  # of a mirrored image it is counted from the other side
+        left = 3 - left if plan.flips[position] else left  # for a mirrored image, it counts from the other side
         assert torch.equal(smaller[position - 3], whole[position, top : top + 5, left : left + 4])
 
 
 def test_places_of_smaller_crops_are_drawn_after_all_else():
-    """So that epochs without any are those of before there were any."""
+    """Epochs without smaller crops then equal those of older versions."""
     plan, draw = plan_epoch(30, 5, 2, 4, True, CPU), np.random.default_rng([EPOCH_STREAM, 5, 2])
     assert plan.order.tolist() == draw.permutation(30).tolist()
     assert torch.stack([plan.tops, plan.lefts]).tolist() == draw.integers(0, 9, size=(2, 30)).tolist()

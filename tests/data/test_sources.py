@@ -1,4 +1,4 @@
-"""Arrays, archive, download: what is read, and what is said when it cannot be."""
+"""Arrays, archive, download: what is read, and the errors if it cannot be read."""
 
 import hashlib
 import io
@@ -118,7 +118,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
 
 
 def test_the_original_archive_is_read(tmp_path, monkeypatch):
-    """An archive of CIFAR-10's own layout, ten images a batch, with the checksums set to what it is."""
+    """Write an archive in CIFAR-10's layout, with ten images per batch, and set the expected checksums to it."""
     draw = np.random.default_rng(0)
     archive = tmp_path / CIFAR10.filename
     batches = {name: draw.integers(0, 256, (10, 3072)).astype(np.uint8) for name, _ in CIFAR10.train_list}

@@ -1,4 +1,4 @@
-"""Pairs of marks: what is drawn is what the label says, balanced, exact in distance, and no shortcut remains."""
+"""Pairs of marks match their labels, are balanced and at exact distances, and leave no shortcut."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def corners_of(image, color):
-    """Upper left corners of the 2 x 2 marks of one color, as a set: marks never touch the same cell."""
+    """Return the upper left corners of the 2 x 2 marks of one color; marks never share a cell."""
     places = {tuple(place) for place in np.argwhere((image == np.array(color)).all(axis=-1)).tolist()}
     by_cell = {}
     for row, column in sorted(places):

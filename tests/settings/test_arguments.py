@@ -1,4 +1,4 @@
-"""What a person types wrong, at train.py and at the scripts: one line that says what to type, and exit code 2."""
+"""Typing errors at train.py and the scripts: one line that says what to type, and exit code 2."""
 
 import os
 import runpy

@@ -1,10 +1,10 @@
-"""Data that is absent, misplaced or damaged; a dashboard that is switched off."""
+"""Data that is missing, misplaced or damaged; a dashboard that is turned off."""
 
 import pytest
 
 
 def cifar10(folder):
-    """A folder that looks like CIFAR-10's, with nothing in its files."""
+    """Make a folder that looks like CIFAR-10's, with empty files."""
     folder.mkdir(parents=True)
     for name in ("data_batch_1", "test_batch"):
         (folder / name).write_bytes(b"")

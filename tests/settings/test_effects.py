@@ -1,4 +1,4 @@
-"""Settings that would do nothing, given the others."""
+"""Settings that would have no effect, given the others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Names and paths: what is one folder, and what is refused in one line with nothing written elsewhere."""
+"""Names are single folders; others are refused in one line, and nothing is written elsewhere."""
 
 import pytest
 

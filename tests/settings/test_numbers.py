@@ -1,4 +1,4 @@
-"""Numbers, switches and lists that a setting cannot take."""
+"""Invalid numbers, switches and lists."""
 
 from functools import cache
 
@@ -92,14 +92,14 @@ MODEL_NUMBERS = [
 
 @cache
 def composed(model):
-    """The configuration of a model, not frozen yet."""
+    """Return the configuration of a model before it is frozen."""
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra_compose("config", [f"model={model}", *TINY_SCALE])
 
 
 def refusal(model, override):
-    """The message with which a configuration with one override is refused before its network has any memory."""
+    """Return the error for one override, raised before the network uses memory."""
     config = composed(model).copy()
     parsed = OverridesParser.create().parse_override(override)
     OmegaConf.update(config, parsed.key_or_group, parsed.value())

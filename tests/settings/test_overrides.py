@@ -1,4 +1,4 @@
-"""Overrides that Hydra would take for something else, and what is refused before torch is imported."""
+"""Overrides that Hydra would misread, and errors that appear before torch is imported."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""What this machine, or an epoch of this data, cannot give: refused before it is paid for."""
+"""Requests beyond this machine's memory or this data are refused early."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A trial of a W&B sweep: each file of configs/wandb/, expanded as the agent does, is a run that can be composed."""
+"""Trials of W&B sweeps: each file of configs/wandb/, expanded as by the agent, composes to a run."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def agent(monkeypatch):
 
 
 def command_line(file, parameters):
-    """The arguments of train.py with which wandb.wandb_agent.Agent starts a trial."""
+    """Return the arguments with which wandb.wandb_agent.Agent starts train.py for a trial."""
     command = utils.create_sweep_command(read_yaml(file)["command"])
     args = {key: {"value": value} for key, value in parameters.items()}
     values = utils.create_sweep_command_args({"args": args}) | {"env": [], "interpreter": [], "program": []}
@@ -36,7 +36,7 @@ def command_line(file, parameters):
 
 
 def trials(file):
-    """Some of the trials that W&B would choose: the first and the last value of every parameter."""
+    """Return some trials that W&B may choose: the first and the last value of each parameter."""
     parameters = read_yaml(file)["parameters"]
     ends = [[p["values"][0], p["values"][-1]] if "values" in p else [p["min"], p["max"]] for p in parameters.values()]
     return [dict(zip(parameters, values, strict=True)) for values in itertools.product(*ends)]

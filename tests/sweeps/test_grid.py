@@ -1,4 +1,4 @@
-"""A sweep: what is done stays, what is missing is run, and the end says what became of every cell."""
+"""A sweep keeps what is done, runs what is missing, and reports at the end how each run ended."""
 
 import fcntl
 import json
@@ -49,7 +49,7 @@ def folders(tiny, *seeds):
 
 
 def summary(capsys):
-    """Status and detail of every line of the last summary, by seed, and the counts."""
+    """Return status and detail of each line of the last summary, by seed, and the counts."""
     lines = capsys.readouterr().out.splitlines()
     counts = max(index for index, line in enumerate(lines) if line.startswith("sweep of "))
     cells = {}
@@ -114,7 +114,7 @@ def test_a_cell_that_another_process_has_is_left_to_it(sweep, tiny, capsys):
         status, detail = summary(capsys)[0][1]
         assert status == "running"
         assert detail.startswith("process ")
-        run_in_sweep(tiny("epochs=1", "seed=1"))  # it was taken after the sweep had begun
+        run_in_sweep(tiny("epochs=1", "seed=1"))  # another process took it after the sweep began
         assert "skipped: process" in capsys.readouterr().out
     finally:
         folder.close()
@@ -152,7 +152,7 @@ def test_a_launcher_that_gives_up_leaves_a_summary(sweep, capsys):
 
 
 def test_a_failed_cell_keeps_nothing_of_its_run(tiny):
-    """An error holds on to the frames that it came through, and so to model and data."""
+    """An error keeps the frames that it passed, and so the model and the data."""
     with pytest.raises(CellFailed, match="less than one image") as failed:
         run_in_sweep(tiny("data.fraction=0.001"))
     assert failed.value.__context__ is None
@@ -190,7 +190,7 @@ def test_a_retry_that_is_killed_is_not_the_failure_before_it(tiny):
     assert look(folder.path).status == "failed"
     again = RunFolder(tiny())
     again.open()
-    again.close()  # as the operating system does for a process that is killed
+    again.close()  # as the operating system does for a killed process
     assert look(folder.path).status == "unfinished"
 
 

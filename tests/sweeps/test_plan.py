@@ -1,4 +1,4 @@
-"""The study's rows hold the runs that they should, in the order in which they should be run."""
+"""The study's rows have the right runs in the right order."""
 
 import json
 from dataclasses import replace
@@ -107,7 +107,8 @@ def test_an_override_must_do_something_in_one_run_of_the_study(precision):
     for override in ("experiment=small", "precision=fp32"):
         with pytest.raises(ConfigError, match=f"{override}: the rows of the study set"):
             plan(precision, ["normalizers"], [override], Path("nowhere"))
-    plan(precision, ["table1"], ["recipe.centers_lr=0.1", "seed=0"], Path("nowhere"))  # in the runs with Gaussian heads
+    # it has an effect in the runs with Gaussian heads
+    plan(precision, ["table1"], ["recipe.centers_lr=0.1", "seed=0"], Path("nowhere"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY", b"\x93NUMPY\x01\0v\0{'descr': '<i8'"])

@@ -1,4 +1,4 @@
-"""The end of a sweep: means over seeds, a plot of what was swept, and before each run how far the sweep is."""
+"""The end of a sweep: means over seeds and a plot; and the progress before each run."""
 
 import re
 from statistics import mean, stdev

@@ -1,4 +1,4 @@
-"""The study as a command: it says what it will do, does it, and goes on after it was stopped."""
+"""The study as a command: it announces its runs, trains them, and continues after a stop."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Processes of a study when something goes wrong in the study itself."""
+"""Processes of a study when the study itself fails."""
 
 import os
 
