@@ -1,4 +1,4 @@
-"""Hard attention becomes the convolution that it equals; any other is refused, and the head named."""
+"""Hard attention is converted to the convolution that it equals; other attention is refused, and the head is named."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ def test_hard_attention_is_the_convolution_that_it_equals():
     assert convolution.kernel_size == (5, 7)
     x = torch.randn(2, 7, 8, 4, dtype=torch.float64)
     attended, convolved = layer(x), convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    inside = (slice(None), slice(1, 5), slice(3, 7))  # no head looks out of the map from there
+    inside = (slice(None), slice(1, 5), slice(3, 7))  # no head looks outside of the map from there
     torch.testing.assert_close(convolved[inside], attended[inside], rtol=0, atol=1e-12)
     assert not torch.allclose(convolved, attended), "at the border they differ"
 

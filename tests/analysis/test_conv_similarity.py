@@ -21,7 +21,7 @@ CENTRE = H // 2 * W + W // 2
 
 
 def looking_at(row, column):
-    """A head that puts everything on one shift, or on the nearest pixel of the map: (1, 1, Q, K)."""
+    """Return a head (1, 1, Q, K) that attends only to one shift, or to the nearest pixel of the map."""
     probs = torch.zeros(1, 1, PIXELS, PIXELS, dtype=torch.float64)
     for query in range(PIXELS):
         i = min(max(query // W + row, 0), H - 1)
@@ -76,7 +76,7 @@ def test_a_head_of_content_alone():
 
 
 def test_a_head_of_place_alone():
-    """All pixels of every image look at one corner: the map moves with the query, and not with the content."""
+    """All pixels of all images look at one corner: the map moves with the query, not with the content."""
     probs = torch.zeros(1, 1, PIXELS, PIXELS, dtype=torch.float64)
     probs[..., 0] = 1
     shares = variance_shares(probs.expand(3, -1, -1, -1), H, W)
@@ -117,7 +117,7 @@ def test_nine_hard_heads_span_a_convolution_and_eight_all_but_a_ninth():
 
 
 def test_heads_that_change_places_from_pixel_to_pixel_are_no_convolution():
-    """At every pixel they span the nine taps, but values are shared by all pixels: a ninth is all that is reached."""
+    """At each pixel, they span the nine taps, but all pixels share the values, so only a ninth is reached."""
     torch.manual_seed(0)
     side = 24
     shifts = grid_shifts(side, side)
@@ -154,7 +154,7 @@ def test_a_planted_convolution_is_found_whole_and_a_larger_one_in_part():
     single, *larger = (share for share, _ in convolution_shares(x, y, (1, 3, 5, 7)))
     assert larger == pytest.approx([1, 1, 1], abs=1e-3)
     assert convolution_shares(x, y, (3,))[0][0] == pytest.approx(1, abs=1e-4), "and a kernel alone"
-    # Of independent pixels the 1 x 1 part explains what its weights weigh, but for taps that lie outside of the map.
+    # With independent pixels, the 1 x 1 part explains its share of the weights, except for taps outside of the map.
     inside = torch.tensor([[(H - abs(i)) * (W - abs(j)) / PIXELS for j in (-1, 0, 1)] for i in (-1, 0, 1)])
     assert single == pytest.approx((energy[1, 1] / (energy * inside).sum()).item(), abs=0.05)
     assert convolution_shares(x, y, (1,))[0][0] == pytest.approx(single, abs=1e-5)
@@ -210,7 +210,7 @@ def test_the_calibration_is_what_is_known():
 
 
 def test_channels_that_depend_on_each_other_do_not_spoil_the_fit():
-    """As behind a layer norm: least squares by singular values is the oracle; in float32 the fit would be nonsense."""
+    """As after a layer norm: least squares by singular values is the oracle; a float32 fit would be meaningless."""
     config = compose(["data=digits", "scale=mini", "scale.patch=1", "scale.layers=2", "scale.width=16"])
     data = load_dataset(config.data, torch.device("cpu"))
     images, _ = next(data.test.batches(300))

@@ -1,4 +1,4 @@
-"""A convolution becomes attention that computes the same on every input, border included, as a drop-in for it."""
+"""A convolution becomes attention with the same output for all inputs, border included, as a drop-in replacement."""
 
 import math
 
@@ -15,7 +15,7 @@ from attnconv.analysis.conv_to_attention import ConvolutionAsAttention, _is_chan
 
 @st.composite
 def convolutions(draw, axes):
-    """A convolution of any kind and the size of a map that it fits."""
+    """Draw any convolution and a map size that it accepts."""
     numbers = st.integers
     kernel = tuple(draw(numbers(1, 4)) for _ in range(axes))
     dilation = tuple(draw(numbers(1, 3)) for _ in range(axes))
@@ -50,7 +50,7 @@ def test_any_convolution_is_attention(drawn, seed):
 
 
 def test_probabilities_are_a_softmax_of_quadratic_scores_over_all_pixels():
-    """Not a lookup in disguise: the layer's factored probabilities against the textbook's, and it uses those."""
+    """The layer's factored probabilities equal the textbook's, and the layer uses them."""
     convolution = nn.Conv2d(2, 3, (3, 2), stride=(2, 1), dilation=(1, 2), padding=1).double()
     attention = ConvolutionAsAttention(convolution, alpha=0.7)
     height, width = 7, 6
@@ -72,7 +72,7 @@ def test_probabilities_are_a_softmax_of_quadratic_scores_over_all_pixels():
 
 @pytest.mark.parametrize("alpha", [0.5, 2.0, 8.0, 20.0])
 def test_too_small_an_alpha_leaves_the_error_that_theory_predicts(alpha):
-    """One image that is 1 at one pixel and one tap of weight 1: what is missing there went to the other pixels."""
+    """One image that is 1 at one pixel, and one tap of weight 1: the missing part went to the other pixels."""
     convolution = nn.Conv2d(1, 1, 3, padding=40, bias=False).double()
     with torch.no_grad():
         convolution.weight.zero_()
@@ -93,7 +93,7 @@ def test_the_papers_alpha_and_the_one_from_which_float32_is_exact():
 
 
 def exactly(convolution, x, **tolerance):
-    """The convolution's output and the attention's, equal in all that a caller sees."""
+    """Check that the outputs of convolution and attention are equal in everything that a caller sees."""
     attention = ConvolutionAsAttention(convolution)
     expected, found = convolution(x), attention(x)
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
@@ -171,7 +171,7 @@ def test_positions_beyond_256_pixels_are_exact_in_short_types(kind, when):
 
 
 class Largest(TorchDispatchMode):
-    """The largest tensor made, in numbers."""
+    """Record the largest tensor created, in numbers."""
 
     size = 0
 
@@ -192,7 +192,7 @@ def test_what_a_long_sequence_needs_grows_with_its_length(settings):
 
 
 def test_blocks_of_queries_see_all_that_soft_heads_can(monkeypatch):
-    """A head that has moved out of the map and one that is wide: the same as with all keys at once."""
+    """With a head outside of the map and a wide head, the result equals that with all keys at once."""
     attention = ConvolutionAsAttention(nn.Conv2d(2, 3, 3, padding=1), alpha=0.3).double()
     with torch.no_grad():
         attention.encoding.centers[0] = torch.tensor([-9.3, 50.2])

@@ -1,4 +1,4 @@
-"""Whole networks become attention, or what cannot is named and nothing is touched; and they come back."""
+"""Whole networks are converted to attention and back, or the error names the obstacle and nothing changes."""
 
 import copy
 import warnings
@@ -32,7 +32,7 @@ def test_a_network_is_converted_whole_and_a_shared_convolution_stays_one():
     assert replaced["2"] is replaced["4"]
     assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
     torch.testing.assert_close(model(X), before, rtol=1e-5, atol=1e-6)
-    # Three numbers per head, its center and its spread, are all that it costs.
+    # Each head costs only three numbers, its center and its spread.
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters + 3 * (9 + 9 + 1)
 
 
@@ -125,7 +125,7 @@ def test_the_example_changes_no_statistics():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_models_without_layers_to_replace_say_what_they_are():
     model, compiled = nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Module()
-    compiled._orig_mod = model  # as torch.compile has it, which takes seconds to import
+    compiled._orig_mod = model  # like torch.compile, which takes seconds to import
     for built, complaint in (
         (lambda: torch.jit.script(model), "the model is scripted"),
         (lambda: nn.Sequential(torch.jit.trace(model, X)), "0 is scripted or traced"),

@@ -1,4 +1,4 @@
-"""Fields of convolutional networks are what paper and pencil give, or the part that cannot be followed is named."""
+"""Fields of convolutional networks equal those computed by hand, or the unsupported part is named."""
 
 from functools import partial
 

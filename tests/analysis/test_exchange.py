@@ -1,4 +1,4 @@
-"""No prediction changes, and what cannot be compared, says so."""
+"""No prediction changes, and comparisons that prove nothing are refused."""
 
 import math
 
@@ -24,7 +24,7 @@ def images(count=6, side=9):
 
 
 class Logits(nn.Sequential):
-    """A convolution, and what a test puts behind it, to logits of four classes."""
+    """A convolution and a test's layers after it, up to logits of four classes."""
 
     def __init__(self, *more):
         torch.manual_seed(0)
@@ -105,7 +105,7 @@ class Tuple(Logits):
 
 
 class ForSmallBatches(Logits):
-    """A layer that only the last batch reaches, which has one image."""
+    """A layer that only the last batch, of one image, reaches."""
 
     def forward(self, x):
         return super().forward(x) if len(x) > 1 else self[0](x).mean((2, 3))

@@ -1,4 +1,4 @@
-"""The sweep's models have no part that random numbers do not reach, and what is refused is a row as well."""
+"""Random numbers reach all parts of the sweep's models, and refused models also have a row."""
 
 import torch
 from torch import nn

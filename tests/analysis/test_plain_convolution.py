@@ -1,4 +1,4 @@
-"""A layer is converted as what it computes, whatever its attributes say, or refused with the reason."""
+"""A layer is converted by what it computes, whatever its attributes say, or refused with the reason."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def padded_unevenly():
 
 
 class Unchanged(nn.Conv2d):
-    """A subclass that computes what its parent does."""
+    """A subclass that computes the same as its parent."""
 
 
 COMPUTABLE = {

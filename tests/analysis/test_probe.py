@@ -1,4 +1,4 @@
-"""Attention is described as it was trained."""
+"""Attention is described with its trained weights."""
 
 import json
 from functools import partial
@@ -52,7 +52,7 @@ def test_every_head_and_layer_is_described_trained_and_initial(tiny):
     assert [(row["weights"], row["layer"]) for row in rows["layers"]] == [
         (weights, layer) for weights in ("initial", "trained") for layer in (1, 2)
     ]
-    # Position-only attention never moves with the content; and it was trained.
+    # Position-only attention never depends on the content, and it was trained.
     assert all(row["by_content"] == pytest.approx(0, abs=1e-9) for row in rows["heads"])
     assert rows["heads"][0]["distance"] != rows["heads"][6]["distance"]
     maps = np.load(found.folder / "attention_maps.npy")

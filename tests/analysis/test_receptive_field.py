@@ -1,4 +1,4 @@
-"""Receptive fields: the effective one lies inside the theoretical one, and that one is what paper and pencil give."""
+"""The effective receptive field lies inside the theoretical one, which equals that computed by hand."""
 
 import math
 
@@ -91,7 +91,7 @@ def test_the_effective_side_counts_the_pixels_that_hold_almost_all_influence():
     ],
 )
 def test_who_treats_all_places_alike(overrides, shifts, shuffles):
-    """Off the border a shifted map gives a shifted output, or clearly does not; so for a shuffled one."""
+    """Away from the border, a shifted map gives a shifted output, or clearly does not; likewise for a shuffled map."""
     mixer = layers(overrides)[0].mixer
     maps = torch.randn(2, SIDE, SIDE, 16, dtype=torch.float64)
     errors = shift_error(mixer, maps, margin=3), permutation_error(mixer, maps)

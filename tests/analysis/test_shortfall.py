@@ -1,4 +1,6 @@
-"""What attention misses of a convolution: at the border, with few heads, with thin heads; each against another way."""
+"""What attention misses of a convolution at the border, with few heads and with low-rank heads, computed in two
+ways.
+"""
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def test_what_it_has_no_heads_for_is_refused():
 
 
 def test_fewer_heads_miss_what_least_squares_misses(convolution):
-    """Independent pixels, convolved; the best values of eight heads leave over what their missing tap did."""
+    """With independent, convolved pixels, the best values of eight heads miss exactly their missing tap."""
     one_tap, any_maps = missed_by_heads(convolution.weight)
     assert one_tap[-1] == any_maps[-1] == 0
     assert all(bound <= share for bound, share in zip(any_maps, one_tap, strict=True))

@@ -1,4 +1,4 @@
-"""Content attention: the fused path against a loop oracle in outputs and gradients, and the ends of the ablation."""
+"""Content attention: all backends against a loop oracle, in outputs and gradients, and the ends of the ablation."""
 
 import math
 from functools import partial
@@ -46,7 +46,7 @@ def build(variant, grid=GRID, seed=0, **options):
 
 
 def relative_vector(relative, row, column):
-    """r(shift), entry by entry."""
+    """Return r(shift), entry by entry."""
     if isinstance(relative, LearnedRelativeVectors):
         halves = (
             relative.row_embeddings.weight[row + relative.grid[0] - 1],
@@ -61,7 +61,7 @@ def relative_vector(relative, row, column):
 
 
 def loop_oracle(mixer, x):
-    """One query, one key, one head at a time."""
+    """Compute one query, one key and one head at a time."""
     batch, height, width, channels = x.shape
     pixels = [(row, column) for row in range(height) for column in range(width)]
     out = torch.zeros_like(x)

@@ -1,4 +1,4 @@
-"""Scores as a function of distance: smooth where a table is not, and as expressive as one on the shifts at hand."""
+"""Scores as a function of distance: smooth where a table is not, and as expressive as a table on the map's shifts."""
 
 import pytest
 import torch

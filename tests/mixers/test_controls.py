@@ -1,4 +1,4 @@
-"""The rivals of attention: global and untied convolution, token mixing, involution, non-local blocks."""
+"""The controls: global and unshared convolution, token mixing, involution, non-local blocks."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def build(name, grid=GRID):
 
 
 def global_oracle(mixer, x):
-    """Pixel by pixel: every shift's weight times the pixel there, if there is one."""
+    """Compute pixel by pixel: the weight of each shift times the pixel there, if it exists."""
     _, height, width, _ = x.shape
     _, rows, columns = mixer.weight.shape
     out = []
@@ -58,7 +58,7 @@ def global_oracle(mixer, x):
 
 
 def untied_oracle(mixer, x):
-    """A kernel per pixel: unfold's order is channel, row, column."""
+    """Apply one kernel per pixel; unfold's order is channel, row, column."""
     _, height, width, channels = x.shape
     size = mixer.kernel_size
     out = []
@@ -76,7 +76,7 @@ def untied_oracle(mixer, x):
 
 
 def involution_oracle(mixer, x):
-    """The definition, with the kernels made from one pixel at a time (batch norm by its running statistics)."""
+    """Compute the definition, with the kernels of one pixel at a time (batch norm by its running statistics)."""
     _, height, width, channels = x.shape
     size, group_width = mixer.kernel_size, channels // mixer.groups
     out = torch.zeros_like(x)
@@ -145,7 +145,7 @@ def test_locally_connected_with_tied_weights_is_a_convolution():
 
 
 def test_fully_connected_can_be_any_of_them():
-    """With the Jacobian of an untied convolution as its matrix it is that convolution."""
+    """With the Jacobian of an unshared convolution as its matrix, it equals that convolution."""
     mixer, untied = build("fully_connected"), build("locally_connected")
     zero = torch.zeros(1, *GRID, WIDTH, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(untied, zero).reshape(mixer.linear.weight.shape)

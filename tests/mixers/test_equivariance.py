@@ -1,7 +1,7 @@
-"""Shift equivariance of every position-relative mixer, as far as the border lets it be.
+"""Shift equivariance of all position-relative mixers, as far as the border allows.
 
-A map that is rolled moves its pixels, and what they see of each other moves with them. Attention over the whole map has
-keys that end at the border, so its averages differ there; its scores, and the ratios of its probabilities, do not.
+If a map is rolled, its pixels move, and their relations move with them. The keys of global attention end at the border,
+so its averages differ there; its scores, and the ratios of its probabilities, do not.
 """
 
 from functools import partial
@@ -88,7 +88,7 @@ def test_window_attention_moves_with_the_map(shift, impl):
 @given(SHIFTS)
 @settings(max_examples=20, deadline=None)
 def test_gated_attention_with_sharp_heads_moves_with_the_map(shift):
-    """Its content part ignores positions, so that a roll only reorders its keys; sharp heads never reach the border."""
+    """Its content part ignores positions, so a roll only reorders its keys; sharp heads never reach the border."""
     torch.manual_seed(0)
     assert_moves_with_the_map(GatedAttention(WIDTH, 9, GRID, alpha=40.0).double(), shift)
 

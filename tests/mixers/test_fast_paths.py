@@ -1,4 +1,4 @@
-"""Every fast way to compute a layer against the plain one in float64: odd sizes, oblong maps, a single image."""
+"""All fast ways to compute a layer against the plain one in float64: odd sizes, oblong maps, a single image."""
 
 import copy
 from functools import partial
@@ -27,7 +27,7 @@ FAST = {
 
 
 def outputs_and_gradients(layer, x, probe, bf16=False):
-    """The output, and the gradients of (output . probe) for x and for every parameter, in float64."""
+    """Return the output, and the gradients of (output . probe) for x and all parameters, in float64."""
     image = x.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         out = layer(image)
@@ -37,7 +37,7 @@ def outputs_and_gradients(layer, x, probe, bf16=False):
 
 
 def relative_error(found, expected):
-    """Length of the difference over the length of what is expected."""
+    """Return the length of the difference divided by the expected length."""
     return ((found - expected).norm() / expected.norm().clamp_min(1e-6)).item()
 
 
@@ -57,7 +57,7 @@ def test_fast_is_plain(name, height, width, batch, seed):
     for part, expected in exact.items():
         assert torch.isfinite(half[part]).all(), part
         if expected.norm() < 1e-3 * exact["output"].norm():
-            continue  # nothing but rounding: what a softmax over one pixel, or a bias of all keys, does not feel
+            continue  # only rounding: softmax over one pixel, or a bias shared by all keys, has no effect
         assert relative_error(single[part], expected) < 1e-5, part
         assert relative_error(half[part], expected) < 1e-1, part
     assert relative_error(half["output"], exact["output"]) < 1e-2

@@ -1,4 +1,4 @@
-"""The gate: closed it is position-only attention, open it is content attention, between it is their mixture."""
+"""The gate: closed, it is position-only attention; open, it is content attention; in between, it is their mixture."""
 
 import pytest
 import torch

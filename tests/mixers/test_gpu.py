@@ -1,4 +1,4 @@
-"""Every model's mixer on a GPU in bf16 against itself on the CPU in float64, which the loop oracles vouch for."""
+"""All models' mixers on a GPU in bf16 against the same on the CPU in float64, which the loop oracles verify."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Patterns: who sees whom, counted pixel by pixel."""
+"""Patterns: which pixels see which, counted pixel by pixel."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from attnconv.mixers.patterns import bigbird, global_tokens, random, spread_pixe
 
 
 def seen(mask, grid, query):
-    """The set of pixels that a query sees."""
+    """Return the set of pixels that a query sees."""
     (mask,) = mask
     row = mask[query[0] * grid[1] + query[1]]
     return {divmod(int(key), grid[1]) for key in row.nonzero()}

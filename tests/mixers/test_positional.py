@@ -1,4 +1,4 @@
-"""Position-only attention: every path against the loop oracle, and the properties that make it attention."""
+"""Position-only attention: all paths against the loop oracle, and the properties that make it attention."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_shift_equivariance_away_from_the_border():
     moved = mixer(x.roll((2, 3), dims=(1, 2)))
     inside = (slice(None), slice(4, 10), slice(5, 10))
     torch.testing.assert_close(moved[inside], mixer(x).roll((2, 3), dims=(1, 2))[inside], rtol=0, atol=1e-12)
-    # At the border the softmax renormalises over the pixels that are there, so equality would be a mistake.
+    # At the border, softmax renormalizes over the existing pixels, so equality would be a bug.
     assert not torch.allclose(moved, mixer(x).roll((2, 3), dims=(1, 2)))
 
 
@@ -134,7 +134,7 @@ def test_separable_with_dropout_is_refused():
 
 
 def plainly(layer, x):
-    """The layer's output by the plain formula."""
+    """Return the layer's output by the plain formula."""
     probs = layer.attention_probs(*x.shape[1:3])[0]
     return layer.value(apply_dense(probs, x))
 
@@ -186,7 +186,7 @@ def test_a_layer_in_bf16_stays_near_float64(impl):
 
 
 def kept_by(layer, x):
-    """Bytes that a forward pass keeps for the backward pass."""
+    """Return the bytes that a forward pass keeps for the backward pass."""
     sizes = {}
     keep = lambda tensor: sizes.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (keep(tensor), tensor)[1], lambda tensor: tensor):

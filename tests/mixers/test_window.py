@@ -1,4 +1,4 @@
-"""Window attention against dense masked attention, and what a window promises about reach."""
+"""Window attention against dense masked attention, and the reach of a window."""
 
 import math
 
@@ -19,7 +19,7 @@ def build(grid=(5, 6), kernel_size=3, border="shift", width=8, heads=2, seed=0, 
 
 
 def loop_oracle(mixer, x):
-    """Every query against every pixel of a map padded with zeros, one pair at a time."""
+    """Compare each query with each pixel of a zero-padded map, one pair at a time."""
     _, height, width, channels = x.shape
     own, half = channels // mixer.heads, mixer.kernel_size // 2
     key, value, query = mixer.key(x), mixer.value(x), mixer.query(x)
@@ -152,7 +152,7 @@ def test_gradients_reach_k_by_k_pixels_and_half_a_window_more_per_layer(depth):
 
 
 def test_one_hot_position_scores_are_a_convolution():
-    """Head n looks at one shift only: its channels are a convolution whose kernel has one tap per head."""
+    """Head n looks at one shift only: its channels are a convolution with one tap per head."""
     mixer = build((6, 6), border="zero", width=18, heads=3)
     targets = [(-1, 0), (0, 1), (1, 1)]
     with torch.no_grad():

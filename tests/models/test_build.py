@@ -1,4 +1,4 @@
-"""What a `model` node may not be: the key and what belongs there are named before anything is built."""
+"""Invalid `model` nodes: the error names the key and what belongs there, before anything is built."""
 
 import pytest
 from omegaconf import OmegaConf

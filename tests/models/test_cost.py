@@ -1,4 +1,4 @@
-"""Costs against the published ones and against counting by hand; widths matched to a budget."""
+"""Costs against the published ones and against counts by hand; widths matched to a budget."""
 
 import csv
 
@@ -47,12 +47,12 @@ def test_flops_in_full_by_hand():
 def test_ffts_are_counted():
     with torch.device("meta"):
         layer = DepthwiseGlobal(8, 1, (16, 16))
-    # Forward of the map and of the kernel, and back: 2.5 n log2 n each, on 8 channels of 256 pixels.
+    # The forward FFTs of map and kernel, and the inverse: 2.5 n log2 n each, on 8 channels of 256 pixels.
     assert flops_full(layer, torch.zeros(1, 16, 16, 8, device="meta")) == 3 * int(2.5 * 8 * 256 * 8)
 
 
 class OwnToken(nn.Module):
-    """As in CaiT and other transformers: a module is called with a view of a parameter."""
+    """As in CaiT and other transformers: the input of a module is a view of a parameter."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ def test_activations_of_a_stack_by_hand():
 @pytest.mark.parametrize("name", ["sa_learned_content", "conv3x3", "local_attention", "resnet18"])
 def test_activations_need_no_memory_to_be_counted(name):
     overrides = [f"model={name}", "scale=mini", "scale.layers=2"]
-    if name == "sa_learned_content":  # counted by its definition, computed in a better way
+    if name == "sa_learned_content":  # counted by its definition, computed in a cheaper way
         overrides.append("+model.mixer.impl=dense")
     real = build_model(compose(overrides).model, CIFAR, 10)
     assert activation_bytes(model(*overrides), CIFAR) == activation_bytes(real, CIFAR)
@@ -168,7 +168,7 @@ def test_a_width_may_be_many_times_the_configured_one():
 
 
 def test_what_no_width_reaches_is_refused():
-    # Its weights over positions alone are more than the whole of the other.
+    # Its weights over positions alone exceed the whole of the other model.
     config = compose(["model=mlp_mixer", "scale=mini", "scale.width=8"])
     with pytest.raises(
         ConfigError, match=r"no width of model=mlp_mixer comes within 2% .* nearest, model.width=1, has"

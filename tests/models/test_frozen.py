@@ -1,4 +1,4 @@
-"""Heads that do not learn: where they are, that they stay there, and that all else is as if they learned."""
+"""Frozen heads: where they are, that they stay there, and that everything else is as with learned heads."""
 
 import pytest
 import torch

@@ -17,11 +17,11 @@ from attnconv.runs.folder import run_folder_path
 from attnconv.training.setup import prepare
 
 CPU = torch.device("cpu")
-STEPS = 20  # of an unguarded narrow network, the first few abort on AVX2
+STEPS = 20  # the first few of an unguarded narrow network abort on AVX2
 
 
 def narrow_timm(image_shape, classes):
-    """A ResNet of timm's with shortcuts of 2, 4 and 8 channels at stride 2."""
+    """Return a timm ResNet with shortcuts of 2, 4 and 8 channels at stride 2."""
     return TimmResNet(
         BasicBlock, [1, 1, 1, 1], classes, image_shape[0], stem_width=2, channels=(2, 4, 8, 16), avg_down=False
     )
@@ -35,7 +35,7 @@ def narrow(tiny, model, *overrides):
 
 
 def gradient(model, images, labels):
-    """Of every weight, as one vector."""
+    """Return the gradient of all weights as one vector."""
     gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
     return torch.cat([one.flatten() for one in gradients])
 

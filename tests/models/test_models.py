@@ -1,4 +1,4 @@
-"""Networks: golden parameter counts, the stem, and what a model node may say."""
+"""Networks: golden parameter counts, the stem, and valid model nodes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pruning: which heads go, that the others keep their weights, and that such a network trains on."""
+"""Pruning: which heads are removed, that the others keep their weights, and that the network can be trained further."""
 
 import json
 
@@ -27,7 +27,7 @@ def build(model, *overrides):
 
 @pytest.fixture
 def weights(tmp_path):
-    """A network with four heads per layer; of the first layer the second is flat and the last one a stripe."""
+    """Write a network with four heads per layer; in the first layer, the second is flat and the last a stripe."""
     model = build("sa_quadratic_generalized")
     with torch.no_grad():
         spreads = model.layers[0].mixer.encoding.spreads

@@ -1,4 +1,4 @@
-"""Convolutional networks against timm's and torchvision's: logits, gradients, and what batch norm remembers."""
+"""Convolutional networks against timm's and torchvision's: logits, gradients and batch norm statistics."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from attnconv.models.vgg import Vgg
 
 
 def timm_resnet(blocks, **block_settings):
-    """timm's, with the stem of He et al. for CIFAR: 3 x 3, no pooling. Its stem has 64 channels, whatever one says."""
+    """Return timm's, with the CIFAR stem of He et al.: 3 x 3, no pooling. Its stem always has 64 channels."""
     network = TimmResNet(BasicBlock, blocks, 10, 3, block_args=block_settings)
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return network

@@ -1,4 +1,4 @@
-"""Adding an attention takes one module and one config file, from outside the package too."""
+"""A new attention needs one module and one config file, also outside of the package."""
 
 import json
 import os

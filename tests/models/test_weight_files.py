@@ -1,4 +1,4 @@
-"""Weights from outside: every usual form is read, every other one is a line, and nothing in a file is executed."""
+"""Weights from outside: all usual formats are read, others give one-line errors, and no code in a file runs."""
 
 import argparse
 import gzip
@@ -78,7 +78,7 @@ def test_weights_are_found_however_they_are_wrapped(tmp_path, theirs, ours, wrap
 @pytest.mark.parametrize("name", ["x.safetensors", "x.bin"])
 def test_half_precision_fills_a_float32_network(tmp_path, theirs, ours, kind, name):
     theirs.to(kind)
-    save_file(theirs.state_dict(), tmp_path / name)  # known by its content, not by its name
+    save_file(theirs.state_dict(), tmp_path / name)  # a file's type comes from its content, not its name
     load_weights(ours, tmp_path / name, 10)
     assert ours[0].weight.dtype == torch.float32
     assert torch.equal(ours[0].weight, theirs[0].weight.float())
@@ -252,7 +252,7 @@ def test_what_is_not_a_readable_file_is_named(tmp_path, ours, monkeypatch):
             load_weights(ours, tmp_path / name, 10)
         assert complaint in str(refused.value)
 
-    # For root every file is readable; a system call that is refused stands for a missing permission.
+    # Root can read every file; a refused system call replaces a missing permission.
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
 

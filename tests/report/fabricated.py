@@ -1,4 +1,4 @@
-"""Rows of runs.csv that no run made, for pages and claims."""
+"""Fabricated rows of runs.csv, for pages and claims."""
 
 
 def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
@@ -16,5 +16,5 @@ def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
 
 
 def seeds(name, model, accuracies, **changes):
-    """One such run for each accuracy, with the seeds 0, 1, ..."""
+    """Return one such run for each accuracy, with seeds 0, 1, ..."""
     return [row(name, model, accuracy, seed, **changes) for seed, accuracy in enumerate(accuracies)]

@@ -1,4 +1,4 @@
-"""Verdicts: what the thresholds of results/claims.yaml make of evidence, and that every claim is on the page."""
+"""Verdicts: the thresholds of results/claims.yaml applied to runs, and all claims on the page."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_every_claim_is_there_once_and_on_the_page():
 
 
 def pattern(text, precision):
-    """What a name with interpolations can become."""
+    """Return a pattern for a name with interpolations."""
     parts = re.split(r"\$\{([\w.]+)\}", text.strip("'"))
     return "".join(
         re.escape(part) if place % 2 == 0 else precision if part == "precision" else r"[\w.]+"
@@ -84,7 +84,7 @@ def pattern(text, precision):
 
 
 def studied(precision):
-    """Patterns of "NAME/MODEL" for everything that the study makes in a precision."""
+    """Return patterns of "NAME/MODEL" for everything that the study trains in a precision."""
     for sweep in (sweep for of_row in rows(precision).values() for sweep in of_row):
         file = read_yaml(CONFIGS / f"experiment/{sweep.experiment}.yaml")
         given = dict(override.split("=", 1) for override in sweep.overrides)

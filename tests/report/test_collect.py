@@ -1,4 +1,4 @@
-"""One table from run folders: complete, in one order, the same twice, and nothing dropped in silence."""
+"""One table from run folders: complete, in one order, reproducible, and without silent omissions."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The page of the data-size study: the control is the reference, every cell has its n, crossings are sure."""
+"""The page of the data-size study: the control is the reference, all cells have their n, crossings are significant."""
 
 import pytest
 from fabricated import row, seeds

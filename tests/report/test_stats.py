@@ -1,4 +1,4 @@
-"""Statistics over a few seeds: against scipy, numbers of statsmodels 0.15.0, exhaustive definitions and simulations."""
+"""Statistics over a few seeds: against scipy, statsmodels 0.15.0, exhaustive definitions and simulations."""
 
 import csv
 import itertools
@@ -26,7 +26,7 @@ from attnconv.report.stats import (
 )
 from conftest import REPOSITORY
 
-pytestmark = pytest.mark.filterwarnings("error")  # a warning is a nan on its way into a table
+pytestmark = pytest.mark.filterwarnings("error")  # a warning means that a nan is about to enter a table
 
 # Gosset's sleep data (Student 1908). R's t.test(paired = TRUE): p = 0.002833, -2.4598858 to -0.7001142.
 DRUG_1 = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
@@ -38,7 +38,7 @@ def paired(a, b):
 
 
 def november(name):
-    """Test accuracies in percent of a published study: fraction -> model -> seed."""
+    """Return test accuracies in percent of a published study: fraction -> model -> seed."""
     with (REPOSITORY / "results/runs.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["name"] == name]
     found: dict = {}
@@ -140,7 +140,7 @@ def test_holm_is_the_closed_test_and_statsmodels():
 
 
 def test_november_says_what_it_said_when_it_was_recomputed():
-    """The table that was written down before: points above conv3x3, paired, Student's half width of three seeds."""
+    """The table recorded before: points above conv3x3, paired, Student's half width of three seeds."""
     table = {
         ("sa_learned_content", "epochs"): "-3.4+-3.6 -6.7+-1.3 -8.9+-1.4 -6.7+-1.5 -6.7+-1.6",
         ("sa_learned", "epochs"): "-1.5+-1.8 -1.5+-0.2 -1.4+-2.0 -0.5+-1.5 -3.9+-0.7",
@@ -241,7 +241,7 @@ STUDIES = 500
 
 
 def simulated(draw, noise, lead):
-    """Five models, the second one ahead, at five fractions with three seeds that the models share."""
+    """Simulate five models, the second one ahead, at five fractions with three seeds that the models share."""
     values = draw.normal(0, 0.03, (5, 5, 3)) * np.reshape(noise, (5, 1, 1)) + draw.normal(0, 0.05, (5, 1, 3))
     values[:, 1] += lead
     return [{str(m): dict(enumerate(row)) for m, row in enumerate(cell.tolist())} for cell in values]

@@ -1,4 +1,4 @@
-"""README's numbers are results/'s numbers, and a mini number never fills a paper row."""
+"""README's numbers are those of results/, and mini-scale numbers never fill a paper row."""
 
 from attnconv.report.tables import bench_table, fill, paper_table, runs_table
 

@@ -1,4 +1,4 @@
-"""results/theorem.md says what conversion.json and probe.json say, and only those that a clean tree wrote."""
+"""results/theorem.md shows conversion.json and probe.json, if they were made without uncommitted changes."""
 
 import json
 

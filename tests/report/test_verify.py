@@ -1,4 +1,4 @@
-"""`make verify` and make_tables.py: what is published is what the files say, and damage stops only what it touches."""
+"""`make verify` and make_tables.py: published numbers match the files, and damage affects only what depends on it."""
 
 import runpy
 import shutil
@@ -16,7 +16,7 @@ RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
 
 @pytest.fixture
 def copy(tmp_path):
-    """The repository's README and results/, to be damaged."""
+    """Copy the repository's README and results/, to be damaged."""
     shutil.copytree(REPOSITORY / "results", tmp_path / "results", ignore=shutil.ignore_patterns("weights"))
     shutil.copy(REPOSITORY / "README.md", tmp_path / "README.md")
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")

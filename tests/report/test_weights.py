@@ -1,4 +1,4 @@
-"""results/weights/: chosen runs only, in float16, within the limit, and of runs that results/ has."""
+"""results/weights/: chosen runs only, in float16, within the limit, and only of runs in results/."""
 
 import json
 import runpy
@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 
 
 def publish(config, **changes):
-    """Run, and let the result say that a clean tree made it."""
+    """Train, and mark the result as made without uncommitted changes."""
     run(config)
     path = run_folder_path(config) / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "a" * 40, "dirty": False} | changes))
@@ -27,9 +27,9 @@ def publish(config, **changes):
 
 @pytest.fixture
 def collect(tmp_path, monkeypatch, capsys):
-    """A function: arguments -> how scripts/collect.py ends; it collects tmp_path/outputs into tmp_path/results.
+    """Return a function: arguments -> exit code of scripts/collect.py, from tmp_path/outputs into tmp_path/results.
 
-    That is its exit code, or where this is 2 what it says on stderr.
+    For exit code 2, it returns the error on stderr instead.
     """
 
     def command(*arguments):

@@ -1,4 +1,4 @@
-"""The study's workspace in W&B, as far as it can be seen without an account."""
+"""The study's workspace in W&B, as far as it is visible without an account."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run that begins with another run's heads is known by those heads, wherever the other run's weights lie."""
+"""A run that starts with another run's heads is identified by those heads, wherever the other run's weights are."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Dashboards as their users expect them, read back from what they recorded on this machine."""
+"""Dashboards, read back from their records on this machine."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ VARIABLES = ("MODE", "PROJECT", "ENTITY", "NAME", "TAGS", "RUN_GROUP", "DIR", "N
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
-    """No account, and nothing of W&B in the environment but where it keeps its own files."""
+    """Remove the account and W&B's environment, except for the folder of its own files."""
     for name in VARIABLES:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
@@ -30,7 +30,7 @@ def nobody(monkeypatch, tmp_path):
 
 
 def read_back(folder):
-    """What one offline run recorded: its start, the last summary, histories, and artifacts by type."""
+    """Return the records of one offline run: its start, the last summary, histories, and artifacts by type."""
     (path,) = folder.glob("wandb/offline-run-*")
     command = [PYTHON, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     records = [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
@@ -102,7 +102,7 @@ def test_a_login_that_fails_records_offline_in_one_line(tiny, monkeypatch, capsy
 
 
 def test_a_preempted_trial_of_a_sweep_goes_on(command, arrays, monkeypatch, tmp_path):
-    """It comes back with its whole configuration as arguments, under the id that the agent gave it."""
+    """It returns with its whole configuration as arguments, under the id that the agent gave it."""
     for name, value in {"MODE": "offline", "SWEEP_ID": "sweep", "RUN_ID": "trial1", "PROJECT": "agents"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     fixed = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=wandb",

@@ -1,4 +1,4 @@
-"""One run, one data set: known by its hash, wherever it lies."""
+"""One run has one data set, identified by its hash, wherever it is."""
 
 import os
 import shutil
@@ -126,7 +126,7 @@ def test_the_files_of_a_finished_run_are_not_read_again(tiny, arrays, copy, monk
     folder = RunFolder(tiny("epochs=1"))
     with pytest.raises(AlreadyDone):
         folder.check()
-    os.utime(arrays / "test_labels.npy")  # somebody touched it: it has to be read to be known
+    os.utime(arrays / "test_labels.npy")  # its time changed, so it must be read again
     RunFolder(tiny("epochs=1")).check()
     with pytest.raises(AlreadyDone):
         run(tiny("epochs=1"))

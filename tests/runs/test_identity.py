@@ -1,4 +1,4 @@
-"""Which run a folder holds: what gives way to another one, and what the command says to type instead."""
+"""Identity of the run in a folder: what another run may replace, and what the command says to type instead."""
 
 import json
 import re
@@ -18,7 +18,7 @@ SWEEPS = (REPOSITORY / "docs/sweeps.md").read_text()
 
 
 def files_in(folder):
-    """Every file of a run folder that no clock writes."""
+    """Return all files of a run folder that do not depend on time."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name not in CLOCKS and "checkpoints" not in name}
 

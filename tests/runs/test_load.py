@@ -1,4 +1,4 @@
-"""Run folders from elsewhere: their network comes back, what is wrong is a line, and only known code is run."""
+"""Run folders from elsewhere: the network is loaded, errors take one line, and only known code runs."""
 
 import json
 import shutil

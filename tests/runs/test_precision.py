@@ -1,4 +1,4 @@
-"""One run, one arithmetic: what it began in, what may go on, and what is never mixed."""
+"""A run has one precision: the one in which it started. Precisions are never mixed."""
 
 import json
 import runpy
@@ -30,7 +30,7 @@ def config_of(folder):
 
 
 def as_older_versions_wrote_it(folder):
-    """config.yaml with precision=auto: what it became stood in result.json alone."""
+    """Write config.yaml with precision=auto: only result.json had the chosen precision."""
     text = (folder / "config.yaml").read_text()
     assert "\nprecision: fp32\n" in text
     (folder / "config.yaml").write_text(text.replace("\nprecision: fp32\n", "\nprecision: auto\n"))

@@ -1,4 +1,4 @@
-"""What a result says of the machine that made it."""
+"""The machine's description in a result."""
 
 import json
 import platform

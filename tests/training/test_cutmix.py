@@ -1,4 +1,4 @@
-"""CutMix: what is mixed, that counters decide it, and what the numbers of a run with it mean."""
+"""CutMix: what is mixed, that counters determine it, and what the scores of such a run mean."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Which numbers a network is trained in."""
+"""The precision in which a network is trained."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run as processes see it: signals that stop it, and torchrun that spreads it."""
+"""A run as separate processes: signals that stop it, and torchrun on several processes."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def start(tmp_path, *overrides):
-    """train.py in the background, on tiny arrays."""
+    """Start train.py in the background, on tiny arrays."""
     if not (tmp_path / "arrays").exists():
         write_arrays(tmp_path / "arrays")
     fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
@@ -35,7 +35,7 @@ LONG = ("epochs=2", "recipe.batch_size=1")  # an epoch of 3,000 steps
 
 
 def begun(tmp_path, *overrides):
-    """A run in the middle of its first epoch."""
+    """Start a run and wait until the middle of its first epoch."""
     write_arrays(tmp_path / "arrays", train=3000)
     process = start(tmp_path, *LONG, *overrides)
     process.stdout.readline(), process.stdout.readline()  # signals are caught before it says that it begins
@@ -64,7 +64,7 @@ def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tm
 
 def test_a_second_signal_ends_at_once(tmp_path):
     process = begun(tmp_path)
-    process.send_signal(signal.SIGSTOP)  # so that both arrive before the loop looks
+    process.send_signal(signal.SIGSTOP)  # so that both arrive before the loop checks
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Signals that have an owner, pools that are gone, and a run's share of a machine."""
+"""Signals with other handlers, pools that are gone, and a run's share of a machine."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""What a run does at every step and every epoch, as a network sees it: images, dropout, learning rate, scores."""
+"""Every step and epoch of a run, as a network sees it: images, dropout, learning rate, scores."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ STEPS = 3  # an epoch of 40 images in batches of 16
 
 
 class Witness(nn.Module):
-    """A network that notes what it is shown, and may be interrupted at one of its steps."""
+    """A network that records its inputs, and may be interrupted at one of its steps."""
 
     steps: list[dict]
     modes: list[bool]

@@ -1,4 +1,4 @@
-"""results/figures/: the same bytes twice, stale when the data changes, and what is missing says how to get it."""
+"""results/figures/: equal bytes twice, stale if the data changes, and a command for each missing figure."""
 
 import json
 import runpy
@@ -131,7 +131,7 @@ def test_all_figures_that_results_allow_are_drawn():
     drawn = [entry for entry in entries() if entry.load(results) not in (None, ())]
     assert {"overview", "accuracy_by_images", "long_range"} <= {entry.name for entry in drawn}
     for entry in drawn:
-        if not isinstance(data := entry.load(results), Weights):  # whose images need not be here
+        if not isinstance(data := entry.load(results), Weights):  # its images may be missing here
             assert resolve(entry.draw)(data).axes
 
 

@@ -1,4 +1,4 @@
-"""Ellipses that hold the share of attention that they say, all on one scale, none cut off."""
+"""Ellipses hold their stated share of attention, all on one scale, none cut off."""
 
 import numpy as np
 import pytest

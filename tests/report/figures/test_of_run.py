@@ -1,4 +1,4 @@
-"""Every figure that one run allows, whatever its model."""
+"""All figures of one run, for all kinds of models."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Figures about the study as a whole say what the pages of results/ say."""
+"""Figures about the whole study agree with the pages of results/."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The theorem in pictures: what they show is what the layers compute."""
+"""The figures of the theorem show what the layers compute."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ PHOTO = Photo(np.random.default_rng(0).integers(0, 256, (9, 10, 3), dtype=np.uin
 
 
 def shown(axis):
-    """The array that an axis shows, or the texts in it."""
+    """Return the array or the texts that an axis shows."""
     return np.ma.getdata(axis.images[0].get_array())
 
 
