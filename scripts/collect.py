@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from attnconv.errors import RunFolderError, one_line_errors
-from attnconv.report.collect import Gathered, check_version, gather, tabulate
+from attnconv.files import require_targets
+from attnconv.report.collect import Gathered, check_version, gather, runs_folder, tabulate
 from attnconv.report.weights import choose_weights, keep_weights
 from attnconv.runs.status import collected_weights
 from attnconv.settings.arguments import ScriptParser, existing_folder
@@ -43,6 +44,7 @@ def collect(arguments: argparse.Namespace) -> int:
         UserError: see `choose_weights`, `check_version` and `tabulate`; or a folder contains no run.
     """
     into, problems = arguments.into, 0
+    require_targets(into / "runs.csv", runs_folder(into, arguments.external or "") / "RUN", into / "weights" / "RUN")
     check_version(into)
     chosen = choose_weights(arguments.outputs, into, arguments.weights) if arguments.weights else {}
     for outputs in arguments.outputs:

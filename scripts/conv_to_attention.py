@@ -140,15 +140,16 @@ def main() -> None:
             parser.error("--sweep converts timm models: leave out --model, --checkpoint and settings")
         changed = sweep(arguments.sweep or MODELS, arguments.images or SWEPT_IMAGES, arguments.json)
         sys.exit(1 if changed else 0)
+    of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
+    whole = arguments.images is None and arguments.alpha == ALPHA  # a try on few images must not pass for the real one
+    target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run and whole else None)
+    check_target(parser, target)
     arguments.device = str(choose_device(arguments.device))
     name, model, split = network(arguments)
     if arguments.images is not None:
         split = Split(split.images[: arguments.images], split.labels[: arguments.images], split.mean, split.std)
     row = exchange(model, split, arguments.alpha, arguments.batch)
     print(report(name, row))
-    of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
-    whole = arguments.images is None and arguments.alpha == ALPHA  # else the numbers are not those of the run
-    target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run and whole else None)
     if target is not None:
         head, dirty = commit()
         about = {"network": name, "device": describe_device(split.images.device), "commit": head, "dirty": dirty}

@@ -9,13 +9,14 @@ which some pixel of the last layer sees both marks. `counting` is the accuracy o
 """
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 from attnconv.analysis.receptive_field import widest_pair
 from attnconv.data.synthetic_pairs import accuracy_of_counting
 from attnconv.errors import RunFolderError, one_line_errors
-from attnconv.files import read_csv
+from attnconv.files import read_csv, require_targets, write_whole
 from attnconv.report.tables import long_range_table
 from attnconv.runs.load import read_run_config
 from attnconv.runs.status import look
@@ -75,15 +76,17 @@ def main() -> None:
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
     parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
     arguments = parser.parse_args()
+    path, page = arguments.into / "long_range.csv", arguments.into / "long_range.md"
+    require_targets(path, page)
     rows = read_cells(arguments.outputs)
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
-    path = arguments.into / "long_range.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
     commits = ", ".join(sorted({str(row["commit"])[:7] for row in rows}))
-    text = (
+    introduction = (
         "# Which models learn a relation over which distance?\n\n"
         "Made by `python scripts/long_range.py OUTPUTS` from the runs of `python train.py experiment=long_range` at "
         f"commit\n{commits} (see results/README.md): scale=mini, {rows[0]['train_images']:,} training images, "
@@ -93,7 +96,7 @@ def main() -> None:
         "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
     table = long_range_table(read_csv(path))
-    (arguments.into / "long_range.md").write_text(f"{text}<!-- table: long_range -->\n{table}<!-- end table -->\n")
+    write_whole(page, f"{introduction}<!-- table: long_range -->\n{table}<!-- end table -->\n".encode())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from attnconv.errors import one_line_errors
-from attnconv.files import write_whole
+from attnconv.files import require_targets, write_whole
 from attnconv.report.complaints import exit_with
 from attnconv.report.pages import MANIFEST, Pages, manifest
 from attnconv.settings.arguments import ScriptParser, existing_folder
@@ -38,6 +38,7 @@ def main() -> None:
     made = pages.made()
     different = stale(arguments.repository, made)
     if not arguments.check:
+        require_targets(*(arguments.repository / name for name in different), pages.results / MANIFEST)
         for name in different:
             write_whole(arguments.repository / name, made[name].encode())
         if pages.results.is_dir():

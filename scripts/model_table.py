@@ -11,13 +11,14 @@ Columns: parameters; FLOPs per image, forward, as the paper counts them and in f
 """
 
 import csv
+import io
 from pathlib import Path
 
 import torch
 
 from attnconv.analysis.profile import cost_row, growth, sight_row, study_models
 from attnconv.errors import one_line_errors
-from attnconv.files import read_csv
+from attnconv.files import read_csv, require_targets, write_whole
 from attnconv.report.tables import models_table
 from attnconv.runs.provenance import describe_device
 from attnconv.settings.arguments import ScriptParser, existing_folder
@@ -36,18 +37,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only != models and arguments.into == REPOSITORY / "results":
         parser.error("--only would remove the other models from results/: add --into FOLDER")
+    path, page = arguments.into / "models.csv", arguments.into / "models.md"
+    require_targets(path, page)
     rows = []
     for name in arguments.only:
         sight = sight_row(name) | {"growth_measured": f"{growth(name):.2f}"}
         rows += [{"model": name, "scale": scale, **cost_row(name, scale), **sight} for scale in SCALES]
         print(name, flush=True)
-    path = arguments.into / "models.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
     hardware = f"{describe_device(torch.device('cpu'))}, torch {torch.__version__}, float32"
-    text = [
+    parts = [
         "# Cost and receptive field of all models\n\n",
         "Made by `python scripts/model_table.py`: untrained models, 32 x 32 images.\n",
         f"Measured exponents and activations: {hardware}.\nReceptive fields are measured for six layers at width 64 ",
@@ -57,8 +60,8 @@ def main() -> None:
     ]
     for scale in SCALES:
         table = models_table(read_csv(path), scale)
-        text.append(f"\n## scale={scale}\n\n<!-- table: {scale} -->\n{table}<!-- end table -->\n")
-    (arguments.into / "models.md").write_text("".join(text))
+        parts.append(f"\n## scale={scale}\n\n<!-- table: {scale} -->\n{table}<!-- end table -->\n")
+    write_whole(page, "".join(parts).encode())
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from pathlib import Path
 from attnconv.analysis.calibration import calibration
 from attnconv.analysis.probe import compact, probe
 from attnconv.errors import one_line_errors
-from attnconv.files import write_whole
+from attnconv.files import require_targets, write_whole
 from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import find_weights, load_trained, read_run_config
 from attnconv.runs.provenance import commit
 from attnconv.settings.arguments import ScriptParser, check_target, positive, whole_number
 from attnconv.training.device import choose_device
@@ -46,6 +46,10 @@ def main() -> None:
     if not arguments.runs and arguments.calibration is None:
         parser.error("no run given: probe.py RUN [RUN ...]")
     check_target(parser, arguments.calibration)
+    for folder in arguments.runs:
+        read_run_config(folder, arguments.trust)
+        find_weights(folder)
+        require_targets(folder / "probe.json")
     if arguments.calibration is not None:
         known = calibration(*CALIBRATED)
         write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": known}).encode())

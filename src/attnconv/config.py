@@ -16,7 +16,14 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.errors import ConfigError, nearest
-from attnconv.settings.limits import LARGEST_SEED, check_folder_name, check_limits, check_model, check_place
+from attnconv.settings.limits import (
+    LARGEST_SEED,
+    check_folder_name,
+    check_limits,
+    check_model,
+    check_place,
+    check_rates,
+)
 from attnconv.settings.types import convert, typed, untyped
 
 # Removed settings of older runs, each with the value at which the current schema still describes the run.
@@ -191,7 +198,6 @@ def freeze(composed: DictConfig) -> Config:
     Raises:
         ConfigError: a value is not of its type, or outside its limits.
     """
-    _refuse_additions(composed, Config)
     composed = composed.copy()
     convert(composed, Config)
     config = typed(Config, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
@@ -203,6 +209,7 @@ def freeze(composed: DictConfig) -> Config:
     if config.collected is not None:
         config.collected = os.path.expanduser(config.collected)
     _check_model(config)
+    check_rates(config.recipe)
     check_place(config.output, [config.name, str(config.model["name"]), f"{config.scale.name}-{config.recipe.name}"])
     return config
 
@@ -212,18 +219,6 @@ def _check_model(config: Config) -> None:
     check_folder_name("model.name", str(config.model.get("name") or ""))
     shared = {knob_field.name: knob_field.metadata for knob_field in (*fields(RecipeConfig), *fields(ScaleConfig))}
     check_model(config.model, {name: shared[name] for name in SHARED})
-
-
-def _refuse_additions(node: DictConfig, schema: type, prefix: str = "") -> None:
-    """Raise ConfigError for a key that `+key=value` added to the schema; Hydra itself allows it."""
-    known = {knob_field.name: knob_field for knob_field in fields(schema)}
-    for key in node:
-        name = f"{prefix}{key!s}"
-        if key not in known:
-            raise ConfigError(f"unknown setting '{name}'{nearest(name, valid_keys())}")
-        part = known[str(key)].default_factory
-        if part is not NO_DEFAULT and is_dataclass(part):
-            _refuse_additions(node[key], part, f"{prefix}{key}.")
 
 
 def in_sweep() -> bool:
@@ -254,12 +249,13 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
     """Return the `model` node of another model, under the scale and the recipe of `like`.
 
     Raises:
-        ConfigError: the model does not exist.
+        ConfigError: the model does not exist, or needs settings of its own.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
+    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
     register_schema()
     # Inside a command, Hydra is already initialized and knows the folders that --config-dir added.
@@ -267,12 +263,15 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
     with nullcontext() if at_work else initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             composed = hydra_compose("config", [f"model={name}"])
-        except HydraException as error:
+        except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
             valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
             raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
     for part in ("scale", "recipe"):
         OmegaConf.update(composed, part, asdict(getattr(like, part)))
-    node = OmegaConf.to_container(composed.model, resolve=True, throw_on_missing=True)
+    try:
+        node = OmegaConf.to_container(composed.model, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        raise ConfigError(f"match_model={name} has a setting without a default, and cannot be a reference") from error
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}
 

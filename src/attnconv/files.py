@@ -43,6 +43,22 @@ def write_whole(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def require_targets(*paths: Path) -> None:
+    """Check that files can be written, all of them before the first of several is.
+
+    Raises:
+        FileError: one is a folder, or may not be written; the message names it.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise FileError(f"{path} cannot be written: it is a folder")
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise FileError(f"{path} cannot be written: {above} is not a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise FileError(f"{path} cannot be written: you have no permission to write in {above}")
+
+
 def forget_unfinished(folder: Path) -> None:
     """Remove partial files of an earlier process; call this only while holding the folder's lock."""
     for path in folder.glob(f"*{UNFINISHED}"):

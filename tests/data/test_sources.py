@@ -191,3 +191,10 @@ def test_real_cifar10_is_all_there():
     assert np.bincount(source.train.labels).tolist() == [5000] * 10
     mean = source.train.images.reshape(-1, 3).mean(0) / 255
     assert mean == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-6)
+
+
+def test_one_class_is_refused(arrays):
+    for split in ("train", "test"):
+        np.save(arrays / f"{split}_labels.npy", np.load(arrays / f"{split}_labels.npy") * 0)
+    with pytest.raises(DataError, match="all training labels are 0; classification needs at least two classes"):
+        load_source(config(arrays, source="arrays"), CPU)

@@ -45,6 +45,18 @@ def test_what_cannot_be_built_is_one_line(refused, target):
     assert "model" in refused(f"model._target_={target}")
 
 
+def test_a_network_that_gives_no_logits_is_refused_before_training(refused, tmp_path):
+    (tmp_path / "own/model").mkdir(parents=True)
+    (tmp_path / "own/model/mine.yaml").write_text("name: mine\n_target_: torch.nn.Identity\n")
+    line = refused("--config-dir", tmp_path / "own", "model=mine")
+    assert line == "error: model=mine gives (1, 3, 8, 8) for an image, not (1, 4): one logit per class"
+
+
+@pytest.mark.parametrize("name", ["5", "nope", "timm"])
+def test_a_reference_that_is_no_model_is_one_line(refused, name):
+    assert f"match_model={name}" in refused("match=parameters", f"match_model={name}")
+
+
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [

@@ -14,7 +14,8 @@ def test_a_batch_of_more_images_than_there_are_is_refused_where_it_was_asked_for
 
 
 def test_a_batch_that_a_recipe_makes_too_large_is_said(tiny, capsys):
-    prepare(tiny("recipe.batch_size=128"))
+    with prepare(tiny("recipe.batch_size=128")).claimed():
+        pass
     assert "note: recipe.batch_size=128 is more than the 40 training images of an epoch" in capsys.readouterr().err
 
 

@@ -207,6 +207,8 @@ def _checked(arrays: dict[str, np.ndarray], origin: str) -> Source:
     absent = np.setdiff1d(np.arange(classes), arrays["train_labels"])
     if len(absent):
         raise DataError(f"{origin}: class {absent[0]} has no training image, but labels go up to {classes - 1}")
+    if classes == 1:
+        raise DataError(f"{origin}: all training labels are 0; classification needs at least two classes")
     digest = hashlib.sha256()
     for name in ARRAYS:
         array = arrays[name] = np.ascontiguousarray(arrays[name], np.uint8 if name.endswith("images") else np.int64)

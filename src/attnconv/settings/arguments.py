@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config
 from attnconv.errors import ConfigError, UserError
+from attnconv.files import require_targets
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
 
 # Settings that are paths: the shell does not expand the ~ of an argument such as output=~/runs.
@@ -153,5 +154,5 @@ def check_target(parser: argparse.ArgumentParser, path: Path | None) -> None:
     """Exit with an error if `path` is a folder or its folder does not exist."""
     if path is not None and not path.absolute().parent.is_dir():
         parser.error(f"{path} cannot be written: the folder {path.parent} does not exist")
-    if path is not None and path.is_dir():
-        parser.error(f"{path} cannot be written: it is a folder")
+    if path is not None:
+        require_targets(path)

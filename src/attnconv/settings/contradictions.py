@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 GAUSSIAN = ("QuadraticEncoding", "GeneralizedQuadraticEncoding", "GatedAttention")
 OF_SWEEPS = ("collected", "retry_failed")
+OF_WANDB = ("entity", "tags", "notes", "job_type")
+OF_LOGGERS = (*OF_WANDB, "project", "group", "weights", "pictures_every")
+OF_BACKBONES = (
+    *(f"scale.{name}" for name in ("layers", "heads", "width", "hidden", "patch", "center_std")),
+    "recipe.dropout",
+    "recipe.attention_dropout",
+)
+MADE_HERE = ("digits", "pairs")  # sources of data that read no files of the user's
 OF_PAIRS = ("task", "distance", "clutter", "train_images", "test_images", "images_seed")
 
 
@@ -54,6 +62,8 @@ def idle_settings(config: "Config") -> Iterator[tuple[str, str]]:
     """Yield the settings without an effect, each with the reason."""
     yield from _idle_data(config)
     yield from _idle_recipe(config)
+    yield from _idle_network(config)
+    yield from _idle_logger(config)
     if config.match is None:
         yield "match_model", "match is null; set match=parameters or match=flops"
 
@@ -67,6 +77,10 @@ def _idle_data(config: "Config") -> Iterator[tuple[str, str]]:
             yield "data.alternating_flip", "data.flip=false; set data.flip=true"
     if data.padding_mode != "constant" and data.crop_padding == 0:
         yield "data.padding_mode", "data.crop_padding=0; set data.crop_padding=4"
+    if data.fraction == 1:
+        yield "data.subset_seed", "data.fraction=1 takes all images; set data.fraction=0.1"
+    if data.source in MADE_HERE:
+        yield "data.root", f"data={data.name} reads no files; for your own images set data=arrays"
     if data.source != "pairs":
         for name in OF_PAIRS:
             yield f"data.{name}", f"only data=pairs uses it, and this is data={data.name}; set data=pairs"
@@ -95,6 +109,24 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
         yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large"
     if recipe.centers_lr is not None and not _may_have_gaussian_heads(config.model):
         yield "recipe.centers_lr", f"model={config.model['name']} has no Gaussian heads to train"
+
+
+def _idle_network(config: "Config") -> Iterator[tuple[str, str]]:
+    """Yield settings that models take as arguments, and a network of this package that is not a Backbone does not."""
+    target = str(config.model.get("_target_", ""))
+    if config.match is not None or not target.startswith("attnconv.models."):  # match_model may take them
+        return
+    if "mixer" in config.model or target.endswith(".vit"):
+        return
+    for key in OF_BACKBONES:
+        if key.partition(".")[2] not in config.model or key == "scale.width":  # a ResNet's width is scale.cnn_width
+            yield key, f"model={config.model['name']} does not use it"
+
+
+def _idle_logger(config: "Config") -> Iterator[tuple[str, str]]:
+    name, reason = config.logger.name, f"logger={config.logger.name} does not use it; set logger=wandb"
+    unused = {"none": OF_LOGGERS, "trackio": OF_WANDB}.get(name, ())
+    yield from ((f"logger.{setting}", reason) for setting in unused)
 
 
 def _may_have_gaussian_heads(node: dict[str, Any]) -> bool:

@@ -144,6 +144,17 @@ def _check_length(key: str, part: str) -> None:
         raise ConfigError(f"{key} has a name of {length} bytes; file systems take at most {LONGEST_NAME}")
 
 
+def check_rates(recipe: Any) -> None:
+    """Raise ConfigError for a learning rate that lr_scale takes out of the range of float32."""
+    for name in ("lr", "adamw_lr", "centers_lr"):
+        rate = getattr(recipe, name)
+        if rate is not None and not 1 / LARGEST_FLOAT <= rate * recipe.lr_scale <= LARGEST_FLOAT:
+            raise ConfigError(
+                f"recipe.{name}={rate:g} times recipe.lr_scale={recipe.lr_scale:g} must be from {1 / LARGEST_FLOAT:g} "
+                f"to {LARGEST_FLOAT:g}"
+            )
+
+
 def check_place(output: str, names: list[str]) -> None:
     """Check that the path of a run folder is complete and not too long.
 

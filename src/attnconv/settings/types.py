@@ -46,6 +46,8 @@ def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
         name, key = setting.name, prefix + setting.name
         if OmegaConf.is_missing(composed, name) or OmegaConf.is_interpolation(composed, name):
             continue
+        if is_dataclass(setting.type) and not OmegaConf.is_dict(composed[name]):
+            continue  # `typed` refuses it
         if is_dataclass(setting.type):
             convert(composed[name], setting.type, f"{key}.")  # type: ignore[arg-type]
         elif not OmegaConf.is_dict(composed[name]):
@@ -68,7 +70,8 @@ def typed(schema: type[Schema], values: Any, prefix: str = "") -> Schema:
     known = {setting.name: setting for setting in fields(schema)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise ConfigError(f"unknown setting '{prefix}{name}'{nearest(str(name), known)}")
+            valid = [f"{prefix}{setting}" for setting in known]
+            raise ConfigError(f"unknown setting '{prefix}{name}'{nearest(f'{prefix}{name}', valid)}")
     found = {}
     for name, setting in known.items():
         key, kind = prefix + name, setting.type

@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: this machine has no Metal device; try device=auto")
-    if device.type not in ("cpu", "cuda", "mps"):
+    if device.type not in ("cpu", "cuda", "mps") or (device.type != "cuda" and device.index):
         raise ConfigError(f"device={name} is not supported; use auto, cpu, cuda, cuda:N or mps")
     return device
 
@@ -96,7 +96,7 @@ def take_threads() -> None:
     let a job see all cores of a node, whatever it requested.
     """
     given = os.environ.get("SLURM_CPUS_PER_TASK")
-    if given and "OMP_NUM_THREADS" not in os.environ:
+    if given and given.isdigit() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(int(given))
 
 

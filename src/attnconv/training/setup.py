@@ -14,6 +14,7 @@ from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
+from attnconv.files import in_one_line
 from attnconv.models.build import build_model, check_node
 from attnconv.models.cost import build_unfilled, parameters
 from attnconv.models.layout import place
@@ -45,6 +46,7 @@ class Setup:
     forward: nn.Module  # the same network, compiled or distributed if requested
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
+    notes: tuple[str, ...] = ()  # what the user may not expect, said when nothing is wrong
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -56,6 +58,8 @@ class Setup:
         try:
             if self.processes.writes:
                 self.folder.open()
+                for note in self.notes:
+                    print(f"note: {note}", file=sys.stderr)
             self.processes.wait()
             yield
         finally:
@@ -121,6 +125,7 @@ def _prepare(config: Config) -> Setup:
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
+    _check_logits(config, node, data)
     torch.manual_seed(config.seed)
     # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_model(node, data.image_shape, data.classes)
@@ -132,14 +137,13 @@ def _prepare(config: Config) -> Setup:
             whiten_stem(model, data.train)
         except ValueError as error:
             raise ConfigError(f"model={config.model['name']}: {error}") from error
-    if processes.writes:
-        _check_batch_size(config, data.epoch_images)  # last: a note comes before no error
+    notes = _check_batch_size(config, data.epoch_images)
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)
     if config.compile:
         forward = torch.compile(forward)
-    return Setup(config, folder, device, processes, precision, data, model, forward, optimizer, match)
+    return Setup(config, folder, device, processes, precision, data, model, forward, optimizer, match, notes)
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
@@ -162,15 +166,15 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
 
 
-def _check_batch_size(config: Config, images: int) -> None:
-    """Print a note if a batch cannot be filled; raise ConfigError if the batch size was set on the command line."""
+def _check_batch_size(config: Config, images: int) -> tuple[str, ...]:
+    """Return a note if a batch cannot be filled; raise ConfigError if the batch size was set on the command line."""
     size = config.recipe.batch_size
     if size <= images:
-        return
+        return ()
     few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
     if config.data.fraction == 1 and asked_for("recipe.batch_size"):
         raise ConfigError(f"{few}; set recipe.batch_size={images} or less")
-    print(f"note: {few}; each step uses all of them", file=sys.stderr)
+    return (f"{few}; each step uses all of them",)
 
 
 def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
@@ -181,6 +185,22 @@ def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
     lower = ", ".join(f"scale.{name}={getattr(config.scale, name)}" for name in of_scale)
     needed = TRAINING_BYTES * count + buffers
     require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
+
+
+def _check_logits(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError for a network that cannot take the images, or does not give one logit per class."""
+    name, expected = f"model={config.model['name']}", (1, data.classes)
+    try:
+        logits = build_unfilled(node, data.image_shape, data.classes)(torch.zeros(1, *data.image_shape, device="meta"))
+    except NotImplementedError:  # an operator that is not defined without memory: training finds out
+        return
+    except (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError) as error:
+        size = "x".join(map(str, data.image_shape[1:]))
+        raise ConfigError(f"{name} cannot take images of {size} pixels: {in_one_line(error)}") from error
+    if not isinstance(logits, torch.Tensor):
+        raise ConfigError(f"{name} gives a {type(logits).__name__}, not logits")
+    if logits.shape != expected:
+        raise ConfigError(f"{name} gives {tuple(logits.shape)} for an image, not {expected}: one logit per class")
 
 
 def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.errors import DataError, UserError, nearest
-from attnconv.files import read_json, write_whole
+from attnconv.files import read_json, require_targets, write_whole
 from attnconv.report.complaints import noting
 from attnconv.report.figures.catalog import Entry, entries
 from attnconv.report.figures.data import digest
@@ -51,8 +51,11 @@ def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], 
         UserError: a figure does not exist, or the index of the figures is damaged.
     """
     folder, source, made = results / "figures", Results(results), Made()
-    folder.mkdir(parents=True, exist_ok=True)
     before, chosen = read_index(results), choose(only)
+    check_results(results)
+    names = [f"{entry.name}.{kind}" for entry in chosen for kind in FORMATS]
+    require_targets(*(folder / name for name in (*names, "index.json", "README.md")))
+    folder.mkdir(parents=True, exist_ok=True)
     index = dict(before)
     for entry in chosen:
         with noting(made.errors):
@@ -77,6 +80,13 @@ def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], 
     write_whole(folder / "index.json", (json.dumps(kept, indent=1) + "\n").encode())
     write_whole(folder / "README.md", page(kept).encode())
     return made
+
+
+def check_results(results: Path) -> None:
+    """Raise UserError for a folder that holds other things than a results/; one may be empty, or half there."""
+    there = {path.name for path in results.iterdir()}
+    if there and not there & {"runs.csv", "runs", "claims.yaml", "figures"}:
+        raise UserError(f"{results} is not a results folder: it has no runs.csv, but {min(there)}")
 
 
 def stale_figures(results: Path, errors: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from attnconv.analysis.heads import attention_mixers
 from attnconv.config import Config
 from attnconv.errors import DataError, RunFolderError
+from attnconv.files import require_targets
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.report.figures import curves, gaussians, layers, maps, paper_data
 from attnconv.report.figures.content import image_maps
@@ -32,8 +33,10 @@ def figures_of_run(folder: Path, into: Path | None = None, root: str | None = No
     """
     config, into = read_run_config(folder), into or folder / "figures"
     history = read_history(folder, config)
+    figures = list(_figures(folder, config, history, root))  # all of them, before the first is written
+    require_targets(*(into / f"{name}.{kind}" for name, _ in figures for kind in FORMATS))
     into.mkdir(parents=True, exist_ok=True)
-    for name, figure in _figures(folder, config, history, root):
+    for name, figure in figures:
         save(figure, into, name)
         print(f"{into / name}.{FORMATS[0]}")
 
