@@ -3,6 +3,7 @@
 This module does not import torch, so that a wrong path is reported at once.
 """
 
+import os
 from pathlib import Path
 
 from attnconv.config import DataConfig
@@ -30,6 +31,8 @@ def check_root(config: DataConfig) -> None:
     if config.source == "arrays" and not root.is_dir():
         files = ", ".join(f"{name}.npy" for name in ARRAYS)
         raise DataError(f"the folder {root} does not exist; data.root must be the folder of {files}")
+    if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):
+        raise DataError(f"you have no permission to read the folder data.root={root}")
     if holds_data(root, config.source) or not root.is_dir():
         return
     for place, off in ((root.parent, "up"), *((child, "down") for child in sorted(root.iterdir()))):

@@ -6,6 +6,7 @@ Recipes may set values that a model or a data set does not use; only the command
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnconv.data.root import FROM_FOLDERS
 from attnconv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ OF_BACKBONES = (
     "recipe.dropout",
     "recipe.attention_dropout",
 )
-MADE_HERE = ("digits", "pairs")  # sources of data that read no files of the user's
 OF_PAIRS = ("task", "distance", "clutter", "train_images", "test_images", "images_seed")
 
 
@@ -79,7 +79,7 @@ def _idle_data(config: "Config") -> Iterator[tuple[str, str]]:
         yield "data.padding_mode", "data.crop_padding=0; set data.crop_padding=4"
     if data.fraction == 1:
         yield "data.subset_seed", "data.fraction=1 takes all images; set data.fraction=0.1"
-    if data.source in MADE_HERE:
+    if data.source not in FROM_FOLDERS:
         yield "data.root", f"data={data.name} reads no files; for your own images set data=arrays"
     if data.source != "pairs":
         for name in OF_PAIRS:
