@@ -111,7 +111,7 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
         (["seed=range(3,3)"], "the sweep is empty"),
         (["epohcs=1,2"], "unknown setting 'epohcs'; did you mean 'epochs'?"),
         (["seed=0,-1"], "seed must be at least 0, not -1"),
-        (["data.subset_seed=0,1"], "they differ only in data.subset_seed"),
+        (["data.subset_seed=0,1", "data.fraction=0.5"], "they differ only in data.subset_seed"),
         (["seed=0,0"], "they are the same run"),
         (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher=nope does not exist"),
     ],

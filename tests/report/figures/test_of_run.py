@@ -21,10 +21,13 @@ GAUSSIAN = ATTENTION | {"centers", "centers_as_printed", "centers_in_training"}
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
-    [(["model=sa_quadratic_generalized", "scale.heads=4"], GAUSSIAN), (["model=resnet10"], {"accuracy"})],
+    [
+        (["model=sa_quadratic_generalized", "scale.layers=1", "scale.heads=4"], GAUSSIAN),
+        (["model=resnet10"], {"accuracy"}),
+    ],
 )
 def test_a_run_is_drawn_whatever_its_model(tiny, overrides, expected):
-    config = tiny("scale.layers=1", *overrides)
+    config = tiny(*overrides)
     run(config)
     folder = run_folder_path(config)
     figures_of_run(folder)
