@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py tests/training/test_speedrun.py \
   tests/test_run.py tests/test_survival.py
 
@@ -37,10 +38,10 @@ verify: setup  ## check that pages, tables and costs match results/, without tra
 	$(RUN) scripts/verify.py
 
 fast: setup-dev  ## run the tests that do not train or start processes, in a minute or two
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) -m "not slow and not slurm" tests
+	$(PYTEST) -m "not slow and not slurm" tests
 
 test: setup-dev  ## run the whole CPU test suite, in minutes on two cores
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) tests
+	$(PYTEST) tests
 
 test-avx2: setup-dev  ## run the tests that train convolutions as on a CPU without AVX-512
 	@if grep -qs avx512f /proc/cpuinfo; then \

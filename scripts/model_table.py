@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from attnconv.analysis.profile import cost_row, growth, sight_row, study_models
+from attnconv.config import compose
 from attnconv.errors import one_line_errors
 from attnconv.files import read_csv, require_targets, write_whole
 from attnconv.report.tables import models_table
@@ -42,7 +43,9 @@ def main() -> None:
     rows = []
     for name in arguments.only:
         sight = sight_row(name) | {"growth_measured": f"{growth(name):.2f}"}
-        rows += [{"model": name, "scale": scale, **cost_row(name, scale), **sight} for scale in SCALES]
+        for scale in SCALES:
+            node = compose([f"model={name}", f"scale={scale}"]).model
+            rows.append({"model": name, "scale": scale, **cost_row(node), **sight})
         print(name, flush=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Do what attnconv.config.compose does, ten times as fast: Hydra reads a choice of files only once."""
-    if any(override.startswith(("+", "~")) for override in overrides):
+    if any(override.startswith(("+", "~", "hydra")) for override in overrides):
         return config.compose(list(overrides))
     choices = [override for override in overrides if override.partition("=")[0] in GROUPS]
     composed = chosen(*choices).copy()
@@ -120,13 +120,20 @@ def arrays(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path, arrays: Path) -> Callable[..., Config]:
-    """A function: overrides -> the configuration of a run that takes a second, writing below tmp_path."""
+    """A function: overrides -> the configuration of a run that takes a moment, writing below tmp_path.
+
+    Its model is conv3x3 unless they say another: the picture of a network's heads takes longer than such a training.
+    """
 
     def build(*overrides: str) -> Config:
         fixed = ["data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
-        return compose([*TINY_SCALE, *fixed, "epochs=2", "recipe.batch_size=16", *overrides])
+        return compose([*TINY_SCALE, *fixed, "epochs=2", "recipe.batch_size=16", *with_model(overrides)])
 
     return build
+
+
+def with_model(overrides: Sequence[str]) -> Sequence[str]:
+    return overrides if any(override.startswith("model=") for override in overrides) else ["model=conv3x3", *overrides]
 
 
 def script(
@@ -202,7 +209,7 @@ def train(tmp_path, arrays, monkeypatch, command):
     fixed = ["data=arrays", "data.root=../arrays", "logger=none", "device=cpu", "recipe.batch_size=16", "epochs=1"]
 
     def run(*overrides):
-        finished = command("train.py", *TINY_SCALE, *fixed, *overrides)
+        finished = command("train.py", *TINY_SCALE, *fixed, *with_model(overrides))
         return finished.returncode, finished.stdout, finished.stderr
 
     return run

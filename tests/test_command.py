@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 
@@ -16,7 +15,8 @@ import pytest
 from hydra.core.plugins import Plugins
 
 from attnconv.run import run
-from conftest import PYTHON, REPOSITORY, TINY_SCALE
+from conftest import REPOSITORY, TINY_SCALE
+from processes import run_script
 
 pytestmark = pytest.mark.slow
 
@@ -152,15 +152,13 @@ def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(train, monkeypatch)
 
 
 def test_dashboards_work_without_an_account_and_without_asking(arrays, tmp_path):
-    """In a separate process, because both libraries cache their state at import."""
+    """In a process of its own, without a terminal: both libraries keep what they found out when they were imported."""
     environment = ENVIRONMENT | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         environment.pop(name, None)
-    finished = subprocess.run(
-        [PYTHON, "train.py", "-m", *TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs",
-         "epochs=1", "logger=wandb,trackio", "name=${logger.name}", "device=cpu"],
-        cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
+    settings = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "device=cpu"]
+    settings += ["model=conv3x3", "epochs=1", "logger=wandb,trackio", "name=${logger.name}"]
+    finished = run_script("train.py", "-m", *settings, cwd=REPOSITORY, env=environment)
     assert finished.returncode == 0, finished.stderr
     assert "warning" not in finished.stderr
     assert list((tmp_path / "outputs").glob("wandb/**/offline-run-*/*.wandb"))

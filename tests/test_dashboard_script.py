@@ -29,10 +29,10 @@ def test_recorded_runs_are_shown_once(tiny, tmp_path):
     with sqlite3.connect(database) as connection:
         rows = connection.execute("SELECT run_name, step, metrics FROM metrics ORDER BY run_name, step").fetchall()
         configs = dict(connection.execute("SELECT run_name, config FROM configs").fetchall())
-    name = "sa_quadratic frac0.5 mini-modern study"
+    name = "conv3x3 frac0.5 mini-modern study"
     assert [row[:2] for row in rows] == [(f"seed{seed} {name}", epoch) for seed in (0, 1) for epoch in (1, 2)]
     recorded = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [json.loads(row[2])["test/acc"] for row in rows[2:]] == [line["test/acc"] for line in recorded]
     config = json.loads(configs[f"seed1 {name}"])
-    assert (config["model"], config["data.fraction"], config["seed"]) == ("sa_quadratic", 0.5, 1)
-    assert config["_Group"] == "study/sa_quadratic/mini-modern/frac0.5"
+    assert (config["model"], config["data.fraction"], config["seed"]) == ("conv3x3", 0.5, 1)
+    assert config["_Group"] == "study/conv3x3/mini-modern/frac0.5"

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.slow
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat and nbclient: make setup-dev")
 nbclient = pytest.importorskip("nbclient", reason="needs nbformat and nbclient: make setup-dev")
 
+jupyter_client = pytest.importorskip("jupyter_client", reason="needs nbformat and nbclient: make setup-dev")
+
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
@@ -21,19 +23,29 @@ def outputs(notebook):
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """The theorem's notebook after a separate run."""
-    return execute("theorem", tmp_path_factory.mktemp("notebook"))
+def execute(tmp_path_factory):
+    """A function: name -> that notebook after a run of its own, from a folder that is not the repository.
+
+    One kernel runs them all, so that it imports torch once; each finds it without names.
+    """
+    manager, folder = jupyter_client.KernelManager(kernel_name="python3"), tmp_path_factory.mktemp("notebook")
+    manager.start_kernel(cwd=str(folder), env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
+
+    def run(name):
+        notebook = nbformat.read(REPOSITORY / f"notebooks/{name}.ipynb", as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+        nbclient.NotebookClient(notebook, timeout=None, km=manager).execute()
+        del notebook.cells[0]
+        return notebook
+
+    yield run
+    manager.shutdown_kernel(now=True)
 
 
-def execute(name, folder):
-    """A notebook after a separate run, from a folder outside of the repository."""
-    notebook = nbformat.read(REPOSITORY / f"notebooks/{name}.ipynb", as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
-    )
-    client.execute(env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
-    return notebook
+@pytest.fixture(scope="module")
+def executed(execute):
+    """The theorem's notebook after a run of its own."""
+    return execute("theorem")
 
 
 def printed(notebook, beginning):
@@ -56,8 +68,8 @@ def test_the_theorem_shows_what_it_says(executed):
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("tour", 3), ("data_size", 1)])
-def test_the_others_run_and_use_the_public_functions_alone(name, pictures, tmp_path):
-    notebook = execute(name, tmp_path)
+def test_the_others_run_and_use_the_public_functions_alone(execute, name, pictures):
+    notebook = execute(name)
     assert len([output for _, output in outputs(notebook) if "image/png" in output.get("data", {})]) == pictures
     sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert not re.findall(r"(?:from|import) attnconv\.", sources)

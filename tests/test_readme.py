@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from conftest import REPOSITORY, write_arrays
+from processes import run_script
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def clone(tmp_path_factory):
         # Older than the shared .venv, or make would install the copy into it.
         os.utime(target / name, (0, 0))
     (target / ".venv").symlink_to(REPOSITORY / ".venv")
-    write_arrays(target / "data/cifar10", train=100, test=20, side=32, classes=10)
+    write_arrays(target / "data/cifar10", train=100, test=10, side=32, classes=10)
     return target
 
 
@@ -43,23 +44,40 @@ def test_there_are_commands_to_run():
     assert "make quickstart" in COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(clone, command):
-    if not (REPOSITORY / ".venv/.runtime").exists():
-        pytest.skip("no .venv made by make in the repository: make setup-dev makes it")
+def perform(clone, command):
+    """Run a command that trains as little as it can; return what became of it."""
     words = shlex.split(command)
     if "train.py" in words and not set(words) & set(INSPECTING):
         command += " epochs=1" + ("" if "scale=" in command or "experiment=" in command else " data.fraction=0.1")
     if command == "make quickstart":
         command += " ARGS=epochs=1"
-    if "outputs" in command:  # commands that look at runs need one
-        (run,) = (line for line in COMMANDS if "name=study" in line and "launcher" not in line)
-        test_command(clone, run)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{clone}/src"}
     environment["PATH"] = f"{clone}/.venv/bin:{environment['PATH']}"
-    finished = subprocess.run(["bash", "-ec", command], cwd=clone, env=environment, capture_output=True, text=True)
+    if words[0] == "python" and not set(command) & set("|&;<>*~`"):
+        finished = run_script(*shlex.split(command)[1:], cwd=clone, env=environment)
+    else:
+        finished = subprocess.run(["bash", "-ec", command], cwd=clone, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    if "quickstart" in command:
+    return finished
+
+
+@pytest.fixture(scope="module")
+def study(clone):
+    """The sweep that other commands look at, once it has ended."""
+    (command,) = (line for line in COMMANDS if "name=study" in line and "launcher" not in line)
+    return command, perform(clone, command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(clone, request, command):
+    if not (REPOSITORY / ".venv/.runtime").exists():
+        pytest.skip("no .venv made by make in the repository: make setup-dev makes it")
+    if re.search(r"\boutputs\b|name=study\b", command):
+        swept, finished = request.getfixturevalue("study")
+        finished = finished if command == swept else perform(clone, command)
+    else:
+        finished = perform(clone, command)
+    if command == "make quickstart":
         assert "test accuracy" in finished.stdout
         folder, picture = re.search(r"run folder: (\S+); heads: (\S+)", finished.stdout).groups()
         assert (clone / folder / "result.json").is_file()

@@ -39,7 +39,8 @@ def same(one, other):
 @pytest.mark.parametrize("recipe", ["paper", "modern"])
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, recipe):
     configs = [
-        tiny(f"recipe={recipe}", f"name={name}", f"seed={seed}") for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        tiny("model=sa_quadratic", f"recipe={recipe}", f"name={name}", f"seed={seed}")
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     for config in configs:
         run(config)
@@ -52,7 +53,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, recipe):
 
 
 def test_the_run_folder_holds_what_it_should(tiny):
-    config = tiny()
+    config = tiny("model=sa_quadratic")
     result = run(config)
     folder = run_folder_path(config)
     assert folder.relative_to(config.output) == Path("default/sa_quadratic/mini-modern/frac1/seed0")
@@ -109,7 +110,7 @@ def test_a_finished_folder_is_never_overwritten(tiny):
 
 @pytest.mark.parametrize("recipe", ["paper", "modern"])
 def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe):
-    overrides = (f"recipe={recipe}", "epochs=3")
+    overrides = ("model=sa_quadratic", f"recipe={recipe}", "epochs=3")
     undisturbed, disturbed = tiny(*overrides, "name=undisturbed"), tiny(*overrides, "name=disturbed")
     run(undisturbed)
 
@@ -178,13 +179,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny):
         ("model=local_attention scale.patch=1 model.mixer.kernel_size=9", ConfigError, "larger than the map of 8x8"),
         ("model=local_attention scale.patch=1 scale.width=20", ConfigError, "width=20 is not divisible by heads=8"),
         ("model=global_attention model.mixer.pattern.count=5", ConfigError, r"in 1\.\.4, the pixels of the map, not 5"),
-        ("model.mixer.normalizer=softmix", ConfigError, "softmax, relu, sigmoid, not 'softmix'"),
+        ("model=sa_quadratic model.mixer.normalizer=softmix", ConfigError, "softmax, relu, sigmoid, not 'softmix'"),
         ("model=involution scale.width=16 scale.patch=2", ConfigError, "kernel_size=7 is larger than the map of 4x4"),
         ("model=timm model.timm_name=resnet99", ConfigError, "timm has no model 'resnet99'; did you mean 'resnet50'"),
         ("model=timm model.timm_name=inception_v4", ConfigError, "inception_v4 cannot take images of 8x8 pixels"),
         ("match=flops match_model=conv4x4", ConfigError, "match_model=conv4x4 does not exist; did you mean 'conv3x3'"),
         ("data=pairs data.distance=6", DataError, "must be a multiple of 4"),
-        ("model.mixer.impl=seperable", ConfigError, "must be one of auto, dense, separable"),
+        ("model=sa_quadratic model.mixer.impl=seperable", ConfigError, "must be one of auto, dense, separable"),
     ],
 )
 def test_bad_input_writes_nothing(tiny, override, error, complaint):
@@ -295,11 +296,11 @@ def test_an_absent_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
     assert "warning: wandb is off for this run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], ["compile=true"]])
+@pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], ["compile=true", "scale.layers=1"]])
 def test_the_same_network_learns_in_every_precision(tiny, overrides):
     if "compile=true" in overrides and not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("torch.compile needs a C++ compiler")
-    assert run(tiny("epochs=8", *overrides))["test_acc"] > 0.5  # four classes of colored noise
+    assert run(tiny("model=sa_quadratic", "epochs=8", *overrides))["test_acc"] > 0.5  # four classes of colored noise
 
 
 @pytest.mark.gpu

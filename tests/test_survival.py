@@ -136,7 +136,7 @@ def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_p
     ],
 )
 def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_afterwards(tiny, monkeypatch, call, code):
-    calm, hurt = tiny("name=calm", "checkpoint_steps=2"), tiny("name=hurt", "checkpoint_steps=2")
+    calm, hurt = (tiny("model=sa_quadratic", f"name={name}", "checkpoint_steps=2") for name in ("calm", "hurt"))
     run(calm)
     calls, real = itertools.count(1), os.fsync
 

@@ -5,11 +5,12 @@ is free-form: it holds `_target_` and the arguments of that class, which are che
 model is built (`attnconv.models.build`).
 """
 
+import copy
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -252,20 +253,17 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
         ConfigError: the model does not exist, or needs settings of its own.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-    register_schema()
     # Inside a command, Hydra is already initialized and knows the folders that --config-dir added.
     at_work = GlobalHydra.instance().is_initialized()
-    with nullcontext() if at_work else initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            composed = hydra_compose("config", [f"model={name}"])
-        except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
-            valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
-            raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
+    try:
+        composed = hydra_compose("config", [f"model={name}"]) if at_work else copy.deepcopy(_with_model(name))
+    except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
+        valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
+        raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
     for part in ("scale", "recipe"):
         OmegaConf.update(composed, part, asdict(getattr(like, part)))
     try:
@@ -274,6 +272,17 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
         raise ConfigError(f"match_model={name} has a setting without a default, and cannot be a reference") from error
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}
+
+
+@cache
+def _with_model(name: str) -> DictConfig:
+    """Return the unresolved configuration with this model, composed only once because Hydra takes 0.2 seconds."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("config", [f"model={name}"])
 
 
 def to_plain(config: Config) -> dict[str, Any]:

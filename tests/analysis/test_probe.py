@@ -43,7 +43,7 @@ def test_a_trained_run_comes_back_as_it_was(tiny, overrides):
 
 
 def test_every_head_and_layer_is_described_trained_and_initial(tiny):
-    found = trained(tiny("epochs=3", "scale.patch=2"))
+    found = trained(tiny("model=sa_quadratic", "epochs=3", "scale.patch=2"))
     rows = probe(found, images=8, fit_images=20)
     places = [(row["weights"], row["layer"], row["head"]) for row in rows["heads"]]
     assert places == [
@@ -72,7 +72,10 @@ def test_a_network_without_attention_cannot_be_probed(tiny):
 
 
 def test_the_commands(tiny, tmp_path, monkeypatch, capsys):
-    convolutional, attentive = tiny("model=conv3x3", "epochs=4"), tiny("epochs=1", "scale.patch=2")
+    convolutional, attentive = (
+        tiny("model=conv3x3", "epochs=4"),
+        tiny("model=sa_quadratic", "epochs=1", "scale.patch=2"),
+    )
     run(convolutional)
     run(attentive)
     folder = run_folder_path(convolutional)

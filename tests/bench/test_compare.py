@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import time
 
 import pytest
@@ -22,7 +21,6 @@ from attnconv.bench.timing import (
 )
 from attnconv.config import compose
 from attnconv.models.build import build_model
-from conftest import PYTHON, REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -124,11 +122,9 @@ def test_the_exponent_of_a_power_is_its_exponent():
     assert growth_exponent([16, 64, 256], [3 * size**1.5 for size in (16, 64, 256)]) == pytest.approx(1.5)
 
 
-def test_the_command_writes_what_it_prints(tmp_path):
+def test_the_command_writes_what_it_prints(command, tmp_path):
     file = tmp_path / "bench.jsonl"
-    command = [PYTHON, "scripts/bench.py", "--models", "sa_quadratic"]
-    command += ["--tiny", "--json", str(file)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = command("scripts/bench.py", "--models", "sa_quadratic", "--tiny", "--json", file)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {line["part"] for line in lines} == {"layer", "step", "epoch", "inference", "growth"}

@@ -22,6 +22,10 @@ CIFAR = (3, 32, 32)
 IMAGE = torch.zeros(1, *CIFAR, device="meta")
 
 
+def model_at(name, *overrides):
+    return compose([f"model={name}", *overrides]).model
+
+
 def model(*overrides):
     return build_unfilled(compose(list(overrides)).model, CIFAR, 10)
 
@@ -112,12 +116,12 @@ def test_every_model_has_rows_and_its_claims_stand_in_them():
 @pytest.mark.parametrize("name", study_models())
 def test_every_row_is_still_true(name):
     _, rows = table()
-    unfilled = build_unfilled(compose([f"model={name}", "scale=paper"]).model, CIFAR, 10)
+    unfilled = model(f"model={name}")
     paper = {"parameters": parameters(unfilled), "flops_paper": flops_paper(unfilled, IMAGE),
              "flops_full": flops_full(unfilled, IMAGE)}  # fmt: skip
     counted = {"paper": paper}
     if name != "fully_connected":  # 400 MB of weights
-        counted["mini"] = cost_row(name, "mini")
+        counted["mini"] = cost_row(compose([f"model={name}", "scale=mini"]).model)
     for scale, row in counted.items():
         recorded = {key: int(rows[name, scale][key]) for key in row}
         assert row == recorded, f"{name} at {scale} scale: python scripts/model_table.py"
@@ -145,11 +149,11 @@ def test_kernels_see_content_where_it_is_claimed(name):
     ["conv3x3", "sa_learned_content", "local_attention", "vit", "mlp_mixer", "resnet18", "vgg11_bn", "involution"],
 )
 def test_every_width_is_matched_within_two_percent(name, budget):
-    config = compose([f"model={name}", "scale=mini"])
-    match = match_width(config.model, model_node("sa_quadratic", config), budget, CIFAR, 10)
+    small = ["scale=mini", "scale.layers=2"]
+    match = match_width(model_at(name, *small), model_at("sa_quadratic", *small), budget, CIFAR, 10)
     own, target = (
         parameters(network) if budget == "parameters" else flops_full(network, IMAGE)
-        for network in (build_unfilled(match.node, CIFAR, 10), model("model=sa_quadratic", "scale=mini"))
+        for network in (build_unfilled(match.node, CIFAR, 10), model("model=sa_quadratic", *small))
     )
     assert (match.achieved, match.target) == (own, target)
     assert abs(own / target - 1) == pytest.approx(abs(match.difference))

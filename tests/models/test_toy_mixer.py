@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 
 import numpy as np
 import pytest
 
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from conftest import REPOSITORY, TINY_SCALE, write_arrays
+from processes import run_script
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +43,11 @@ def test_an_attention_from_outside_trains_and_is_watched(tmp_path):
     (tmp_path / "configs/model/row_attention.yaml").write_text(CONFIG)
     write_arrays(tmp_path / "arrays")
     options = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/out", "logger=none", "epochs=1"]
-    finished = subprocess.run(
-        [PYTHON, "train.py", "--config-dir", str(tmp_path / "configs"), "model=row_attention", *TINY_SCALE, *options],
-        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
-    )  # fmt: skip
+    finished = run_script(
+        *("train.py", "--config-dir", tmp_path / "configs", "model=row_attention", *TINY_SCALE, *options),
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
     assert finished.returncode == 0, finished.stderr
     folder = next((tmp_path / "out").glob("**/result.json")).parent
     assert json.loads((folder / "result.json").read_text())["model"] == "row_attention"

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
 
 import pytest
 
@@ -14,7 +13,6 @@ from attnconv.runs.folder import run_folder_path
 from attnconv.runs.identity import differences
 from attnconv.runs.load import read_run_config
 from attnconv.sweeps.grid import Cell, run_cells
-from conftest import PYTHON, REPOSITORY
 
 
 @pytest.fixture
@@ -70,12 +68,10 @@ def test_runs_become_rows_and_collecting_twice_changes_nothing(outputs, tmp_path
     assert table[2]["cpu_flags"] == " ".join(cpu["flags"])
     assert table[2]["cpu_threads"] == str(cpu["threads"])
     assert table[2]["torch"] == result["versions"]["torch"]
-    assert table[2]["run"] == "default/sa_quadratic/mini-modern/frac1/seed10"
+    assert table[2]["run"] == "default/conv3x3/mini-modern/frac1/seed10"
 
     kept = results / "runs" / table[2]["run"]
-    for file in ("predictions.npy", "attention_maps.npy", "heads.jsonl"):
-        assert (kept / file).read_bytes() == (folder / file).read_bytes()
-    assert not (kept / "heads.png").exists(), "pictures only on request"
+    assert (kept / "predictions.npy").read_bytes() == (folder / "predictions.npy").read_bytes()
     config = (kept / "config.yaml").read_text()
     assert "\noutput: outputs\n" in f"\n{config}", "not where it ran"
     assert str(tmp_path) not in config
@@ -102,7 +98,7 @@ def test_runs_of_several_machines_add_up_and_another_run_of_a_name_replaces_one_
     run(tiny("seed=0", "recipe.lr=0.1"))
     gathered = gather(one, results)
     assert len(gathered.added) == 1
-    assert list(gathered.other) == ["default/sa_quadratic/mini-modern/frac1/seed0"]
+    assert list(gathered.other) == ["default/conv3x3/mini-modern/frac1/seed0"]
     tabulate(results)
     assert len(rows(results)) == 2
     assert "recipe.lr" not in rows(results)[0]
@@ -119,10 +115,10 @@ def test_runs_of_others_are_kept_apart_marked_and_in_the_same_table(tiny, tmp_pa
     assert tabulate(results) == {}
     ours, theirs = sorted(rows(results), key=lambda row: row["source"])
     assert (ours["source"], theirs["source"]) == ("", "ada")
-    assert theirs["run"] == "../external/ada/default/sa_quadratic/mini-modern/frac1/seed0"
+    assert theirs["run"] == "../external/ada/default/conv3x3/mini-modern/frac1/seed0"
     assert (results / "runs" / theirs["run"] / "result.json").exists(), "a run's folder, from results/runs"
-    (results / "external/ada/default/sa_quadratic/mini-modern/frac1/seed0/metrics.jsonl").write_text("")
-    assert list(tabulate(results)) == ["external/ada/default/sa_quadratic/mini-modern/frac1/seed0"]
+    (results / "external/ada/default/conv3x3/mini-modern/frac1/seed0/metrics.jsonl").write_text("")
+    assert list(tabulate(results)) == ["external/ada/default/conv3x3/mini-modern/frac1/seed0"]
     assert len(rows(results)) == 1
 
 
@@ -147,8 +143,8 @@ def test_a_row_is_read_as_what_it_was(tmp_path):
 def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_predictions(tiny, tmp_path):
     results = tmp_path / "results"
     for seed, written in (("seed=0", {"format": 2}), ("seed=1", {})):
-        run(tiny(seed))
-        folder = run_folder_path(tiny(seed))
+        run(tiny(seed, "model=sa_quadratic"))
+        folder = run_folder_path(tiny(seed, "model=sa_quadratic"))
         (folder / "predictions.npy").unlink()
         (folder / "attention_maps.npy").unlink()
         (folder / "heads.jsonl").write_text('{"epoch": 0, "mean_shift": [[[0.5, 0.5]]]}\n')
@@ -163,8 +159,9 @@ def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_pre
 
 
 def test_a_file_that_is_not_what_its_name_says_keeps_a_run_out(tiny, tmp_path):
-    run(tiny())
-    folder = run_folder_path(tiny())
+    config = tiny("model=sa_quadratic")
+    run(config)
+    folder = run_folder_path(config)
     for name, complaint in (
         ("heads.jsonl", "heads.jsonl has unexpected content"),
         ("predictions.npy", "predictions.npy is not a NumPy array"),
@@ -177,28 +174,30 @@ def test_a_file_that_is_not_what_its_name_says_keeps_a_run_out(tiny, tmp_path):
         (found,) = gathered.damaged.values()
         assert found.startswith(complaint)
         (folder / name).write_bytes(whole)
-    assert len(gather(tmp_path / "outputs", tmp_path / "results").added) == 1
+    (added,) = gather(tmp_path / "outputs", tmp_path / "results").added
+    kept = tmp_path / "results/runs" / added
+    for name in ("heads.jsonl", "predictions.npy", "attention_maps.npy"):
+        assert (kept / name).read_bytes() == (folder / name).read_bytes()
+    assert not (kept / "heads.png").exists(), "pictures only on request"
 
 
-def test_the_command_lists_what_is_damaged_and_fails(outputs, tmp_path):
+def test_the_command_lists_what_is_damaged_and_fails(command, outputs, tmp_path):
     results = tmp_path / "results"
-    command = [PYTHON, "scripts/collect.py", outputs, "--into", results]
-    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    finished = command("scripts/collect.py", outputs, "--into", results)
     assert finished.returncode == 1
-    assert "damaged: torn/sa_quadratic/mini-modern/frac1/seed0: metrics.jsonl has 0 of 2 epochs" in finished.stdout
-    assert "not finished: killed/sa_quadratic/mini-modern/frac1/seed0: unfinished" in finished.stdout
+    assert "damaged: torn/conv3x3/mini-modern/frac1/seed0: metrics.jsonl has 0 of 2 epochs" in finished.stdout
+    assert "not finished: killed/conv3x3/mini-modern/frac1/seed0: unfinished" in finished.stdout
     assert len(rows(results)) == 4
 
 
-def test_results_of_a_newer_version_are_refused_and_left_as_they_are(outputs, tmp_path):
+def test_results_of_a_newer_version_are_refused_and_left_as_they_are(command, outputs, tmp_path):
     results = tmp_path / "results"
     gather(outputs, results)
     tabulate(results)
     path = next((results / "runs").glob("**/result.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     before = files(results)
-    command = [PYTHON, "scripts/collect.py", outputs, "--into", results]
-    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    finished = command("scripts/collect.py", outputs, "--into", results)
     assert finished.returncode == 2
     assert f"error: {path} has format 99, of a newer version; this one knows" in finished.stderr
     assert files(results) == before

@@ -17,7 +17,10 @@ from attnconv.runs.load import load_trained
 def examined(tiny, tmp_path):
     """Two finished runs in results/, a converted and a probed one, as if of a clean tree, and the rows of runs.csv."""
     results = tmp_path / "results"
-    for overrides, file in ((["model=conv3x3"], "conversion.json"), (["scale.patch=2"], "probe.json")):
+    for overrides, file in (
+        (["model=conv3x3"], "conversion.json"),
+        (["model=sa_quadratic", "scale.patch=2"], "probe.json"),
+    ):
         config = tiny("name=page", *overrides)
         run(config)
         folder = run_folder_path(config)
@@ -76,8 +79,9 @@ def test_what_a_dirty_tree_found_is_left_out(examined):
 
 def test_another_run_of_the_name_takes_what_was_found_of_the_first_with_it(tiny, tmp_path):
     results = tmp_path / "results"
-    run(tiny())
-    folder = run_folder_path(tiny())
+    config = tiny("model=sa_quadratic")
+    run(config)
+    folder = run_folder_path(config)
     gather(tmp_path / "outputs", results)
     (folder / "probe.json").write_text('{"dirty": false}')
     assert len(gather(tmp_path / "outputs", results).added) == 1, "examined later"

@@ -88,7 +88,7 @@ def test_weights_come_back_as_the_same_network_but_for_rounding(tiny, tmp_path, 
 def test_weights_of_runs_that_must_not_be_published_are_refused(tiny, tmp_path, collect, name, changes, reason):
     publish(tiny(f"name={name}", "epochs=1"), **changes)
     refusal = collect("--weights", "*")
-    assert refusal.startswith(f"error: the weights of {name}/sa_quadratic/")
+    assert refusal.startswith(f"error: the weights of {name}/conv3x3/")
     assert f"({reason})" in refusal
     assert refusal.count("\n") == 1
     assert not (tmp_path / "results").exists()

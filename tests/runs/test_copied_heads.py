@@ -22,7 +22,7 @@ def copied(tiny):
     """A function: outputs folder, overrides -> the configuration of a run that copies the heads of a run in there."""
 
     def build(outputs, *overrides):
-        donor = run_folder_path(tiny(f"output={outputs}", "seed=1")) / "weights.safetensors"
+        donor = run_folder_path(tiny("model=sa_quadratic", f"output={outputs}", "seed=1")) / "weights.safetensors"
         return tiny("model=sa_quadratic_copied", "epochs=1", f"output={outputs}", f"model.start={donor}", *overrides)
 
     return build
@@ -34,9 +34,11 @@ def donate(tiny, copied):
 
     def write(outputs, seed=1):
         torch.manual_seed(seed)
-        model = build_model(tiny().model, (3, 8, 8), 4)
+        model = build_model(tiny("model=sa_quadratic").model, (3, 8, 8), 4)
         weights = copied(outputs).model["start"]
-        (path := run_folder_path(tiny(f"output={outputs}", "seed=1"))).mkdir(parents=True, exist_ok=True)
+        (path := run_folder_path(tiny("model=sa_quadratic", f"output={outputs}", "seed=1"))).mkdir(
+            parents=True, exist_ok=True
+        )
         assert weights == str(path / "weights.safetensors")
         export_weights(path / "weights.safetensors", model)
         return model

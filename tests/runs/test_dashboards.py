@@ -11,14 +11,14 @@ from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_folder_path
 from conftest import PYTHON, TINY_SCALE
 
-wandb = pytest.importorskip("wandb")
 VARIABLES = ("MODE", "PROJECT", "ENTITY", "NAME", "TAGS", "RUN_GROUP", "DIR", "NOTES", "JOB_TYPE", "API_KEY", "RUN_ID",
              "SWEEP_ID", "DISABLED", "BASE_URL")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
-    """Remove the account and W&B's environment, except for the folder of its own files."""
+    """No account, and nothing of W&B in the environment but where it keeps its own files."""
+    wandb = pytest.importorskip("wandb")
     for name in VARIABLES:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
@@ -49,11 +49,11 @@ def test_a_run_in_wandb_is_grouped_and_summarized(tiny, monkeypatch):
     result = run(config)
     start, summary, _, artifacts = read_back(run_folder_path(config))
     assert (start["project"], start["job_type"]) == ("attnconv", "train")
-    assert start["run_group"] == "study/sa_quadratic/mini-modern/frac0.5", "seeds of one group are averaged"
-    assert start["display_name"].startswith("seed3 sa_quadratic")
+    assert start["run_group"] == "study/conv3x3/mini-modern/frac0.5", "seeds of one group are averaged"
+    assert start["display_name"].startswith("seed3 conv3x3")
     flat = start["config"]["update"]
     assert {key: flat[key] for key in ("model", "recipe", "scale", "fraction", "seed", "name")} == {
-        "model": "sa_quadratic", "recipe": "modern", "scale": "mini", "fraction": 0.5, "seed": 3, "name": "study",
+        "model": "conv3x3", "recipe": "modern", "scale": "mini", "fraction": 0.5, "seed": 3, "name": "study",
     }  # fmt: skip
     assert flat["recipe.lr"] == config.recipe.lr
     for key in ("parameters", "flops_full", "precision", "device", "commit", "data_hash", "cpu_seconds", "test_acc",

@@ -41,7 +41,7 @@ def test_an_unfinished_run_goes_on_with_a_copy_of_its_data(tiny, copy, interrupt
     folder = interrupted(tiny())
     (folder / "result.json").unlink()  # as after a kill
     assert run(tiny(f"data.root={copy}"))["status"] == "done"
-    for file in ("metrics.jsonl", "heads.jsonl"):
+    for file in ("metrics.jsonl", "predictions.npy"):
         assert (folder / file).read_bytes() == (run_folder_path(tiny("name=undisturbed")) / file).read_bytes()
 
 

@@ -99,7 +99,7 @@ def test_a_sweep_does_not_go_on_by_auto_in_another_precision(tiny, tmp_path, mac
     machine(in_bf16=True)
     with pytest.raises(RunFolderError) as refused:
         start_sweep(*seeds)
-    folder = tmp_path / ("outputs" if where == "outputs" else "results/runs") / "default/sa_quadratic"
+    folder = tmp_path / ("outputs" if where == "outputs" else "results/runs") / "default/conv3x3"
     assert str(refused.value) == (
         f"{folder}/mini-modern/frac1/seed0 is in fp32, and precision=auto is bf16 on this machine: "
         "add precision=fp32, or precision=bf16 and another name="

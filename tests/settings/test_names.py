@@ -2,6 +2,7 @@
 
 import pytest
 
+from attnconv.errors import UserError
 from conftest import compose
 
 NAMES = [
@@ -28,7 +29,7 @@ NAMES = [
     ("~model.name", "~model.name: settings cannot be removed; set model.name=VALUE"),
     ("scale.name=a/b", "scale.name='a/b' must be a single folder name"),
     ("recipe.name=..", "recipe.name='..' is a folder name"),
-    ("recipe.name=" + "a" * 252, "the run folder has a name of 257 bytes"),
+    ("recipe.name=" + "a" * 252, "the run folder has a name of 258 bytes"),
     ("data.name=a/b", "data.name='a/b' must be a single folder name"),
     ("logger.project=../x", "logger.project='../x' must be a single folder name"),
     ("output=", "output is empty"),
@@ -46,8 +47,15 @@ MODEL_NAMES = [
 
 
 @pytest.mark.parametrize(("override", "complaint"), NAMES)
-def test_a_name_is_one_folder_and_nothing_is_written_elsewhere(refused, override, complaint):
-    assert complaint in refused(override)
+def test_a_name_is_one_folder(override, complaint):
+    with pytest.raises(UserError) as refused:
+        compose([override])
+    assert complaint in str(refused.value)
+
+
+@pytest.mark.parametrize("override", ["name=", "name=../../elsewhere", "~model.name", "data.name=a/b", "output='a\0b'"])
+def test_nothing_is_written_elsewhere(refused, override):
+    assert dict(NAMES)[override] in refused(override)
 
 
 @pytest.mark.parametrize(("overrides", "complaint"), MODEL_NAMES)

@@ -1,31 +1,31 @@
 """Trials of W&B sweeps: each file of configs/wandb/, expanded as by the agent, composes to a run."""
 
-import itertools
-
 import pytest
 
-from attnconv import config
 from attnconv.config import CONFIGS, flatten, to_plain
 from attnconv.files import read_yaml
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.labels import flat_config
 from attnconv.settings.arguments import train_arguments
 from attnconv.settings.trial import trial_arguments
+from conftest import compose
 
 pytestmark = pytest.mark.slow
 
-utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 FILES = sorted(CONFIGS.glob("wandb/*.yaml"))
 
 
 @pytest.fixture(autouse=True)
-def agent(monkeypatch):
+def utils(monkeypatch):
+    """The functions of W&B's agent, in the environment of a trial."""
+    functions = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "trial")
+    return functions
 
 
-def command_line(file, parameters):
-    """Return the arguments with which wandb.wandb_agent.Agent starts train.py for a trial."""
+def command_line(utils, file, parameters):
+    """The arguments of train.py with which wandb.wandb_agent.Agent starts a trial."""
     command = utils.create_sweep_command(read_yaml(file)["command"])
     args = {key: {"value": value} for key, value in parameters.items()}
     values = utils.create_sweep_command_args({"args": args}) | {"env": [], "interpreter": [], "program": []}
@@ -36,20 +36,21 @@ def command_line(file, parameters):
 
 
 def trials(file):
-    """Return some trials that W&B may choose: the first and the last value of each parameter."""
+    """Some of the trials that W&B would choose: the first value of every parameter, and the last of one or of all."""
     parameters = read_yaml(file)["parameters"]
-    ends = [[p["values"][0], p["values"][-1]] if "values" in p else [p["min"], p["max"]] for p in parameters.values()]
-    return [dict(zip(parameters, values, strict=True)) for values in itertools.product(*ends)]
+    ends = {key: p.get("values") or [p["min"], p["max"]] for key, p in parameters.items()}
+    first, last = ({key: values[place] for key, values in ends.items()} for place in (0, -1))
+    return [first, *(first | {key: last[key]} for key in ends), last]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_trial_is_a_run_in_a_folder_of_its_own(file):
+def test_every_trial_is_a_run_in_a_folder_of_its_own(utils, file):
     assert read_yaml(file)["program"] == "train.py"
     folders = set()
     for parameters in trials(file):
-        arguments = train_arguments(command_line(file, parameters))
+        arguments = train_arguments(command_line(utils, file, parameters))
         assert not [argument for argument in arguments if argument.startswith(("logger.project", "logger.entity"))]
-        composed = config.compose(arguments)
+        composed = compose(arguments)
         assert composed.logger.name == "wandb"
         settings = flatten(to_plain(composed)) | {"model": composed.model["name"]}
         assert {key: settings[key] for key in parameters} == parameters
@@ -58,10 +59,10 @@ def test_every_trial_is_a_run_in_a_folder_of_its_own(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_trial_that_comes_back_with_its_whole_configuration_is_the_same_run(file):
+def test_a_trial_that_comes_back_with_its_whole_configuration_is_the_same_run(utils, file):
     parameters = trials(file)[-1]
-    first = config.compose(train_arguments(command_line(file, parameters)))
-    again = config.compose(train_arguments(command_line(file, flat_config(first) | parameters)))
+    first = compose(train_arguments(command_line(utils, file, parameters)))
+    again = compose(train_arguments(command_line(utils, file, flat_config(first) | parameters)))
     assert again == first
 
 
@@ -75,13 +76,13 @@ def test_a_trial_that_comes_back_with_its_whole_configuration_is_the_same_run(fi
     ],
 )
 def test_values_come_back_as_they_were(overrides):
-    first = config.compose(trial_arguments(overrides))
+    first = compose(trial_arguments(overrides))
     chosen = [override for override in overrides if (CONFIGS / override.partition("=")[0]).is_dir()]
-    again = config.compose(trial_arguments([*chosen, *(f"{key}={value}" for key, value in flat_config(first).items())]))
+    again = compose(trial_arguments([*chosen, *(f"{key}={value}" for key, value in flat_config(first).items())]))
     assert again == first
 
 
 def test_a_trial_without_a_name_has_one_of_its_own(monkeypatch):
-    assert config.compose(train_arguments(["seed=1"])).name == "trial_trial"
+    assert compose(train_arguments(["seed=1"])).name == "trial_trial"
     monkeypatch.delenv("WANDB_SWEEP_ID")
     assert train_arguments(["seed=1"]) == ["seed=1"]

@@ -14,17 +14,19 @@ from attnconv.files import read_csv
 from attnconv.runs.status import look
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.workers import Workers
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose
+from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
 
 pytestmark = pytest.mark.slow
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-DIGITS = ["data=digits", "scale.patch=1", *TINY_SCALE[1:]]
-TWO = ["--only", "learning_rates", *DIGITS, "model=conv3x3", "recipe.lr_scale=0.5,2", "match=null", "data.fraction=1"]
+TWO = ["--only", "learning_rates", *TINY_SCALE[1:], "model=conv3x3", "recipe.lr_scale=0.5,2", "match=null"]
+TWO += ["data=arrays", "data.fraction=1", "recipe.batch_size=16"]
 
 
 def study(tmp_path, *arguments):
-    return [PYTHON, str(REPOSITORY / "scripts/study.py"), *TWO, f"output={tmp_path}/outputs", *arguments]
+    write_arrays(tmp_path / "arrays")
+    places = [f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs"]
+    return [PYTHON, str(REPOSITORY / "scripts/study.py"), *TWO, *places, *arguments]
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def here(monkeypatch, capsys):
 
 
 def test_a_study_is_stopped_goes_on_and_is_collected(tmp_path, here):
-    command = study(tmp_path, "epochs=6", "--precision", "fp32")
+    command = study(tmp_path, "epochs=2", "--precision", "fp32")
     with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         lines = [process.stdout.readline(), process.stdout.readline()]
         process.send_signal(signal.SIGTERM)
@@ -77,8 +79,9 @@ def test_a_dry_run_lists_the_runs_and_their_time_and_writes_nothing(tmp_path, he
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_run_waits_for_the_run_whose_heads_it_copies_and_a_failed_one_stops_no_other(tmp_path, capsys):
-    fixed = [*DIGITS, "scale=mini", "logger=none", f"output={tmp_path}/outputs", "precision=fp32", "epochs=1"]
+def test_a_run_waits_for_the_run_whose_heads_it_copies_and_a_failed_one_stops_no_other(tmp_path, arrays, capsys):
+    fixed = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", "recipe.batch_size=16"]
+    fixed += ["logger=none", f"output={tmp_path}/outputs", "precision=fp32", "epochs=1"]
     donor = tmp_path / "outputs/default/sa_quadratic/mini-modern/frac1/seed1/weights.safetensors"
     several = [
         ["model=sa_quadratic_copied", f"model.start={donor}"],

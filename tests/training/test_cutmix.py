@@ -58,7 +58,7 @@ def test_a_prediction_is_as_correct_as_its_class_is_probable():
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_bytes(tiny, monkeypatch):
-    overrides = ["recipe.cutmix=1", "recipe.batch_size=16", "epochs=3"]
+    overrides = ["model=sa_quadratic", "recipe.cutmix=1", "recipe.batch_size=16", "epochs=3"]
     calm, config = tiny(*overrides, "name=calm"), tiny(*overrides, "checkpoint_steps=1")
     run(calm)
     steps, real = itertools.count(1), trainer_module.Trainer._after_step

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 
 import numpy as np
@@ -15,20 +16,21 @@ from attnconv.run import run
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import run_folder_path
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from processes import Script
 from test_command import ENVIRONMENT
 
 pytestmark = pytest.mark.slow
+
+
+def fixed(tmp_path):
+    return ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
 
 
 def start(tmp_path, *overrides):
     """Start train.py in the background, on tiny arrays."""
     if not (tmp_path / "arrays").exists():
         write_arrays(tmp_path / "arrays")
-    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
-    command = [PYTHON, "train.py", *TINY_SCALE, *fixed, *overrides]
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return Script("train.py", *TINY_SCALE, *fixed(tmp_path), *overrides, cwd=REPOSITORY, env=ENVIRONMENT)
 
 
 LONG = ("epochs=2", "recipe.batch_size=1")  # an epoch of 3,000 steps
@@ -46,9 +48,9 @@ def begun(tmp_path, *overrides):
 def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tmp_path, signum, code):
     process = begun(tmp_path)
     process.send_signal(signum)
-    _, errors = process.communicate()
-    assert process.returncode == code
-    assert errors.splitlines()[-1] == f"stopped by {signum.name}; rerun the same command to resume"
+    finished = process.finish()
+    assert finished.returncode == code
+    assert finished.stderr.splitlines()[-1] == f"stopped by {signum.name}; rerun the same command to resume"
     (result,) = (tmp_path / "outputs").glob("**/result.json")
     assert json.loads(result.read_text())["status"] == "interrupted"
     position = torch.load(newest(result.parent / "checkpoints"), weights_only=True)["position"]
@@ -57,8 +59,8 @@ def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tm
     again = start(tmp_path, *LONG)
     again.stdout.readline()
     opening = again.stdout.readline()
-    again.kill()
-    again.communicate()
+    again.send_signal(signal.SIGKILL)
+    assert again.finish().returncode == -signal.SIGKILL
     assert f"resuming after epoch 0 and {position['steps_in_epoch']} steps" in opening
 
 
@@ -68,45 +70,61 @@ def test_a_second_signal_ends_at_once(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
-    _, errors = process.communicate()
-    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
-    assert "stopped by" not in errors
+    finished = process.finish()
+    assert finished.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert "stopped by" not in finished.stderr
     assert not list((tmp_path / "outputs").glob("**/result.json"))
     assert not list((tmp_path / "outputs").glob("**/*.pt"))
 
 
-def torchrun(tmp_path, processes, *overrides):
-    fixed = ["data=arrays", f"data.root={tmp_path}/arrays", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
-    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["train.py", *TINY_SCALE, *fixed, "precision=fp32", *overrides]
+def torchrun(tmp_path, *overrides):
+    """Two processes of train.py, as `torchrun --nproc_per_node=2` starts them, but for their imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = ["train.py", *TINY_SCALE, *fixed(tmp_path), "precision=fp32", *overrides]
+    ranks = [
+        Script(*command, cwd=REPOSITORY, env=ENVIRONMENT | about | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    first, second = (process.finish() for process in ranks)
+    assert first.returncode == second.returncode
+    return first
+
+
+def true_torchrun(tmp_path, *overrides):
+    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    command += [*TINY_SCALE, *fixed(tmp_path), "precision=fp32", *overrides]
     return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content recipe.cutmix=1"])
-def test_two_processes_train_what_one_does(tmp_path, tiny, model):
+@pytest.mark.parametrize(
+    ("two", "model"), [(true_torchrun, "sa_quadratic"), (torchrun, "sa_learned_content recipe.cutmix=1")]
+)
+def test_two_processes_train_what_one_does(tmp_path, tiny, two, model):
     # The last batch is not divisible by 2: of 15 images, of which one process has as many as of a whole batch.
     write_arrays(tmp_path / "arrays", train=47)
     overrides = [*f"model={model}".split(), "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
     overrides += ["data.flip=true", "eval_mirrored=true"]
-    finished = torchrun(tmp_path, 2, *overrides, "name=two", "warm_up=true")
+    finished = two(tmp_path, *overrides, "name=two", "warm_up=true")
     assert finished.returncode == 0, finished.stderr
-    one, two = tiny(*overrides, "precision=fp32"), tiny(*overrides, "name=two")
+    one, both = tiny(*overrides, "precision=fp32"), tiny(*overrides, "name=two")
     shutil.rmtree(run_folder_path(one), ignore_errors=True)
     run(one)
     losses = [
         [json.loads(line) for line in (run_folder_path(config) / "metrics.jsonl").read_text().splitlines()]
-        for config in (one, two)
+        for config in (one, both)
     ]
     for alone, together in zip(*losses, strict=True):
         for key in alone:
             assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-6), key
-    weights = [load_file(run_folder_path(config) / "weights.safetensors") for config in (one, two)]
+    weights = [load_file(run_folder_path(config) / "weights.safetensors") for config in (one, both)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-3)
-    result = json.loads((run_folder_path(two) / "result.json").read_text())
+    result = json.loads((run_folder_path(both) / "result.json").read_text())
     assert result["processes"] == 2
-    predictions = np.load(run_folder_path(two) / "predictions.npy")
-    expected, labels = own_predictions(run_folder_path(two))
+    predictions = np.load(run_folder_path(both) / "predictions.npy")
+    expected, labels = own_predictions(run_folder_path(both))
     assert predictions.tolist() == expected, "in the order of the split, whichever process predicted them"
     assert np.mean(predictions == labels.numpy()) == result["test_acc"]
 
@@ -122,7 +140,7 @@ def test_torchrun_is_for_one_run(command, arrays, tmp_path, monkeypatch):
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
     write_arrays(tmp_path / "arrays", train=33)
-    finished = torchrun(tmp_path, 2, "recipe.batch_size=16")
+    finished = torchrun(tmp_path, "recipe.batch_size=16")
     assert finished.returncode != 0
     assert "torchrun started 2 processes, but a batch has only 1 images (33 images in batches of 16)" in finished.stderr
     assert not (tmp_path / "outputs").exists()

@@ -91,12 +91,13 @@ def study_models() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("model/*.yaml") if path.stem not in ("timm", *SAME_LAYER))
 
 
-def cost_row(name: str, scale: str) -> dict[str, Any]:
+def cost_row(node: dict[str, Any]) -> dict[str, Any]:
     """Return parameters, FLOPs per image counted in both ways, and bytes of activations per image on a CPU.
 
-    They use the scale's own recipe: at paper scale, dropout acts on probabilities, so products are not separable.
+    Args:
+        node: `model` of a configuration. Under recipe=paper dropout acts on probabilities, so products are not
+            separable.
     """
-    node = compose([f"model={name}", f"scale={scale}"]).model
     model = build_unfilled(node, IMAGE_SHAPE, CLASSES)
     image = torch.zeros(1, *IMAGE_SHAPE, device="meta")
     return {

@@ -5,6 +5,7 @@ the second one then absorbs the rounding. A convolutional network has one width,
 rounds it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -127,10 +128,9 @@ def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int
 def _nearest(lowest: int, start: int, cost: Callable[[int], int], target: int) -> int:
     """Return the integer, at least `lowest`, whose cost is nearest to the target: double the step, then bisect.
 
-    The cost must not fall as the integer grows. Each evaluation builds a model, so the search starts where a cost that
-    grows quadratically would reach the target: most models are near it.
+    The cost must not fall as the integer grows. Each evaluation builds a model, so the search starts from an estimate.
     """
-    guess = min(WIDEST, max(lowest, round(start * (target / max(1, cost(start))) ** 0.5)))
+    guess = _estimate(lowest, start, cost, target)
     low, high, step = lowest, guess, 1
     while high < WIDEST and cost(high) < target:
         low, high, step = high + 1, min(WIDEST, high + step), 2 * step
@@ -145,3 +145,15 @@ def _nearest(lowest: int, start: int, cost: Callable[[int], int], target: int) -
         else:
             high = middle
     return min({low, max(lowest, low - 1)}, key=lambda number: abs(cost(number) - target))
+
+
+def _estimate(lowest: int, start: int, cost: Callable[[int], int], target: int) -> int:
+    """Guess the integer with this cost: the root of a cost is nearly a line, through 0 and then through two costs."""
+    one, other = 0, start
+    for _ in range(3):
+        roots = [math.sqrt(cost(number)) if number else 0.0 for number in (one, other)]
+        if roots[0] == roots[1]:
+            break
+        next_one = other + (math.sqrt(target) - roots[1]) * (other - one) / (roots[1] - roots[0])
+        one, other = other, min(WIDEST, max(lowest, math.ceil(next_one)))
+    return other

@@ -73,6 +73,8 @@ class HeadWatcher:
 
     def figure(self, epoch: int, split: Split) -> "Figure | None":
         """Return ellipses of Gaussian heads, one panel per layer, or maps of other heads, one row per layer."""
+        if not self._mixers:
+            return None
         from attnconv.report.figures import gaussians, maps  # imports matplotlib
         from attnconv.report.figures.data import Gaussians, Maps
 
