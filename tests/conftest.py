@@ -209,7 +209,7 @@ def train(tmp_path, arrays, monkeypatch, command):
     fixed = ["data=arrays", "data.root=../arrays", "logger=none", "device=cpu", "recipe.batch_size=16", "epochs=1"]
 
     def run(*overrides):
-        finished = command("train.py", *TINY_SCALE, *fixed, *with_model(overrides))
+        finished = command("train.py", *TINY_SCALE, *fixed, *overrides)
         return finished.returncode, finished.stdout, finished.stderr
 
     return run

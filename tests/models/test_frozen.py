@@ -73,7 +73,7 @@ def test_shifts_want_an_odd_square(count):
 
 
 def test_copied_heads_are_those_of_the_run(tiny):
-    learned = tiny("seed=1")
+    learned = tiny("model=sa_quadratic", "seed=1")
     run(learned)
     weights = RunFolder(learned).weights
     copied = tiny("model=sa_quadratic_copied", f"model.start={weights}", "seed=0")
