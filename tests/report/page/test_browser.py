@@ -117,7 +117,7 @@ def test_sharper_heads_come_nearer_to_the_convolution(visit):
     )
     page.get_by_role("radio", name="the image alone").check(force=True)
     said.append(page.inner_text("#theorem .readout"))
-    assert "heads at the border look at the nearest pixels" in said[2]
+    assert "heads at the border look at the nearest existing pixels" in said[2]
     assert "away from the border by 0," in said[2]
     assert len(set(said)) == 3
 
@@ -249,7 +249,7 @@ def test_the_claims_and_the_images_needed_are_on_the_page(visit):
     assert rows.first.locator("a").get_attribute("href") == "../results/claims.md#t1"
     page.locator("#images-needed circle.mark").first.focus()
     said = page.inner_text("#images-needed .readout")
-    assert "times the images of conv3x3 for 45% (95% interval" in said
+    assert "times as many images as conv3x3 for 45% (95% interval" in said
     assert "python train.py experiment=data_size" in said
     folder = page.locator("#images-needed .readout a").get_attribute("href")
     assert (REPOSITORY / "docs" / folder).is_dir()
