@@ -26,6 +26,7 @@ from attnconv.settings.contradictions import require_effect
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
+
 # Fixtures that train a run or start a command. What asks for one is left out of `make fast`.
 RUN_FIXTURES = {"tiny", "command"}
 
@@ -49,8 +50,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     for value in PARSER.parse_overrides([override for override in overrides if override not in choices]):
         OmegaConf.update(composed, value.key_or_group, value.value())
     frozen = freeze(composed)
-    asked = [key for key in overrides if key not in TINY_SCALE and not key.startswith("data.root=")]
-    require_effect([(frozen, asked)])  # these two have no effect on some models and data, and tests give them to all
+    asked = [key for key in overrides if not key.startswith("data.root=")]
+    require_effect([(frozen, asked)])  # a folder has no effect on some data, and tests give it to all
     return frozen
 
 

@@ -16,11 +16,7 @@ GAUSSIAN = ("QuadraticEncoding", "GeneralizedQuadraticEncoding", "GatedAttention
 OF_SWEEPS = ("collected", "retry_failed")
 OF_WANDB = ("entity", "tags", "notes", "job_type")
 OF_LOGGERS = (*OF_WANDB, "project", "group", "weights", "pictures_every")
-OF_BACKBONES = (
-    *(f"scale.{name}" for name in ("layers", "heads", "width", "hidden", "patch", "center_std")),
-    "recipe.dropout",
-    "recipe.attention_dropout",
-)
+OF_BACKBONES = ("dropout", "attention_dropout")
 OF_PAIRS = ("task", "distance", "clutter", "train_images", "test_images", "images_seed")
 
 
@@ -112,15 +108,15 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
 
 
 def _idle_network(config: "Config") -> Iterator[tuple[str, str]]:
-    """Yield settings that models take as arguments, and a network of this package that is not a Backbone does not."""
+    """Yield settings of the recipe that only a Backbone takes, for the other networks of this package."""
     target = str(config.model.get("_target_", ""))
     if config.match is not None or not target.startswith("attnconv.models."):  # match_model may take them
         return
     if "mixer" in config.model or target.endswith(".vit"):
         return
-    for key in OF_BACKBONES:
-        if key.partition(".")[2] not in config.model or key == "scale.width":  # a ResNet's width is scale.cnn_width
-            yield key, f"model={config.model['name']} does not use it"
+    for name in OF_BACKBONES:
+        if name not in config.model:
+            yield f"recipe.{name}", f"model={config.model['name']} does not use it"
 
 
 def _idle_logger(config: "Config") -> Iterator[tuple[str, str]]:
