@@ -46,6 +46,7 @@ def main() -> None:
     if not arguments.runs and arguments.calibration is None:
         parser.error("no run given: probe.py RUN [RUN ...]")
     check_target(parser, arguments.calibration)
+    device = str(choose_device(arguments.device))
     for folder in arguments.runs:
         read_run_config(folder, arguments.trust)
         find_weights(folder)
@@ -54,7 +55,6 @@ def main() -> None:
         known = calibration(*CALIBRATED)
         write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": known}).encode())
     for folder in arguments.runs:
-        device = str(choose_device(arguments.device))
         trained = load_trained(folder, arguments.data, device, trusted=arguments.trust)
         found = probe(trained, arguments.images, arguments.fit_images)
         head, dirty = commit()

@@ -186,11 +186,14 @@ class Config:
     checkpoint_steps: int | None = knob(None, "steps between checkpoints within an epoch; null: none", at_least=1)
 
 
+SCHEMA = untyped(Config)  # on import, because processes of a sweep unpickle it by name
+
+
 def register_schema() -> None:
     """Register the schema with Hydra under the name that configs/config.yaml uses."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=untyped(Config))
+    ConfigStore.instance().store(name="schema", node=SCHEMA)
 
 
 def freeze(composed: DictConfig) -> Config:

@@ -209,7 +209,7 @@ def test_bf16_stays_near_float64(name):
         (lambda: Involution(WIDTH, 1, GRID, kernel_size=4, group_width=2), "odd and at least 1, not 4"),
         (lambda: Involution(WIDTH, 1, GRID, kernel_size=3, group_width=2, reduction=5), r"1\.\.width=4, not 5"),
         (lambda: TokenMlp(WIDTH, 1, GRID, hidden=0), "at least 1, not 0"),
-        (lambda: ResNet((3, 8, 8), 4, [1], 4, nonlocal_after=[2]), r"outside 1\.\.1"),
+        (lambda: ResNet((3, 8, 8), 4, [1], 4, nonlocal_after=[2]), r"stages in 1\.\.1"),
         (lambda: ResNet((3, 8, 8), 4, [1], 4, squeeze_reduction=0), "at least 1, not 0"),
     ],
 )

@@ -147,7 +147,7 @@ NUMERIC = [
         ("make_tables", ["--nope"], "unrecognized arguments: --nope"),
         ("model_table", ["--only", "sa_quadratik"], "invalid choice: 'sa_quadratik'"),
         ("model_table", ["--into", "absent"], "absent: no such folder"),
-        ("probe", ["absent"], "absent is neither a run folder nor"),
+        ("probe", ["absent"], "absent does not exist"),
         ("probe", [".", "--device", "tpu9"], "unknown device 'tpu9'"),
         ("probe", [".", "--images", "0"], "'0' is not a whole number from 1"),
         ("probe", [".", "--fit-images", "1"], "'1' is not a whole number from 2"),

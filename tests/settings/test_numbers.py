@@ -22,7 +22,7 @@ NUMBERS = [
     ("recipe.lr=nan", "recipe.lr must be a finite number, not nan"),
     ("recipe.lr=inf", "recipe.lr must be a finite number, not inf"),
     ("recipe.lr=1e300", "recipe.lr must be at most 1e+30, not 1e+300"),
-    ("recipe.lr_scale=1e-30", "recipe.lr=0.1 times recipe.lr_scale=1e-30 must be from 1e-30 to 1e+30"),
+    ("recipe.lr_scale=1e-30", "recipe.lr=0.015 times recipe.lr_scale=1e-30 must be from 1e-30 to 1e+30"),
     ("recipe.weight_decay=1e30", "recipe.weight_decay must be at most 1000"),
     ("recipe.decay_factor=inf", "recipe.decay_factor must be a finite number"),
     ("checkpoint_minutes=nan", "checkpoint_minutes must be a finite number, not nan"),

@@ -1,9 +1,11 @@
 """Values of the wrong type, as a YAML file may have them, are refused by name; none is taken for another one."""
 
+import pickle
+
 import pytest
 from omegaconf import OmegaConf
 
-from attnconv.config import freeze
+from attnconv.config import SCHEMA, freeze
 from attnconv.errors import ConfigError
 from conftest import TINY_SCALE, chosen
 
@@ -96,3 +98,9 @@ def test_a_file_without_its_package_or_its_encoding_is_one_line(refused, tmp_pat
 def test_a_part_of_a_value_is_no_setting(refused):
     assert "unknown setting 'recipe.milestones.a'" in refused("recipe.milestones.a=1")
     assert refused("model.foo=1") == "error: unknown setting 'model.foo'; python train.py --help lists them"
+
+
+def test_the_schema_is_pickled_by_name():
+    # By value, joblib would break it: a copy of dataclasses.MISSING marks nothing.
+    assert pickle.loads(pickle.dumps(SCHEMA)) is SCHEMA
+    assert all(pickle.loads(pickle.dumps(type(part))) is type(part) for part in vars(SCHEMA(model={})).values())

@@ -140,7 +140,7 @@ def test_an_interrupted_run_may_look_at_mirror_images_from_now_on(tiny, noise, m
 
 
 def test_looking_at_mirror_images_changes_nothing_else(tiny):
-    configs = [tiny("data.flip=true", f"eval_mirrored={mirrored}", f"name={mirrored}") for mirrored in (False, True)]
+    configs = [tiny("data.flip=true", f"eval_mirrored={on}", f"name=mirrored_{on}") for on in (False, True)]
     for config in configs:
         run(config)
     without, with_them = (metrics(config) for config in configs)

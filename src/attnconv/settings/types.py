@@ -5,6 +5,7 @@ Hydra nor OmegaConf converts anything before: the second takes `flip: 2` for tru
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, field, fields, is_dataclass, make_dataclass
@@ -33,7 +34,12 @@ def untyped(schema: type[Schema]) -> type[Schema]:
             settings.append((setting.name, Any, field(default_factory=setting.default_factory)))
         else:
             settings.append((setting.name, Any, field(default=setting.default)))
-    return make_dataclass(schema.__name__, settings)
+    built = make_dataclass(schema.__name__, settings)
+    # A module holds it, so that launchers pickle its name. They would pickle the class itself otherwise, and unpickling
+    # that replaces what marks a field without a default, in this process too.
+    built.__module__, built.__qualname__ = schema.__module__, f"Untyped{schema.__name__}"
+    setattr(sys.modules[schema.__module__], built.__qualname__, built)
+    return built
 
 
 def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
