@@ -24,7 +24,6 @@ IDLE = [
     ("recipe.centers_lr=0.1 model=conv3x3", "has no effect: model=conv3x3 has no Gaussian heads to train"),
     ("recipe.centers_lr=0.1 model=sa_quadratic_random", "model=sa_quadratic_random has no Gaussian heads to train"),
     ("data.subset_seed=3", "data.subset_seed=3 has no effect: data.fraction=1 takes all images"),
-    ("recipe.dropout=0.5 model=vgg11_bn", "recipe.dropout=0.5 has no effect: model=vgg11_bn does not use it"),
     ("logger=none logger.group=a", "logger.group=a has no effect: logger=none does not use it"),
     ("logger=trackio logger.entity=a", "logger.entity=a has no effect: logger=trackio does not use it"),
     ("match_model=resnet10", "match_model=resnet10 has no effect: match is null"),
@@ -56,10 +55,8 @@ def test_a_contradiction_is_one_line(refused, overrides):
         "recipe=paper model=resnet18 recipe.schedule=cosine",  # brings milestones
         "eval_mirrored=false data.flip=false",
         "recipe.centers_lr=0.1 model=sa_gated",
-        "scale.layers=3 model=resnet18",  # a scale is of all models, and a few of its sizes of each
-        "scale.cnn_width=3 model=resnet18",
+        "scale.layers=3 recipe.dropout=0.5 model=resnet18",  # the scale and the recipe are common to all models
         "logger=trackio logger.group=a",
-        "scale.layers=3 recipe.dropout=0.5 model=vit",
         "recipe.milestones=[2,4] recipe.schedule=step",
     ],
 )

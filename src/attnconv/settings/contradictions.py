@@ -16,7 +16,6 @@ GAUSSIAN = ("QuadraticEncoding", "GeneralizedQuadraticEncoding", "GatedAttention
 OF_SWEEPS = ("collected", "retry_failed")
 OF_WANDB = ("entity", "tags", "notes", "job_type")
 OF_LOGGERS = (*OF_WANDB, "project", "group", "weights", "pictures_every")
-OF_BACKBONES = ("dropout", "attention_dropout")
 OF_PAIRS = ("task", "distance", "clutter", "train_images", "test_images", "images_seed")
 
 
@@ -58,7 +57,6 @@ def idle_settings(config: "Config") -> Iterator[tuple[str, str]]:
     """Yield the settings without an effect, each with the reason."""
     yield from _idle_data(config)
     yield from _idle_recipe(config)
-    yield from _idle_network(config)
     yield from _idle_logger(config)
     if config.match is None:
         yield "match_model", "match is null; set match=parameters or match=flops"
@@ -105,18 +103,6 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
         yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large"
     if recipe.centers_lr is not None and not _may_have_gaussian_heads(config.model):
         yield "recipe.centers_lr", f"model={config.model['name']} has no Gaussian heads to train"
-
-
-def _idle_network(config: "Config") -> Iterator[tuple[str, str]]:
-    """Yield settings of the recipe that only a Backbone takes, for the other networks of this package."""
-    target = str(config.model.get("_target_", ""))
-    if config.match is not None or not target.startswith("attnconv.models."):  # match_model may take them
-        return
-    if "mixer" in config.model or target.endswith(".vit"):
-        return
-    for name in OF_BACKBONES:
-        if name not in config.model:
-            yield f"recipe.{name}", f"model={config.model['name']} does not use it"
 
 
 def _idle_logger(config: "Config") -> Iterator[tuple[str, str]]:
