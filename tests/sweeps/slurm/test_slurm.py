@@ -165,5 +165,5 @@ def test_a_partition_that_does_not_exist_is_one_line(tmp_path, command):
     code, _, _, err = finish(process)
     assert code == 2
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert error == "error: the cluster refuses the sweep: invalid partition specified: nope"
+    assert error == "error: the cluster rejects the sweep: invalid partition specified: nope"
     assert "Traceback" not in err
