@@ -17,7 +17,7 @@ from attnconv.analysis.convert import convert
 from attnconv.analysis.plain_convolution import Inconvertible
 from attnconv.data.dataset import Split
 from attnconv.errors import UserError
-from attnconv.models.cost import flops_full, parameters
+from attnconv.models.cost import flops_without_memory, parameters
 
 # Logits that vary less than this between images, relative to the largest, are rounding errors: float32 has 1e-7.
 CONSTANT = 1e-6
@@ -38,7 +38,7 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     Returns:
         Numbers of converted layers and heads; largest_difference of logits, and for scale largest_logit and
         logits_range, the largest range of a logit over images; changed predictions and images; accuracies, parameters,
-        FLOPs per image (in full) and seconds of the convolutional and the attention network.
+        FLOPs per image (in full; None if they cannot be counted) and seconds of the convolutional and the attention network.
 
     Raises:
         Inconvertible: a layer cannot be converted; the message names it.
@@ -55,11 +55,10 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     row |= _compare((model, attention), split, batch, seen)
     seen.refuse_uncalled(replaced)
     for name, network in (("convolution", model), ("attention", attention)):
-        counted = copy.deepcopy(network).to("meta")
         row |= {
             f"{name}_acc": row.pop(f"{name}_correct") / len(split),
             f"{name}_parameters": parameters(network),
-            f"{name}_flops": flops_full(counted, example[:1].to("meta")),
+            f"{name}_flops": flops_without_memory(network, example[:1]),
             f"{name}_seconds": row.pop(f"{name}_seconds"),
         }
     return row

@@ -9,27 +9,81 @@ FLOPs are counted per image, forward, two per multiply-add, in two ways:
 Weights outside of linear and convolutional modules (locally_connected, depthwise_global) count in full only.
 """
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnconv.errors import ConfigError
 from attnconv.models.build import build_model
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return the model of a `model` node on the meta device, without memory for weights, for the counts below.
+    """Return the model of a `model` node in evaluation mode on the meta device, without memory for weights.
+
+    A model whose constructor reads the values of tensors needs memory: it is on the CPU.
 
     Raises:
         ConfigError: see `build_model`.
     """
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            return build_model(node, image_shape, classes).eval()
+    except ConfigError as error:
+        if "meta" not in str(error).lower():
+            raise
+        return _build_filled(node, image_shape, classes)
+
+
+def _build_filled(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the weights of the run are drawn from the same generator
         return build_model(node, image_shape, classes).eval()
+
+
+def blank_outputs(
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, training: bool = False
+) -> Any:
+    """Return what an untrained model gives for images (B, C, H, W), without memory for its weights if it can.
+
+    A model that reads the values of its tensors fails on the meta device, and is then tried on the CPU.
+
+    Raises:
+        ConfigError: see `build_model`.
+        Exception: whatever the model raises on the CPU.
+    """
+    model = build_unfilled(node, image_shape, classes)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        try:
+            return _forward(model, images.to("meta"), training)
+        except Exception:
+            model = _build_filled(node, image_shape, classes)
+    return _forward(model, images, training)
+
+
+def _forward(model: nn.Module, images: Tensor, training: bool) -> Any:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return model.train(training)(images)
+
+
+def costs(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> dict[str, int | None]:
+    """Return a model's parameters, and its FLOPs per image counted in both ways.
+
+    The FLOPs are None for a model that reads the values of its tensors. On the CPU, where it would have to be counted,
+    our layers compute other products than those of their definition.
+    """
+    model = build_unfilled(node, image_shape, classes)
+    image = torch.zeros(1, *image_shape)
+    return {
+        "parameters": parameters(model),
+        "flops_paper": flops_without_memory(model, image, flops_paper),
+        "flops_full": flops_without_memory(model, image),
+    }
 
 
 def parameters(model: nn.Module) -> int:
@@ -60,6 +114,22 @@ def flops_paper(model: nn.Module, inputs: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return total // len(inputs)
+
+
+def flops_without_memory(
+    model: nn.Module, inputs: Tensor, count: Callable[[nn.Module, Tensor], int] | None = None
+) -> int | None:
+    """Return a count of a copy of a model on the meta device; None if the model reads the values of its tensors.
+
+    Args:
+        model: on any device; it must have run on real inputs, so that nothing else can fail.
+        inputs: (B, ...) on any device.
+        count: flops_paper or flops_full, the default.
+    """
+    try:
+        return (count or flops_full)(copy.deepcopy(model).to("meta"), inputs.to("meta"))
+    except Exception:  # PyTorch and NumPy raise various errors for tensors without values
+        return None
 
 
 def flops_full(model: nn.Module, inputs: Tensor) -> int:

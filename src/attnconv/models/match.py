@@ -14,7 +14,7 @@ import torch
 
 from attnconv.config import Config, model_node
 from attnconv.errors import ConfigError
-from attnconv.models.cost import build_unfilled, flops_full, parameters
+from attnconv.models.cost import build_unfilled, flops_without_memory, parameters
 
 BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
@@ -79,7 +79,13 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
         model = build_unfilled(candidate, image_shape, classes)
         if budget == "parameters":
             return parameters(model)
-        return flops_full(model, torch.zeros(1, *image_shape, device="meta"))
+        flops = flops_without_memory(model, torch.zeros(1, *image_shape))
+        if flops is None:
+            raise ConfigError(
+                f"match=flops: model={candidate['name']} reads the values of its tensors, so its FLOPs cannot be "
+                "counted; set match=parameters"
+            )
+        return flops
 
     target = count(reference)
     scaled = _match_two_widths(node, target, cost) if "hidden" in node else _match_one_width(node, target, cost)

@@ -3,9 +3,7 @@
 import math
 from typing import Any
 
-import torch
-
-from attnconv.models.cost import build_unfilled, flops_full, flops_paper, parameters
+from attnconv.models.cost import costs
 from attnconv.runs.provenance import commit, describe_cpu, describe_device, versions
 from attnconv.runs.records import FORMAT
 from attnconv.training.setup import Setup
@@ -44,16 +42,10 @@ def describe(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _costs(setup: Setup) -> dict[str, int]:
+def _costs(setup: Setup) -> dict[str, int | None]:
     """Return the parameters, and the FLOPs per image counted in both ways (attnconv.models.cost)."""
     node = setup.match.node if setup.match else setup.config.model
-    model = build_unfilled(node, setup.data.image_shape, setup.data.classes)
-    image = torch.zeros(1, *setup.data.image_shape, device="meta")
-    return {
-        "parameters": parameters(model),
-        "flops_paper": flops_paper(model, image),
-        "flops_full": flops_full(model, image),
-    }
+    return costs(node, setup.data.image_shape, setup.data.classes)
 
 
 def _matched(setup: Setup) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.files import in_one_line
 from attnconv.models.build import build_model, check_node
-from attnconv.models.cost import build_unfilled, parameters
+from attnconv.models.cost import blank_outputs, build_unfilled, parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
@@ -159,8 +159,8 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
                 "recipe.cropped_from=null scales images instead"
             )
         try:
-            image = scale(torch.zeros(1, channels, height, width), side).to("meta")
-            build_unfilled(node, data.image_shape, data.classes)(image)
+            image = scale(torch.zeros(1, channels, height, width), side)
+            blank_outputs(node, data.image_shape, data.classes, image)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
@@ -191,9 +191,7 @@ def _check_logits(config: Config, node: dict[str, Any], data: DataSet) -> None:
     """Raise ConfigError for a network that cannot take the images, or does not give one logit per class."""
     name, expected = f"model={config.model['name']}", (1, data.classes)
     try:
-        logits = build_unfilled(node, data.image_shape, data.classes)(torch.zeros(1, *data.image_shape, device="meta"))
-    except NotImplementedError:  # an operator that is not defined without memory: training finds out
-        return
+        logits = blank_outputs(node, data.image_shape, data.classes, torch.zeros(1, *data.image_shape))
     except (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError) as error:
         size = "x".join(map(str, data.image_shape[1:]))
         raise ConfigError(f"{name} cannot take images of {size} pixels: {in_one_line(error)}") from error
@@ -209,10 +207,10 @@ def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> No
     if min(size, images) != 1 and images % size != 1:
         return
     channels, height, width = data.image_shape
-    model = build_unfilled(node, data.image_shape, data.classes).train()
     try:
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
-            model(scale(torch.zeros(1, channels, height, width), side).to("meta"))
+            image = scale(torch.zeros(1, channels, height, width), side)
+            blank_outputs(node, data.image_shape, data.classes, image, training=True)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
