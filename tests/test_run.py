@@ -235,7 +235,9 @@ def test_every_model_runs_and_records_its_heads(tiny, model):
         "recipe.attention_dropout=0.1",
         *extra,
     )
-    assert run(config)["status"] == "done"
+    result = run(config)
+    assert result["status"] == "done"
+    assert 0 < result["flops_paper"] <= result["flops_full"]
     maps, path = run_folder_path(config) / "attention_maps.npy", run_folder_path(config) / "heads.jsonl"
     mixer = str(config.model.get("mixer", {}).get("_target_", ""))
     assert maps.exists() == ("Attention" in mixer)

@@ -8,7 +8,7 @@ from torch import nn
 
 from attnconv.analysis.exchange import exchange
 from attnconv.data.dataset import Split
-from attnconv.models.cost import costs
+from attnconv.models.cost import parameters
 
 
 class Linear(nn.Module):
@@ -84,7 +84,7 @@ def test_it_trains_and_its_flops_are_left_out(train, tmp_path, own, network):
     assert code == 0, err
     (result,) = tmp_path.rglob("result.json")
     result = json.loads(result.read_text())
-    assert result["parameters"] == costs({"_target_": f"{__name__}.Linear"}, (3, 8, 8), 4)["parameters"]
+    assert result["parameters"] == parameters(Linear((3, 8, 8), 4))
     counted = network is InConstructor  # its forward pass reads nothing
     assert (result["flops_paper"] is not None) == (result["flops_full"] is not None) == counted
 
@@ -106,8 +106,15 @@ def test_a_wrong_shape_is_named(refused, own):
     assert "cannot take images of 8x8 pixels: addmm: mat1 and mat2 shapes cannot be" in refused(*own(TooNarrow))
 
 
-def test_its_flops_cannot_be_matched(refused, own):
-    assert "set match=parameters" in refused(*own(InForward), "match=flops")
+def test_its_flops_cannot_be_matched_and_its_parameters_can(train, refused, tmp_path, own):
+    choice = own(InForward)
+    assert "set match=parameters" in refused(*choice, "match=flops")
+    code, _, err = train(*choice, "match=parameters", "scale.width=96")
+    assert code == 0, err
+    (result,) = tmp_path.rglob("result.json")
+    match = json.loads(result.read_text())["match"]
+    assert isinstance(match["width"], int)
+    assert abs(match["difference"]) < 0.02
 
 
 def test_its_conversion_is_compared_without_flops():

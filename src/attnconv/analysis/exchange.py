@@ -38,7 +38,8 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     Returns:
         Numbers of converted layers and heads; largest_difference of logits, and for scale largest_logit and
         logits_range, the largest range of a logit over images; changed predictions and images; accuracies, parameters,
-        FLOPs per image (in full; None if they cannot be counted) and seconds of the convolutional and the attention network.
+        FLOPs per image (in full; None if they cannot be counted) and seconds of the convolutional and the attention
+        network.
 
     Raises:
         Inconvertible: a layer cannot be converted; the message names it.

@@ -29,7 +29,7 @@ from attnconv.config import CONFIGS, compose
 from attnconv.errors import ConfigError
 from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
-from attnconv.models.cost import activation_bytes, build_unfilled, costs, parameters
+from attnconv.models.cost import activation_bytes, build_unfilled, counted_forward, parameters
 from attnconv.models.resnet import NonLocalBlock, ResNet
 from attnconv.models.vgg import Vgg
 
@@ -99,8 +99,13 @@ def cost_row(node: dict[str, Any]) -> dict[str, Any]:
             separable.
     """
     model = build_unfilled(node, IMAGE_SHAPE, CLASSES)
-    saved = activation_bytes(_filled(node, model), IMAGE_SHAPE)
-    return {**costs(node, IMAGE_SHAPE, CLASSES), "activation_bytes": saved}
+    counted = counted_forward(model, torch.zeros(1, *IMAGE_SHAPE, device="meta"))
+    return {
+        "parameters": parameters(model),
+        "flops_paper": counted.flops_paper,
+        "flops_full": counted.flops_full,
+        "activation_bytes": activation_bytes(_filled(node, model), IMAGE_SHAPE),
+    }
 
 
 def _filled(node: dict[str, Any], model: nn.Module) -> nn.Module:

@@ -53,6 +53,11 @@ def check_node(node: dict[str, Any]) -> None:
             raise ConfigError(f"model.{name} is missing: {node['_target_']} needs it")
 
 
+def annotation(node: dict[str, Any], name: str) -> Any:
+    """Return the annotation of an argument of the class that a `model` node names."""
+    return _parameters(node, "model")[name].annotation
+
+
 def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:
     """Check each `_target_` below `node` and its keys against the target's signature, and return that signature."""
     parameters = _parameters(node, path)

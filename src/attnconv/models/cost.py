@@ -11,8 +11,9 @@ Weights outside of linear and convolutional modules (locally_connected, depthwis
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,52 +39,17 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
     except ConfigError as error:
         if "meta" not in str(error).lower():
             raise
-        return _build_filled(node, image_shape, classes)
+        return build_untrained(node, image_shape, classes)
 
 
-def _build_filled(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # the weights of the run are drawn from the same generator
-        return build_model(node, image_shape, classes).eval()
-
-
-def blank_outputs(
-    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, training: bool = False
-) -> Any:
-    """Return what an untrained model gives for images (B, C, H, W), without memory for its weights if it can.
-
-    A model that reads the values of its tensors fails on the meta device, and is then tried on the CPU.
+def build_untrained(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return the model of a `model` node in evaluation mode on the CPU; no random number is taken from other code.
 
     Raises:
         ConfigError: see `build_model`.
-        Exception: whatever the model raises on the CPU.
     """
-    model = build_unfilled(node, image_shape, classes)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        try:
-            return _forward(model, images.to("meta"), training)
-        except Exception:
-            model = _build_filled(node, image_shape, classes)
-    return _forward(model, images, training)
-
-
-def _forward(model: nn.Module, images: Tensor, training: bool) -> Any:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return model.train(training)(images)
-
-
-def costs(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> dict[str, int | None]:
-    """Return a model's parameters, and its FLOPs per image counted in both ways.
-
-    The FLOPs are None for a model that reads the values of its tensors. On the CPU, where it would have to be counted,
-    our layers compute other products than those of their definition.
-    """
-    model = build_unfilled(node, image_shape, classes)
-    image = torch.zeros(1, *image_shape)
-    return {
-        "parameters": parameters(model),
-        "flops_paper": flops_without_memory(model, image, flops_paper),
-        "flops_full": flops_without_memory(model, image),
-    }
+    with torch.random.fork_rng(devices=[]):
+        return build_model(node, image_shape, classes).eval()
 
 
 def parameters(model: nn.Module) -> int:
@@ -91,56 +57,95 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def flops_paper(model: nn.Module, inputs: Tensor) -> int:
-    """Return the FLOPs per image of linear and convolutional layers on inputs (B, ...), of a model on the meta device.
+@dataclass(frozen=True)
+class ForwardPass:
+    """What a model gave for its inputs, and the FLOPs per image counted in both ways; None if they were not counted."""
 
-    On other devices, layers may use the weights of their parts without calling them, which this count would miss.
-    """
-    total = 0
-
-    def count(module: nn.Module, _: Any, out: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Linear):
-            total += 2 * module.in_features * out.numel()
-        elif isinstance(module, CONVOLUTIONS):
-            per_output = module.in_channels // module.groups * math.prod(module.kernel_size)
-            total += 2 * per_output * out.numel()
-
-    hooks = [module.register_forward_hook(count) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total // len(inputs)
+    outputs: Any
+    flops_paper: int | None
+    flops_full: int | None
 
 
-def flops_without_memory(
-    model: nn.Module, inputs: Tensor, count: Callable[[nn.Module, Tensor], int] | None = None
-) -> int | None:
-    """Return a count of a copy of a model on the meta device; None if the model reads the values of its tensors.
+def forward_untrained(
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, training: bool = False
+) -> ForwardPass:
+    """Return a counted forward pass of an untrained model, without memory for its weights if it can do without.
+
+    A model that reads the values of its tensors fails on the meta device. It runs on the CPU instead, and its FLOPs are
+    not counted: there our layers compute other products than those of their definition.
 
     Args:
-        model: on any device; it must have run on real inputs, so that nothing else can fail.
+        images: (B, C, H, W) on the CPU.
+        training: use the training mode.
+
+    Raises:
+        ConfigError: see `build_model`.
+        Exception: whatever the model raises on the CPU.
+    """
+    model = build_unfilled(node, image_shape, classes).train(training)
+    try:
+        return counted_forward(model.to("meta"), images.to("meta"))
+    except Exception:  # PyTorch and NumPy raise various errors for tensors without values
+        model = build_untrained(node, image_shape, classes).train(training)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return ForwardPass(model(images), None, None)
+
+
+def flops_without_memory(model: nn.Module, inputs: Tensor) -> int | None:
+    """Return the full FLOPs per image, counted on the meta device; None if the model reads the values of its tensors.
+
+    Args:
+        model: on any device, and not changed; it must have run on real inputs, so that nothing else can fail.
         inputs: (B, ...) on any device.
-        count: flops_paper or flops_full, the default.
     """
     try:
-        return (count or flops_full)(copy.deepcopy(model).to("meta"), inputs.to("meta"))
-    except Exception:  # PyTorch and NumPy raise various errors for tensors without values
+        return flops_full(copy.deepcopy(model).to("meta"), inputs.to("meta"))
+    except Exception:  # as above
         return None
 
 
+def flops_paper(model: nn.Module, inputs: Tensor) -> int:
+    """Return the FLOPs per image of linear and convolutional layers; see `counted_forward`."""
+    flops = counted_forward(model, inputs).flops_paper
+    assert flops is not None
+    return flops
+
+
 def flops_full(model: nn.Module, inputs: Tensor) -> int:
-    """Return the FLOPs per image of all matrix products, convolutions and FFTs on inputs (B, ...)."""
+    """Return the FLOPs per image of all matrix products, convolutions and FFTs; see `counted_forward`."""
+    flops = counted_forward(model, inputs).flops_full
+    assert flops is not None
+    return flops
+
+
+def counted_forward(model: nn.Module, inputs: Tensor) -> ForwardPass:
+    """Return a forward pass on inputs (B, ...) of a model on the meta device.
+
+    On other devices, layers may use the weights of their parts without calling them, which the paper's count would
+    miss.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
+    paper = 0
+
+    def count(module: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal paper
+        if isinstance(module, nn.Linear):
+            paper += 2 * module.in_features * out.numel()
+        elif isinstance(module, CONVOLUTIONS):
+            per_output = module.in_channels // module.groups * math.prod(module.kernel_size)
+            paper += 2 * per_output * out.numel()
 
     fft = torch.ops.aten
     counter = FlopCounterMode(display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops})
-    with torch.no_grad(), _frozen(model), counter:
-        model(inputs)
-    return counter.get_total_flops() // len(inputs)
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    try:
+        with torch.no_grad(), _frozen(model), counter:
+            outputs = model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ForwardPass(outputs, paper // len(inputs), counter.get_total_flops() // len(inputs))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 
 from attnconv.config import Config, model_node
 from attnconv.errors import ConfigError
+from attnconv.models.build import annotation
 from attnconv.models.cost import build_unfilled, flops_without_memory, parameters
 
 BUDGETS = ("parameters", "flops")
@@ -99,10 +100,13 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
 
 
 def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
-    def at(sixteenths: int) -> Node:
-        return {**node, "width": sixteenths / 16}
+    """Scale a width in sixteenths if it may be a fraction, else in whole numbers."""
+    parts = 1 if isinstance(node["width"], int) and annotation(node, "width") is not float else 16
 
-    return at(_nearest(16, 16, lambda width: cost(at(width)), target))
+    def at(number: int) -> Node:
+        return {**node, "width": number if parts == 1 else number / parts}
+
+    return at(_nearest(parts, parts, lambda width: cost(at(width)), target))
 
 
 def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> Node:

@@ -16,7 +16,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from attnconv.config import CONFIGS, freeze, register_schema
 from attnconv.errors import ConfigError, nearest
@@ -177,8 +177,6 @@ def expand(sweep: Sweep, precision: str, overrides: list[str]) -> list[Cell]:
         composed = copy.deepcopy(_composed(tuple(str(override.input_line) for override in of_groups)))
         # As Hydra does with overrides that choose no files.
         ConfigLoaderImpl._apply_overrides_to_config([it for it in parsed if not _is_group(it)], composed)
-        with open_dict(composed):
-            del composed["hydra"]
         cells.append(Cell(combination, freeze(composed)))
     return cells
 
@@ -189,7 +187,7 @@ def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[lis
     These are all combinations of the values of the experiment, the sweep and `overrides`.
     """
     experiment = f"experiment={sweep.experiment}"
-    swept = _composed((experiment,)).hydra.sweeper.params
+    swept = _composed((experiment,), hydra=True).hydra.sweeper.params
     given = [experiment, f"precision={precision}", *(f"{key}={values}" for key, values in swept.items())]
     parsed = OverridesParser.create().parse_overrides([*given, *sweep.overrides, *overrides])
     (grid,) = BasicSweeper.split_arguments(parsed, None)
@@ -197,11 +195,15 @@ def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[lis
 
 
 @cache
-def _composed(groups: tuple[str, ...]) -> DictConfig:
-    """Return the configuration of a choice of files. Composing is slow, and a study has few such choices."""
+def _composed(groups: tuple[str, ...], hydra: bool = False) -> DictConfig:
+    """Return the configuration of a choice of files. Composing is slow, and a study has few such choices.
+
+    Args:
+        hydra: include Hydra's own settings, which are long to copy.
+    """
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", list(groups), return_hydra_config=True)
+        return hydra_compose("config", list(groups), return_hydra_config=hydra)
 
 
 def _is_group(override: Override) -> bool:

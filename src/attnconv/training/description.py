@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from attnconv.models.cost import costs
 from attnconv.runs.provenance import commit, describe_cpu, describe_device, versions
 from attnconv.runs.records import FORMAT
 from attnconv.training.setup import Setup
@@ -27,7 +26,7 @@ def describe(setup: Setup) -> dict[str, Any]:
         "epochs": config.epochs,
         "train_images": len(setup.data.train),
         "steps": config.epochs * math.ceil(setup.data.epoch_images / config.recipe.batch_size),
-        **_costs(setup),
+        **setup.costs,
         "precision": setup.precision,
         "device": describe_device(setup.device),
         "cpu": describe_cpu(),
@@ -40,12 +39,6 @@ def describe(setup: Setup) -> dict[str, Any]:
         "subset_hash": setup.data.subset_sha256,
         **_matched(setup),
     }
-
-
-def _costs(setup: Setup) -> dict[str, int | None]:
-    """Return the parameters, and the FLOPs per image counted in both ways (attnconv.models.cost)."""
-    node = setup.match.node if setup.match else setup.config.model
-    return costs(node, setup.data.image_shape, setup.data.classes)
 
 
 def _matched(setup: Setup) -> dict[str, Any]:

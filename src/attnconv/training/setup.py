@@ -16,7 +16,7 @@ from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.files import in_one_line
 from attnconv.models.build import build_model, check_node
-from attnconv.models.cost import blank_outputs, build_unfilled, parameters
+from attnconv.models.cost import ForwardPass, build_unfilled, forward_untrained, parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
@@ -46,6 +46,7 @@ class Setup:
     forward: nn.Module  # the same network, compiled or distributed if requested
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
+    costs: dict[str, int | None]  # parameters, and FLOPs per image counted in both ways (attnconv.models.cost)
     notes: tuple[str, ...] = ()  # what the user may not expect, said when nothing is wrong
 
     @contextmanager
@@ -125,7 +126,7 @@ def _prepare(config: Config) -> Setup:
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
-    _check_logits(config, node, data)
+    counted = _check_logits(config, node, data)
     torch.manual_seed(config.seed)
     # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_model(node, data.image_shape, data.classes)
@@ -143,7 +144,9 @@ def _prepare(config: Config) -> Setup:
     forward: Any = distribute(model, processes, device)
     if config.compile:
         forward = torch.compile(forward)
-    return Setup(config, folder, device, processes, precision, data, model, forward, optimizer, match, notes)
+    flops = {"flops_paper": counted.flops_paper, "flops_full": counted.flops_full}
+    costs = {"parameters": parameters(model), **flops}
+    return Setup(config, folder, device, processes, precision, data, model, forward, optimizer, match, costs, notes)
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
@@ -160,7 +163,7 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
             )
         try:
             image = scale(torch.zeros(1, channels, height, width), side)
-            blank_outputs(node, data.image_shape, data.classes, image)
+            forward_untrained(node, data.image_shape, data.classes, image)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
@@ -187,18 +190,20 @@ def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
     require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
 
 
-def _check_logits(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise ConfigError for a network that cannot take the images, or does not give one logit per class."""
+def _check_logits(config: Config, node: dict[str, Any], data: DataSet) -> ForwardPass:
+    """Return a forward pass, or raise ConfigError for a network that does not map images to one logit per class."""
     name, expected = f"model={config.model['name']}", (1, data.classes)
     try:
-        logits = blank_outputs(node, data.image_shape, data.classes, torch.zeros(1, *data.image_shape))
+        counted = forward_untrained(node, data.image_shape, data.classes, torch.zeros(1, *data.image_shape))
     except (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError) as error:
         size = "x".join(map(str, data.image_shape[1:]))
         raise ConfigError(f"{name} cannot take images of {size} pixels: {in_one_line(error)}") from error
+    logits = counted.outputs
     if not isinstance(logits, torch.Tensor):
         raise ConfigError(f"{name} gives a {type(logits).__name__}, not logits")
     if logits.shape != expected:
         raise ConfigError(f"{name} gives {tuple(logits.shape)} for an image, not {expected}: one logit per class")
+    return counted
 
 
 def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> None:
@@ -210,7 +215,7 @@ def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> No
     try:
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
             image = scale(torch.zeros(1, channels, height, width), side)
-            blank_outputs(node, data.image_shape, data.classes, image, training=True)
+            forward_untrained(node, data.image_shape, data.classes, image, training=True)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
