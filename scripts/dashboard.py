@@ -41,7 +41,11 @@ def main() -> None:
         import trackio
     except ImportError as error:
         raise UserError("Trackio is not installed: pip install trackio") from error
-    print(f"{add_runs(arguments.places, arguments.project)} runs in the project {arguments.project}", flush=True)
+    added = add_runs(arguments.places, arguments.project)
+    if not added:
+        places = ", ".join(map(str, arguments.places)) or "results/runs and outputs"
+        parser.error(f"no recorded runs in {places}; train one with python train.py")
+    print(f"{added} runs in the project {arguments.project}", flush=True)
     if not arguments.no_show:
         trackio.show(project=arguments.project, block_thread=True)
 

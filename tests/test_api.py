@@ -157,6 +157,9 @@ def test_an_image_of_another_size_or_mode_is_converted_when_asked(network, tmp_p
     for image in (Image.new("RGBA", (20, 9)), Image.new("P", (8, 8)), np.zeros((2, 5, 5, 1), np.uint8)):
         assert set(network.predict(image, resize=True)) <= set(network.class_names)
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UserError, match=r"cut.png is a PNG image that is damaged"):
+        network.predict(tmp_path / "cut.png", resize=True)
     with pytest.raises(UserError, match=r"text.png is not an image: it is text, beginning 'no image'"):
         network.predict(tmp_path / "text.png", resize=True)
 

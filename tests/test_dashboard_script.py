@@ -36,3 +36,9 @@ def test_recorded_runs_are_shown_once(tiny, tmp_path):
     config = json.loads(configs[f"seed1 {name}"])
     assert (config["model"], config["data.fraction"], config["seed"]) == ("conv3x3", 0.5, 1)
     assert config["_Group"] == "study/conv3x3/mini-modern/frac0.5"
+
+
+def test_a_folder_without_runs_is_an_error(command, tmp_path):
+    finished = command("scripts/dashboard.py", tmp_path, "--no-show")
+    assert finished.returncode == 2
+    assert finished.stderr == f"error: no recorded runs in {tmp_path}; train one with python train.py\n"

@@ -86,7 +86,8 @@ def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --he
     # What has nothing in common but the part before the last dot is not near.
     others = [other for other in names if other.rpartition(".")[0] != name.rpartition(".")[0] or "." not in name]
     others = [other for other in others if not name.startswith(f"{other}.")]
-    close = _same_leaf(name, names) or difflib.get_close_matches(name, others, n=1, cutoff=LIKENESS)
+    close = [other for other in names if other.lower() == name.lower()]
+    close = close or _same_leaf(name, names) or difflib.get_close_matches(name, others, n=1, cutoff=LIKENESS)
     if close:
         return f"; did you mean {' or '.join(repr(one) for one in close)}?"
     if not names:

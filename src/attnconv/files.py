@@ -79,6 +79,13 @@ SIGNATURES = (
     (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"GGUF", "a GGUF model"),
     (0, b"PK\3\4", "a zip archive"),
+    (0, b"\x89PNG", "a PNG image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"GIF8", "a GIF image"),
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (8, b"WEBP", "a WebP image"),
+    (0, b"%PDF", "a PDF document"),
 )
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", flags=re.IGNORECASE)
 # The first field is a small number (a version); a string or a message follows.

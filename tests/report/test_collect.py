@@ -190,6 +190,15 @@ def test_the_command_lists_what_is_damaged_and_fails(command, outputs, tmp_path)
     assert len(rows(results)) == 4
 
 
+def test_a_file_that_cannot_be_read_keeps_only_its_run_out(tiny, tmp_path):
+    for seed in (1, 2):
+        run(tiny(f"seed={seed}"))
+    unreadable = run_folder_path(tiny("seed=1")) / "probe.json"
+    unreadable.mkdir()
+    gathered = gather(tmp_path / "outputs", tmp_path / "results")
+    assert (list(gathered.damaged.values()), len(gathered.added)) == (["probe.json cannot be read: Is a directory"], 1)
+
+
 def test_results_of_a_newer_version_are_refused_and_left_as_they_are(command, outputs, tmp_path):
     results = tmp_path / "results"
     gather(outputs, results)

@@ -60,6 +60,11 @@ def test_a_reference_that_is_no_model_is_one_line(refused, name):
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
+        ("hydra.launcher=x", "hydra.launcher=x: hydra.launcher holds settings: set hydra.launcher.KEY=VALUE; hydra"),
+        ("hydra.sweeper=5", "hydra.sweeper=5: hydra.sweeper holds settings: set hydra.sweeper.KEY=VALUE; hydra/"),
+        ("hydra.run=null", "hydra.run=null: hydra.run holds settings: set hydra.run.KEY=VALUE"),
+        ("recipe.optimizer=SGD", "recipe.optimizer=SGD is not one of sgd, adamw, muon; did you mean 'sgd'?"),
+        ("recipe.optimizer=q", "recipe.optimizer=q is not one of sgd, adamw, muon"),
         ("hydra.verbose=2", "hydra.verbose=2 is invalid: set hydra.verbose=true, false, or the names of loggers"),
         ("model=sa_quadratic_pruned", "model.start has no default: set model.start=VALUE"),
         ("experiment=[table1,nope]", "experiment=nope does not exist"),

@@ -223,6 +223,17 @@ def test_links_are_followed(sweep, tmp_path):
     assert [state.status for state in survey(tmp_path / "elsewhere", {}).values()] == ["done"]
 
 
+@pytest.mark.parametrize("file", [".lock", "result.json"])
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(sweep, tiny, tmp_path, file):
+    sweep(0, 1)
+    folder, _ = folders(tiny, 0, 1)
+    (folder / file).unlink()
+    (folder / file).mkdir()  # a folder cannot be read as a file, whoever reads it
+    states = survey(tmp_path / "outputs", {})
+    assert [state.status for state in states.values()] == ["damaged", "done"]
+    assert file in states[folder].detail
+
+
 @pytest.mark.parametrize(
     ("file", "content", "detail"),
     [

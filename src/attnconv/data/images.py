@@ -58,7 +58,10 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image)
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image: it is {kind_of(head)}") from error
+        kind = kind_of(head)
+        if kind.endswith(" image"):
+            raise DataError(f"{path} is {kind} that is damaged") from error
+        raise DataError(f"{path} is not an image: it is {kind}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged, or not an image ({in_one_line(error)})") from error
 

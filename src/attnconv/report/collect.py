@@ -21,7 +21,7 @@ from attnconv.errors import RunFolderError
 from attnconv.files import read_csv, read_json, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.records import FORMAT, Damaged, Newer, name_of, read_config, read_finished, read_result
-from attnconv.runs.status import collected_weights, find_folders, look
+from attnconv.runs.status import cannot_be_read, collected_weights, find_folders, look
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = ("predictions.npy", "attention_maps.npy", "heads.jsonl")  # runs before format 3 lack the first two
@@ -81,32 +81,42 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         if state.status != "done":
             gathered.unfinished[place] = f"{state.status} {state.detail}".strip()
             continue
-        name = name_of(read_config(folder))
-        kept = runs_folder(results, source) / name
-        content = {file: (folder / file).read_bytes() for file in KEPT}
-        content["config.yaml"] = _placeless(content["config.yaml"])
-        more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
-        content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
-        before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
-        for file in EXAMINED:  # results with uncommitted changes do not replace clean ones
-            if file in before and _dirty(folder / file) and not _dirty(kept / file):
-                content[file] = before[file]
-        if before == content:
-            gathered.known.append(name)
-            continue
-        another = "result.json" in before and before["result.json"] != content["result.json"]
-        if another and not replace:
-            gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
-        else:
-            kept.mkdir(parents=True, exist_ok=True)
-            if not source and before.get("result.json") != content["result.json"]:
-                collected_weights(results, name).unlink(missing_ok=True)  # of the other run
-            for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the replaced run
-                (kept / file).unlink(missing_ok=True)
-            for file, data in content.items():
-                write_whole(kept / file, data)
-            gathered.added.append(name)
+        try:
+            _gather_finished(folder, results, gathered, replace, heads, source)
+        except OSError as error:
+            if error.filename is None or not Path(error.filename).is_relative_to(folder):
+                raise  # results/ cannot be written
+            gathered.damaged[place] = cannot_be_read(error)
     return gathered
+
+
+def _gather_finished(folder: Path, results: Path, gathered: Gathered, replace: bool, heads: bool, source: str) -> None:
+    """Copy the records of one finished run, and note its outcome in `gathered`. The arguments are those of `gather`."""
+    name = name_of(read_config(folder))
+    kept = runs_folder(results, source) / name
+    content = {file: (folder / file).read_bytes() for file in KEPT}
+    content["config.yaml"] = _placeless(content["config.yaml"])
+    more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
+    content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
+    before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
+    for file in EXAMINED:  # results with uncommitted changes do not replace clean ones
+        if file in before and _dirty(folder / file) and not _dirty(kept / file):
+            content[file] = before[file]
+    if before == content:
+        gathered.known.append(name)
+        return
+    another = "result.json" in before and before["result.json"] != content["result.json"]
+    if another and not replace:
+        gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
+    else:
+        kept.mkdir(parents=True, exist_ok=True)
+        if not source and before.get("result.json") != content["result.json"]:
+            collected_weights(results, name).unlink(missing_ok=True)  # of the other run
+        for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the replaced run
+            (kept / file).unlink(missing_ok=True)
+        for file, data in content.items():
+            write_whole(kept / file, data)
+        gathered.added.append(name)
 
 
 def runs_folder(results: Path, source: str = "") -> Path:

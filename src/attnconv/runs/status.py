@@ -38,11 +38,18 @@ class State:
 
 
 def look(folder: Path) -> State:
-    """Return the status of the run in `folder`; `detail` says what is wrong with a damaged one."""
+    """Return the status of the run in `folder`; `detail` says what is wrong with a damaged or unreadable one."""
     try:
         return _look(folder)
     except Damaged as damage:
         return State("damaged", damage.detail, 0, 0, {})
+    except OSError as error:
+        return State("damaged", cannot_be_read(error), 0, 0, {})
+
+
+def cannot_be_read(error: OSError) -> str:
+    """Return which file or folder of a run cannot be read, and why."""
+    return f"{Path(error.filename or 'a file').name} cannot be read: {error.strerror}"
 
 
 def collected_folder(results: Path, run: str) -> Path:

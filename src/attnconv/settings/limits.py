@@ -81,7 +81,9 @@ def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
         _check_number(key, value, limits)
     elif "choices" in limits and value not in limits["choices"]:
         valid = limits["choices"]
-        raise ConfigError(f"{key}={value} is not one of {', '.join(valid)}{nearest(value, valid)}")
+        near = nearest(str(value), valid)
+        near = near if "did you mean" in near else ""  # the choices are listed already
+        raise ConfigError(f"{key}={value} is not one of {', '.join(valid)}{near}")
     elif limits.get("folder"):
         check_folder_name(key, value)
     elif limits.get("path") and value:

@@ -10,6 +10,10 @@ from hydra.core.override_parser.types import Override, ValueType
 from attnconv.config import CONFIGS, Config, valid_keys
 from attnconv.errors import ConfigError, nearest
 
+# The settings of HydraConf that hold further settings, and those of them that files of hydra/ fill.
+HYDRA_GROUPS = ("launcher", "sweeper", "job_logging", "hydra_logging", "help", "hydra_help", "callbacks", "env")
+HYDRA_SECTIONS = (*HYDRA_GROUPS, "run", "sweep", "job", "overrides", "runtime")
+
 
 def check_overrides(overrides: Iterable[str]) -> None:
     """Check overrides as typed, before composing; in a sweep they may have several values.
@@ -27,11 +31,23 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(f"unknown setting '{key}'{nearest(key, valid_keys())}")
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
-        if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in _values(override)):
-            raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
+        if key.startswith("hydra."):
+            _check_hydra(override)
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
             raise ConfigError(f"{typed} does not name a file of configs/{key}{nearest('', valid)}")
+
+
+def _check_hydra(override: Override) -> None:
+    """Raise ConfigError for a value in place of Hydra's settings, or of a wrong type in hydra.verbose."""
+    key, typed, values = override.key_or_group, override.input_line, list(_values(override))
+    if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in values):
+        raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
+    section = key.removeprefix("hydra.")
+    if section not in HYDRA_SECTIONS or all(isinstance(value, dict) for value in values):
+        return
+    group = f"; hydra/{section}=NAME chooses a file" if section in HYDRA_GROUPS else ""
+    raise ConfigError(f"{typed}: {key} holds settings: set {key}.KEY=VALUE{group}")
 
 
 def _plain_settings(schema: Any, prefix: str = "") -> Iterator[str]:
