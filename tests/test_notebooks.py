@@ -58,7 +58,7 @@ def test_the_theorem_shows_what_it_says(executed):
     assert float(printed(executed, "convolution = nn.Conv2d").split()[-1]) < 1e-10
     facts = dict(line.split() for line in printed(executed, "compared = exchange").splitlines()[1:])
     assert int(facts["predictions_changed"]) == 0
-    assert float(facts["attention_acc"]) == float(facts["convolution_acc"]) > 0.95
+    assert float(facts["attention_acc"]) == float(facts["convolution_acc"]) > 0.9
     assert "is not a tap of a convolution" in printed(
         executed, "attentive = load_trained(run_folder_path(config))\nlayer ="
     )
