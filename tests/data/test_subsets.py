@@ -27,6 +27,12 @@ def test_every_class_keeps_its_share(fraction):
     assert np.bincount(LABELS[chosen]).tolist() == [round(fraction * n) for n in np.bincount(LABELS)]
 
 
+def test_classes_are_drawn_independently():
+    labels = np.repeat([0, 1], 100)
+    chosen = nested_fraction(labels, np.arange(200), 0.3, seed=0)
+    assert set(chosen[chosen < 100]) != set(chosen[chosen >= 100] - 100)
+
+
 def test_another_subset_seed_chooses_other_images():
     everything = np.arange(len(LABELS))
     one, other = (nested_fraction(LABELS, everything, 0.2, seed) for seed in (0, 1))

@@ -31,6 +31,14 @@ def test_every_epoch_of_the_paper_recipe(model):
     assert rates(model) == pytest.approx(GOLDEN[model], rel=1e-12, abs=1e-15)
 
 
+@pytest.mark.parametrize("recipe", ["paper", "modern"])
+def test_lr_scale_multiplies_every_learning_rate(recipe):
+    one, three = (
+        lr_factor(compose([f"recipe={recipe}", f"recipe.lr_scale={scale}"]).recipe, 10, 1000) for scale in (1, 3)
+    )
+    assert [three(step) for step in range(80)] == pytest.approx([3 * one(step) for step in range(80)])
+
+
 def test_the_oddities_are_in_the_golden_numbers():
     attention, resnet = GOLDEN["sa_quadratic"], GOLDEN["resnet18"]
     assert attention[0] == 0.0, "epoch 0 trains at learning rate 0"
