@@ -58,7 +58,7 @@ def loop_oracle(mixer, x):
 
 @pytest.mark.parametrize("impl", ["gathered", "dense"])
 @pytest.mark.parametrize("border", ["zero", "shift"])
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("kernel_size", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_windows_equal_the_loop_oracle_with_gradients(border, kernel_size, impl):
     mixer = build(kernel_size=kernel_size, border=border, impl=impl)
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)

@@ -51,6 +51,7 @@ def test_a_part_that_cannot_be_built_is_named(model, key, value, complaint):
     assert str(caught.value).startswith(complaint)
 
 
+@pytest.mark.slow
 def test_every_model_of_the_repository_passes():
     for path in CONFIGS.glob("model/*.yaml"):
         if path.stem not in ("timm", "sa_quadratic_copied", "sa_quadratic_pruned"):  # they need one more setting

@@ -251,6 +251,7 @@ def holds(interval, truth):
     return interval.low <= truth <= interval.high
 
 
+@pytest.mark.slow
 def test_rates_over_simulated_studies():
     draw = np.random.default_rng(0)
     held = found = crossed = sloped = 0

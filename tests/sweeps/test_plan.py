@@ -19,6 +19,8 @@ from attnconv.sweeps.grid import Cell
 from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows
 from conftest import REPOSITORY, compose
 
+pytestmark = pytest.mark.slow  # composing a study takes seconds
+
 RUNS = {
     "table1": 15, "learning_rates": 15, "frozen_heads": 20 + 9 + 3, "data_size": 90 + 60, "small": 1 + 2 + 2,
     "encodings": 9 + 3 + 1, "mixers": 18 + 9 + 6 + 9, "normalizers": 18, "optimizer": 6, "cutmix": 24,
@@ -43,7 +45,6 @@ def first_seeds(precision):
     }
 
 
-@pytest.mark.slow
 def test_the_networks_of_all_rows_can_be_built_at_their_budget():
     cells = {}
     for cell in (cell for of_row in first_seeds("bf16").values() for cell in of_row):
