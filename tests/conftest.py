@@ -6,22 +6,18 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from omegaconf import DictConfig, OmegaConf
 
-from attnconv import config
-from attnconv.config import CONFIGS, Config, freeze, register_schema
+from attnconv.config import Config, freeze
+from attnconv.settings.composition import composed
 from attnconv.settings.contradictions import require_effect
+from attnconv.settings.overrides import check_overrides
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
@@ -31,8 +27,6 @@ TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", 
 RUN_FIXTURES = {"tiny", "command"}
 
 Finished = subprocess.CompletedProcess
-GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-PARSER = OverridesParser.create()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,25 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """Do what attnconv.config.compose does, ten times as fast: Hydra reads a choice of files only once."""
-    if any(override.startswith(("+", "~", "hydra")) for override in overrides):
-        return config.compose(list(overrides))
-    choices = [override for override in overrides if override.partition("=")[0] in GROUPS]
-    composed = chosen(*choices).copy()
-    for value in PARSER.parse_overrides([override for override in overrides if override not in choices]):
-        OmegaConf.update(composed, value.key_or_group, value.value())
-    frozen = freeze(composed)
-    asked = [key for key in overrides if not key.startswith("data.root=")]
-    require_effect([(frozen, asked)])  # a folder has no effect on some data, and tests give it to all
+    """Do what attnconv.config.compose does, but let a test give data.root to all data."""
+    check_overrides(overrides)
+    frozen = freeze(composed(overrides))
+    require_effect([(frozen, [key for key in overrides if not key.startswith("data.root=")])])
     return frozen
-
-
-@cache
-def chosen(*choices: str) -> DictConfig:
-    """Return what Hydra composes of these files, with interpolations unresolved. Copy it before changing it."""
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", list(choices))
 
 
 def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, classes: int = 4, seed: int = 0) -> None:

@@ -13,7 +13,8 @@ from attnconv import config as settings
 from attnconv.config import CONFIGS, Config, freeze, register_schema, valid_keys
 from attnconv.errors import ConfigError, explain_composition_error, nearest
 from attnconv.models.cost import build_unfilled
-from conftest import chosen, compose
+from attnconv.settings.composition import composed
+from conftest import compose
 
 # Settings of models without a default.
 NEEDS = {"timm": ["model.timm_name=resnet10t"], "sa_quadratic_copied": ["model.start=weights.safetensors"]}
@@ -38,10 +39,10 @@ def test_every_model_builds_at_every_scale_and_under_every_recipe(model):
     pairs = {("modern", scale) for scale in members("scale")} | {(recipe, "mini") for recipe in members("recipe")}
     for recipe, scale in sorted(pairs):
         own = [f"recipe={recipe}"] if recipe in overlays(model) else []
-        config = chosen(f"model={model}", *own).copy()
-        config.scale = chosen(f"scale={scale}").scale
+        config = composed([f"model={model}", *own])
+        config.scale = composed([f"scale={scale}"]).scale
         if not own:
-            config.recipe = chosen(f"recipe={recipe}").recipe
+            config.recipe = composed([f"recipe={recipe}"]).recipe
         for override in extra:
             key, _, value = override.partition("=")
             OmegaConf.update(config, key, value)
@@ -62,8 +63,20 @@ def test_every_model_builds_at_every_scale_and_under_every_recipe(model):
         "experiment=speedrun logger=none seed=3 recipe.sizes=[0.5,1]",
     ],
 )
-def test_what_the_tests_compose_is_what_the_command_composes(overrides):
-    assert compose(overrides.split()) == settings.compose(overrides.split())
+def test_a_configuration_is_what_hydra_composes(overrides):
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        expected = freeze(hydra_compose("config", overrides.split()))
+    assert compose(overrides.split()) == settings.compose(overrides.split()) == expected
+
+
+def test_a_file_that_changes_is_composed_again(monkeypatch, tmp_path):
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr("attnconv.settings.composition.CONFIGS", tmp_path / "configs")
+    assert settings.compose(["scale=mini"]).scale.heads == 9
+    changed = tmp_path / "configs/scale/mini.yaml"
+    changed.write_text(changed.read_text().replace("heads: 9", "heads: 4"))
+    assert settings.compose(["scale=mini"]).scale.heads == 4
 
 
 @pytest.mark.parametrize("experiment", members("experiment"))

@@ -5,12 +5,10 @@ is free-form: it holds `_target_` and the arguments of that class, which are che
 model is built (`attnconv.models.build`).
 """
 
-import copy
 import os
 from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -235,16 +233,12 @@ def in_sweep() -> bool:
 
 def compose(overrides: list[str] | None = None) -> Config:
     """Return the configuration that `python train.py OVERRIDES` would run."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
+    from attnconv.settings.composition import composed
     from attnconv.settings.contradictions import require_effect
     from attnconv.settings.overrides import check_overrides
 
-    register_schema()
     check_overrides(overrides or [])
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = freeze(hydra_compose("config", overrides or []))
+    config = freeze(composed(overrides or []))
     require_effect([(config, overrides or [])])
     return config
 
@@ -260,32 +254,23 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
+    from attnconv.settings.composition import composed
+
     # Inside a command, Hydra is already initialized and knows the folders that --config-dir added.
     at_work = GlobalHydra.instance().is_initialized()
     try:
-        composed = hydra_compose("config", [f"model={name}"]) if at_work else copy.deepcopy(_with_model(name))
+        found = hydra_compose("config", [f"model={name}"]) if at_work else composed([f"model={name}"])
     except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
         valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
         raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
     for part in ("scale", "recipe"):
-        OmegaConf.update(composed, part, asdict(getattr(like, part)))
+        OmegaConf.update(found, part, asdict(getattr(like, part)))
     try:
-        node = OmegaConf.to_container(composed.model, resolve=True, throw_on_missing=True)
+        node = OmegaConf.to_container(found.model, resolve=True, throw_on_missing=True)
     except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
         raise ConfigError(f"match_model={name} has a setting without a default, and cannot be a reference") from error
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}
-
-
-@cache
-def _with_model(name: str) -> DictConfig:
-    """Return the unresolved configuration with this model, composed only once because Hydra takes 0.2 seconds."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", [f"model={name}"])
 
 
 def to_plain(config: Config) -> dict[str, Any]:

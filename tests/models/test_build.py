@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError
 from attnconv.models.build import check_node
-from conftest import TINY_SCALE, chosen
+from attnconv.settings.composition import composed
+from conftest import TINY_SCALE
 
 DELETED = object()
 WRONG = [
@@ -31,7 +32,7 @@ WRONG = [
 
 
 def node_of(model):
-    node = OmegaConf.to_container(chosen(f"model={model}", *TINY_SCALE[:1]), resolve=True)["model"]
+    node = OmegaConf.to_container(composed([f"model={model}", *TINY_SCALE[:1]]), resolve=True)["model"]
     check_node(node)
     return node
 

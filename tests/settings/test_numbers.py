@@ -1,17 +1,14 @@
 """Invalid numbers, switches and lists."""
 
-from functools import cache
-
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from attnconv.config import CONFIGS, freeze, register_schema
+from attnconv.config import freeze
 from attnconv.errors import ConfigError
 from attnconv.models.build import build_model
+from attnconv.settings.composition import composed
 from conftest import TINY_SCALE, compose
 
 NUMBERS = [
@@ -91,17 +88,9 @@ MODEL_NUMBERS = [
 ]
 
 
-@cache
-def composed(model):
-    """Return the configuration of a model before it is frozen."""
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", [f"model={model}", *TINY_SCALE])
-
-
 def refusal(model, override):
     """Return the error for one override, raised before the network uses memory."""
-    config = composed(model).copy()
+    config = composed([f"model={model}", *TINY_SCALE])
     parsed = OverridesParser.create().parse_override(override)
     OmegaConf.update(config, parsed.key_or_group, parsed.value())
     with pytest.raises(ConfigError) as caught, torch.device("meta"):

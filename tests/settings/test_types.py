@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from attnconv.config import SCHEMA, freeze
 from attnconv.errors import ConfigError
-from conftest import TINY_SCALE, chosen
+from attnconv.settings.composition import composed
+from conftest import TINY_SCALE
 
 WRONG = [
     ("data.flip", 2, "data.flip=2 must be true or false: set data.flip=true or data.flip=false"),
@@ -37,7 +38,7 @@ RIGHT = [
 
 
 def composed_with(key, value):
-    config = chosen(*TINY_SCALE[:1]).copy()
+    config = composed(TINY_SCALE[:1])
     OmegaConf.update(config, key, value, merge=False)
     return config
 

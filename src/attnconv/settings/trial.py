@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from attnconv.config import CONFIGS, register_schema
+from attnconv.config import CONFIGS
+from attnconv.settings.composition import composed
 
 LABELS = ("fraction",)  # labels that are neither a setting nor a choice of files
 
@@ -36,10 +37,10 @@ def trial_arguments(overrides: list[str]) -> list[str]:
     settings = {key: value for key, value in pairs if key not in files and key not in LABELS}
     kept = {key: _readable(key, value) for key, value in settings.items() if key.startswith("hydra.")}
     for _ in range(2):  # a kept setting may change the default of another one
-        composed = _compose([*choices.values(), *kept.values()])
-        missing = [key for key, value in settings.items() if key not in kept and not _says(composed, key, value)]
+        found = composed([*choices.values(), *kept.values()])
+        missing = [key for key, value in settings.items() if key not in kept and not _says(found, key, value)]
         kept |= {key: _readable(key, settings[key]) for key in missing}
-    if "name" not in settings and composed.name == "default":
+    if "name" not in settings and found.name == "default":
         kept["name"] = f"name=trial_{os.environ.get('WANDB_RUN_ID', os.environ['WANDB_SWEEP_ID'])}"
     return [*choices.values(), *kept.values()]
 
@@ -49,18 +50,10 @@ def _is_choice(key: str, value: str) -> bool:
     return (CONFIGS / key / f"{value}.yaml").is_file()
 
 
-def _compose(overrides: list[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", overrides)
-
-
-def _says(composed: DictConfig, key: str, value: str) -> bool:
+def _says(config: DictConfig, key: str, value: str) -> bool:
     """Return whether a composed configuration already has the value."""
     try:
-        found = OmegaConf.select(composed, key)
+        found = OmegaConf.select(config, key)
     except InterpolationToMissingValueError:  # it refers to another setting that has no value yet
         return False
     return bool((OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) == _parsed(key, value))

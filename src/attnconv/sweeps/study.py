@@ -4,23 +4,17 @@ A row asks one question. One or several experiments answer it: files of configs/
 Each row has one precision, which is part of its run names, so that runs of two precisions are never compared.
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
-from attnconv.config import CONFIGS, freeze, register_schema
+from attnconv.config import freeze
 from attnconv.errors import ConfigError, nearest
 from attnconv.runs.estimate import Rates, work_of
+from attnconv.settings.composition import composed, swept_by
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
 from attnconv.sweeps.grid import Cell
@@ -170,15 +164,9 @@ def in_order(cells: dict[str, list[Cell]], precision: str, rates: Rates) -> list
 
 def expand(sweep: Sweep, precision: str, overrides: list[str]) -> list[Cell]:
     """Return the composed cells of a sweep."""
-    cells = []
-    for combination in combinations(sweep, precision, overrides):
-        parsed = OverridesParser.create().parse_overrides(combination)
-        of_groups = [override for override in parsed if _is_group(override)]
-        composed = copy.deepcopy(_composed(tuple(str(override.input_line) for override in of_groups)))
-        # As Hydra does with overrides that choose no files.
-        ConfigLoaderImpl._apply_overrides_to_config([it for it in parsed if not _is_group(it)], composed)
-        cells.append(Cell(combination, freeze(composed)))
-    return cells
+    return [
+        Cell(combination, freeze(composed(combination))) for combination in combinations(sweep, precision, overrides)
+    ]
 
 
 def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[list[str]]:
@@ -186,28 +174,11 @@ def combinations(sweep: Sweep, precision: str, overrides: list[str]) -> list[lis
 
     These are all combinations of the values of the experiment, the sweep and `overrides`.
     """
-    experiment = f"experiment={sweep.experiment}"
-    swept = _composed((experiment,), hydra=True).hydra.sweeper.params
-    given = [experiment, f"precision={precision}", *(f"{key}={values}" for key, values in swept.items())]
+    swept = [f"{key}={values}" for key, values in swept_by(sweep.experiment).items()]
+    given = [f"experiment={sweep.experiment}", f"precision={precision}", *swept]
     parsed = OverridesParser.create().parse_overrides([*given, *sweep.overrides, *overrides])
     (grid,) = BasicSweeper.split_arguments(parsed, None)
     return [list(combination) for combination in grid]
-
-
-@cache
-def _composed(groups: tuple[str, ...], hydra: bool = False) -> DictConfig:
-    """Return the configuration of a choice of files. Composing is slow, and a study has few such choices.
-
-    Args:
-        hydra: include Hydra's own settings, which are long to copy.
-    """
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", list(groups), return_hydra_config=hydra)
-
-
-def _is_group(override: Override) -> bool:
-    return (CONFIGS / override.key_or_group).is_dir()
 
 
 def _with_sources(cells: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
