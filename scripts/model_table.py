@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from attnconv.analysis.profile import cost_row, growth, sight_row, study_models
+from attnconv.analysis.profile import cost_row, growth, receptive_field_row, study_models
 from attnconv.config import compose
 from attnconv.errors import one_line_errors
 from attnconv.files import read_csv, require_targets, write_whole
@@ -42,10 +42,10 @@ def main() -> None:
     require_targets(path, page)
     rows = []
     for name in arguments.only:
-        sight = sight_row(name) | {"growth_measured": f"{growth(name):.2f}"}
+        fields = receptive_field_row(name) | {"growth_measured": f"{growth(name):.2f}"}
         for scale in SCALES:
             node = compose([f"model={name}", f"scale={scale}"]).model
-            rows.append({"model": name, "scale": scale, **cost_row(node), **sight})
+            rows.append({"model": name, "scale": scale, **cost_row(node), **fields})
         print(name, flush=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

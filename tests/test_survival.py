@@ -188,7 +188,7 @@ def test_out_of_memory_names_the_setting_to_change(tiny, monkeypatch, part, sett
         run(tiny())
 
 
-def test_a_folder_at_work_is_refused_and_its_owner_named(tiny):
+def test_a_folder_in_use_is_refused_and_its_process_named(tiny):
     config = tiny()
     owner = RunFolder(config)
     owner.open()

@@ -257,9 +257,9 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
     from attnconv.settings.composition import composed
 
     # Inside a command, Hydra is already initialized and knows the folders that --config-dir added.
-    at_work = GlobalHydra.instance().is_initialized()
+    inside_command = GlobalHydra.instance().is_initialized()
     try:
-        found = hydra_compose("config", [f"model={name}"]) if at_work else composed([f"model={name}"])
+        found = hydra_compose("config", [f"model={name}"]) if inside_command else composed([f"model={name}"])
     except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
         valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
         raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error

@@ -55,7 +55,7 @@ class AlreadyDone(RunFolderError):
     """The run is finished: an error for a single run; a sweep skips it."""
 
 
-class AtWork(RunFolderError):
+class InUse(RunFolderError):
     """Another process is using the run folder: an error for a single run; a sweep skips it."""
 
 

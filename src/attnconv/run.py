@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.errors import AlreadyDone, AtWork, CellFailed, UserError
+from attnconv.errors import AlreadyDone, CellFailed, InUse, UserError
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.records import read_result
 from attnconv.training.device import pool
@@ -48,7 +48,7 @@ def run_in_sweep(config: Config) -> None:
     failure = None
     try:
         run(config)
-    except (AlreadyDone, AtWork) as elsewhere:  # another process took the run after the sweep began
+    except (AlreadyDone, InUse) as elsewhere:  # another process took the run after the sweep began
         print(f"skipped: {elsewhere}".partition(";")[0], flush=True)
     except UserError as error:
         failure = str(error)

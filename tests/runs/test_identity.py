@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from attnconv.errors import AtWork, Diverged, RunFolderError, SweepIncomplete
+from attnconv.errors import Diverged, InUse, RunFolderError, SweepIncomplete
 from attnconv.report.collect import gather
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder, run_folder_path
@@ -64,13 +64,13 @@ def test_what_ended_before_its_first_checkpoint_gives_way(tiny, interrupted, sta
     assert read_config(folder)["recipe"]["lr"] == 0.01
 
 
-def test_nothing_gives_way_while_another_process_is_at_work_in_it(tiny, start_sweep):
+def test_nothing_is_replaced_while_another_process_uses_the_folder(tiny, start_sweep):
     other = RunFolder(tiny())
     other.open()
     for begin in (run, start_sweep):
         with pytest.raises(RunFolderError, match=r"holds an unfinished run .*\(recipe.lr: 0.015 -> 0.01\)"):
             begin(tiny("recipe.lr=0.01"))
-    with pytest.raises(AtWork):
+    with pytest.raises(InUse):
         run(tiny())
     other.close()
     other.weights.write_bytes(b"somebody deleted the rest, and kept these")

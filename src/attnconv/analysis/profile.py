@@ -113,7 +113,7 @@ def _filled(node: dict[str, Any], model: nn.Module) -> nn.Module:
     return model if 4 * parameters(model) > LARGEST_WEIGHTS else build_model(node, IMAGE_SHAPE, CLASSES)
 
 
-def sight_row(name: str) -> dict[str, Any]:
+def receptive_field_row(name: str) -> dict[str, Any]:
     """Return receptive fields after 1 to 6 layers, in image pixels, and a layer's errors under shifts and shuffles."""
     torch.manual_seed(0)
     stack = _stack(name)

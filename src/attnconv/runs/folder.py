@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import files_of
-from attnconv.errors import AlreadyDone, AtWork, RunFolderError
+from attnconv.errors import AlreadyDone, InUse, RunFolderError
 from attnconv.files import forget_unfinished, write_whole
 from attnconv.runs.identity import (
     Heads,
@@ -44,7 +44,7 @@ from attnconv.runs.identity import (
     start_weights,
 )
 from attnconv.runs.records import DATA_FILE, name_of, read_epochs, read_lines, read_result
-from attnconv.runs.status import who_is_at_work
+from attnconv.runs.status import running_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ class RunFolder:
         """Create the folder, lock it for this process, and write config.yaml.
 
         Raises:
-            AtWork: another process is using the folder.
+            InUse: another process is using the folder.
             RunFolderError: the folder cannot be written; see also `check`.
         """
         try:
@@ -147,7 +147,7 @@ class RunFolder:
                 who = (self.path / ".owner").read_text().strip()
             except FileNotFoundError:
                 who = "another process"
-            raise AtWork(f"{who} is using {self.path}; wait for it, or choose another name=") from error
+            raise InUse(f"{who} is using {self.path}; wait for it, or choose another name=") from error
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; set output=FOLDER") from error
 
@@ -220,7 +220,7 @@ def nothing_to_keep(folder: Path) -> bool:
 
 def gives_way(folder: Path) -> bool:
     """Return whether a run of another configuration may replace the one in the folder."""
-    return nothing_to_keep(folder) and who_is_at_work(folder) is None
+    return nothing_to_keep(folder) and running_process(folder) is None
 
 
 def _line(record: dict[str, Any]) -> str:

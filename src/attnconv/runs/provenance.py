@@ -26,8 +26,8 @@ def commit() -> tuple[str | None, bool | None]:
         head = _git("rev-parse", "HEAD").strip()
         dirty = bool(_git("status", "--porcelain").strip())
     except (OSError, subprocess.CalledProcessError):
-        told = os.environ.get(COMMIT)
-        return (told.removesuffix("-dirty"), told.endswith("-dirty")) if told else (None, None)
+        given = os.environ.get(COMMIT)
+        return (given.removesuffix("-dirty"), given.endswith("-dirty")) if given else (None, None)
     return head, dirty
 
 

@@ -98,7 +98,7 @@ def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _look(folder: Path) -> State:
-    owner = who_is_at_work(folder)
+    owner = running_process(folder)
     if not (folder / "config.yaml").exists() and not (folder / "result.json").exists():
         # A run that has just started has its folder, but no configuration in it yet.
         return State("running" if owner else "waiting", owner or "", 0, 0, {})
@@ -113,7 +113,7 @@ def _look(folder: Path) -> State:
     return State(result["status"], result.get("reason", ""), _epochs_recorded(folder), epochs, result)
 
 
-def who_is_at_work(folder: Path) -> str | None:
+def running_process(folder: Path) -> str | None:
     """Return the process that holds the folder's lock, in words, or None."""
     lock = folder / ".lock"
     if not lock.exists():

@@ -87,7 +87,7 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
         UserError: raised by `launch` before it ran anything.
     """
     check_cells(cells)
-    before = [_seen_to(cell) for cell in cells]
+    before = [_settled(cell) for cell in cells]
     missing = [cell for cell, outcome in zip(cells, before, strict=True) if outcome is None]
     if missing:
         check_precision(
@@ -200,7 +200,7 @@ def summary(outcomes: list[Outcome]) -> str:
     return "\n".join([*lines, f"sweep of {len(outcomes)} runs: {counted}"])
 
 
-def _seen_to(cell: Cell) -> Outcome | None:
+def _settled(cell: Cell) -> Outcome | None:
     """Return the outcome of a cell that will not run, or None."""
     if cell.collected:
         return Outcome(cell, "skipped", f"done before, {_accuracy(look(cell.collected).result)}, in {cell.collected}")

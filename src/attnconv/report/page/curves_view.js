@@ -15,7 +15,7 @@ const CLAIM_COLUMNS = ["id", "claim", "verdict", "number, 95% interval, n", "com
 
 const share = (value) => `${Math.round(100 * value)}%`;
 
-/** What is read out of a run's dot: its numbers, its folder, and the command that makes it anew. */
+/** What is read out of a run's dot: its numbers, its folder, and the command that repeats it. */
 function aboutRun({ point, text }, say) {
   return [
     `${text}. `,

@@ -45,7 +45,7 @@ function layerInputs(run, image) {
 /**
  * What one layer of a run attends to.
  * @param run unpacked
- * @param image {pixels, key}, of which only attention to content makes use
+ * @param image {pixels, key}, used only by attention to content
  * @returns {{maps: function(number): Float64Array[], gaussians: ?{center: number[], spreads: number[]}[]}}
  *   maps of a query pixel, one per head, and the Gaussians that they come from
  */
@@ -61,7 +61,7 @@ export function look(run, layer, epoch, image) {
   const parameters = encodingOf(run, layer, epoch);
   const table = scoreTable(run.mixer.encoding, parameters, height, width);
   const maps = (query) => positionMaps(table, query, height, width, run.mixer.normalizer);
-  // Of another normalizer the maps are no Gaussians.
+  // With another normalizer the maps are not Gaussian.
   if (!isGaussian(run.mixer.encoding) || (run.mixer.normalizer ?? "softmax") !== "softmax") return { maps };
   const { centers, spreads } = parameters;
   const gaussians = Array.from({ length: centers.shape[0] }, (_, head) => ({

@@ -97,7 +97,7 @@ export function likenessSection(page) {
   );
 }
 
-/** Whether a run was probed for a measure: older probes lack what was defined anew since. */
+/** Whether a run was probed for a measure: older probes lack measures that were redefined since. */
 const isKnown = ({ layers }, measure) =>
   Object.keys(MEASURES[measure].numbers).some((key) => layers.some((layer) => layer[key]?.[1] !== null));
 

@@ -5,7 +5,7 @@ import { photograph, pixelsOf } from "./pictures.js";
 
 export const OWN = -1; // the choice of the reader's own image
 
-/** Radio buttons with the shipped images, and a place for an image of one's own. */
+/** Radio buttons with the shipped images, and a place for the reader's own image. */
 export function imagePicker(page, run, name) {
   const images = page.imagesOf(run);
   if (!images) return html("p", { className: "note" }, "The page has no images of this run's data.");
