@@ -275,9 +275,7 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
 
 def to_plain(config: Config) -> dict[str, Any]:
     """Return a configuration as nested dictionaries of plain values, as in config.yaml."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return asdict(config)
 
 
 def up_to_date(plain: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
                 if any(OmegaConf.is_interpolation(plain, index) for index in range(len(plain))):
                     continue
                 plain = OmegaConf.to_container(plain)
-            composed[name] = _converted(key, plain, setting.type)
+            converted = _converted(key, plain, setting.type)
+            if not _identical(converted, plain):  # assigning is slow
+                composed[name] = converted
 
 
 def typed(schema: type[Schema], values: Any, prefix: str = "") -> Schema:
@@ -143,6 +145,13 @@ def _settings(key: str, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise ConfigError(f"{key} must be settings and their values, not {_said(value)}")
+
+
+def _identical(one: Any, other: Any) -> bool:
+    """Return whether two values, or all values of two lists, are equal and of one type: 1, 1.0 and True are not."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_identical, one, other))
+    return type(one) is type(other) and bool(one == other)
 
 
 def _said(value: Any) -> str:
