@@ -90,7 +90,8 @@ def report(name: str, row: dict[str, Any]) -> str:
     lines = [name, *(f"  {label:<30} {row[key]:,.6g}" for key, label in LABELS.items())]
     for quantity, form in (("acc", "{:.2%}"), ("parameters", "{:,}"), ("flops", "{:,}"), ("seconds", "{:.1f}")):
         before, after = (row[f"{kind}_{quantity}"] for kind in ("convolution", "attention"))
-        if None in (before, after):  # the network reads the values of its tensors
+        if None in (before, after):
+            lines.append(f"  {'FLOPs per image':<30} not counted, because the network reads the values of its tensors")
             continue
         ratio = "" if quantity == "acc" else f"  ({after / before:.2f} x)"
         label = {"acc": "accuracy", "flops": "FLOPs per image"}.get(quantity, quantity)

@@ -44,7 +44,7 @@ def main() -> None:
     added = add_runs(arguments.places, arguments.project)
     if not added:
         places = ", ".join(map(str, arguments.places)) or "results/runs and outputs"
-        parser.error(f"no recorded runs in {places}; train one with python train.py")
+        parser.error(f"no readable runs in {places}; train one with python train.py")
     print(f"{added} runs in the project {arguments.project}", flush=True)
     if not arguments.no_show:
         trackio.show(project=arguments.project, block_thread=True)

@@ -19,7 +19,7 @@ from attnconv.errors import RunFolderError, one_line_errors
 from attnconv.files import read_csv, require_targets, write_whole
 from attnconv.report.tables import long_range_table
 from attnconv.runs.load import read_run_config
-from attnconv.runs.status import look
+from attnconv.runs.status import BROKEN, look
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
 CLUTTER = 6  # of configs/data/pairs.yaml
@@ -56,8 +56,8 @@ def read_cells(outputs: Path) -> list[dict[str, Any]]:
     """
     states = {path.parent: look(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
     for folder, state in states.items():
-        if state.status == "damaged":
-            raise RunFolderError(f"{folder} is damaged: {state.detail}")
+        if state.status in BROKEN:
+            raise RunFolderError(f"{folder} is {state.status}: {state.detail}")
     folders = [folder for folder, state in states.items() if state.status == "done"]
     if not folders:
         raise RunFolderError(f"no finished run of experiment=long_range below {outputs}")

@@ -17,7 +17,7 @@ from attnconv.config import valid_keys
 from attnconv.errors import one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
-from attnconv.runs.status import look
+from attnconv.runs.status import BROKEN, look
 from attnconv.settings.arguments import ScriptParser, above_zero, expand_home, positive
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.study import in_order, plan, rows
@@ -53,7 +53,7 @@ def measured_rates(output: Path) -> Rates:
 
 def seconds_left(cell: Cell, rates: Rates) -> float:
     """Return the core seconds that a cell still needs; 0 if it failed, because it is not retried."""
-    if cell.collected is not None or (state := look(cell.folder)).status in ("done", "failed", "damaged"):
+    if cell.collected is not None or (state := look(cell.folder)).status in ("done", "failed", *BROKEN):
         return 0.0
     return rates.seconds(work_of(cell.config)) * state.share_left
 

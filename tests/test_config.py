@@ -70,6 +70,14 @@ def test_a_configuration_is_what_hydra_composes(overrides):
     assert compose(overrides.split()) == settings.compose(overrides.split()) == expected
 
 
+def test_files_of_another_folder_are_read_every_time(tmp_path):
+    (tmp_path / "model").mkdir()
+    for width in (8, 99):
+        (tmp_path / "model/mine.yaml").write_text(f"name: mine\n_target_: torch.nn.Identity\nwidth: {width}\n")
+        config = settings.compose([f"hydra.searchpath=[file://{tmp_path}]", "model=mine"])
+        assert config.model["width"] == width
+
+
 def test_a_file_that_changes_is_composed_again(monkeypatch, tmp_path):
     shutil.copytree(CONFIGS, tmp_path / "configs")
     monkeypatch.setattr("attnconv.settings.composition.CONFIGS", tmp_path / "configs")

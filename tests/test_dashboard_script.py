@@ -41,4 +41,4 @@ def test_recorded_runs_are_shown_once(tiny, tmp_path):
 def test_a_folder_without_runs_is_an_error(command, tmp_path):
     finished = command("scripts/dashboard.py", tmp_path, "--no-show")
     assert finished.returncode == 2
-    assert finished.stderr == f"error: no recorded runs in {tmp_path}; train one with python train.py\n"
+    assert finished.stderr == f"error: no readable runs in {tmp_path}; train one with python train.py\n"

@@ -55,6 +55,18 @@ class TooNarrow(InForward):
         return super().forward(x[:, :1])
 
 
+class Options(InForward):
+    """Its width is one of any options."""
+
+    def __init__(self, image_shape, classes, **options):
+        super().__init__(image_shape, classes, **options)
+
+
+class Fraction(Linear):
+    def __init__(self, image_shape, classes, width: "float | None" = 1.0):
+        super().__init__(image_shape, classes, round(16 * width))
+
+
 class Convolutional(nn.Module):
     def __init__(self):
         super().__init__()
@@ -115,6 +127,19 @@ def test_its_flops_cannot_be_matched_and_its_parameters_can(train, refused, tmp_
     match = json.loads(result.read_text())["match"]
     assert isinstance(match["width"], int)
     assert abs(match["difference"]) < 0.02
+
+
+@pytest.mark.parametrize(("network", "kind"), [(Options, int), (Fraction, float)])
+def test_a_width_is_a_whole_number_unless_the_class_takes_a_fraction(train, tmp_path, own, network, kind):
+    code, _, err = train(*own(network), "match=parameters", "scale.width=96")
+    assert code == 0, err
+    (result,) = tmp_path.rglob("result.json")
+    assert type(json.loads(result.read_text())["match"]["width"]) is kind
+
+
+@pytest.mark.parametrize("budget", ["flops", "parameters"])
+def test_a_wrong_shape_is_named_before_its_width_is_matched(refused, own, budget):
+    assert "cannot take images of 8x8 pixels: addmm: mat1" in refused(*own(TooNarrow), f"match={budget}")
 
 
 def test_its_conversion_is_compared_without_flops():

@@ -62,6 +62,7 @@ def test_a_reference_that_is_no_model_is_one_line(refused, name):
     [
         ("hydra.launcher=x", "hydra.launcher=x: hydra.launcher holds settings: set hydra.launcher.KEY=VALUE; hydra"),
         ("hydra.sweeper=5", "hydra.sweeper=5: hydra.sweeper holds settings: set hydra.sweeper.KEY=VALUE; hydra/"),
+        ("hydra=5", "hydra=5: hydra holds settings: set hydra.KEY=VALUE"),
         ("hydra.run=null", "hydra.run=null: hydra.run holds settings: set hydra.run.KEY=VALUE"),
         ("recipe.optimizer=SGD", "recipe.optimizer=SGD is not one of sgd, adamw, muon; did you mean 'sgd'?"),
         ("recipe.optimizer=q", "recipe.optimizer=q is not one of sgd, adamw, muon"),

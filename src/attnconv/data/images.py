@@ -60,7 +60,7 @@ def open_image(path: Path) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         kind = kind_of(head)
         if kind.endswith(" image"):
-            raise DataError(f"{path} is {kind} that is damaged") from error
+            raise DataError(f"{path} is {kind} that is damaged or of a kind that Pillow cannot read") from error
         raise DataError(f"{path} is not an image: it is {kind}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged, or not an image ({in_one_line(error)})") from error

@@ -12,6 +12,7 @@ from torch import nn
 
 from attnconv.errors import ConfigError, nearest
 from attnconv.files import in_one_line
+from attnconv.training.memory import is_out_of_memory
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
@@ -35,8 +36,9 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
     # Constructors raise various errors for arguments that they cannot use.
     except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, HydraException) as error:
-        reason = in_one_line(error)
-        raise ConfigError(f"model={node.get('name', '?')}: {reason}") from error
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(f"model={node.get('name', '?')}: {in_one_line(error)}") from error
 
 
 def check_node(node: dict[str, Any]) -> None:
@@ -53,9 +55,13 @@ def check_node(node: dict[str, Any]) -> None:
             raise ConfigError(f"model.{name} is missing: {node['_target_']} needs it")
 
 
-def annotation(node: dict[str, Any], name: str) -> Any:
-    """Return the annotation of an argument of the class that a `model` node names."""
-    return _parameters(node, "model")[name].annotation
+def may_be_fraction(node: dict[str, Any], name: str) -> bool:
+    """Return whether the class that a `model` node names takes a float for this argument, or does not say."""
+    parameter = _parameters(node, "model").get(name)
+    annotated = inspect.Parameter.empty if parameter is None else parameter.annotation
+    if annotated is inspect.Parameter.empty:
+        return not isinstance(node[name], int)
+    return annotated is float or "float" in str(annotated)
 
 
 def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:

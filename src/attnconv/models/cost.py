@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.errors import ConfigError
+from attnconv.files import in_one_line
 from attnconv.models.build import build_model
+from attnconv.training.memory import is_out_of_memory
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -43,7 +45,7 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
 
 
 def build_untrained(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return the model of a `model` node in evaluation mode on the CPU; no random number is taken from other code.
+    """Return the model of a `model` node in evaluation mode on the CPU; PyTorch's generator is left as it was.
 
     Raises:
         ConfigError: see `build_model`.
@@ -91,6 +93,22 @@ def forward_untrained(
             return ForwardPass(model(images), None, None)
 
 
+def forward_blank(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> ForwardPass:
+    """Return a counted forward pass of an untrained model on one blank image; see `forward_untrained`.
+
+    Raises:
+        ConfigError: the model cannot be built, or cannot take the images.
+        NotImplementedError: it has an operator that the CPU lacks.
+    """
+    try:
+        return forward_untrained(node, image_shape, classes, torch.zeros(1, *image_shape))
+    except (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError) as error:
+        if is_out_of_memory(error) or (isinstance(error, NotImplementedError) and "backend" in str(error)):
+            raise
+        size = "x".join(map(str, image_shape[1:]))
+        raise ConfigError(f"model={node['name']} cannot take images of {size} pixels: {in_one_line(error)}") from error
+
+
 def flops_without_memory(model: nn.Module, inputs: Tensor) -> int | None:
     """Return the full FLOPs per image, counted on the meta device; None if the model reads the values of its tensors.
 
@@ -100,7 +118,7 @@ def flops_without_memory(model: nn.Module, inputs: Tensor) -> int | None:
     """
     try:
         return flops_full(copy.deepcopy(model).to("meta"), inputs.to("meta"))
-    except Exception:  # as above
+    except Exception:  # PyTorch and NumPy raise various errors for tensors without values
         return None
 
 

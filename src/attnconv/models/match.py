@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from attnconv.config import Config, model_node
 from attnconv.errors import ConfigError
-from attnconv.models.build import annotation
-from attnconv.models.cost import build_unfilled, flops_without_memory, parameters
+from attnconv.models.build import may_be_fraction
+from attnconv.models.cost import build_unfilled, forward_blank, parameters
 
 BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
@@ -77,14 +75,16 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
         return costs[widths]
 
     def count(candidate: Node) -> int:
-        model = build_unfilled(candidate, image_shape, classes)
         if budget == "parameters":
-            return parameters(model)
-        flops = flops_without_memory(model, torch.zeros(1, *image_shape))
+            return parameters(build_unfilled(candidate, image_shape, classes))
+        try:
+            flops = forward_blank(candidate, image_shape, classes).flops_full
+        except NotImplementedError:
+            flops = None
         if flops is None:
             raise ConfigError(
-                f"match=flops: model={candidate['name']} reads the values of its tensors, so its FLOPs cannot be "
-                "counted; set match=parameters"
+                f"match=flops: the FLOPs of model={candidate['name']} cannot be counted, because it reads the values "
+                "of its tensors or has an operator of its own; set match=parameters"
             )
         return flops
 
@@ -101,7 +101,7 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
 
 def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
     """Scale a width in sixteenths if it may be a fraction, else in whole numbers."""
-    parts = 1 if isinstance(node["width"], int) and annotation(node, "width") is not float else 16
+    parts = 16 if may_be_fraction(node, "width") else 1
 
     def at(number: int) -> Node:
         return {**node, "width": number if parts == 1 else number / parts}

@@ -21,7 +21,7 @@ from attnconv.errors import RunFolderError
 from attnconv.files import read_csv, read_json, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.records import FORMAT, Damaged, Newer, name_of, read_config, read_finished, read_result
-from attnconv.runs.status import cannot_be_read, collected_weights, find_folders, look
+from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = ("predictions.npy", "attention_maps.npy", "heads.jsonl")  # runs before format 3 lack the first two
@@ -75,29 +75,41 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
     gathered = Gathered()
     for folder in find_folders(outputs):
         place, state = folder.relative_to(outputs).as_posix(), look(folder)
-        if state.status == "damaged":
+        if state.status in BROKEN:
             gathered.damaged[place] = state.detail
             continue
         if state.status != "done":
             gathered.unfinished[place] = f"{state.status} {state.detail}".strip()
             continue
         try:
-            _gather_finished(folder, results, gathered, replace, heads, source)
+            name, content = _read_finished(folder, heads)
         except OSError as error:
-            if error.filename is None or not Path(error.filename).is_relative_to(folder):
-                raise  # results/ cannot be written
             gathered.damaged[place] = cannot_be_read(error)
+        else:
+            _keep(folder, name, content, results, gathered, replace, source)
     return gathered
 
 
-def _gather_finished(folder: Path, results: Path, gathered: Gathered, replace: bool, heads: bool, source: str) -> None:
-    """Copy the records of one finished run, and note its outcome in `gathered`. The arguments are those of `gather`."""
-    name = name_of(read_config(folder))
-    kept = runs_folder(results, source) / name
+def _read_finished(folder: Path, heads: bool) -> tuple[str, dict[str, bytes]]:
+    """Return the name of a finished run, and the content of its records by file."""
     content = {file: (folder / file).read_bytes() for file in KEPT}
     content["config.yaml"] = _placeless(content["config.yaml"])
     more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
     content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
+    return name_of(read_config(folder)), content
+
+
+def _keep(
+    folder: Path,
+    name: str,
+    content: dict[str, bytes],
+    results: Path,
+    gathered: Gathered,
+    replace: bool,
+    source: str,
+) -> None:
+    """Write the records of one finished run into results/, and note the outcome in `gathered`."""
+    kept = runs_folder(results, source) / name
     before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
     for file in EXAMINED:  # results with uncommitted changes do not replace clean ones
         if file in before and _dirty(folder / file) and not _dirty(kept / file):

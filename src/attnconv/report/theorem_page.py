@@ -100,11 +100,11 @@ def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
     for run, found in examined:
         differ = f"{found['logits_range']:.1f}" if "logits_range" in found else ""
         accuracies = dict.fromkeys(f"{found[f'{kind}_acc']:.2%}" for kind in ("convolution", "attention"))
-        ratios = (found[f"attention_{of}"] / found[f"convolution_{of}"] for of in ("parameters", "flops", "seconds"))
+        pairs = [(found[f"attention_{of}"], found[f"convolution_{of}"]) for of in ("parameters", "flops", "seconds")]
         rows.append([
             *_named(run), f"{found['layers']}", f"{found['heads']}", f"{found['largest_difference']:.1e}",
             f"{found['largest_logit']:.1f}", differ, f"{found['predictions_changed']} of {found['images']:,}",
-            " → ".join(accuracies), *(f"{ratio:.3g} x" for ratio in ratios),
+            " → ".join(accuracies), *("" if None in pair else f"{pair[0] / pair[1]:.3g} x" for pair in pairs),
         ])  # fmt: skip
     return markdown(header, rows)
 

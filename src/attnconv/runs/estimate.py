@@ -13,7 +13,7 @@ from typing import Any
 from attnconv.config import Config
 from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_result
-from attnconv.runs.status import State, find_folders
+from attnconv.runs.status import BROKEN, State, find_folders
 
 AT_ONCE = 2  # runs of a study at a time, with one thread each
 
@@ -104,7 +104,7 @@ def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rate
     left = [
         rates.seconds(Work(**noted[folder]["work"])) * state.share_left
         for folder, state in states.items()
-        if state.status not in ("done", "failed", "damaged") and "work" in noted.get(folder, {})
+        if state.status not in ("done", "failed", *BROKEN) and "work" in noted.get(folder, {})
     ]
     return sum(left) / at_once if left else None
 

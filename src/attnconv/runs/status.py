@@ -11,7 +11,8 @@ from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_config, read_finished, read_lines, read_result
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<start time>/
-STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "waiting")
+STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "unreadable", "waiting")
+BROKEN = ("damaged", "unreadable")  # statuses of runs that a sweep leaves alone
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class State:
     """The status of a run.
 
     Attributes:
-        status: done; running; interrupted (by a signal); unfinished (killed); failed; damaged; waiting (not started).
+        status: done; running; interrupted (by a signal); unfinished (killed); failed; damaged; unreadable;
+            waiting (not started).
         detail: the reason, or the process.
         epoch, epochs: number of recorded epochs, and of all epochs.
         result: the content of result.json; empty without one.
@@ -44,7 +46,7 @@ def look(folder: Path) -> State:
     except Damaged as damage:
         return State("damaged", damage.detail, 0, 0, {})
     except OSError as error:
-        return State("damaged", cannot_be_read(error), 0, 0, {})
+        return State("unreadable", cannot_be_read(error), 0, 0, {})
 
 
 def cannot_be_read(error: OSError) -> str:

@@ -23,6 +23,8 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
         HydraException: an override or a file is invalid.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
+    if any(override.key_or_group == "hydra.searchpath" for override in parsed):  # files outside of configs/
+        return _compose(overrides)
     ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
     files = [override for override in parsed if _chooses_files(override)]
     found = copy.deepcopy(_of_files(tuple(str(override.input_line) for override in files), _stamps()))
@@ -37,14 +39,18 @@ def swept_by(experiment: str) -> dict[str, str]:
 
 
 def _chooses_files(override: Override) -> bool:
-    return override.is_hydra_override() or (CONFIGS / override.key_or_group.partition("@")[0]).is_dir()
+    return override.is_hydra_override() or (CONFIGS / override.key_or_group).is_dir()
 
 
 @cache
 def _of_files(files: tuple[str, ...], _: Stamps, hydra: bool = False) -> DictConfig:
+    return _compose(files, hydra)
+
+
+def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", list(files), return_hydra_config=hydra)
+        return compose("config", list(overrides), return_hydra_config=hydra)
 
 
 def _stamps() -> Stamps:

@@ -10,17 +10,17 @@ from hydra.core.override_parser.types import Override, ValueType
 from attnconv.config import CONFIGS, Config, valid_keys
 from attnconv.errors import ConfigError, nearest
 
-# The settings of HydraConf that hold further settings, and those of them that files of hydra/ fill.
-HYDRA_GROUPS = ("launcher", "sweeper", "job_logging", "hydra_logging", "help", "hydra_help", "callbacks", "env")
-HYDRA_SECTIONS = (*HYDRA_GROUPS, "run", "sweep", "job", "overrides", "runtime")
+# The settings of Hydra that hold further settings, and those of them that files of hydra/ fill.
+HYDRA_GROUPS = ("launcher", "sweeper", "job_logging", "hydra_logging", "help", "hydra_help", "callbacks")
+HYDRA_SECTIONS = (*HYDRA_GROUPS, "run", "sweep", "job")
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
     """Check overrides as typed, before composing; in a sweep they may have several values.
 
     Raises:
-        ConfigError: an override removes a setting, sets a part of a value, or chooses a config file by something other
-            than a name.
+        ConfigError: an override removes a setting, sets a part of a value, chooses a config file by something other
+            than a name, or sets a section of Hydra to a value.
         HydraException: an override cannot be parsed.
     """
     for override in OverridesParser.create().parse_overrides([*overrides]):
@@ -31,6 +31,8 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(f"unknown setting '{key}'{nearest(key, valid_keys())}")
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
+        if key == "hydra":
+            raise ConfigError(f"{typed}: hydra holds settings: set hydra.KEY=VALUE")
         if key.startswith("hydra."):
             _check_hydra(override)
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
@@ -44,7 +46,7 @@ def _check_hydra(override: Override) -> None:
     if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in values):
         raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
     section = key.removeprefix("hydra.")
-    if section not in HYDRA_SECTIONS or all(isinstance(value, dict) for value in values):
+    if section not in HYDRA_SECTIONS or all(isinstance(value, dict) or "${" in str(value) for value in values):
         return
     group = f"; hydra/{section}=NAME chooses a file" if section in HYDRA_GROUPS else ""
     raise ConfigError(f"{typed}: {key} holds settings: set {key}.KEY=VALUE{group}")

@@ -21,7 +21,7 @@ from attnconv.files import write_whole
 from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
 from attnconv.runs.identity import differences_read, name_hint, read_recorded, refusal, start_weights
-from attnconv.runs.status import CELLS_FILE, collected_folder, look
+from attnconv.runs.status import BROKEN, CELLS_FILE, collected_folder, look
 from attnconv.sweeps.seeds import Found, plot, seeds_table
 
 # Runs cells, given their overrides; returns for each why it failed, or None.
@@ -91,7 +91,7 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
     missing = [cell for cell, outcome in zip(cells, before, strict=True) if outcome is None]
     if missing:
         check_precision(
-            [cell for cell, seen in zip(cells, before, strict=True) if seen is None or seen.status != "damaged"]
+            [cell for cell, seen in zip(cells, before, strict=True) if seen is None or seen.status not in BROKEN]
         )
     _record(record, cells)
     reasons: Sequence[str | None] = [None] * len(missing)
@@ -159,7 +159,7 @@ def check_cells(cells: list[Cell]) -> None:
         if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
             raise ConfigError(f"collected={cell.config.collected} is not a folder")
         status = look(cell.folder).status
-        if status == "damaged":
+        if status in BROKEN:
             continue  # the summary will report it; the others can run
         if status != "done" and cell.collected is None:
             check_root(cell.config.data)
@@ -190,7 +190,7 @@ def check_precision(cells: list[Cell]) -> None:
 
 def summary(outcomes: list[Outcome]) -> str:
     """Return one line per cell, those that need attention last, and the counts."""
-    order = ("skipped", "done", "waiting", "running", "interrupted", "unfinished", "damaged", "failed")
+    order = ("skipped", "done", "waiting", "running", "interrupted", "unfinished", *BROKEN, "failed")
     lines = [
         f"  {outcome.status:<11} {outcome.cell.folder}{': ' if outcome.detail else ''}{outcome.detail}"
         for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome.status))
@@ -213,6 +213,8 @@ def _settled(cell: Cell) -> Outcome | None:
         return Outcome(cell, "failed", f"earlier, and not retried: {state.detail}")
     if state.status == "damaged":
         return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it again")
+    if state.status == "unreadable":
+        return Outcome(cell, "unreadable", state.detail)
     return None
 
 
@@ -234,7 +236,7 @@ def _accuracy(result: dict[str, Any]) -> str:
 def _advice(incomplete: list[Outcome], total: int) -> str:
     statuses = {outcome.status for outcome in incomplete}
     advice = []
-    if statuses - {"failed", "damaged"}:
+    if statuses - {"failed", *BROKEN}:
         advice.append("rerun the same command to run what is missing")
     if "failed" in statuses:
         advice.append("retry_failed=true retries failed runs")

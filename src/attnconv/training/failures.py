@@ -4,12 +4,11 @@ import errno
 import math
 from typing import Any
 
-import torch
-
 from attnconv.config import Config
 from attnconv.errors import Diverged, OutOfMemory, RunFolderError, Stopped
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
+from attnconv.training.memory import is_out_of_memory
 from attnconv.training.metrics import NotFinite, Score
 
 
@@ -52,12 +51,6 @@ def outcome_of(error: BaseException) -> dict[str, Any]:
 def reason_of(error: Exception) -> str:
     """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the device or the machine ran out of memory."""
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:

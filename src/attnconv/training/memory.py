@@ -2,6 +2,8 @@
 
 import os
 
+import torch
+
 from attnconv.errors import OutOfMemory
 
 TRAINING_BYTES = 16  # per parameter in float32: itself, its gradient and two moments of the optimizer
@@ -29,3 +31,9 @@ def require_memory(needed: int, what: str, lower: str) -> None:
             f"{what} need {needed / 2**30:,.1f} GiB of memory, and this machine has {there_is / 2**30:,.1f}; "
             f"lower {lower}"
         )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the device or the machine ran out of memory."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)

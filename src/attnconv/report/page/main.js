@@ -82,7 +82,7 @@ function makePage() {
     },
     setOwn(file, pixels) {
       own = { pixels, key: `own ${Date.now()}`, name: "your image" };
-      state.values.image = undefined; // so that a second image of the reader counts as a change
+      state.values.image = undefined; // so that a second image from the reader counts as a change
       state.set({ image: OWN });
     },
     say: (text) => document.getElementById("message").replaceChildren(text),
