@@ -12,6 +12,7 @@ from attnconv.runs.folder import RunFolder
 from attnconv.runs.load import load_trained
 from attnconv.runs.records import read_lines
 from attnconv.training.loop import tta_logits
+from attnconv.training.metrics import FiniteGuard, NotFinite, Tally
 from conftest import write_arrays
 
 
@@ -152,3 +153,25 @@ def test_images_that_training_does_not_mirror_are_not_mirrored(tiny):
     config = tiny("data.flip=false")
     config.eval_mirrored = True
     assert "test_acc_mirrored" not in run(config)
+
+
+def test_a_tally_is_a_mean_over_images_not_over_batches():
+    tally, losses = Tally.on(torch.device("cpu")), []
+    for count in (3, 1):
+        logits, labels = torch.randn(count, 4), torch.randint(4, (count,))
+        tally.add(torch.nn.functional.cross_entropy(logits, labels), logits, labels)
+        losses += torch.nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
+    assert tally.score().loss == pytest.approx(sum(losses) / 4)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_first_step_that_is_not_finite_is_named_however_late_it_is_checked(gradient):
+    guard, model = FiniteGuard(torch.device("cpu")), torch.nn.Linear(2, 1)
+    guard._every = 50  # as on a GPU
+    for step in range(1, 20):
+        bad = step in (7, 11)
+        model.weight.grad = torch.full((1, 2), float("nan") if bad and gradient else 1.0)
+        guard.watch(step, torch.tensor(float("inf") if bad and not gradient else 1.0), model)
+    with pytest.raises(NotFinite) as found:
+        guard.check()
+    assert (found.value.step, found.value.what) == (7, "gradient" if gradient else "loss")
