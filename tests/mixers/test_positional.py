@@ -249,3 +249,23 @@ def test_quadratic_peak_probability_at_initialization():
         encoding.spreads.fill_(1.0)
     shifts = grid_shifts(31, 31)[31 * 15 + 15]
     assert encoding(shifts).softmax(-1).max().item() == pytest.approx(0.159, abs=5e-4)
+
+
+def test_gaussian_heads_begin_round_and_as_wide_as_a_pixel():
+    torch.manual_seed(0)
+    round_heads = QuadraticEncoding(4000, 8, (8, 8)).spreads
+    any_heads = GeneralizedQuadraticEncoding(4000, 8, (8, 8)).spreads
+    torch.testing.assert_close(round_heads.mean(), torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(any_heads.mean(dim=0), torch.eye(2), atol=1e-3, rtol=0)
+    for spreads in (round_heads, any_heads):
+        torch.testing.assert_close(spreads.std(dim=0), torch.full(spreads.shape[1:], 0.01), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("base", [10.0, 10_000.0])
+def test_the_longest_wavelength_of_sinusoids_is_that_of_the_base(base):
+    encoding = SinusoidalEncoding(2, 4, (8, 8), base=base)
+    with torch.no_grad():
+        encoding.row_projection.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
+    shifts = torch.arange(-7, 8)
+    expected = torch.stack([shifts.sin(), (shifts / base**0.5).sin()])
+    torch.testing.assert_close(encoding.row_scores(shifts), expected)

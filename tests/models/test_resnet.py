@@ -60,3 +60,8 @@ def test_it_trains_as_another_library_s_network_does(name):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
     for (name, buffer), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected, msg=name)
+
+
+def test_each_stage_rounds_a_fractional_width_by_itself():
+    stages = [block.conv1.out_channels for block in ResNet((3, 16, 16), 4, [1, 1, 1], 2.6).blocks]
+    assert stages == [3, 5, 10]
