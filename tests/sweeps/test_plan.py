@@ -137,6 +137,15 @@ def test_a_gpu_s_work_is_in_the_seconds_of_the_clock(tmp_path):
         assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(expected)
 
 
+def test_a_run_with_equal_steps_has_seen_as_many_images_as_one_with_all_of_them(tmp_path):
+    folder = tmp_path / "run/m/mini-modern/frac0.1/seed0"
+    folder.mkdir(parents=True)
+    recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 5, "fraction": 0.1}
+    recorded |= {"equal": "steps", "status": "done", "seconds": 4.0, "device": "AMD EPYC, 1 threads"}
+    (folder / "result.json").write_text(json.dumps(recorded))
+    assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 200)) == pytest.approx(8)
+
+
 RATES = Rates({("conv3x3", "mini", "bf16"): [0.001, 0.002, 0.009], ("sa_quadratic", "mini", "bf16"): [0.004]})
 
 
