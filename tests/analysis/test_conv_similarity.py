@@ -9,7 +9,7 @@ from torch import nn
 
 from attnconv.analysis.calibration import calibration
 from attnconv.analysis.conv_similarity import convolution_shares, head_numbers, joint_residual, radius, variance_shares
-from attnconv.analysis.heads import mixer_traffic
+from attnconv.analysis.heads import head_statistics, mixer_traffic
 from attnconv.config import compose
 from attnconv.data.dataset import load_dataset
 from attnconv.mixers.shifts import grid_shifts
@@ -223,3 +223,34 @@ def test_channels_that_depend_on_each_other_do_not_spoil_the_fit():
     expected = 1 - errors / (wanted - wanted.mean(dim=0)).square().sum()
     assert expected > 0.97
     assert convolution_shares(x, y, (3,))[0][0] == pytest.approx(expected.item(), abs=5e-3)
+
+
+def test_a_radius_is_a_euclidean_distance_that_holds_its_share():
+    even = torch.full((1, 3, 3), 1 / 9)
+    for share, expected in ((0.1, 0), (0.5, 1), (0.6, math.sqrt(2)), (1, math.sqrt(2))):
+        assert radius(even, torch.zeros(1, 2), share).item() == pytest.approx(expected)
+    assert radius(even, torch.tensor([[1.0, 1.0]]), 1).item() == pytest.approx(math.sqrt(8))
+
+
+def test_statistics_are_those_of_a_loop_over_pixels():
+    probs = torch.rand(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    probs /= probs.sum(dim=(1, 2), keepdim=True)
+    means, covariances = head_statistics(probs)
+    for head in range(2):
+        mean, second = torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+        for row, column in itertools.product(range(4), range(5)):
+            shift = torch.tensor([row - 2, column - 2], dtype=torch.float64)
+            mean += probs[head, row, column] * shift
+            second += probs[head, row, column] * torch.outer(shift, shift)
+        torch.testing.assert_close(means[head], mean)
+        torch.testing.assert_close(covariances[head], second - torch.outer(mean, mean))
+
+
+def test_the_variance_that_moves_with_the_image_is_that_of_single_images():
+    probs = torch.rand(5, 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    shares = variance_shares(probs, 3, 3)
+    for head in range(2):
+        one = probs[:, head]
+        within = sum((image - one.mean(dim=0)).square().mean().item() for image in one) / 5
+        assert shares["content"][head].item() == pytest.approx(within / one.var(correction=0).item())
+    torch.testing.assert_close(sum(shares.values()), torch.ones(2, dtype=torch.float64))

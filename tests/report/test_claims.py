@@ -219,6 +219,16 @@ def test_the_order_of_table1_holds_under_another_recipe_in_every_seed(verdict):
         assert found.status == status
 
 
+def test_sinusoids_have_the_signs_of_learned_encodings(verdict, tmp_path):
+    quadratic = seeds("table1_bf16", "sa_quadratic", LOW)
+    for known, other, status in ((-0.02, -0.02, "holds"), (-0.02, 0.02, "does not hold"), (0.02, 0.02, "holds"),
+                                 (0.02, -0.02, "does not hold")):  # fmt: skip
+        runs = quadratic + seeds("table1_bf16", "sa_learned", higher(known))
+        part, _ = verdict("R2", runs + seeds("encodings_bf16", "sa_sinusoidal", higher(other))).parts
+        assert part.status == status, (known, other)
+    assert verdict("R2", quadratic).parts[0].status == "not run"
+
+
 def test_probes_decide_by_layer_and_seed(verdict, tmp_path):
     small = [row("small_bf16", "sa_quadratic", 0.9, seed, scale="small", run=f"small/{seed}") for seed in (0, 1)]
     probed(tmp_path, small[0], radius_50=[1, 1.2, 1.1, 1.3, 2, 3])

@@ -12,8 +12,9 @@ from attnconv.errors import ConfigError
 from attnconv.files import FileError
 from attnconv.models.cost import build_unfilled
 from attnconv.models.match import resolve_node
-from attnconv.runs.estimate import Rates, Work, duration, work_of
+from attnconv.runs.estimate import Rates, Work, duration, time_left, work_of
 from attnconv.runs.identity import differences
+from attnconv.runs.status import State
 from attnconv.settings.contradictions import require_effect
 from attnconv.sweeps.grid import Cell
 from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows
@@ -195,6 +196,15 @@ def test_work_counts_every_image_that_is_seen():
     assert images("data.fraction=0.1", "data.holdout=0.1") == pytest.approx(9_000)
     assert images("data.fraction=0.1", "data.equal=steps") == pytest.approx(100_000)
     assert images("data=digits") == 2 * 1_437
+
+
+def test_the_time_left_counts_the_epochs_left_of_runs_that_can_continue():
+    work = {"work": vars(Work("conv3x3", "mini", "bf16", images=1000))}
+    states = {Path(str(place)): State(status, "", epoch, 4, {}) for place, (status, epoch) in enumerate(
+        [("interrupted", 1), ("waiting", 0), ("done", 4), ("failed", 2), ("unreadable", 0)])}  # fmt: skip
+    noted = dict.fromkeys(states, work)
+    assert time_left(states, noted, RATES, at_once=2) == pytest.approx((0.75 + 1) * 2 / 2)
+    assert time_left({Path("2"): states[Path("2")]}, noted, RATES, at_once=2) is None
 
 
 def test_durations_duration():
