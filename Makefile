@@ -37,10 +37,10 @@ figures: setup  ## draw results/figures/ from results/, without training; ONLY=o
 verify: setup  ## check that pages, tables and costs match results/, without training, in a minute
 	$(RUN) scripts/verify.py
 
-fast: setup-dev  ## run the tests that do not train or start processes, in a minute or two
+fast: setup-dev  ## run the quick tests, in about a minute on two cores
 	$(PYTEST) -m "not slow and not slurm" tests
 
-test: setup-dev  ## run the whole CPU test suite, in minutes on two cores
+test: setup-dev  ## run the whole CPU test suite, in 11 minutes on two cores
 	$(PYTEST) tests
 
 test-avx2: setup-dev  ## run the tests that train convolutions as on a CPU without AVX-512

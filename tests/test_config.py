@@ -53,6 +53,7 @@ def test_every_model_builds_at_every_scale_and_under_every_recipe(model):
             assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -99,6 +100,7 @@ def test_every_experiment_composes_and_says_what_to_expect(experiment):
     assert "\nmodel:" not in text, "keys of one model leak into another: variants get their own model file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["data", "logger"])
 def test_every_other_member_composes_and_bears_its_name(group):
     for member in members(group):

@@ -15,6 +15,8 @@ from attnconv.data.dataset import load_dataset
 from attnconv.mixers.shifts import grid_shifts
 from attnconv.runs.load import build_untrained
 
+pytestmark = pytest.mark.slow  # building networks takes seconds
+
 H, W = 6, 5
 PIXELS = H * W
 CENTRE = H // 2 * W + W // 2

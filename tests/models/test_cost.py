@@ -18,6 +18,8 @@ from attnconv.models.match import match_width
 from attnconv.models.resnet import NonLocalBlock
 from conftest import REPOSITORY, compose
 
+pytestmark = pytest.mark.slow  # building networks takes seconds
+
 CIFAR = (3, 32, 32)
 IMAGE = torch.zeros(1, *CIFAR, device="meta")
 
@@ -112,7 +114,6 @@ def test_every_model_has_rows_and_its_claims_stand_in_them():
         assert row["sees_content"] == ("yes" if CLAIMS[name].sees_content else "no")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", study_models())
 def test_every_row_is_still_true(name):
     _, rows = table()
@@ -142,7 +143,6 @@ def test_kernels_see_content_where_it_is_claimed(name):
     assert (bend.abs().max() > 1e-6) == CLAIMS[name].sees_content
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["parameters", "flops"])
 @pytest.mark.parametrize(
     "name",

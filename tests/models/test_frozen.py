@@ -12,6 +12,8 @@ from attnconv.runs.folder import RunFolder
 from attnconv.training.optimizers import build_optimizer
 from conftest import compose
 
+pytestmark = pytest.mark.slow  # building networks takes seconds
+
 TINY = ["scale=mini", "scale.layers=2", "scale.width=8", "scale.hidden=8"]
 
 

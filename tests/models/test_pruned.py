@@ -17,6 +17,8 @@ from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import load_trained
 
+pytestmark = pytest.mark.slow  # building networks takes seconds
+
 TINY = ["scale=mini", "scale.layers=2", "scale.heads=4", "scale.width=8", "scale.hidden=8"]
 
 

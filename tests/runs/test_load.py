@@ -14,6 +14,8 @@ from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
 from attnconv.runs.load import build_untrained, load_trained
 from conftest import TINY_SCALE, compose, script, write_arrays
 
+pytestmark = pytest.mark.slow  # building networks takes seconds
+
 ELSE = "has unexpected content"
 
 
