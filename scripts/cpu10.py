@@ -1,0 +1,46 @@
+"""Train one entry of CPU-10 for ten minutes, and print and keep its line: the rules are in results/cpu10.md.
+
+    python scripts/cpu10.py sa_quadratic --seed 0 --json results/cpu10.jsonl
+    python scripts/cpu10.py airbench94 --json results/external/NAME/cpu10.jsonl      (on your machine)
+
+Run it alone on the machine. Our networks train a number of epochs that ten minutes hold on the machines in LOG.md; if
+your machine is slower or faster, set --epochs. A run of ours is also a run folder in outputs/, which scripts/collect.py
+keeps. To repeat an entry, move or delete that folder.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from attnconv.bench.cpu10 import ENTRIES, enter
+from attnconv.errors import one_line_errors
+from attnconv.runs.provenance import commit, describe_device, versions
+from attnconv.settings.arguments import ScriptParser, above_zero, check_target, positive, whole_number
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("entry", choices=ENTRIES, metavar="ENTRY", help=", ".join(ENTRIES))
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="0")
+    parser.add_argument("--minutes", type=above_zero, default=10.0, help="10; less is for a try")
+    parser.add_argument("--epochs", type=positive, help="of sa_quadratic and conv3x3, which do not follow the clock")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append the line to this file")
+    arguments = parser.parse_args()
+    check_target(parser, arguments.json)
+    head, dirty = commit()
+    line = enter(arguments.entry, arguments.seed, arguments.minutes, arguments.epochs)
+    line |= {"device": describe_device(torch.device("cpu")), "commit": head, "dirty": dirty, "versions": versions()}
+    minutes = line["train_seconds"] / 60
+    print(
+        f"{line['entry']}, seed {line['seed']}: {line['test_acc']:.2%} on test after {minutes:.2f} minutes of training"
+    )
+    print(json.dumps(line))
+    if arguments.json is not None:
+        with arguments.json.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
