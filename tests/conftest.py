@@ -1,4 +1,4 @@
-"""What several tests need: tiny data, tiny configurations, and CIFAR-10 where it is."""
+"""Shared fixtures and helpers: tiny data sets, tiny configurations, and scripts run in this process."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
 
-# Fixtures that train a run or start a command. What asks for one is left out of `make fast`.
+# Fixtures that train a model or start a command. `make fast` skips the tests that use them.
 RUN_FIXTURES = {"tiny", "command"}
 
 Finished = subprocess.CompletedProcess
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """Do what attnconv.config.compose does, but let a test give data.root to all data."""
+    """Compose like attnconv.config.compose, but accept data.root even where it has no effect."""
     check_overrides(overrides)
     frozen = freeze(composed(overrides))
     require_effect([(frozen, [key for key in overrides if not key.startswith("data.root=")])])
@@ -44,7 +44,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, classes: int = 4, seed: int = 0) -> None:
-    """A data set of noise around one color per class, as four .npy files."""
+    """Write a data set of noise around one color per class, as four .npy files."""
     draw = np.random.default_rng(seed)
     root.mkdir(parents=True, exist_ok=True)
     colors = draw.integers(60, 196, size=(classes, 3))
@@ -57,7 +57,7 @@ def write_arrays(root: Path, train: int = 40, test: int = 20, side: int = 8, cla
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Restore the environment after every test: a command that runs in this process sets variables for its runs."""
+    """Restore environment variables after every test, because commands run in this process set some."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -67,14 +67,14 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
-    """A function: script, arguments -> exit code and output of `python SCRIPT ARGUMENTS`, which runs in this process.
+    """Return a function that runs `python SCRIPT ARGUMENTS` in this process and returns its exit code and output.
 
-    For what only a process of its own has (its signals, its imports, its exit code on a signal), start one.
+    Tests that need a separate process (for signals or imports) start one themselves.
     """
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it; monkeypatch unsets it after the test
-    Plugins.instance()  # found once, not by every command
+    Plugins.instance()  # discover plugins once, not in every command
     before = Singleton.get_state()
-    # A process begins without handlers; an earlier test's may write to a stream that is closed.
+    # A new process has no handlers, and those of an earlier test may write to a closed stream.
     monkeypatch.setattr(logging.root, "handlers", [])
 
     def run(script: str, *arguments: object) -> Finished:
@@ -101,9 +101,9 @@ def arrays(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path, arrays: Path) -> Callable[..., Config]:
-    """A function: overrides -> the configuration of a run that takes a moment, writing below tmp_path.
+    """Return a function that composes overrides into a very short run that writes below tmp_path.
 
-    Its model is conv3x3 unless they say another: the picture of a network's heads takes longer than such a training.
+    The model is conv3x3 unless an override sets it: plotting a network's heads takes longer than the training itself.
     """
 
     def build(*overrides: str) -> Config:
@@ -120,7 +120,7 @@ def with_model(overrides: Sequence[str]) -> Sequence[str]:
 def script(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, *arguments: object
 ) -> tuple[Any, str, str]:
-    """Run scripts/NAME.py in this process: its exit code, and what it printed to stdout and stderr."""
+    """Run scripts/NAME.py in this process, and return its exit code, stdout and stderr."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     code: Any = 0
     try:
@@ -133,10 +133,10 @@ def script(
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """A function: run a configuration until it is interrupted, in epoch `epoch` (from 1)."""
+    """Return a function that runs a configuration and interrupts it in epoch `epoch` (from 1)."""
 
     def start(config, epoch=2):
-        from attnconv.run import run  # imports torch, which some tests do without
+        from attnconv.run import run  # imports torch, which some tests avoid
         from attnconv.runs.folder import run_folder_path
         from attnconv.training import loop
 
@@ -159,7 +159,7 @@ def interrupted(monkeypatch):
 
 @pytest.fixture
 def start_sweep(tmp_path):
-    """A function: run a sweep, in this process, and return the seeds of the runs that it made."""
+    """Return a function that runs a sweep in this process and returns the seeds that were run."""
 
     def start(*configs):
         from attnconv.run import run
@@ -181,9 +181,9 @@ def start_sweep(tmp_path):
 
 @pytest.fixture
 def train(tmp_path, arrays, monkeypatch, command):
-    """A function: overrides -> exit code, output and errors of train.py, in this process.
+    """Return a function that runs train.py with overrides in this process and returns exit code, stdout and stderr.
 
-    It runs in tmp_path/here, one epoch on 40 training images of 8 x 8 pixels, and writes to tmp_path/here/outputs.
+    It runs in tmp_path/here for one epoch on 40 training images of 8 x 8 pixels, and writes to tmp_path/here/outputs.
     """
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -198,7 +198,7 @@ def train(tmp_path, arrays, monkeypatch, command):
 
 @pytest.fixture
 def refused(train, tmp_path):
-    """A function: overrides -> the one line with which `python train.py` refuses them, writing nothing."""
+    """Return a function that checks that train.py refuses the overrides and writes nothing, and returns the error."""
 
     def run(*overrides):
         before = sorted(tmp_path.rglob("*"))

@@ -1,7 +1,7 @@
-"""Python scripts in processes of their own that begin with the large libraries imported.
+"""Run Python scripts in separate processes that start with the large libraries already imported.
 
-A helper process imports them once; each script runs in a fork of it, as `python SCRIPT` does: with its own folder,
-environment, signals and exit code. This package is imported anew by every script. Seconds of imports are saved.
+A helper process imports them once, and each script runs in a fork of it. As with `python SCRIPT`, a script has its own
+working directory, environment, signals and exit code, and imports this package itself. This saves seconds of imports.
 """
 
 import atexit
@@ -16,12 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# What a training run imports, but for this package; and pytest, which a child of `python -m pytest` imports again.
+# The imports of a training run except this package, and pytest, which a child of `python -m pytest` imports again.
 CONTEXT.set_forkserver_preload(["pytest", "hydra", "torch", "torch._dynamo", "timm", "safetensors.torch"])
 
 
 class Script:
-    """A running `python SCRIPT ARGUMENTS`; used like subprocess.Popen with pipes and text."""
+    """A running `python SCRIPT ARGUMENTS`, used like subprocess.Popen with text pipes."""
 
     def __init__(self, *command: object, cwd: Path, env: Mapping[str, str]) -> None:
         self.arguments = [str(word) for word in command]
@@ -40,7 +40,7 @@ class Script:
         os.kill(self.pid, signum)
 
     def finish(self) -> subprocess.CompletedProcess[str]:
-        """Wait for its end; return exit code, the rest of what it printed, and all of its errors."""
+        """Wait for the process to end, and return its exit code, the rest of its stdout, and all of its stderr."""
         with self.stdout, self._errors:
             rest = self.stdout.read()
             self._process.join()
@@ -49,12 +49,12 @@ class Script:
 
 
 def run_script(*command: object, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `python SCRIPT ARGUMENTS` to its end."""
+    """Run `python SCRIPT ARGUMENTS` and wait for it to end."""
     return Script(*command, cwd=cwd, env=env).finish()
 
 
 def _become(arguments: list[str], folder: str, environment: dict[str, str], out: Connection, err: Connection) -> None:
-    """Make this forked process what `python SCRIPT ARGUMENTS` would be, and run the script."""
+    """Set up this forked process like `python SCRIPT ARGUMENTS`, and run the script."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -1,4 +1,4 @@
-"""The public API: one line loads a trained network, and errors in images and names take one line."""
+"""The public API: loading networks, prediction, evaluation and attention maps, with one-line errors."""
 
 import runpy
 import shutil
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder of a finished run on arrays; its data set has been deleted."""
+    """The folder of a finished run on arrays, whose data set has been moved away."""
     root = tmp_path_factory.mktemp("api")
     write_arrays(root / "arrays")
     overrides = ["data=arrays", f"data.root={root}/arrays", f"output={root}/outputs", "logger=none", "device=cpu"]
@@ -45,13 +45,13 @@ def moved(folder):
     return folder.parents[5] / "moved"
 
 
-def test_run_is_a_function_though_a_module_has_its_name():
+def test_attnconv_run_is_the_function_not_the_module():
     from attnconv.run import run
 
     assert attnconv.run is run
 
 
-def test_a_network_predicts_without_its_data_set(network, folder, moved, tmp_path):
+def test_predict_works_without_the_data_set(network, folder, moved, tmp_path):
     images = np.load(moved / "test_images.npy")
     predictions = np.load(folder / "predictions.npy")
     assert network.class_names == ("0", "1", "2", "3")
@@ -65,7 +65,7 @@ def test_a_network_predicts_without_its_data_set(network, folder, moved, tmp_pat
     assert np.array_equal(network.predict_proba(same[:3]), network.predict_proba(images[[0, 0, 0]]))
 
 
-def test_a_network_is_evaluated_on_what_one_has(network, moved, folder):
+def test_evaluate_accepts_a_folder_or_arrays(network, moved, folder):
     own = attnconv.load(str(folder), root=str(moved)).evaluate()
     images, labels = (np.load(moved / f"test_{kind}.npy") for kind in ("images", "labels"))
     predictions = np.load(folder / "predictions.npy")
@@ -79,7 +79,7 @@ def test_a_network_is_evaluated_on_what_one_has(network, moved, folder):
         network.evaluate()
 
 
-def test_attention_is_a_map_per_head(network, moved):
+def test_attention_returns_one_map_per_head(network, moved):
     image = np.load(moved / "test_images.npy")[0]
     every = network.attention(image, layer=2)
     assert every.shape == (3, 2, 2, 2, 2)
@@ -97,14 +97,14 @@ def test_attention_is_a_map_per_head(network, moved):
             network.attention(image, **arguments)
 
 
-def test_heads_of_position_alone_need_no_image(tiny, arrays):
+def test_positional_heads_need_no_images(tiny, arrays):
     config = tiny("model=sa_quadratic", "epochs=1")
     attnconv.run(config)
     shutil.rmtree(arrays)
     assert len(attnconv.load(run_folder_path(config)).heads()) == 6
 
 
-def test_attention_of_a_vision_transformer_is_what_its_layers_compute():
+def test_vit_attention_maps_reproduce_the_layer_output():
     from attnconv.models.vit import vit
 
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_attention_of_a_vision_transformer_is_what_its_layers_compute():
     assert attention.fused_attn, "the network itself is as it was"
 
 
-def test_attention_of_torchvisions_vision_transformer():
+def test_attention_maps_of_torchvision_vit():
     from torchvision.models import VisionTransformer
 
     model = VisionTransformer(8, 4, 2, 2, 8, 8, num_classes=4).eval()
@@ -147,13 +147,13 @@ def test_attention_of_torchvisions_vision_transformer():
         ("nowhere.png", "nowhere.png does not exist"),
     ],
 )  # fmt: skip
-def test_a_wrong_image_is_one_line(network, images, complaint):
+def test_invalid_images_are_one_line_errors(network, images, complaint):
     with pytest.raises(UserError, match=complaint) as refused:
         network.predict(images)
     assert "\n" not in str(refused.value)
 
 
-def test_an_image_of_another_size_or_mode_is_converted_when_asked(network, tmp_path):
+def test_resize_converts_images_of_other_sizes_and_modes(network, tmp_path):
     for image in (Image.new("RGBA", (20, 9)), Image.new("P", (8, 8)), np.zeros((2, 5, 5, 1), np.uint8)):
         assert set(network.predict(image, resize=True)) <= set(network.class_names)
     (tmp_path / "text.png").write_text("no image")
@@ -164,7 +164,7 @@ def test_an_image_of_another_size_or_mode_is_converted_when_asked(network, tmp_p
         network.predict(tmp_path / "text.png", resize=True)
 
 
-def test_a_committed_network_has_a_name(folder, tmp_path):
+def test_networks_with_committed_weights_are_found_by_name(folder, tmp_path):
     run = "table1/sa_learned_content/mini-modern/frac1/seed0"
     for name in ("no weights yet", run):
         if name == run:
@@ -184,7 +184,7 @@ def test_a_committed_network_has_a_name(folder, tmp_path):
         assert "python train.py model=NAME" in str(refused.value)
 
 
-def test_runs_from_before_preprocessing_was_kept(folder, moved, tmp_path):
+def test_runs_without_preprocessing_json_fall_back_to_the_data_set(folder, moved, tmp_path):
     older = shutil.copytree(folder, tmp_path / "older")
     kept = (older / "preprocessing.json").read_bytes()
     (older / "preprocessing.json").unlink()
@@ -198,7 +198,7 @@ def test_runs_from_before_preprocessing_was_kept(folder, moved, tmp_path):
 
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """A function: name and arguments -> exit code, output and errors of a script run in this process."""
+    """Return a function that runs a script in this process and returns its exit code, stdout and stderr."""
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -212,7 +212,7 @@ def script(monkeypatch, capsys):
     return run
 
 
-def test_evaluate_and_predict_as_commands(script, network, folder, moved, tmp_path):
+def test_evaluate_and_predict_commands(script, network, folder, moved, tmp_path):
     assert script("evaluate", folder, "--data", moved)[:2] == (0, f"{network.evaluate(moved)}\n")
     Image.fromarray(np.load(moved / "test_images.npy")[0]).save(tmp_path / "one.png")
     code, out, _ = script("predict", folder, tmp_path / "one.png", "--top", 1)
@@ -222,7 +222,7 @@ def test_evaluate_and_predict_as_commands(script, network, folder, moved, tmp_pa
     assert script("predict", "--resize", folder, tmp_path / "large.png")[0] == 0
 
 
-def test_evaluate_and_predict_refuse_in_one_line(script, folder, tmp_path):
+def test_evaluate_and_predict_commands_report_one_line_errors(script, folder, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "large.png")
     (tmp_path / "empty").mkdir()
     for arguments, complaint in (

@@ -1,4 +1,4 @@
-"""The command as a user types it: errors in one line, sweeps, Ctrl-C, dashboards."""
+"""train.py as a user runs it: one-line errors, sweeps, dashboards and the progress bar."""
 
 import contextlib
 import fcntl
@@ -20,13 +20,13 @@ from processes import run_script
 
 pytestmark = pytest.mark.slow
 
-# Of processes that a test starts.
+# The environment of processes that a test starts.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture
 def train(command, arrays, tmp_path, monkeypatch):
-    """A function: mode (--run or -m), overrides -> what train.py makes of them on tiny arrays, in this process."""
+    """Return a function that runs train.py on tiny arrays in this process, with a mode (--run or -m) and overrides."""
     monkeypatch.chdir(REPOSITORY)
     fixed = ["data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "epochs=1", "logger=none"]
     fixed += ["model=conv3x3", "device=cpu"]
@@ -46,7 +46,7 @@ def train(command, arrays, tmp_path, monkeypatch):
         ("scale.patch=3", "do not divide into patches"),
     ],
 )
-def test_bad_input_is_one_line_and_a_failing_exit_code(train, tmp_path, override, complaint):
+def test_invalid_settings_exit_2_with_one_error_line(train, tmp_path, override, complaint):
     finished = train("--run", override)
     assert finished.returncode == 2
     errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
@@ -56,7 +56,7 @@ def test_bad_input_is_one_line_and_a_failing_exit_code(train, tmp_path, override
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_finished_run_is_refused(train):
+def test_a_finished_run_is_not_run_again(train):
     assert train("--run").returncode == 0
     again = train("--run")
     assert again.returncode == 2
@@ -66,7 +66,7 @@ def test_a_finished_run_is_refused(train):
 
 
 @pytest.mark.parametrize("mode", ["--run", "-m"])
-def test_an_output_that_cannot_be_written_is_one_line(train, tmp_path, mode):
+def test_an_unwritable_output_folder_is_a_one_line_error(train, tmp_path, mode):
     (tmp_path / "file").write_text("")
     finished = train(mode, f"output={tmp_path}/file/deep")
     assert finished.returncode == 2
@@ -74,7 +74,7 @@ def test_an_output_that_cannot_be_written_is_one_line(train, tmp_path, mode):
     assert "Traceback" not in finished.stderr
 
 
-def test_a_sweep_gives_every_cell_its_own_folder(train, tmp_path):
+def test_each_run_of_a_sweep_has_its_own_folder(train, tmp_path):
     finished = train("-m", "model=conv3x3,mlp_mixer", "seed=0,1", "data.fraction=0.5,1")
     assert finished.returncode == 0, finished.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
@@ -83,7 +83,7 @@ def test_a_sweep_gives_every_cell_its_own_folder(train, tmp_path):
     assert {result["train_images"] for result in results} == {20, 40}
 
 
-def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(train, command, tmp_path):
+def test_a_repeated_sweep_runs_only_missing_runs_and_reports_failures(train, command, tmp_path):
     assert train("-m", "seed=0").returncode == 0
     again = train("-m", "seed=0,1")
     assert again.returncode == 0, again.stderr
@@ -116,7 +116,7 @@ def test_a_sweep_started_again_does_what_is_missing_and_says_at_once_what_fails(
         (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher=nope does not exist"),
     ],
 )
-def test_a_sweep_that_cannot_end_well_is_refused_before_anything_is_run(train, tmp_path, overrides, complaint):
+def test_invalid_sweeps_are_refused_before_the_first_run(train, tmp_path, overrides, complaint):
     finished = train("-m", *overrides)
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
@@ -125,7 +125,7 @@ def test_a_sweep_that_cannot_end_well_is_refused_before_anything_is_run(train, t
     assert not (tmp_path / "outputs").exists()
 
 
-def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(train, tmp_path, monkeypatch):
+def test_joblib_trains_in_parallel_and_divides_the_threads(train, tmp_path, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     from joblib.externals.loky import get_reusable_executor
 
@@ -141,7 +141,7 @@ def test_joblib_runs_several_cells_at_once_on_their_share_of_the_threads(train, 
     assert [result["device"].rpartition(", ")[2] for result in results] == [f"{threads} threads"] * 2
 
 
-def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(train, monkeypatch):
+def test_a_slurm_sweep_without_slurm_is_a_one_line_error(train, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     monkeypatch.setenv("PATH", "/nowhere")
     finished = train("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
@@ -151,8 +151,8 @@ def test_without_slurm_a_sweep_for_it_is_refused_in_one_line(train, monkeypatch)
     assert "Traceback" not in finished.stderr
 
 
-def test_dashboards_work_without_an_account_and_without_asking(arrays, tmp_path):
-    """In a process of its own, without a terminal: both libraries keep what they found out when they were imported."""
+def test_dashboards_need_no_account_and_do_not_prompt(arrays, tmp_path):
+    """Run in a separate process without a terminal, because both libraries cache what they find at import."""
     environment = ENVIRONMENT | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         environment.pop(name, None)
@@ -165,24 +165,24 @@ def test_dashboards_work_without_an_account_and_without_asking(arrays, tmp_path)
     assert list((tmp_path / "trackio").glob("**/attnconv*.db"))
 
 
-def test_the_composed_configuration_can_be_inspected(command):
+def test_cfg_and_help_show_the_configuration(command):
     assert "optimizer: sgd" in command("train.py", "--cfg", "job", "--resolve").stdout
     helped = command("train.py", "--help").stdout
     assert "recipe: modern, paper" in helped
-    assert "recipe_for_model" not in helped  # chosen by a model and a recipe together
+    assert "recipe_for_model" not in helped  # selected by the model and the recipe together
     common = ("model=", "scale=", "recipe=", "seed=", "epochs=", "data.fraction=", "match=", "name=")
     places = [helped.index(f"\n  {key}") for key in common]
     assert places == sorted(places)
     assert "sa_quadratic_generalized" in helped
 
 
-def test_a_terminal_sees_a_progress_bar(tiny):
+def test_a_terminal_shows_a_progress_bar(tiny):
     config = tiny("epochs=5", "model=conv3x3")
     child, terminal = pty.fork()
     if not child:
         run_in_a_terminal(config)
     shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end has closed
+    with contextlib.suppress(OSError):  # raised by Linux when the other end closes
         while chunk := os.read(terminal, 4096):
             shown += chunk
     os.close(terminal)
@@ -227,7 +227,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 @pytest.fixture
 def search(train, tmp_path, monkeypatch):
-    """Return a function that runs train.py -m with overrides and the sweeper of an installed plugin."""
+    """Return a function that runs train.py -m with overrides and the sweeper of a plugin."""
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/search_sweeper.py").write_text(SEARCH)
     monkeypatch.syspath_prepend(tmp_path)
@@ -240,7 +240,7 @@ def search(train, tmp_path, monkeypatch):
     return run
 
 
-def test_a_sweeper_that_optimizes_gets_validation_accuracy_and_never_test(search, tmp_path):
+def test_optimizing_sweepers_get_validation_accuracy_never_test_accuracy(search, tmp_path):
     for settings, complaint in (
         (["hydra.sweeper.direction=maximize"], "needs a validation set: set data.holdout=0.1"),
         (["data.holdout=0.2"], "would minimize the accuracy: set hydra.sweeper.direction=maximize"),

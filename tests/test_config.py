@@ -16,7 +16,7 @@ from attnconv.models.cost import build_unfilled
 from attnconv.settings.composition import composed
 from conftest import compose
 
-# Settings of models without a default.
+# Model settings that have no default.
 NEEDS = {"timm": ["model.timm_name=resnet10t"], "sa_quadratic_copied": ["model.start=weights.safetensors"]}
 
 
@@ -25,16 +25,16 @@ def members(group: str) -> list[str]:
 
 
 def overlays(model: str) -> set[str]:
-    """Return the recipes with their own settings for a family of models."""
+    """Return the recipes that have their own settings for the family of a model."""
     family = "resnet" if "resnet" in model or model.startswith("vgg") else model
     return {recipe for recipe in members("recipe") if f"{recipe}_{family}" in members("recipe_for_model")}
 
 
 @pytest.mark.slow
-# The size of sa_quadratic_pruned depends on the weights that it starts from: tests/models/test_pruned.py.
+# The size of sa_quadratic_pruned depends on the weights that it starts from: see tests/models/test_pruned.py.
 @pytest.mark.parametrize("model", [model for model in members("model") if model != "sa_quadratic_pruned"])
-def test_every_model_builds_at_every_scale_and_under_every_recipe(model):
-    """Hydra reads a model once, and once more for a recipe that has settings of its own for it."""
+def test_every_model_builds_at_every_scale_and_with_every_recipe(model):
+    """Compose each model once with Hydra, and once more for each recipe that has its own settings for it."""
     extra, name = NEEDS.get(model, []), "timm_resnet10t" if model == "timm" else model
     pairs = {("modern", scale) for scale in members("scale")} | {(recipe, "mini") for recipe in members("recipe")}
     for recipe, scale in sorted(pairs):
@@ -49,7 +49,7 @@ def test_every_model_builds_at_every_scale_and_under_every_recipe(model):
         config = freeze(config)
         assert (config.model["name"], config.scale.name, config.recipe.name) == (name, scale, recipe)
         network = build_unfilled(config.model, (3, 32, 32), 10)
-        if scale == "small":  # tests/models/test_cost.py shows images to the others
+        if scale == "small":  # tests/models/test_cost.py covers the other scales
             assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
@@ -64,14 +64,14 @@ def test_every_model_builds_at_every_scale_and_under_every_recipe(model):
         "experiment=speedrun logger=none seed=3 recipe.sizes=[0.5,1]",
     ],
 )
-def test_a_configuration_is_what_hydra_composes(overrides):
+def test_compose_gives_the_same_configuration_as_hydra(overrides):
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         expected = freeze(hydra_compose("config", overrides.split()))
     assert compose(overrides.split()) == settings.compose(overrides.split()) == expected
 
 
-def test_files_of_another_folder_are_read_every_time(tmp_path):
+def test_config_files_on_the_search_path_are_not_cached(tmp_path):
     (tmp_path / "model").mkdir()
     for width in (8, 99):
         (tmp_path / "model/mine.yaml").write_text(f"name: mine\n_target_: torch.nn.Identity\nwidth: {width}\n")
@@ -79,7 +79,7 @@ def test_files_of_another_folder_are_read_every_time(tmp_path):
         assert config.model["width"] == width
 
 
-def test_a_file_that_changes_is_composed_again(monkeypatch, tmp_path):
+def test_a_changed_config_file_is_read_again(monkeypatch, tmp_path):
     shutil.copytree(CONFIGS, tmp_path / "configs")
     monkeypatch.setattr("attnconv.settings.composition.CONFIGS", tmp_path / "configs")
     assert settings.compose(["scale=mini"]).scale.heads == 9
@@ -89,7 +89,7 @@ def test_a_file_that_changes_is_composed_again(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("experiment", members("experiment"))
-def test_every_experiment_composes_and_says_what_to_expect(experiment):
+def test_every_experiment_composes_and_documents_cost_and_expected_result(experiment):
     assert isinstance(compose([f"experiment={experiment}"]), Config)
     text = (CONFIGS / f"experiment/{experiment}.yaml").read_text()
     assert text.startswith("# @package _global_\n"), "its keys would land below `experiment`"
@@ -102,13 +102,13 @@ def test_every_experiment_composes_and_says_what_to_expect(experiment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["data", "logger"])
-def test_every_other_member_composes_and_bears_its_name(group):
+def test_every_data_and_logger_config_composes_and_has_its_file_name(group):
     for member in members(group):
         extra = ["data.root=somewhere"] if member == "arrays" else []
         assert getattr(compose([f"{group}={member}", *extra]), group).name == member
 
 
-def test_every_recipe_for_a_model_belongs_to_a_recipe_and_a_family():
+def test_every_recipe_for_model_file_matches_a_recipe_and_a_family():
     # `optional` in the defaults list would silently ignore a misspelled file.
     families = [*members("model"), "resnet"]
     pairs = {f"{recipe}_{family}" for recipe in members("recipe") for family in families}
@@ -116,23 +116,23 @@ def test_every_recipe_for_a_model_belongs_to_a_recipe_and_a_family():
 
 
 @pytest.mark.parametrize("model", ["resnet10", "resnet18", "nonlocal_resnet18", "se_resnet18", "vgg11_bn"])
-def test_published_convolutional_networks_share_their_settings(model):
+def test_published_convolutional_networks_use_the_step_schedule(model):
     assert compose([f"model={model}", "recipe=paper"]).recipe.schedule == "step"
 
 
-def test_a_recipe_follows_the_model():
+def test_recipe_defaults_depend_on_the_model():
     assert compose(["model=sa_quadratic"]).recipe.schedule == "cosine"
     assert compose(["model=resnet18"]).recipe.schedule == "step"
     assert compose(["model=resnet18", "recipe.schedule=cosine"]).recipe.schedule == "cosine"
 
 
-def test_mini_scale_brings_its_recipe_unless_told_otherwise():
+def test_mini_scale_uses_the_modern_recipe_by_default():
     assert compose(["scale=mini"]).recipe.name == "modern"
     assert compose(["scale=mini", "recipe=paper"]).recipe.name == "paper"
     assert compose([]).recipe.name == "paper"
 
 
-def test_the_default_is_the_paper():
+def test_the_default_configuration_matches_the_paper():
     config = compose([])
     scale, recipe = config.scale, config.recipe
     assert (scale.layers, scale.heads, scale.width, scale.hidden, scale.patch) == (6, 9, 400, 512, 2)
@@ -144,7 +144,7 @@ def test_the_default_is_the_paper():
 
 
 def compose_with(tmp_path: Path, text: str) -> Config:
-    """Compose configs/ with one more experiment file in it."""
+    """Compose configs/ with an additional experiment file."""
     shutil.copytree(CONFIGS, tmp_path / "configs")
     (tmp_path / "configs/experiment/new.yaml").write_text(f"# @package _global_\n{text}\n")
     register_schema()
@@ -160,14 +160,14 @@ def compose_with(tmp_path: Path, text: str) -> Config:
         ("data: {fracton: 0.1}", "data.fracton", "data.fraction"),
     ],
 )
-def test_a_typo_in_an_experiment_file_fails_and_names_the_nearest(tmp_path, text, wrong, right):
+def test_a_typo_in_an_experiment_file_suggests_the_right_setting(tmp_path, text, wrong, right):
     with pytest.raises(Exception, match="not in") as caught:
         compose_with(tmp_path, text)
     message = explain_composition_error(caught.value, valid_keys())
     assert message == f"configs/experiment/new.yaml: unknown setting '{wrong}'; did you mean '{right}'?"
 
 
-def test_the_same_experiment_file_without_the_typo_composes(tmp_path):
+def test_an_experiment_file_without_typos_composes(tmp_path):
     assert compose_with(tmp_path, "epochs: 2").epochs == 2
 
 
@@ -188,7 +188,7 @@ def test_the_same_experiment_file_without_the_typo_composes(tmp_path):
         ("+recipe.lrr=3", "unknown setting 'recipe.lrr'; did you mean 'recipe.lr'?"),
     ],
 )
-def test_a_value_outside_its_limits_is_refused(override, complaint):
+def test_invalid_values_and_unknown_settings_are_refused(override, complaint):
     with pytest.raises(ConfigError) as caught:
         compose([override])
     assert str(caught.value) == complaint
@@ -209,16 +209,16 @@ def test_a_value_outside_its_limits_is_refused(override, complaint):
         ("gpus", "; python train.py --help lists them"),
     ],
 )
-def test_hints_go_by_the_last_part_of_a_name_and_are_silent_when_nothing_is_near(name, near):
+def test_suggestions_match_the_last_part_of_a_name_or_point_to_help(name, near):
     assert nearest(name, valid_keys()) == near
 
 
-def test_a_home_folder_is_expanded_wherever_a_path_is_said(monkeypatch):
+def test_home_folder_is_expanded_in_all_path_settings(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     config = compose(['output="~/runs"', 'data.root="~/c10"', 'collected="~"'])
     assert (config.output, config.data.root, config.collected) == ("/home/ada/runs", "/home/ada/c10", "/home/ada")
 
 
-def test_nearest_lists_a_few_names_and_spares_a_long_list():
+def test_nearest_lists_valid_names_only_if_they_are_few():
     assert nearest("xyz", ["a", "b"]) == "; valid: a, b"
     assert nearest("xyz", map(str, range(50))) == "; python train.py --help lists them"

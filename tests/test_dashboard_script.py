@@ -12,7 +12,7 @@ from conftest import PYTHON, REPOSITORY
 pytest.importorskip("trackio")
 
 
-def test_recorded_runs_are_shown_once(tiny, tmp_path):
+def test_recorded_runs_are_imported_into_trackio_once(tiny, tmp_path):
     """In a separate process, because Trackio reads its data folder at import."""
     for seed in (0, 1):
         run(tiny(f"seed={seed}", "data.fraction=0.5", "name=study"))

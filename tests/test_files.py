@@ -1,11 +1,11 @@
-"""Tables from outside: errors take one line and name the file."""
+"""Missing or damaged input files: each error takes one line and names the file."""
 
 import json
 
 import pytest
 
 from attnconv.files import FileError, kind_of, read_csv, read_json, read_json_lines
-from attnconv.report.collect import read_runs
+from attnconv.report.runs_table import read_runs
 from attnconv.report.theorem_page import read_examined
 from attnconv.runs.records import RESULT_KEYS
 from attnconv.runs.status import look, noted_cells
@@ -15,7 +15,7 @@ JSON, LINES, CSV = "x.json", "x.jsonl", "x.csv"
 
 
 def read(path):
-    """Read a table in the way that the scripts read it, by its name."""
+    """Read a table with the reader for its type, as the scripts do."""
     if path.name == JSON:
         return read_json(path, ["dirty"])
     return read_json_lines(path, ["part"]) if path.name == LINES else read_csv(path, ["model", "seed"])
@@ -44,7 +44,7 @@ def read(path):
         (CSV, b"\x1f\x8b\x08\xff", "is compressed with gzip: unpack it first"),
     ],
 )
-def test_a_table_that_is_none_is_one_line(tmp_path, name, content, complaint):
+def test_damaged_tables_are_one_line_errors_that_name_the_file(tmp_path, name, content, complaint):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(FileError) as refused:
@@ -55,7 +55,7 @@ def test_a_table_that_is_none_is_one_line(tmp_path, name, content, complaint):
 
 
 @pytest.mark.parametrize("name", [JSON, LINES, CSV])
-def test_a_table_that_cannot_be_opened_is_one_line(tmp_path, name):
+def test_tables_that_cannot_be_opened_are_errors(tmp_path, name):
     with pytest.raises(FileError, match="cannot be read: No such file"):
         read(tmp_path / name)
     (tmp_path / name).mkdir()
@@ -73,14 +73,14 @@ def test_a_table_that_cannot_be_opened_is_one_line(tmp_path, name):
         (b"\x89HDF\r\n\x1a\n\xff", "is an HDF5 file"),
     ],
 )
-def test_a_table_of_runs_that_is_none_is_one_line(tmp_path, content, complaint):
+def test_a_damaged_runs_csv_is_a_one_line_error(tmp_path, content, complaint):
     (tmp_path / "runs.csv").write_bytes(content)
     with pytest.raises(FileError, match=complaint) as refused:
         read_runs(tmp_path / "runs.csv")
     assert "\n" not in str(refused.value)
 
 
-def test_what_lies_next_to_runs_is_named_when_it_is_damaged(tmp_path):
+def test_damaged_probe_and_sweep_files_are_named(tmp_path):
     (tmp_path / "runs/x").mkdir(parents=True)
     (tmp_path / "runs/x/probe.json").write_text("{")
     with pytest.raises(FileError, match=r"runs/x/probe\.json has unexpected content"):
@@ -91,7 +91,7 @@ def test_what_lies_next_to_runs_is_named_when_it_is_damaged(tmp_path):
         noted_cells(tmp_path)
 
 
-def test_a_character_may_be_cut_where_the_first_bytes_end():
+def test_text_detection_allows_a_truncated_last_character():
     assert kind_of("ö".encode()[:1] + b"x").startswith("of an unknown type")
     assert kind_of(b"x" + "ö".encode()[:1]) == "text, beginning 'x'"
 
@@ -124,7 +124,7 @@ def test_a_character_may_be_cut_where_the_first_bytes_end():
         ),
     ],
 )
-def test_a_run_folder_from_elsewhere_is_damaged_and_not_a_traceback(tmp_path, file, content, complaint):
+def test_invalid_files_in_a_run_folder_are_reported_as_damaged(tmp_path, file, content, complaint):
     folder = tmp_path / "x/frac1/seed0"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)

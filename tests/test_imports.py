@@ -22,13 +22,13 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(shown.splitlines()[-1]))
 
 
-def test_training_imports_only_what_every_run_needs():
+def test_training_does_not_import_optional_libraries():
     loaded = loaded_after("import attnconv.run")
     assert "torch" in loaded
     assert not loaded & {"timm", "torchvision", "pandas", "matplotlib", "sklearn", "scipy", "wandb", "trackio"}
 
 
-def test_status_needs_no_torch(tmp_path):
+def test_status_script_imports_no_heavy_libraries(tmp_path):
     (tmp_path / "name/model/mini-modern/frac1/seed0").mkdir(parents=True)
     run = f"import runpy, sys; sys.argv[1:] = [{str(tmp_path)!r}]; "
     loaded = loaded_after(f"{run} runpy.run_path('scripts/status.py', run_name='__main__')")
@@ -36,10 +36,10 @@ def test_status_needs_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])
-def test_a_finished_run_is_refused_or_skipped_without_torch(arrays, tmp_path, mode):
+def test_finished_runs_are_refused_or_skipped_without_importing_torch(arrays, tmp_path, mode):
     overrides = [*TINY_SCALE, "epochs=1", "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs"]
     folder = RunFolder(compose(overrides))
-    folder.data_hash = "of the arrays"  # not read again: their times show that they are the same
+    folder.data_hash = "of the arrays"  # the arrays are not read again: their file times are unchanged
     folder.open()
     for file in ("metrics.jsonl", "timing.jsonl"):
         folder.append(file, {"epoch": 1, "test/acc": 0.5})

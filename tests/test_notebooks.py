@@ -24,9 +24,9 @@ def outputs(notebook):
 
 @pytest.fixture(scope="module")
 def execute(tmp_path_factory):
-    """A function: name -> that notebook after a run of its own, from a folder that is not the repository.
+    """Return a function that runs a notebook from a folder outside the repository and returns it with its outputs.
 
-    One kernel runs them all, so that it imports torch once; each finds it without names.
+    One kernel runs all notebooks, so that it imports torch once; its namespace is cleared before each of them.
     """
     manager, folder = jupyter_client.KernelManager(kernel_name="python3"), tmp_path_factory.mktemp("notebook")
     manager.start_kernel(cwd=str(folder), env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
@@ -44,7 +44,7 @@ def execute(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def executed(execute):
-    """The theorem's notebook after a run of its own."""
+    """The theorem notebook with the outputs of a new run."""
     return execute("theorem")
 
 
@@ -54,7 +54,7 @@ def printed(notebook, beginning):
     return "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
 
 
-def test_the_theorem_shows_what_it_says(executed):
+def test_theorem_notebook_outputs_match_its_text(executed):
     assert float(printed(executed, "convolution = nn.Conv2d").split()[-1]) < 1e-10
     facts = dict(line.split() for line in printed(executed, "compared = exchange").splitlines()[1:])
     assert int(facts["predictions_changed"]) == 0
@@ -68,7 +68,7 @@ def test_the_theorem_shows_what_it_says(executed):
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("tour", 3), ("data_size", 1)])
-def test_the_others_run_and_use_the_public_functions_alone(execute, name, pictures):
+def test_other_notebooks_run_and_use_only_the_public_api(execute, name, pictures):
     notebook = execute(name)
     assert len([output for _, output in outputs(notebook) if "image/png" in output.get("data", {})]) == pictures
     sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -76,7 +76,7 @@ def test_the_others_run_and_use_the_public_functions_alone(execute, name, pictur
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_committed_as_it_ran_and_defines_nothing(path):
+def test_committed_notebooks_ran_in_order_and_define_no_functions(path):
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))

@@ -1,4 +1,4 @@
-"""A script in a forked process behaves as one that `python SCRIPT` starts."""
+"""A script in a forked process behaves like one started with `python SCRIPT`."""
 
 import os
 import signal
@@ -36,14 +36,14 @@ def test_a_script_has_its_own_arguments_folder_environment_modules_and_exit_code
     assert (finished.returncode, finished.stderr) == (7, "trouble\n")
 
 
-def test_an_error_is_a_traceback_and_exit_code_1(tmp_path):
+def test_an_exception_gives_a_traceback_and_exit_code_1(tmp_path):
     (tmp_path / "fails.py").write_text("raise ValueError('wrong')")
     finished = run_script("fails.py", cwd=tmp_path, env=os.environ)
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1] == "ValueError: wrong"
 
 
-def test_signals_reach_it(tmp_path):
+def test_signals_reach_the_script(tmp_path):
     handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
     (tmp_path / "waits.py").write_text(f"import signal, sys\n{handler}\nprint('ready', flush=True)\nsignal.pause()")
     for signum, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):

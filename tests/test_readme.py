@@ -1,7 +1,7 @@
 """The commands of README and docs/, run as written in a copy of the repository with noise in place of CIFAR-10.
 
-The only changes: training commands and `make quickstart` get `epochs=1`, and at paper scale ten images, so that a test
-    takes seconds.
+The only changes, so that a test takes seconds: training commands and `make quickstart` get `epochs=1`, and training
+commands at paper scale use ten images.
 """
 
 import os
@@ -25,27 +25,27 @@ INSPECTING = ("--help", "--cfg")
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A fresh copy of what git tracks, with this environment as its .venv."""
+    """A fresh copy of the files that git tracks, with this environment as its .venv."""
     target = tmp_path_factory.mktemp("readme") / "clone"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in tracked.stdout.split("\0")[:-1]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, target / name)
     for name in ("requirements.txt", "pyproject.toml"):
-        # Older than the shared .venv, or make would install the copy into it.
+        # They must be older than the shared .venv, or make would install the copy into it.
         os.utime(target / name, (0, 0))
     (target / ".venv").symlink_to(REPOSITORY / ".venv")
     write_arrays(target / "data/cifar10", train=100, test=10, side=32, classes=10)
     return target
 
 
-def test_there_are_commands_to_run():
+def test_the_documentation_contains_commands():
     assert len(COMMANDS) >= 8
     assert "make quickstart" in COMMANDS
 
 
 def perform(clone, command):
-    """Run a command that trains as little as it can; return what became of it."""
+    """Run a command with as little training as possible, and return the finished process."""
     words = shlex.split(command)
     if "train.py" in words and not set(words) & set(INSPECTING):
         command += " epochs=1" + ("" if "scale=" in command or "experiment=" in command else " data.fraction=0.1")
@@ -63,13 +63,13 @@ def perform(clone, command):
 
 @pytest.fixture(scope="module")
 def study(clone):
-    """The sweep that other commands look at, once it has ended."""
+    """The command of the sweep that other commands read, and its finished process."""
     (command,) = (line for line in COMMANDS if "name=study" in line and "launcher" not in line)
     return command, perform(clone, command)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(clone, request, command):
+def test_documented_command_runs(clone, request, command):
     if not (REPOSITORY / ".venv/.runtime").exists():
         pytest.skip("no .venv made by make in the repository: make setup-dev makes it")
     if re.search(r"\boutputs\b|name=study\b", command):

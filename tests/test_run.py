@@ -1,4 +1,4 @@
-"""A run: reproducible, resumable, recorded, and able to learn."""
+"""Training runs are reproducible, resumable and recorded, and they learn."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("recipe", ["paper", "modern"])
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, recipe):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiny, recipe):
     configs = [
         tiny("model=sa_quadratic", f"recipe={recipe}", f"name={name}", f"seed={seed}")
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, recipe):
     assert same(weights(configs[0]), weights(configs[1]))
 
 
-def test_the_run_folder_holds_what_it_should(tiny):
+def test_run_folder_contents(tiny):
     config = tiny("model=sa_quadratic")
     result = run(config)
     folder = run_folder_path(config)
@@ -79,8 +79,8 @@ def test_the_run_folder_holds_what_it_should(tiny):
     assert (folder / "heads.png").stat().st_size > 10_000
 
 
-def test_equal_steps_whatever_the_fraction_and_equal_epochs_without(tiny):
-    """40 images in batches of 16: 3 steps an epoch; a fifth of them: 1, or again 3."""
+def test_data_equal_fixes_the_number_of_steps_or_epochs(tiny):
+    """40 images in batches of 16 are 3 steps per epoch; a fifth of them is 1 step, or 3 with data.equal=steps."""
     steps = {}
     for fraction, equal in ((1, "epochs"), (1, "steps"), (0.2, "epochs"), (0.2, "steps")):
         config = tiny(f"data.fraction={fraction}", f"data.equal={equal}", f"name={equal}")
@@ -93,14 +93,14 @@ def test_equal_steps_whatever_the_fraction_and_equal_epochs_without(tiny):
     assert steps[0.2, "steps"] == (6, 8, steps[1, "epochs"][2]), "and the same learning rates"
 
 
-def test_a_finished_run_of_another_configuration_is_not_called_done(tiny):
+def test_a_finished_run_of_another_configuration_is_not_reported_as_done(tiny):
     run(tiny())
     with pytest.raises(RunFolderError, match=r"finished run of another configuration \(epochs: 2 -> 3\)") as error:
         run(tiny("epochs=3"))
     assert not isinstance(error.value, AlreadyDone), "a sweep would take it for one of its cells"
 
 
-def test_a_finished_folder_is_never_overwritten(tiny):
+def test_a_finished_run_is_not_overwritten(tiny):
     run(tiny())
     before = read(tiny(), "result.json")
     with pytest.raises(RunFolderError, match="is already finished"):
@@ -138,7 +138,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
     assert same(weights(disturbed), weights(undisturbed))
 
 
-def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monkeypatch):
+def test_an_unfinished_run_of_another_configuration_names_the_changed_settings(tiny, monkeypatch):
     monkeypatch.setattr(trainer_module, "evaluate", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(tiny("checkpoint_steps=1"))
@@ -151,7 +151,7 @@ def test_an_unfinished_folder_of_another_configuration_names_the_keys(tiny, monk
     )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny):
+def test_a_nonfinite_loss_stops_the_run(tiny):
     config = tiny("recipe=paper", "recipe.lr=1e30", "recipe.warmup=0", "precision=fp32")
     with pytest.raises(
         Diverged,
@@ -188,25 +188,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny):
         ("model=sa_quadratic model.mixer.impl=seperable", ConfigError, "must be one of auto, dense, separable"),
     ],
 )
-def test_bad_input_writes_nothing(tiny, override, error, complaint):
+def test_invalid_settings_raise_and_write_nothing(tiny, override, error, complaint):
     config = tiny(*override.split())
     with pytest.raises(error, match=complaint):
         run(config)
     assert not Path(config.output).exists()
 
 
-def test_an_output_that_is_no_folder_is_refused(tiny, tmp_path):
+def test_an_unwritable_output_folder_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="is not a writable folder"):
         run(tiny(f"output={tmp_path}/file/deep"))
 
 
 @pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned", "conv3x3", "resnet18"])
-def test_one_batch_overfits(tiny, model):
+def test_models_overfit_one_batch(tiny, model):
     config = tiny(f"model={model}", "recipe.optimizer=adamw", "recipe.lr=0.01", "scale.width=16", "scale.cnn_width=8")
     this = prepare(config)
     images, labels = next(this.data.train.batches(16))
-    labels = labels.roll(1)  # nothing but memory can predict these
+    labels = labels.roll(1)  # only memorization can predict these
     for _ in range(150):
         loss = F.cross_entropy(this.model(images), labels)
         this.optimizer.zero_grad()
@@ -215,15 +215,15 @@ def test_one_batch_overfits(tiny, model):
     assert loss.item() < 0.05
 
 
-# Two need another run's weights, which tests/models/test_frozen.py and test_pruned.py give them.
+# Two models need the weights of another run; tests/models/test_frozen.py and test_pruned.py cover them.
 MODELS = sorted({path.stem for path in CONFIGS.glob("model/*.yaml")} - {"sa_quadratic_copied", "sa_quadratic_pruned"})
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_runs_and_records_its_heads(tiny, model):
+def test_every_model_trains_and_records_its_heads(tiny, model):
     extra = ["model.timm_name=test_resnet"] if model == "timm" else []
-    # VGG's poolings need 32 x 32 pixels; and of 8 x 8 pixels timm's ResNet makes maps of one, whose bf16 channels-last
-    # convolutions have gradients that are not finite (torch 2.15 on a CPU).
+    # VGG's pooling layers need 32 x 32 pixels. From 8 x 8 pixels, timm's ResNet makes 1 x 1 maps, and the gradients of
+    # bf16 channels-last convolutions on these are not finite (torch 2.15 on a CPU).
     if model in ("vgg11_bn", "timm"):
         extra += ["data=pairs", "data.train_images=16", "data.test_images=8"]
     config = tiny(
@@ -254,7 +254,7 @@ def test_every_model_runs_and_records_its_heads(tiny, model):
         assert np.shape(heads[1]["spreads"]) == (2, config.model["heads"], *own)
 
 
-def test_a_matched_width_is_told_and_recorded(tiny, capsys):
+def test_a_matched_width_is_printed_and_recorded(tiny, capsys):
     config = tiny("model=conv3x3", "match=parameters", "match_model=sa_learned_content", "epochs=1")
     result = run(config)
     match = result["match"]
@@ -265,14 +265,14 @@ def test_a_matched_width_is_told_and_recorded(tiny, capsys):
     assert run_folder_path(config).joinpath("config.yaml").read_text().count("width: 8") == 2, "as it was asked for"
 
 
-def test_models_without_attention_have_no_heads(tiny):
+def test_models_without_attention_write_no_head_files(tiny):
     config = tiny("model=conv3x3", "epochs=1")
     run(config)
     for file in ("heads.jsonl", "heads.png", "attention_maps.npy"):
         assert not (run_folder_path(config) / file).exists(), file
 
 
-def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsys):
+def test_a_failing_dashboard_only_warns(tiny, monkeypatch, capsys):
     finished = []
 
     class Broken:
@@ -292,21 +292,21 @@ def test_a_failing_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsy
     assert warnings == ["warning: wandb is off for this run (service unavailable); the run folder has it all"]
 
 
-def test_an_absent_dashboard_costs_a_warning_and_no_run(tiny, monkeypatch, capsys):
+def test_a_missing_dashboard_library_only_warns(tiny, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     assert run(tiny("logger=wandb", "epochs=1"))["status"] == "done"
     assert "warning: wandb is off for this run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], ["compile=true", "scale.layers=1"]])
-def test_the_same_network_learns_in_every_precision(tiny, overrides):
+def test_a_network_learns_in_every_precision_and_compiled(tiny, overrides):
     if "compile=true" in overrides and not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("torch.compile needs a C++ compiler")
     assert run(tiny("model=sa_quadratic", "epochs=8", *overrides))["test_acc"] > 0.5  # four classes of colored noise
 
 
 @pytest.mark.gpu
-def test_a_gpu_learns_the_same_network(tiny):
+def test_a_network_learns_on_a_gpu(tiny):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     config = tiny("epochs=8")

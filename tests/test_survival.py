@@ -1,4 +1,4 @@
-"""A run survives kills, torn files, full disks and signals, two processes in one folder, and several processes."""
+"""Runs survive kills, damaged checkpoints and full disks, and other failures have clear errors."""
 
 import errno
 import hashlib
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("overrides", [["epochs=6"], ["model=resnet18", "recipe=paper", "epochs=4"]], ids=" ".join)
-def test_five_kills_at_random_moments_leave_no_trace(tmp_path, overrides):
+def test_a_run_killed_five_times_gives_the_same_bytes(tmp_path, overrides):
     torture.torture(tmp_path, 5, 1, *overrides)
 
 
 def interrupted(monkeypatch, config, step):
-    """Run `config` until a KeyboardInterrupt after this number of steps."""
+    """Run `config`, and interrupt it after this number of steps."""
     steps = itertools.count(1)
     real = trainer_module.Trainer._after_step
 
@@ -47,7 +47,7 @@ def interrupted(monkeypatch, config, step):
             run(config)
 
 
-def test_every_checkpoint_damaged_is_an_error_that_names_them(tiny, monkeypatch):
+def test_an_error_names_the_checkpoints_if_all_are_damaged(tiny, monkeypatch):
     config = tiny("checkpoint_steps=1")
     interrupted(monkeypatch, config, step=3)
     folder = run_folder_path(config) / "checkpoints"
@@ -59,7 +59,7 @@ def test_every_checkpoint_damaged_is_an_error_that_names_them(tiny, monkeypatch)
         run(config)
 
 
-def test_checkpoints_of_a_newer_version_and_of_another_model_are_refused(tiny, tmp_path, monkeypatch):
+def test_checkpoints_from_newer_versions_and_other_models_are_refused(tiny, tmp_path, monkeypatch):
     small, large = (build_model(tiny(f"scale.width={width}").model, (3, 8, 8), 4) for width in (8, 16))
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (small, large)]
     save_checkpoint(tmp_path, small, optimizers[0], Position(1), 3)
@@ -71,7 +71,7 @@ def test_checkpoints_of_a_newer_version_and_of_another_model_are_refused(tiny, t
         load_checkpoint(tmp_path, small, optimizers[0])
 
 
-def test_cpu_seconds_of_an_epoch_count_what_was_before_an_interruption(tiny, monkeypatch):
+def test_epoch_cpu_seconds_include_the_time_before_an_interruption(tiny, monkeypatch):
     config = tiny("checkpoint_steps=1")
     interrupted(monkeypatch, config, step=2)
     path = newest(run_folder_path(config) / "checkpoints")
@@ -84,7 +84,7 @@ def test_cpu_seconds_of_an_epoch_count_what_was_before_an_interruption(tiny, mon
     assert result["cpu_seconds"] > 1000
 
 
-def test_a_checkpoint_without_cpu_seconds_goes_on_and_the_run_claims_none(tiny, monkeypatch):
+def test_resuming_a_checkpoint_without_cpu_seconds_omits_them_from_the_result(tiny, monkeypatch):
     calm, config = tiny("name=calm"), tiny("checkpoint_steps=1")
     run(calm)
     interrupted(monkeypatch, config, step=2)
@@ -103,7 +103,7 @@ def test_a_checkpoint_without_cpu_seconds_goes_on_and_the_run_claims_none(tiny, 
 
 
 def rewrite(path, state):
-    """Replace a checkpoint by another state, under the name that matches its hash."""
+    """Replace the state in a checkpoint, and rename the file to match its new hash."""
     content = io.BytesIO()
     torch.save(state, content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
@@ -111,7 +111,7 @@ def rewrite(path, state):
     path.with_name(f"{path.name.partition('-')[0]}-{digest}.pt").write_bytes(content.getvalue())
 
 
-def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_path):
+def test_two_checkpoints_are_kept_and_later_steps_are_deleted(tiny, tmp_path):
     folder, model = tmp_path / "checkpoints", build_model(tiny().model, (3, 8, 8), 4)
     folder.mkdir()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -135,7 +135,7 @@ def test_the_last_two_checkpoints_are_kept_and_damaged_later_ones_go(tiny, tmp_p
         (24, errno.ENOSPC),  # result.json
     ],
 )
-def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_afterwards(tiny, monkeypatch, call, code):
+def test_a_run_resumes_after_a_full_or_read_only_disk_error(tiny, monkeypatch, call, code):
     calm, hurt = (tiny("model=sa_quadratic", f"name={name}", "checkpoint_steps=2") for name in ("calm", "hurt"))
     run(calm)
     calls, real = itertools.count(1), os.fsync
@@ -154,7 +154,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_afterwards(tin
     torture.assert_same(calm, hurt)
 
 
-def test_a_gradient_that_is_not_finite_names_step_batch_and_checkpoint(tiny, monkeypatch):
+def test_a_nonfinite_loss_error_names_the_step_batch_and_checkpoint(tiny, monkeypatch):
     config = tiny("checkpoint_steps=2")
     calls, real = itertools.count(1), TrainSplit.augmented
 
@@ -179,7 +179,7 @@ def test_a_gradient_that_is_not_finite_names_step_batch_and_checkpoint(tiny, mon
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_out_of_memory_names_the_setting_to_change(tiny, monkeypatch, part, setting, error):
+def test_out_of_memory_errors_name_the_setting_to_lower(tiny, monkeypatch, part, setting, error):
     def fail(*arguments, **options):
         raise error
 
@@ -188,7 +188,7 @@ def test_out_of_memory_names_the_setting_to_change(tiny, monkeypatch, part, sett
         run(tiny())
 
 
-def test_a_folder_in_use_is_refused_and_its_process_named(tiny):
+def test_a_run_folder_in_use_is_refused_and_its_process_is_named(tiny):
     config = tiny()
     owner = RunFolder(config)
     owner.open()
@@ -199,7 +199,7 @@ def test_a_folder_in_use_is_refused_and_its_process_named(tiny):
     assert not (run_folder_path(config) / ".owner").exists()
 
 
-def test_a_folder_of_an_older_version_is_refused_and_a_younger_setting_is_no_difference(tiny, monkeypatch):
+def test_configs_without_newer_settings_resume_but_older_checkpoints_are_refused(tiny, monkeypatch):
     config = tiny()
     interrupted(monkeypatch, config, step=2)
     path = run_folder_path(config) / "config.yaml"
@@ -211,7 +211,7 @@ def test_a_folder_of_an_older_version_is_refused_and_a_younger_setting_is_no_dif
         run(config)
 
 
-def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
+def test_wandb_logs_every_epoch_once_across_interruptions(tiny, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = tiny("logger=wandb", "epochs=4", "logger.pictures_every=1")
@@ -237,7 +237,7 @@ def test_wandb_sees_every_epoch_once_whatever_was_killed(tiny, monkeypatch):
 
 
 def read_wandb(folder):
-    """History rows of an offline run, as W&B's own reader finds them in its log."""
+    """Return the history rows of an offline run, read with W&B's own reader."""
     command = [PYTHON, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [record["history"]["item"] for record in map(json.loads, lines) if record["type"] == "history"]

@@ -1,4 +1,4 @@
-"""Scripts that write several files: one that cannot be written is named before any of them is."""
+"""Scripts that write several files first check that all of them can be written."""
 
 import shutil
 
@@ -30,7 +30,7 @@ def results(tmp_path):
         ("figures", "make_figures", ("--only", "figure_01_theorem", "--results")),
     ],
 )
-def test_nothing_is_written_where_one_file_cannot_be(monkeypatch, capsys, results, blocked, name, arguments):
+def test_nothing_is_written_if_one_file_cannot_be_written(monkeypatch, capsys, results, blocked, name, arguments):
     for copied in ("models.csv", "README.md"):
         shutil.copy(REPOSITORY / "results" / copied, results)
     (results / "runs").mkdir()
@@ -46,14 +46,14 @@ def test_nothing_is_written_where_one_file_cannot_be(monkeypatch, capsys, result
     assert files(results) == before
 
 
-def test_figures_are_not_drawn_into_a_folder_of_other_things(results):
+def test_figures_are_not_drawn_into_an_unrelated_folder(results):
     (results / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"is not a results folder: it has no runs.csv, but thesis.tex"):
         make_figures(results, ["figure_01_theorem"])
     assert [path.name for path in results.iterdir()] == ["thesis.tex"]
 
 
-def test_a_file_below_a_file_cannot_be_written(results):
+def test_a_target_below_a_file_is_refused(results):
     (results / "file").write_text("")
     with pytest.raises(UserError, match="file is not a folder"):
         require_targets(results / "fine", results / "file/below/it")

@@ -1,9 +1,9 @@
-"""Kill a run at random moments, restart it each time, and compare its bytes with those of an undisturbed run.
+"""Kill a run at random moments, restart it each time, and compare its files with those of an uninterrupted run.
 
     python tests/torture.py --kills 50
 
-Between some of the kills, it also flips bits in the newest checkpoint, truncates it, or tears the metrics. A child
-process is forked for each start, so imports cost nothing, and most kills hit training, evaluation or a write.
+Between some of the kills, it also flips a bit in the newest checkpoint, truncates it, or appends half a line to a log.
+A child process is forked for each start, so imports cost nothing, and most kills hit training, evaluation or a write.
 """
 
 import argparse
@@ -31,7 +31,7 @@ OVERRIDES = (
 )  # fmt: skip
 KEPT = ("metrics.jsonl", "heads.jsonl", "predictions.npy", "attention_maps.npy", "heads.png", "weights.safetensors")
 LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
-# What may differ in result.json.
+# Keys that may differ in result.json.
 CLOCK = ("seconds", "train_seconds", "cpu_seconds", "images_per_second", "peak_memory_bytes", "name")
 FAULTS = ("none", "none", "flipped bit", "truncated", "torn line")
 
@@ -80,10 +80,10 @@ def injure(folder: Path, fault: str, draw: random.Random) -> tuple[str, str | No
 
 
 def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int]:
-    """Kill a run `kills` times, and compare its result with that of an undisturbed run.
+    """Kill a run `kills` times, and compare its result with that of an uninterrupted run.
 
     Returns:
-        How often it was killed in each state, and which faults it had.
+        How often each fault was injected, and how often the run had already ended.
 
     Raises:
         AssertionError: something differs.
@@ -111,7 +111,7 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
     assert status == 0, log
     assert_same(calm, hurt)
     assert "Traceback" not in log, log
-    # Names, because between epochs a checkpoint written again has the name that it had before.
+    # Compare names, because a checkpoint that is written again between epochs has the same name as before.
     noticed = {Path(line.split()[1]).name for line in log.splitlines() if "is damaged (its hash" in line}
     assert noticed == injured, "a damaged checkpoint went unnoticed, or a sound one was refused"
     assert len(list((run_folder_path(hurt) / "checkpoints").iterdir())) <= 2, "something was left behind"
@@ -124,7 +124,7 @@ def is_done(config: Any) -> bool:
 
 
 def assert_same(calm: Any, hurt: Any) -> None:
-    """Compare everything without times byte by byte, and result.json except for times and the name."""
+    """Compare the files without timings byte by byte, and result.json except for timings and the name."""
     folders = [run_folder_path(config) for config in (calm, hurt)]
     for file in KEPT:
         one, other = ((folder / file).read_bytes() if (folder / file).exists() else None for folder in folders)

@@ -1,4 +1,4 @@
-"""Hard attention is converted to the convolution that it equals; other attention is refused, and the head is named."""
+"""Hard attention converts to the equivalent convolution; other attention is refused with an error naming the head."""
 
 import copy
 import itertools
@@ -25,19 +25,19 @@ def hard_attention(shifts, alpha=200.0, width=4):
     return layer
 
 
-def test_hard_attention_is_the_convolution_that_it_equals():
-    shifts = [(-1, 0), (2, 1), (0, 0), (2, 1), (0, -3)]  # two heads at one pixel, a kernel of 5 x 7
+def test_hard_attention_equals_its_convolution_except_at_the_border():
+    shifts = [(-1, 0), (2, 1), (0, 0), (2, 1), (0, -3)]  # two heads at the same pixel; a 5 x 7 kernel
     layer = hard_attention(shifts)
     convolution = convolution_from_attention(layer, 7, 8)
     assert convolution.kernel_size == (5, 7)
     x = torch.randn(2, 7, 8, 4, dtype=torch.float64)
     attended, convolved = layer(x), convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    inside = (slice(None), slice(1, 5), slice(3, 7))  # no head looks outside of the map from there
+    inside = (slice(None), slice(1, 5), slice(3, 7))  # from these queries, no head attends outside the map
     torch.testing.assert_close(convolved[inside], attended[inside], rtol=0, atol=1e-12)
     assert not torch.allclose(convolved, attended), "at the border they differ"
 
 
-def test_there_and_back_gives_the_same_kernel():
+def test_round_trip_preserves_weight_and_bias():
     original = nn.Conv2d(4, 4, 3, padding=1).double()
     attention = ConvolutionAsAttention(original)
     layer = hard_attention([(row - 1, column - 1) for row, column in attention.encoding.centers.tolist()])
@@ -49,7 +49,7 @@ def test_there_and_back_gives_the_same_kernel():
     assert torch.equal(back.bias, original.bias)
 
 
-def test_attention_that_is_no_convolution_is_refused_and_the_head_named():
+def test_attention_that_is_not_a_convolution_is_refused():
     soft = hard_attention([(0, 0), (1, 1)])
     with torch.no_grad():
         soft.encoding.spreads[1] = 1.0
@@ -69,8 +69,8 @@ def test_attention_that_is_no_convolution_is_refused_and_the_head_named():
         convolution_from_attention(hard_attention([(0, 0)]))
 
 
-def test_every_shift_of_a_map_is_read_from_the_queries_that_can_reach_it():
-    shifts = list(itertools.product(range(-6, 7), range(-7, 8)))  # all of a map of 7 x 8
+def test_heads_at_every_shift_of_a_map_are_converted():
+    shifts = list(itertools.product(range(-6, 7), range(-7, 8)))  # all shifts of a 7 x 8 map
     convolution = convolution_from_attention(hard_attention(shifts, width=1), 7, 8)
     layer = hard_attention(shifts, width=1)
     assert convolution.kernel_size == (13, 15)
@@ -88,13 +88,13 @@ def test_every_shift_of_a_map_is_read_from_the_queries_that_can_reach_it():
     ],
     ids=str,
 )
-def test_a_converted_convolution_comes_back_as_it_was(convolution):
+def test_converted_convolutions_round_trip_exactly(convolution):
     back = convolution_from_attention(ConvolutionAsAttention(convolution))
     assert repr(back) == repr(convolution)
     assert all(map(torch.equal, back.state_dict().values(), convolution.state_dict().values()))
 
 
-def test_heads_that_changed_places_give_the_convolution_that_they_are_now():
+def test_conversion_uses_the_current_head_centers():
     attention, x = ConvolutionAsAttention(nn.Conv2d(2, 3, 3, padding=1)).double(), torch.randn(1, 2, 5, 6).double()
     with torch.no_grad():
         attention.encoding.centers.copy_(attention.encoding.centers.roll(1, 0))
@@ -106,7 +106,7 @@ def test_heads_that_changed_places_give_the_convolution_that_they_are_now():
         convolution_from_attention(attention)
 
 
-def test_padding_that_no_module_has_is_refused():
+def test_asymmetric_padding_is_refused():
     layer = nn.Conv2d(4, 6, 3)
     layer.forward = lambda x, own=layer.forward: own(nn.functional.pad(x, (1, 0, 0, 3)))
     with pytest.raises(Inconvertible, match="pads its sides differently"):

@@ -1,4 +1,4 @@
-"""All numbers that describe a head or a layer, on cases with known answers."""
+"""The statistics that describe heads and layers, on cases with known answers."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ CENTRE = H // 2 * W + W // 2
 
 
 def looking_at(row, column):
-    """Return a head (1, 1, Q, K) that attends only to one shift, or to the nearest pixel of the map."""
+    """Return a head (1, 1, Q, K) that attends only to one shift, or to the nearest pixel if that is outside the map."""
     probs = torch.zeros(1, 1, PIXELS, PIXELS, dtype=torch.float64)
     for query in range(PIXELS):
         i = min(max(query // W + row, 0), H - 1)
@@ -39,13 +39,13 @@ def only(numbers):
     return {name: values[0] for name, values in numbers.items()}
 
 
-def test_a_one_hot_head():
+def test_statistics_of_a_one_hot_head():
     numbers = only(head_numbers(looking_at(1, -1), H, W))
     assert (numbers["center_row"], numbers["center_column"]) == (1, -1)
     for name in ("spread", "radius_50", "radius_90", "entropy", "by_content"):
         assert numbers[name] == pytest.approx(0, abs=1e-12), name
     assert numbers["one_pixel"] == 1
-    # At the border it looks at a nearer pixel: sqrt(2) elsewhere.
+    # The distance is sqrt(2), but less at the border, where the head attends to a nearer pixel.
     below, left = [1] * (H - 1) + [0], [0] + [1] * (W - 1)
     lengths = [math.hypot(down, aside) for down in below for aside in left]
     assert numbers["distance"] == pytest.approx(sum(lengths) / PIXELS)
@@ -53,7 +53,7 @@ def test_a_one_hot_head():
     assert numbers["by_shift"] + numbers["by_place"] == pytest.approx(1)
 
 
-def test_an_even_head():
+def test_statistics_of_a_uniform_head():
     numbers = only(head_numbers(EVEN, H, W))
     assert numbers["entropy"] == pytest.approx(math.log(PIXELS))
     assert numbers["one_pixel"] == pytest.approx(1 / PIXELS)
@@ -62,13 +62,13 @@ def test_an_even_head():
     assert numbers["distance"] == pytest.approx(shifts.norm(dim=-1).mean().item())
 
 
-def test_the_query_itself_is_told_by_the_shift_alone():
+def test_variance_of_an_identity_head_is_due_to_the_shift():
     shares = variance_shares(looking_at(0, 0), H, W)
     assert shares["shift"].item() == pytest.approx(1)
 
 
-def test_a_head_of_content_alone():
-    """In each image, all pixels look at one place, which differs by image: nothing is due to the shift."""
+def test_variance_of_an_image_dependent_head_is_due_to_content():
+    """In each image, all queries attend to one pixel, a different one per image: no variance is due to the shift."""
     images = torch.zeros(PIXELS, 1, PIXELS, PIXELS, dtype=torch.float64)
     for image in range(PIXELS):
         images[image, 0, :, image] = 1
@@ -77,13 +77,13 @@ def test_a_head_of_content_alone():
     assert shares["shift"].item() == pytest.approx(0, abs=1e-12)
 
 
-def test_a_head_of_place_alone():
-    """All pixels of all images look at one corner: the map moves with the query, not with the content."""
+def test_variance_of_a_fixed_pixel_head_is_due_to_shift_and_place():
+    """In all images, all queries attend to one corner: the map depends on the query, not on the content."""
     probs = torch.zeros(1, 1, PIXELS, PIXELS, dtype=torch.float64)
     probs[..., 0] = 1
     shares = variance_shares(probs.expand(3, -1, -1, -1), H, W)
     assert shares["content"].item() == 0
-    # Only the corner's own shifts see it: the slow obvious sums.
+    # The expected shares, from explicit sums over all (query, key) pairs.
     by_shift = {}
     shifts = grid_shifts(H, W)
     for query, key in itertools.product(range(PIXELS), range(PIXELS)):
@@ -95,13 +95,13 @@ def test_a_head_of_place_alone():
     assert shares["place"].item() == pytest.approx(1 - explained / total)
 
 
-def test_shares_of_anything_sum_to_one():
+def test_variance_shares_sum_to_one():
     torch.manual_seed(0)
     probs = torch.randn(4, 3, PIXELS, PIXELS, dtype=torch.float64).softmax(-1)
     assert torch.stack(list(variance_shares(probs, H, W).values())).sum(0).tolist() == pytest.approx([1] * 3)
 
 
-def test_radii_hold_what_they_should():
+def test_radii_of_a_cross_shaped_head():
     central = torch.zeros(1, H, W, dtype=torch.float64)
     central[0, H // 2, W // 2] = 0.6
     central[0, H // 2, W // 2 + 1] = central[0, H // 2, W // 2 - 1] = 0.1
@@ -110,7 +110,7 @@ def test_radii_hold_what_they_should():
     assert [radius(central, around, share).item() for share in (0.5, 0.8, 0.9, 1.0)] == [0, 1, 2, 2]
 
 
-def test_nine_hard_heads_span_a_convolution_and_eight_all_but_a_ninth():
+def test_joint_residual_is_the_share_of_taps_that_the_heads_miss():
     heads = [looking_at(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
     assert joint_residual(torch.cat(heads, dim=1), H, W) == pytest.approx(0, abs=1e-12)
     assert joint_residual(torch.cat(heads[1:], dim=1), H, W) == pytest.approx(1 / 9)
@@ -118,8 +118,8 @@ def test_nine_hard_heads_span_a_convolution_and_eight_all_but_a_ninth():
     assert joint_residual(EVEN, H, W) == pytest.approx(1 - 1 / PIXELS)
 
 
-def test_heads_that_change_places_from_pixel_to_pixel_are_no_convolution():
-    """At each pixel, they span the nine taps, but all pixels share the values, so only a ninth is reached."""
+def test_heads_that_swap_taps_between_pixels_cannot_compute_a_convolution():
+    """At each pixel, the heads span the nine taps, but all pixels share the values, so only a ninth is reached."""
     torch.manual_seed(0)
     side = 24
     shifts = grid_shifts(side, side)
@@ -135,8 +135,8 @@ def test_heads_that_change_places_from_pixel_to_pixel_are_no_convolution():
 TAPS = list(itertools.product((-1, 0, 1), repeat=2))
 
 
-def test_hard_attention_is_not_needed_for_the_span():
-    """The generalized lemma: nine mixtures of nine taps, linearly independent, span them as well."""
+def test_linearly_independent_soft_heads_span_a_convolution():
+    """The generalized lemma: nine linearly independent mixtures of the nine taps span them as well."""
     torch.manual_seed(0)
     taps = torch.cat([looking_at(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)], dim=1)
     mixture = torch.rand(9, 9, dtype=torch.float64).softmax(-1)
@@ -146,7 +146,7 @@ def test_hard_attention_is_not_needed_for_the_span():
         joint_residual(mixed, H, W, kernel=7)
 
 
-def test_a_planted_convolution_is_found_whole_and_a_larger_one_in_part():
+def test_3x3_convolution_is_fully_explained_by_kernels_of_at_least_3x3():
     torch.manual_seed(0)
     x = torch.randn(80, H, W, 3)
     planted = nn.Conv2d(3, 4, 3, padding=1)
@@ -156,14 +156,14 @@ def test_a_planted_convolution_is_found_whole_and_a_larger_one_in_part():
     single, *larger = (share for share, _ in convolution_shares(x, y, (1, 3, 5, 7)))
     assert larger == pytest.approx([1, 1, 1], abs=1e-3)
     assert convolution_shares(x, y, (3,))[0][0] == pytest.approx(1, abs=1e-4), "and a kernel alone"
-    # With independent pixels, the 1 x 1 part explains its share of the weights, except for taps outside of the map.
+    # With independent pixels, a 1 x 1 kernel explains the center tap's share of the energy inside the map.
     inside = torch.tensor([[(H - abs(i)) * (W - abs(j)) / PIXELS for j in (-1, 0, 1)] for i in (-1, 0, 1)])
     assert single == pytest.approx((energy[1, 1] / (energy * inside).sum()).item(), abs=0.05)
     assert convolution_shares(x, y, (1,))[0][0] == pytest.approx(single, abs=1e-5)
 
 
-def test_a_share_is_right_where_the_fit_is_large():
-    """Truth 0.5, noise as strong as the convolution: neither the fitted nor the held-out error gives it alone."""
+def test_shares_are_unbiased_when_the_fit_has_many_weights():
+    """The noise is as strong as the convolution, so the true share is 0.5. Neither half's error alone gives it."""
     torch.manual_seed(0)
     found = []
     for _ in range(6):
@@ -177,7 +177,7 @@ def test_a_share_is_right_where_the_fit_is_large():
     assert sum(found) / len(found) == pytest.approx(0.5, abs=0.025)
 
 
-def test_what_has_nothing_to_do_with_the_input_is_not_explained():
+def test_output_independent_of_the_input_is_not_explained():
     torch.manual_seed(0)
     x, y = torch.randn(80, H, W, 5), torch.randn(80, H, W, 3)
     assert convolution_shares(x, y, (3,))[0][0] == pytest.approx(0, abs=0.02)
@@ -187,7 +187,7 @@ def test_what_has_nothing_to_do_with_the_input_is_not_explained():
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e4, 0), (1e-4, 0), (1, 1e2)])
-def test_units_do_not_matter(scale, shift):
+def test_shares_are_invariant_to_scale_and_offset(scale, shift):
     torch.manual_seed(0)
     x = torch.randn(40, H, W, 3).double() * torch.tensor([1.0, scale, 1.0]) + shift
     y = nn.functional.conv2d(x.permute(0, 3, 1, 2), torch.randn(2, 3, 3, 3).double(), padding=1).permute(0, 2, 3, 1)
@@ -200,7 +200,7 @@ def test_a_constant_output_has_no_share():
     assert [share for share, _ in convolution_shares(x, torch.full_like(x, 0.1), (1, 3))] == [None, None]
 
 
-def test_the_calibration_is_what_is_known():
+def test_calibration_matches_known_values():
     rows = {(row["attention"], row["inputs"]): row for row in calibration(8, 8)}
     hard, one = (rows[f"{number} hard head{end}", "independent"] for number, end in (("nine", "s"), ("one", "")))
     assert hard["by_shift"] == pytest.approx(0.857, abs=1e-3)
@@ -211,8 +211,8 @@ def test_the_calibration_is_what_is_known():
     assert rows["random", "independent"]["joint_residual"] > 0.95
 
 
-def test_channels_that_depend_on_each_other_do_not_spoil_the_fit():
-    """As after a layer norm: least squares by singular values is the oracle; a float32 fit would be meaningless."""
+def test_linearly_dependent_channels_do_not_break_the_fit():
+    """As after a layer norm. The oracle is least squares by SVD; a fit in float32 would be meaningless."""
     config = compose(["data=digits", "scale=mini", "scale.patch=1", "scale.layers=2", "scale.width=16"])
     data = load_dataset(config.data, torch.device("cpu"))
     images, _ = next(data.test.batches(300))
@@ -227,14 +227,14 @@ def test_channels_that_depend_on_each_other_do_not_spoil_the_fit():
     assert convolution_shares(x, y, (3,))[0][0] == pytest.approx(expected.item(), abs=5e-3)
 
 
-def test_a_radius_is_a_euclidean_distance_that_holds_its_share():
+def test_radius_is_a_euclidean_distance():
     even = torch.full((1, 3, 3), 1 / 9)
     for share, expected in ((0.1, 0), (0.5, 1), (0.6, math.sqrt(2)), (1, math.sqrt(2))):
         assert radius(even, torch.zeros(1, 2), share).item() == pytest.approx(expected)
     assert radius(even, torch.tensor([[1.0, 1.0]]), 1).item() == pytest.approx(math.sqrt(8))
 
 
-def test_statistics_are_those_of_a_loop_over_pixels():
+def test_head_statistics_match_a_loop_over_pixels():
     probs = torch.rand(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     probs /= probs.sum(dim=(1, 2), keepdim=True)
     means, covariances = head_statistics(probs)
@@ -248,7 +248,7 @@ def test_statistics_are_those_of_a_loop_over_pixels():
         torch.testing.assert_close(covariances[head], second - torch.outer(mean, mean))
 
 
-def test_the_variance_that_moves_with_the_image_is_that_of_single_images():
+def test_content_share_matches_a_loop_over_images():
     probs = torch.rand(5, 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     shares = variance_shares(probs, 3, 3)
     for head in range(2):

@@ -1,4 +1,4 @@
-"""A convolution becomes attention with the same output for all inputs, border included, as a drop-in replacement."""
+"""Attention as a drop-in replacement of a convolution: the same output for all inputs, including at the border."""
 
 import math
 
@@ -36,7 +36,7 @@ def convolutions(draw, axes):
 
 @settings(max_examples=60, deadline=None)
 @given(st.one_of(convolutions(1), convolutions(2)), st.integers(0, 2**31))
-def test_any_convolution_is_attention(drawn, seed):
+def test_any_convolution_converts_to_equivalent_attention(drawn, seed):
     convolution, shape = drawn
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=draw, dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_any_convolution_is_attention(drawn, seed):
 
 
 def test_probabilities_are_a_softmax_of_quadratic_scores_over_all_pixels():
-    """The layer's factored probabilities equal the textbook's, and the layer uses them."""
+    """The layer's factored probabilities equal an explicit softmax, and the output uses them."""
     convolution = nn.Conv2d(2, 3, (3, 2), stride=(2, 1), dilation=(1, 2), padding=1).double()
     attention = ConvolutionAsAttention(convolution, alpha=0.7)
     height, width = 7, 6
@@ -71,8 +71,8 @@ def test_probabilities_are_a_softmax_of_quadratic_scores_over_all_pixels():
 
 
 @pytest.mark.parametrize("alpha", [0.5, 2.0, 8.0, 20.0])
-def test_too_small_an_alpha_leaves_the_error_that_theory_predicts(alpha):
-    """One image that is 1 at one pixel, and one tap of weight 1: the missing part went to the other pixels."""
+def test_error_at_small_alpha_matches_theory(alpha):
+    """With one nonzero pixel and one tap of weight 1, the missing attention goes to the other pixels."""
     convolution = nn.Conv2d(1, 1, 3, padding=40, bias=False).double()
     with torch.no_grad():
         convolution.weight.zero_()
@@ -85,7 +85,7 @@ def test_too_small_an_alpha_leaves_the_error_that_theory_predicts(alpha):
     assert error.sum().item() == pytest.approx(2 * leak(alpha), rel=1e-9), "what is missing there is elsewhere"
 
 
-def test_the_papers_alpha_and_the_one_from_which_float32_is_exact():
+def test_heads_are_one_hot_in_float32_at_alpha_104_but_not_at_46():
     assert leak(46) == pytest.approx(4 * math.exp(-46))
     hard = [ConvolutionAsAttention(nn.Conv2d(1, 1, 3), alpha).attention_probs(9, 9) for alpha in (46, 104)]
     assert ((hard[0] > 0).sum(-1) > 1).any(), "neighbors keep 1e-20"
@@ -93,7 +93,7 @@ def test_the_papers_alpha_and_the_one_from_which_float32_is_exact():
 
 
 def exactly(convolution, x, **tolerance):
-    """Check that the outputs of convolution and attention are equal in everything that a caller sees."""
+    """Check that convolution and attention return equal outputs, including dtype, shape and memory format."""
     attention = ConvolutionAsAttention(convolution)
     expected, found = convolution(x), attention(x)
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
@@ -103,14 +103,14 @@ def exactly(convolution, x, **tolerance):
 
 
 @pytest.mark.parametrize("last", ["input", "kernel", "neither"])
-def test_the_memory_format_is_the_convolutions(last):
+def test_memory_format_matches_the_convolution(last):
     convolution, x = nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 6, 5)
     if last == "kernel":
         convolution = convolution.to(memory_format=torch.channels_last)
     exactly(convolution, x.to(memory_format=torch.channels_last) if last == "input" else x)
 
 
-def test_no_image_and_no_batch():
+def test_empty_batches_and_unbatched_inputs():
     convolution = nn.Conv2d(4, 6, 3, padding=1, groups=2)
     exactly(convolution, torch.randn(0, 4, 6, 5))
     exactly(convolution, torch.randn(4, 6, 5))
@@ -120,7 +120,7 @@ def test_no_image_and_no_batch():
 
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_the_type_is_the_convolutions_with_autocast_and_without(weights):
+def test_dtype_matches_the_convolution_with_and_without_autocast(weights):
     convolution, x = nn.Conv2d(4, 6, 3).to(weights), torch.randn(2, 4, 6, 5)
     exactly(convolution, x.to(weights), rtol=0.02, atol=0.02)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -139,14 +139,14 @@ def test_the_type_is_the_convolutions_with_autocast_and_without(weights):
     ],
     ids=lambda x: f"{x.dtype} {tuple(x.shape)}",
 )
-def test_what_a_convolution_does_not_take_the_attention_does_not_take(x):
+def test_inputs_that_the_convolution_rejects_are_rejected(x):
     convolution = nn.Conv2d(4, 6, 3)
     for layer in (convolution, ConvolutionAsAttention(convolution)):
         with pytest.raises(RuntimeError):
             layer(x)
 
 
-def test_the_attributes_are_the_convolutions():
+def test_attributes_match_the_convolution():
     for convolution in (
         nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), groups=2),
         nn.Conv2d(4, 6, 2, padding="same", padding_mode="circular", bias=False),
@@ -162,7 +162,7 @@ def test_the_attributes_are_the_convolutions():
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_positions_beyond_256_pixels_are_exact_in_short_types(kind, when):
+def test_positions_beyond_256_pixels_are_exact_in_half_precision(kind, when):
     convolution, x = nn.Conv1d(2, 2, 3, dilation=301), torch.randn(1, 2, 700)
     attention = ConvolutionAsAttention(convolution.to(kind) if when == "before" else convolution).to(kind)
     assert attention.value.dtype == kind
@@ -171,7 +171,7 @@ def test_positions_beyond_256_pixels_are_exact_in_short_types(kind, when):
 
 
 class Largest(TorchDispatchMode):
-    """Record the largest tensor created, in numbers."""
+    """Record the number of elements of the largest tensor created."""
 
     size = 0
 
@@ -182,7 +182,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("settings", [{}, {"stride": 2, "dilation": 40}, {"padding": 700, "padding_mode": "circular"}])
-def test_what_a_long_sequence_needs_grows_with_its_length(settings):
+def test_no_quadratic_tensor_is_created_for_long_sequences(settings):
     convolution, x = nn.Conv1d(1, 1, 3, **settings), torch.randn(1, 1, 3000)
     attention = ConvolutionAsAttention(convolution)
     with torch.no_grad(), Largest() as made:
@@ -191,8 +191,8 @@ def test_what_a_long_sequence_needs_grows_with_its_length(settings):
     assert made.size < 3000**2 / 10
 
 
-def test_blocks_of_queries_see_all_that_soft_heads_can(monkeypatch):
-    """With a head outside of the map and a wide head, the result equals that with all keys at once."""
+def test_query_blocks_match_full_attention_for_soft_heads(monkeypatch):
+    """With one head centered outside the map and one wide head, the result equals attention to all keys at once."""
     attention = ConvolutionAsAttention(nn.Conv2d(2, 3, 3, padding=1), alpha=0.3).double()
     with torch.no_grad():
         attention.encoding.centers[0] = torch.tensor([-9.3, 50.2])
@@ -204,13 +204,13 @@ def test_blocks_of_queries_see_all_that_soft_heads_can(monkeypatch):
 
 
 @pytest.mark.parametrize("alpha", [0, -1, math.nan, math.inf])
-def test_heads_need_a_sharpness(alpha):
+def test_alpha_must_be_positive_and_finite(alpha):
     with pytest.raises(ValueError, match="alpha must be above 0 and finite"):
         ConvolutionAsAttention(nn.Conv2d(1, 1, 3), alpha)
 
 
-def test_a_network_can_learn_on():
-    """The gradients of the values are those of the kernel."""
+def test_gradients_match_the_convolution():
+    """The gradients of the values and the bias equal those of the kernel and its bias."""
     convolution = nn.Conv2d(4, 6, 3, padding=1, groups=2)
     attention, x = ConvolutionAsAttention(convolution), torch.randn(2, 4, 6, 5)
     attention(x).square().sum().backward()

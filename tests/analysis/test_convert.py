@@ -1,4 +1,4 @@
-"""Whole networks are converted to attention and back, or the error names the obstacle and nothing changes."""
+"""Whole networks convert to attention and back; otherwise, the error names the obstacle and nothing changes."""
 
 import copy
 import warnings
@@ -23,7 +23,7 @@ def network():
 X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_network_is_converted_whole_and_a_shared_convolution_stays_one():
+def test_all_convolutions_are_converted_and_shared_ones_stay_shared():
     model = network().eval()
     before = model(X)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -32,11 +32,11 @@ def test_a_network_is_converted_whole_and_a_shared_convolution_stays_one():
     assert replaced["2"] is replaced["4"]
     assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
     torch.testing.assert_close(model(X), before, rtol=1e-5, atol=1e-6)
-    # Each head costs only three numbers, its center and its spread.
+    # Each head adds only three parameters: its center and its spread.
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters + 3 * (9 + 9 + 1)
 
 
-def test_what_cannot_be_converted_is_named_and_nothing_is_touched():
+def test_layers_that_cannot_be_converted_are_named_and_the_model_is_unchanged():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2), nn.Conv3d(1, 1, 1))
     with pytest.raises(Inconvertible, match=r"1 \(ConvTranspose2d: .*\), 2 \(Conv3d: .*\)"):
         convert(model)
@@ -106,7 +106,7 @@ class Unreached(nn.Module):
         (Unreached, "not reached by the images, so not known to be converted: training_only"),
     ],
 )
-def test_a_convolution_that_is_no_layer_is_found_by_the_example_and_nothing_is_touched(kind, complaint, mode):
+def test_example_reveals_unconverted_convolutions_and_the_model_is_unchanged(kind, complaint, mode):
     model = kind()
     with mode(), pytest.raises(Inconvertible, match=complaint):
         convert(model, example=X)
@@ -115,7 +115,7 @@ def test_a_convolution_that_is_no_layer_is_found_by_the_example_and_nothing_is_t
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_example_changes_no_statistics():
+def test_the_example_does_not_update_batch_norm_statistics():
     model = network().train()
     convert(model, example=X)
     assert model[1].num_batches_tracked == 0
@@ -123,7 +123,7 @@ def test_the_example_changes_no_statistics():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_models_without_layers_to_replace_say_what_they_are():
+def test_scripted_quantized_and_compiled_models_are_refused():
     model, compiled = nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Module()
     compiled._orig_mod = model  # like torch.compile, which takes seconds to import
     for built, complaint in (
@@ -136,7 +136,7 @@ def test_models_without_layers_to_replace_say_what_they_are():
             convert(built())
 
 
-def test_a_tuple_is_as_good_as_logits():
+def test_models_with_tuple_outputs_are_converted():
     class Two(nn.Sequential):
         def forward(self, x):
             return super().forward(x), {"again": super().forward(x)}
@@ -147,7 +147,7 @@ def test_a_tuple_is_as_good_as_logits():
     torch.testing.assert_close(model(X), (first, second))
 
 
-def test_frozen_layers_stay_frozen_and_nothing_is_shared_with_the_original():
+def test_frozen_layers_stay_frozen_and_weights_are_copied():
     model = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)).train()
     model[0].requires_grad_(False).eval()
     model[1].bias.requires_grad_(False)
@@ -178,7 +178,7 @@ def test_tied_weights_stay_tied():
 
 
 @pytest.mark.parametrize("kind", ["linear", "roles", "groups", "parametrization"])
-def test_what_cannot_stay_tied_is_refused(kind):
+def test_unsupported_weight_tying_is_refused(kind):
     model = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Conv1d(8, 4, 1, groups=2))
     if kind == "linear":
         model[1].bias = model[0].bias
@@ -195,7 +195,7 @@ def test_what_cannot_stay_tied_is_refused(kind):
         convert(model)
 
 
-def test_a_network_comes_back_with_its_parameters_under_their_names():
+def test_convert_back_restores_the_original_network():
     model = network()
     model[0].requires_grad_(False)
     original = copy.deepcopy(model)
@@ -209,7 +209,7 @@ def test_a_network_comes_back_with_its_parameters_under_their_names():
         convert_back(model)
 
 
-def test_heads_that_have_left_their_taps_do_not_come_back():
+def test_convert_back_refuses_heads_that_have_moved_off_their_taps():
     model = network()
     convert(model)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_heads_that_have_left_their_taps_do_not_come_back():
     assert isinstance(model[0], ConvolutionAsAttention)
 
 
-def test_no_warning_is_left_to_guess_at():
+def test_conversion_emits_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         convert(network(), example=X)

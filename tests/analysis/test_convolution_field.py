@@ -1,4 +1,4 @@
-"""Fields of convolutional networks equal those computed by hand, or the unsupported part is named."""
+"""Receptive fields of convolutional networks equal those computed by hand; unsupported operations are named."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from attnconv.models.build import build_model
 from conftest import compose
 
 
-def test_fields_of_convolutional_networks_by_hand():
+def test_receptive_fields_match_hand_calculations():
     conv = partial(nn.Conv2d, 1, 1, padding=1)
     assert convolution_fields([conv(kernel_size=3), conv(kernel_size=3, stride=2), conv(kernel_size=3)], 32) == [
         3,
@@ -52,11 +52,11 @@ class Permuted(nn.Module):
     ],
     ids=str,
 )
-def test_dilation_pooling_branches_and_kernels_that_are_not_square(block, field):
+def test_fields_with_dilation_pooling_branches_and_rectangular_kernels(block, field):
     assert convolution_fields([block], 32) == [field]
 
 
-def test_what_cannot_be_followed_is_named():
+def test_unsupported_operations_are_named():
     with pytest.raises(ValueError, match=r"cannot follow 0\.0 \(ConvTranspose2d\)"):
         convolution_fields([nn.Sequential(nn.ConvTranspose2d(1, 1, 2))], 32)
     with pytest.raises(ValueError, match="cannot follow transpose in Permuted"):

@@ -1,4 +1,4 @@
-"""No prediction changes, and comparisons that prove nothing are refused."""
+"""Replacing convolutions by attention changes no prediction; meaningless comparisons are refused."""
 
 import math
 
@@ -24,7 +24,7 @@ def images(count=6, side=9):
 
 
 class Logits(nn.Sequential):
-    """A convolution and a test's layers after it, up to logits of four classes."""
+    """A convolution and the layers given by a test, averaged over pixels to logits of four classes."""
 
     def __init__(self, *more):
         torch.manual_seed(0)
@@ -35,7 +35,7 @@ class Logits(nn.Sequential):
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vgg11_bn", "conv3x3"])
-def test_a_network_without_convolutions_predicts_the_same(tiny, tmp_path, model):
+def test_replacing_convolutions_by_attention_keeps_predictions(tiny, tmp_path, model):
     write_arrays(tmp_path / "large", side=32, test=8)
     config = tiny(f"model={model}", f"data.root={tmp_path}/large")
     data = load_dataset(config.data, torch.device("cpu"))
@@ -51,21 +51,21 @@ def test_a_network_without_convolutions_predicts_the_same(tiny, tmp_path, model)
     assert row["attention_flops"] > row["convolution_flops"] > 0
 
 
-def test_a_network_of_timm_predicts_the_same():
+def test_converted_timm_network_keeps_predictions():
     network = timm_model((3, 32, 32), 10, "edgenext_xx_small").eval()  # reads its convolutions' attributes
     row = exchange(network, images(4, side=32))
     assert (row["layers"], row["predictions_changed"]) == (20, 0)
     assert row["largest_difference"] <= 1e-5 * row["logits_range"]
 
 
-def test_conditional_convolutions_are_found_under_inference_mode():
+def test_conditional_convolutions_are_detected_in_inference_mode():
     network = timm_model((3, 32, 32), 10, "efficientnet_cc_b0_4e").eval()
     with pytest.raises(Inconvertible, match=r"computed inside blocks\.4\.0\.conv_pw CondConv2d.* and \d+ more"):
         exchange(network, images(2, side=32))
 
 
 @pytest.mark.cifar
-def test_no_prediction_changes_on_a_thousand_real_images():
+def test_no_prediction_changes_on_1000_cifar10_images():
     config = compose(["model=conv3x3", "scale=mini", "scale.layers=2", f"data.root={REPOSITORY}/data/cifar10"])
     if not (REPOSITORY / "data/cifar10/train_images.npy").exists():
         pytest.skip("no CIFAR-10 in data/cifar10")
@@ -75,7 +75,7 @@ def test_no_prediction_changes_on_a_thousand_real_images():
     assert (row["images"], row["predictions_changed"]) == (1000, 0)
 
 
-def test_blunt_heads_do_change_the_network():
+def test_difference_shrinks_as_alpha_grows():
     errors = [exchange(Logits(), images(), alpha)["largest_difference"] for alpha in (1, 4, 16)]
     assert errors[0] > 3 * errors[1]
     assert errors[1] > 100 * errors[2]
@@ -88,15 +88,24 @@ def test_a_shared_layer_counts_once():
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_any_floating_type_and_reparametrized_weights():
+def test_float64_bfloat16_and_weight_norm_are_supported():
     assert exchange(Logits().double(), images())["largest_difference"] < 1e-14
     assert exchange(Logits().bfloat16(), images())["predictions_changed"] == 0
     assert exchange(Logits(nn.utils.weight_norm(nn.Conv2d(4, 4, 3))), images())["layers"] == 2
 
 
-class OnlyOnLargeBatches(Logits):
+class ConvolvesInFirstBatch(Logits):
+    """Computes another convolution on batches of more than three images."""
+
     def forward(self, x):
         return super().forward(x) + (F.conv2d(x, self[0].weight).mean() if len(x) > 3 else 0)
+
+
+class ConvolvesInLastBatch(Logits):
+    """Computes another convolution on a single image."""
+
+    def forward(self, x):
+        return super().forward(x) + (F.conv2d(x, self[0].weight).mean() if len(x) == 1 else 0)
 
 
 class Tuple(Logits):
@@ -104,8 +113,8 @@ class Tuple(Logits):
         return super().forward(x), x
 
 
-class ForSmallBatches(Logits):
-    """A layer that only the last batch, of one image, reaches."""
+class SkipsLayersOnOneImage(Logits):
+    """Layers after the first run only on batches of two or more images."""
 
     def forward(self, x):
         return super().forward(x) if len(x) > 1 else self[0](x).mean((2, 3))
@@ -114,7 +123,8 @@ class ForSmallBatches(Logits):
 @pytest.mark.parametrize(
     ("network", "error", "complaint"),
     [
-        (OnlyOnLargeBatches(), Inconvertible, "computed inside OnlyOnLargeBatches"),
+        (ConvolvesInFirstBatch(), Inconvertible, "computed inside ConvolvesInFirstBatch"),
+        (ConvolvesInLastBatch(), Inconvertible, "computed inside ConvolvesInLastBatch"),
         (Tuple(), Inconvertible, "the network returns a tuple, not logits"),
         (nn.Conv2d(3, 4, 3), Inconvertible, r"the network returns \(2, 4, 7, 7\), not logits"),
         (Logits(nn.Threshold(1e9, math.nan)), Meaningless, "not finite"),
@@ -123,13 +133,13 @@ class ForSmallBatches(Logits):
         (Logits(nn.Hardtanh(2.0, 2.0 + 1e-8)), Meaningless, "the same for all images"),
     ],
 )
-def test_what_cannot_be_compared_says_so(network, error, complaint):
+def test_networks_that_cannot_be_compared_are_refused(network, error, complaint):
     with pytest.raises(error, match=complaint):
         exchange(network, images(), batch=5)
 
 
-def test_the_network_is_watched_on_every_batch():
-    network = ForSmallBatches(nn.Conv2d(4, 4, 1))
+def test_every_layer_must_be_reached_by_some_batch():
+    network = SkipsLayersOnOneImage(nn.Conv2d(4, 4, 1))
     assert exchange(network, images(), batch=5)["layers"] == 2
     with pytest.raises(Inconvertible, match="not reached by the images, so not known to be converted: 1"):
         exchange(network, images(3), batch=1)
@@ -146,7 +156,7 @@ def test_the_network_is_watched_on_every_batch():
         (["scale.cnn_width=2", "data=digits", "--images", "4", "model.bias=1"], "model.bias"),
     ],
 )
-def test_the_command_refuses_in_one_line(arguments, complaint, monkeypatch, capsys):
+def test_command_reports_errors_in_one_line(arguments, complaint, monkeypatch, capsys):
     code, out, err = script(monkeypatch, capsys, "conv_to_attention", "--model", "resnet10", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Random numbers reach all parts of the sweep's models, and refused models also have a row."""
+"""The sweep randomizes all constant tensors of a model, and refused models get a row, too."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from attnconv.analysis.model_sweep import randomize, sweep_row
 from attnconv.report.theorem_page import sweep_table
 
 
-def test_nothing_is_left_at_one_number():
+def test_randomize_leaves_no_constant_tensor():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     kernel = model[0].weight.clone()
     randomize(model, torch.randn(4, 3, 8, 8), 0)
@@ -17,7 +17,7 @@ def test_nothing_is_left_at_one_number():
     assert torch.equal(model[0].weight, kernel), "random already"
 
 
-def test_a_row_says_what_changed_or_why_it_was_refused():
+def test_sweep_rows_report_the_difference_or_the_reason_for_refusal():
     rows = [sweep_row("test_resnet", 2), sweep_row("test_vit", 2), sweep_row("no_such_model", 2)]
     assert (rows[0]["side"], rows[0]["predictions_changed"]) == (32, 0)
     assert rows[0]["largest_difference"] <= 1e-12 * rows[0]["largest_logit"], "in float64"

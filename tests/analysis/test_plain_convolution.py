@@ -1,4 +1,4 @@
-"""A layer is converted by what it computes, whatever its attributes say, or refused with the reason."""
+"""Layers are converted according to what they compute, not to their attributes, or refused with the reason."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def edited(**attributes):
 
 
 def loaded(reparametrize):
-    """A reparametrized convolution with a `weight` that does not follow its loaded parameters."""
+    """A reparametrized convolution whose `weight` attribute is stale after its parameters were loaded."""
     layer = reparametrize(nn.Conv2d(4, 6, 3))
     with torch.no_grad():
         changed = {name: value if name == "weight_u" else value + 0.5 for name, value in layer.state_dict().items()}
@@ -60,7 +60,7 @@ COMPUTABLE = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("name", COMPUTABLE)
-def test_what_a_layer_computes_is_converted(name):
+def test_converted_layer_computes_the_same_outputs(name):
     torch.manual_seed(0)
     layer = COMPUTABLE[name]().double().eval()
     for size in ((8, 9), (9, 11), (11, 10)):  # SAME padding is different on each
@@ -134,12 +134,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_a_layer_that_computes_more_than_a_convolution_is_refused_with_the_reason(reason):
+def test_layers_that_are_not_plain_convolutions_are_refused_with_the_reason(reason):
     with pytest.raises(Inconvertible, match=reason):
         ConvolutionAsAttention(REFUSED[reason]())
 
 
-def test_reading_a_layer_leaves_it_as_it_was():
+def test_reading_a_layer_changes_neither_its_state_nor_the_rng():
     layer = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)).train()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Attention is described with its trained weights."""
+"""The probe describes the attention of trained runs."""
 
 import json
 from functools import partial
@@ -26,7 +26,7 @@ def trained(config):
 
 
 @pytest.mark.parametrize("overrides", [["model=resnet18"], ["model=sa_learned", "match=parameters"]], ids=" ".join)
-def test_a_trained_run_comes_back_as_it_was(tiny, overrides):
+def test_loaded_run_reproduces_its_test_accuracy(tiny, overrides):
     config = tiny(*overrides, "precision=fp32", "data.root=unused", "name=moved")
     config.data.root = tiny().data.root
     result = run(config)
@@ -42,7 +42,7 @@ def test_a_trained_run_comes_back_as_it_was(tiny, overrides):
         load_trained(folder)
 
 
-def test_every_head_and_layer_is_described_trained_and_initial(tiny):
+def test_probe_describes_every_head_and_layer_before_and_after_training(tiny):
     found = trained(tiny("model=sa_quadratic", "epochs=3", "scale.patch=2"))
     rows = probe(found, images=8, fit_images=20)
     places = [(row["weights"], row["layer"], row["head"]) for row in rows["heads"]]
@@ -60,18 +60,18 @@ def test_every_head_and_layer_is_described_trained_and_initial(tiny):
     assert [rows["heads"][6]["center_row"], rows["heads"][6]["center_column"]] == pytest.approx(expected[0], abs=1e-3)
 
 
-def test_attention_to_content_moves_with_it(tiny):
+def test_content_attention_depends_on_content(tiny):
     config = tiny("model=sa_content", "scale.patch=2")
     rows = probe(trained(config), images=8, fit_images=20)["heads"]
     assert all(row["by_content"] > 0.1 for row in rows)
 
 
-def test_a_network_without_attention_cannot_be_probed(tiny):
+def test_probing_a_network_without_attention_is_refused(tiny):
     with pytest.raises(ConfigError, match="model=conv3x3 has no attention layer to probe"):
         probe(trained(tiny("model=conv3x3")))
 
 
-def test_the_commands(tiny, tmp_path, monkeypatch, capsys):
+def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsys):
     convolutional, attentive = (
         tiny("model=conv3x3", "epochs=4"),
         tiny("model=sa_quadratic", "epochs=1", "scale.patch=2"),

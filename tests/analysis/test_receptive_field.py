@@ -1,4 +1,4 @@
-"""The effective receptive field lies inside the theoretical one, which equals that computed by hand."""
+"""Receptive fields: gradients cover exactly the theoretical field, effective sizes, and equivariance."""
 
 import math
 
@@ -49,7 +49,7 @@ def layers(overrides):
 
 @pytest.mark.parametrize("overrides", MODELS, ids=" ".join)
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_gradients_reach_exactly_the_theoretical_field(overrides, depth):
+def test_gradients_cover_exactly_the_theoretical_receptive_field(overrides, depth):
     stack = layers(overrides)
     maps = torch.randn(4, SIDE, SIDE, 16, dtype=torch.float64)
     for row, column in ((4, 4), (0, 8)):
@@ -60,14 +60,14 @@ def test_gradients_reach_exactly_the_theoretical_field(overrides, depth):
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
-def test_stacked_windows_grow_by_k_minus_one_per_layer(kernel_size):
+def test_receptive_field_grows_by_k_minus_one_per_layer(kernel_size):
     (layer, *_) = layers(["model=conv3x3", f"model.mixer.kernel_size={kernel_size}"])
     for depth in (1, 2):
         seen = stacked_support(support(layer.mixer, (SIDE, SIDE)), depth, central_query(SIDE, SIDE))
         assert math.isqrt(int(seen.sum())) == min(SIDE, 1 + depth * (kernel_size - 1))
 
 
-def test_the_effective_side_counts_the_pixels_that_hold_almost_all_influence():
+def test_effective_side_counts_the_pixels_with_most_of_the_influence():
     assert effective_side(torch.full((10, 10), 0.5)) == pytest.approx(math.sqrt(96))
     peaked = torch.zeros(10, 10)
     peaked[4:6, 4:6] = 1.0
@@ -90,7 +90,7 @@ def test_the_effective_side_counts_the_pixels_that_hold_almost_all_influence():
         (["model=sa_learned_content"], False, False),
     ],
 )
-def test_who_treats_all_places_alike(overrides, shifts, shuffles):
+def test_shift_and_permutation_equivariance(overrides, shifts, shuffles):
     """Away from the border, a shifted map gives a shifted output, or clearly does not; likewise for a shuffled map."""
     mixer = layers(overrides)[0].mixer
     maps = torch.randn(2, SIDE, SIDE, 16, dtype=torch.float64)
@@ -103,6 +103,6 @@ def test_who_treats_all_places_alike(overrides, shifts, shuffles):
     ("name", "depth", "positions"),
     [("conv3x3", 1, 2), ("conv3x3", 2, 4), ("conv3x3", 4, 7), ("local_attention", 1, 6), ("sa_quadratic", 1, 7)],
 )
-def test_two_marks_meet_within_twice_the_reach(name, depth, positions):
+def test_widest_pair_of_jointly_visible_pixels(name, depth, positions):
     node = compose([f"model={name}", "scale=mini", f"scale.layers={depth}"]).model
     assert widest_pair(node, depth, (3, 32, 32)) == positions

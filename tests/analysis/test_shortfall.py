@@ -1,4 +1,4 @@
-"""What attention misses of a convolution at the border, with few heads and with low-rank heads, computed in two
+"""How far attention falls short of a convolution at the border, with few heads and with low-rank heads, computed in two
 ways.
 """
 
@@ -17,7 +17,7 @@ def convolution():
     return nn.Conv2d(6, 6, 3, padding=1).double()
 
 
-def test_with_the_images_own_keys_only_the_border_differs(convolution):
+def test_attention_without_padding_keys_differs_only_at_the_border(convolution):
     x = torch.randn(2, 7, 8, 6, dtype=torch.float64)
     with torch.no_grad():
         attended = with_image_keys(convolution, 7, 8)(x)
@@ -28,14 +28,14 @@ def test_with_the_images_own_keys_only_the_border_differs(convolution):
     assert difference.min() > 1e-3, "all of the border"
 
 
-def test_what_it_has_no_heads_for_is_refused():
+def test_unsupported_convolutions_are_refused():
     for wrong in (nn.Conv2d(2, 3, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(2, 2, 2), nn.Conv2d(2, 2, 3, stride=2)):
         with pytest.raises(ValueError, match="needs a convolution with"):
             with_image_keys(wrong, 8, 8)
 
 
-def test_fewer_heads_miss_what_least_squares_misses(convolution):
-    """With independent, convolved pixels, the best values of eight heads miss exactly their missing tap."""
+def test_error_with_fewer_heads_matches_least_squares(convolution):
+    """With independent pixels, the best values for eight heads miss exactly the contribution of the ninth tap."""
     one_tap, any_maps = missed_by_heads(convolution.weight)
     assert one_tap[-1] == any_maps[-1] == 0
     assert all(bound <= share for bound, share in zip(any_maps, one_tap, strict=True))
@@ -50,7 +50,7 @@ def test_fewer_heads_miss_what_least_squares_misses(convolution):
     assert left_over.square().sum() / y.square().sum() == pytest.approx(one_tap[-2], rel=0.1)
 
 
-def test_thin_heads_miss_what_their_rank_leaves_out(convolution):
+def test_error_of_low_rank_heads_matches_the_truncated_svd(convolution):
     missed = missed_by_rank(convolution.weight)
     assert len(missed) == 6
     assert missed[-1] == 0
@@ -65,7 +65,7 @@ def test_thin_heads_miss_what_their_rank_leaves_out(convolution):
     assert error.square().sum() / wanted.square().sum() == pytest.approx(missed[1], rel=0.1)
 
 
-def test_a_kernel_of_two_taps_and_rank_one_needs_no_more():
+def test_shortfall_of_a_rank_one_kernel_with_two_taps():
     weight = torch.zeros(4, 4, 3, 3)
     weight[:, :, 0, 1] = weight[:, :, 2, 2] = 1
     assert missed_by_heads(weight)[0] == pytest.approx([0.5, *[0] * 8])

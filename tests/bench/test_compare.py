@@ -1,4 +1,4 @@
-"""A benchmark gives known answers where they exist, and the baseline computes the published functions."""
+"""Benchmark measurements match known answers, and the baseline computes the same function as our network."""
 
 import json
 import math
@@ -39,13 +39,13 @@ def pair(model, *overrides):
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("overrides", [["scale.patch=4"], ["scale.patch=2"]])
 @pytest.mark.parametrize("model", ["sa_quadratic", "sa_quadratic_generalized", "sa_learned", "sa_learned_content"])
-def test_our_network_is_the_published_one_with_the_same_gradients(model, overrides, mode):
+def test_outputs_and_gradients_match_the_published_network(model, overrides, mode):
     networks = pair(model, *overrides)
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     outputs, gradients = [], []
     for network in networks:
         network.train(mode == "train")
-        torch.manual_seed(1)  # equal dropout masks: they are drawn in the same order, on tensors of as many elements
+        torch.manual_seed(1)  # equal dropout masks: they are drawn in the same order, for tensors of the same size
         out = network(x)
         outputs.append(out.detach())
         out.square().sum().backward()
@@ -55,7 +55,7 @@ def test_our_network_is_the_published_one_with_the_same_gradients(model, overrid
 
 
 @pytest.mark.parametrize("model", ["sa_content", "sa_sinusoidal", "conv3x3", "bigbird"])
-def test_what_the_paper_does_not_have_is_refused(model):
+def test_models_not_in_the_paper_are_refused(model):
     with pytest.raises(ValueError, match="the paper has no"):
         pair(model)
 
@@ -65,7 +65,7 @@ def test_images_are_loaded_one_by_one_and_normalized():
     labels = torch.arange(4).numpy()
     one, label = PerImage(images, labels, [0.5] * 3, [0.25] * 3)[2]
     assert (one.shape, label) == ((3, 32, 32), 2)
-    # Black borders of a crop are -2; the values are those of the image otherwise.
+    # The black borders of a crop are -2; all other values are those of the image.
     assert one.min() >= -2
     assert one.max() <= 2
     batch, seen = next(iter(published_loader(images, labels, [0.5] * 3, [0.25] * 3, 3)))
@@ -73,7 +73,7 @@ def test_images_are_loaded_one_by_one_and_normalized():
     assert set(seen.tolist()) < {0, 1, 2, 3}
 
 
-def test_turns_alternate_and_the_first_round_does_not_count():
+def test_timed_functions_alternate_and_the_first_round_is_discarded():
     calls = []
     works = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     seconds = take_turns(works, 3, CPU)
@@ -81,12 +81,12 @@ def test_turns_alternate_and_the_first_round_does_not_count():
     assert [len(taken) for taken in seconds.values()] == [3, 3]
 
 
-def test_a_sleep_takes_its_time():
+def test_a_sleep_is_timed_in_full():
     seconds = take_turns({"long": lambda: time.sleep(0.06), "none": lambda: None}, 2, CPU)
     assert min(seconds["long"]) >= 0.06
 
 
-def test_ratios_are_taken_round_by_round():
+def test_ratios_are_computed_per_round():
     assert ratios([2, 9, 4], [1, 3, 4]) == Spread(2, 1, 3)
 
 
@@ -96,7 +96,7 @@ def test_flops_count_forward_and_backward():
     assert flops_of(lambda: layer(x).sum().backward()) == 3 * 2 * 3 * 5 * 7
 
 
-def test_peak_bytes_are_those_held_at_once():
+def test_peak_bytes_count_memory_held_simultaneously():
     def work():
         first = torch.ones(1000, 1000)  # 4 MB
         second = first + 1  # 8 MB
@@ -108,7 +108,7 @@ def test_peak_bytes_are_those_held_at_once():
     assert peak_bytes(work, CPU) == pytest.approx(8e6, rel=0.01)
 
 
-def test_what_differs_is_not_timed():
+def test_networks_with_different_outputs_are_refused():
     x = torch.randn(4, 5)
     layer = nn.Linear(5, 3)
     assert check_same(layer, layer, x, 1e-6, "here") == 0
@@ -118,11 +118,11 @@ def test_what_differs_is_not_timed():
         check_same(lambda x: math.nan * layer(x), layer, x, 0.01, "here")
 
 
-def test_the_exponent_of_a_power_is_its_exponent():
+def test_growth_exponent_of_a_power_law():
     assert growth_exponent([16, 64, 256], [3 * size**1.5 for size in (16, 64, 256)]) == pytest.approx(1.5)
 
 
-def test_the_command_writes_what_it_prints(command, tmp_path):
+def test_command_writes_the_printed_results_to_json(command, tmp_path):
     file = tmp_path / "bench.jsonl"
     done = command("scripts/bench.py", "--models", "sa_quadratic", "--tiny", "--json", file)
     assert done.returncode == 0, done.stderr

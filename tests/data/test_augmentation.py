@@ -1,4 +1,4 @@
-"""Augmentation on the device equals a loop over images, and depends only on (seed, epoch)."""
+"""Augmentation on the device equals a loop over images and depends only on (seed, epoch)."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_crop_and_flip_equal_a_loop_over_images():
         assert np.array_equal(fast[position - 3].numpy(), slow)
 
 
-def test_smaller_crops_lie_anywhere_in_the_larger_ones():
+def test_smaller_crops_are_windows_of_the_larger_crops():
     data = images(height=8, width=7)
     plan = plan_epoch(11, seed=1, epoch=2, crop_padding=2, flip=True, device=CPU)
     whole = crop_and_flip(pad(data, 2), plan, 8, 7)
@@ -36,19 +36,19 @@ def test_smaller_crops_lie_anywhere_in_the_larger_ones():
     for position in range(3, 9):
         down, right = (int(place[position]) / 2**PLACE_BITS for place in (plan.downs, plan.rights))
         top, left = int(down * 4), int(right * 4)
-        left = 3 - left if plan.flips[position] else left  # for a mirrored image, it counts from the other side
+        left = 3 - left if plan.flips[position] else left  # for a mirrored image, the offset counts from the right
         assert torch.equal(smaller[position - 3], whole[position, top : top + 5, left : left + 4])
 
 
-def test_places_of_smaller_crops_are_drawn_after_all_else():
-    """Epochs without smaller crops then equal those of older versions."""
+def test_offsets_of_smaller_crops_are_drawn_last():
+    """So epochs without smaller crops still equal those of older versions."""
     plan, draw = plan_epoch(30, 5, 2, 4, True, CPU), np.random.default_rng([EPOCH_STREAM, 5, 2])
     assert plan.order.tolist() == draw.permutation(30).tolist()
     assert torch.stack([plan.tops, plan.lefts]).tolist() == draw.integers(0, 9, size=(2, 30)).tolist()
     assert plan.flips.tolist() == (draw.random(30) < 0.5).tolist()
 
 
-def test_smaller_crops_reach_every_place_equally_often():
+def test_smaller_crops_are_uniform_over_all_offsets():
     data = torch.arange(8 * 7, dtype=torch.uint8).view(1, 8, 7, 1).expand(6000, -1, -1, -1)
     plan = plan_epoch(6000, seed=0, epoch=0, crop_padding=0, flip=False, device=CPU)
     corners = crop_and_flip(data, plan, 8, 7, size=(6, 5))[:, 0, 0, 0]
@@ -57,7 +57,7 @@ def test_smaller_crops_reach_every_place_equally_often():
     assert ((counts[:3, :3] - 6000 / 9).abs() < 5 * (6000 / 9) ** 0.5).all()
 
 
-def test_padding_reflects_like_numpy():
+def test_reflect_padding_matches_numpy():
     data = images()
     for padding in (0, 1, 4):
         expected = np.pad(data.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
@@ -73,7 +73,7 @@ def test_an_epoch_shows_every_image_once_and_draws_every_offset():
     assert 900 < int(plan.flips.sum()) < 1100
 
 
-def test_a_longer_epoch_is_whole_passes_and_the_beginning_of_one_more():
+def test_longer_epoch_is_full_passes_plus_a_partial_pass():
     plan = plan_epoch(20, 0, 0, 4, True, CPU, shown=50)
     first, second, rest = plan.order[:20].tolist(), plan.order[20:40].tolist(), plan.order[40:].tolist()
     assert sorted(first) == sorted(second) == list(range(20))
@@ -82,23 +82,23 @@ def test_a_longer_epoch_is_whole_passes_and_the_beginning_of_one_more():
     assert len(plan.tops) == len(plan.lefts) == len(plan.flips) == 50
 
 
-def test_draws_depend_on_seed_and_epoch_and_on_nothing_else():
+def test_random_draws_depend_only_on_seed_and_epoch():
     first = plan_epoch(50, 0, 1, 4, True, CPU)
     torch.manual_seed(123)
-    np.random.seed(123)  # noqa: NPY002  the legacy global state is what must not matter
+    np.random.seed(123)  # noqa: NPY002  the legacy global state must not matter
     for name in ("order", "tops", "lefts", "flips", "downs", "rights"):
         assert torch.equal(getattr(first, name), getattr(plan_epoch(50, 0, 1, 4, True, CPU), name))
         assert not torch.equal(getattr(first, name), getattr(plan_epoch(50, 1, 1, 4, True, CPU), name))
         assert not torch.equal(getattr(first, name), getattr(plan_epoch(50, 0, 2, 4, True, CPU), name))
 
 
-def test_without_augmentation_images_come_unchanged():
+def test_images_are_unchanged_without_augmentation():
     data = images()
     plan = plan_epoch(11, 0, 0, 0, False, CPU)
     assert torch.equal(crop_and_flip(pad(data, 0), plan, 6, 5), data[plan.order])
 
 
-def test_normalise_equals_the_formula_in_channels_last_memory():
+def test_normalize_matches_the_formula_and_is_channels_last():
     data = images()
     mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
     out = normalize(data, mean, std)
@@ -110,7 +110,7 @@ def test_normalise_equals_the_formula_in_channels_last_memory():
 
 def test_alternating_flips_mirror_every_image_every_other_pass():
     plans = [plan_epoch(200, 3, epoch, 0, True, CPU, shown=300, alternating=True) for epoch in range(4)]
-    mirrored = torch.full((200, 8), -1)  # a pass and a half per epoch: the second is cut short
+    mirrored = torch.full((200, 8), -1)  # 1.5 passes per epoch: the second pass is partial
     for epoch, plan in enumerate(plans):
         for place, (image, flip) in enumerate(zip(plan.order.tolist(), plan.flips.tolist(), strict=True)):
             mirrored[image, 2 * epoch + place // 200] = flip

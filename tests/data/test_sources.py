@@ -1,4 +1,4 @@
-"""Arrays, archive, download: what is read, and the errors if it cannot be read."""
+"""Reading data from arrays, the CIFAR-10 archive or a download, and the errors if this fails."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def test_arrays_are_read_and_hashed(arrays):
     assert load_source(config(arrays), CPU).sha256 != source.sha256
 
 
-def test_equal_content_has_an_equal_hash_whatever_the_integer_type(arrays):
+def test_hash_does_not_depend_on_the_integer_type(arrays):
     before = load_source(config(arrays), CPU).sha256
     np.save(arrays / "train_labels.npy", np.load(arrays / "train_labels.npy").astype(np.uint8))
     assert load_source(config(arrays), CPU).sha256 == before
@@ -54,7 +54,7 @@ def test_equal_content_has_an_equal_hash_whatever_the_integer_type(arrays):
         ("test_images", lambda a: a[:, :4], "differ in shape"),
     ],
 )
-def test_arrays_of_the_wrong_form_are_refused(arrays, name, change, complaint):
+def test_malformed_arrays_are_refused(arrays, name, change, complaint):
     np.save(arrays / f"{name}.npy", change(np.load(arrays / f"{name}.npy")))
     with pytest.raises(DataError, match=complaint):
         load_source(config(arrays), CPU)
@@ -95,7 +95,7 @@ def npy(header):
         (npy(" " * 20_000), "Header info length"),
     ],
 )
-def test_a_file_that_is_no_array_is_one_line(arrays, content, complaint):
+def test_files_that_are_not_arrays_give_a_one_line_error(arrays, content, complaint):
     (arrays / "test_images.npy").write_bytes(content)
     with pytest.raises(DataError, match=complaint) as refused:
         load_source(config(arrays), CPU)
@@ -103,8 +103,8 @@ def test_a_file_that_is_no_array_is_one_line(arrays, content, complaint):
     assert "test_images.npy" in str(refused.value)
 
 
-def test_without_data_and_network_three_ways_out_are_named(tmp_path, monkeypatch):
-    # The address that no resolver knows stands for a machine without a network.
+def test_error_without_data_or_network_lists_three_solutions(tmp_path, monkeypatch):
+    # An address that cannot be resolved simulates a machine without a network.
     monkeypatch.setattr(CIFAR10, "url", "http://cifar.invalid/cifar-10-python.tar.gz")
     with pytest.raises(DataError, match=r"Three solutions: \(1\) .*\(2\) .*\(3\) set data\.root"):
         load_source(config(tmp_path / "nowhere"), CPU)
@@ -117,8 +117,8 @@ def test_a_damaged_archive_is_refused(tmp_path):
         load_source(config(tmp_path), CPU)
 
 
-def test_the_original_archive_is_read(tmp_path, monkeypatch):
-    """Write an archive in CIFAR-10's layout, with ten images per batch, and set the expected checksums to it."""
+def test_original_cifar10_archive_is_read(tmp_path, monkeypatch):
+    """Write an archive in CIFAR-10's layout, with ten images per batch, and patch the expected checksums to match."""
     draw = np.random.default_rng(0)
     archive = tmp_path / CIFAR10.filename
     batches = {name: draw.integers(0, 256, (10, 3072)).astype(np.uint8) for name, _ in CIFAR10.train_list}
@@ -146,14 +146,14 @@ def test_the_original_archive_is_read(tmp_path, monkeypatch):
     assert np.array_equal(source.train.images[0], first)
 
 
-def test_digits_are_uint8_and_split_disjointly():
+def test_digits_are_scaled_to_255_and_all_used():
     source = load_source(config("", source="digits"), CPU)
     assert source.train.images.shape[1:] == (8, 8, 1)
     assert len(source.train.labels) + len(source.test.labels) == 1797
     assert (source.classes, source.train.images.max()) == (10, 255)
 
 
-def test_dataset_splits_normalise_by_what_is_in_use(tmp_path):
+def test_images_are_normalized_by_the_training_subset(tmp_path):
     write_arrays(tmp_path, train=80)
     data = load_dataset(config(tmp_path, fraction=0.5, holdout=0.25), torch.device("cpu"))
     assert (len(data.train), len(data.validation), len(data.test)) == (32, 20, 20)
@@ -163,7 +163,7 @@ def test_dataset_splits_normalise_by_what_is_in_use(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mean_and_std_of_own_images_are_those_of_numpy_without_its_memory(tmp_path, channels):
+def test_mean_and_std_match_numpy_with_less_memory(tmp_path, channels):
     images = np.random.default_rng(0).integers(0, 256, (3000, 16, 16, channels)).astype(np.uint8)
     images[:, :8] //= 2
     for split in ("train", "test"):
@@ -182,7 +182,7 @@ def test_mean_and_std_of_own_images_are_those_of_numpy_without_its_memory(tmp_pa
 
 
 @pytest.mark.cifar
-def test_real_cifar10_is_all_there():
+def test_real_cifar10_is_complete():
     root = REPOSITORY / "data" / "cifar10"
     if not (root / "train_images.npy").exists():
         pytest.skip("no CIFAR-10 arrays in data/cifar10")
@@ -193,7 +193,7 @@ def test_real_cifar10_is_all_there():
     assert mean == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-6)
 
 
-def test_one_class_is_refused(arrays):
+def test_single_class_labels_are_refused(arrays):
     for split in ("train", "test"):
         np.save(arrays / f"{split}_labels.npy", np.load(arrays / f"{split}_labels.npy") * 0)
     with pytest.raises(DataError, match="all training labels are 0; classification needs at least two classes"):

@@ -1,4 +1,4 @@
-"""Fractions are nested and stratified; the holdout is disjoint from every one of them."""
+"""Fractions of the data are nested and stratified; the holdout is disjoint from all of them."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_a_smaller_fraction_is_a_subset_of_a_larger_one(one, other, seed):
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 1.0])
-def test_every_class_keeps_its_share(fraction):
+def test_fractions_are_stratified_by_class(fraction):
     chosen = nested_fraction(LABELS, np.arange(len(LABELS)), fraction, seed=3)
     assert len(set(chosen)) == len(chosen)
     assert np.bincount(LABELS[chosen]).tolist() == [round(fraction * n) for n in np.bincount(LABELS)]
@@ -33,7 +33,7 @@ def test_classes_are_drawn_independently():
     assert set(chosen[chosen < 100]) != set(chosen[chosen >= 100] - 100)
 
 
-def test_another_subset_seed_chooses_other_images():
+def test_different_subset_seeds_choose_different_images():
     everything = np.arange(len(LABELS))
     one, other = (nested_fraction(LABELS, everything, 0.2, seed) for seed in (0, 1))
     assert len(one) == len(other)
@@ -41,7 +41,7 @@ def test_another_subset_seed_chooses_other_images():
 
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
-def test_holdout_is_disjoint_stratified_and_always_the_same(fraction):
+def test_holdout_is_disjoint_stratified_and_deterministic(fraction):
     kept, held = split_holdout(LABELS, 0.2)
     assert set(kept) | set(held) == set(range(len(LABELS)))
     assert np.bincount(LABELS[held]).tolist() == [20, 16, 12, 20, 8]
@@ -50,7 +50,7 @@ def test_holdout_is_disjoint_stratified_and_always_the_same(fraction):
     assert np.array_equal(held, split_holdout(LABELS, 0.2)[1])
 
 
-def test_no_holdout_keeps_everything():
+def test_zero_holdout_keeps_all_images():
     kept, held = split_holdout(LABELS, 0.0)
     assert (len(kept), len(held)) == (len(LABELS), 0)
 

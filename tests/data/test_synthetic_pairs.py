@@ -1,4 +1,4 @@
-"""Pairs of marks match their labels, are balanced and at exact distances, and leave no shortcut."""
+"""Synthetic pairs of marks match their labels, lie at exact distances, are balanced, and leave no shortcut."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def corners_of(image, color):
-    """Return the upper left corners of the 2 x 2 marks of one color; marks never share a cell."""
+    """Return the upper-left corners of the 2 x 2 marks of one color. No two marks share a cell."""
     places = {tuple(place) for place in np.argwhere((image == np.array(color)).all(axis=-1)).tolist()}
     by_cell = {}
     for row, column in sorted(places):
@@ -29,7 +29,7 @@ def corners_of(image, color):
 
 @given(st.sampled_from(range(CELL, SIDE, CELL)), st.integers(0, 10), st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
-def test_exactly_one_pair_lies_at_the_distance_and_agrees_as_the_label_says(distance, clutter, seed):
+def test_exactly_one_pair_is_at_the_distance_and_matches_the_label(distance, clutter, seed):
     scene = draw_scene(8, distance, clutter, seed, split=0)
     for image, agree in zip(render(scene, CPU).numpy(), scene.agree, strict=True):
         red, blue = (corners_of(image, color) for color in COLORS)
@@ -42,7 +42,7 @@ def test_exactly_one_pair_lies_at_the_distance_and_agrees_as_the_label_says(dist
         assert pairs == [bool(agree)]
 
 
-def test_stripes_run_as_the_label_says():
+def test_stripe_direction_matches_the_label():
     scene = draw_scene(40, 8, 2, 0, split=0)
     for image, vertical, (row, column) in zip(render(scene, CPU).numpy(), scene.vertical, scene.block, strict=True):
         block = image[row : row + 8, column : column + 8].astype(int)
@@ -54,14 +54,14 @@ def test_stripes_run_as_the_label_says():
         assert gray[uncovered].std() > 30
 
 
-def test_labels_are_balanced_and_the_tasks_independent():
+def test_labels_are_balanced_and_independent_across_tasks():
     scene = draw_scene(1000, 12, 4, 0, split=0)
     assert scene.agree.sum() == scene.vertical.sum() == 500
     assert abs(np.corrcoef(scene.agree, scene.vertical)[0, 1]) < 0.1
 
 
-def test_what_counting_can_tell_is_known():
-    """With 6 random marks the number of red ones is Binomial(6) plus 0 or 2, or plus 1: by hand, 57.0% two-sided."""
+def test_accuracy_of_counting_matches_hand_calculation():
+    """The number of red marks is Binomial(6, 1/2), plus 0 or 2 for equal pairs, plus 1 for others: 57.0% by hand."""
     binomial = np.array([math.comb(6, k) for k in range(7)]) / 64
     agree, differ = np.zeros(9), np.zeros(9)
     agree[:7] += binomial / 2
@@ -74,36 +74,38 @@ def test_what_counting_can_tell_is_known():
     assert accuracy_of_counting(8, 0) == 1.0, "two marks alone: equal ones add up, different ones cancel"
 
 
-def test_equal_seeds_give_equal_images_and_splits_differ():
+def test_images_are_deterministic_and_differ_by_seed_and_split():
     one, same, other = (make_pairs("texture", 8, 4, 20, 20, seed, CPU) for seed in (0, 0, 1))
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not np.array_equal(one["train_images"], other["train_images"])
     assert not np.array_equal(one["train_images"], one["test_images"])
 
 
-def test_the_task_changes_labels_only():
+def test_task_changes_only_the_labels():
     texture, agreement = (make_pairs(task, 8, 4, 20, 20, 0, CPU) for task in ("texture", "agreement"))
     assert np.array_equal(texture["train_images"], agreement["train_images"])
     assert not np.array_equal(texture["train_labels"], agreement["train_labels"])
 
 
-def test_the_configuration_reaches_the_images():
+def test_configuration_is_applied_to_the_dataset():
     config = compose(["data=pairs", "data.distance=20", "data.train_images=30", "data.test_images=10"]).data
     data = load_dataset(config, CPU)
     assert (len(data.train), len(data.test), data.classes, data.image_shape) == (30, 10, 2, (3, 32, 32))
     assert "20 pixels apart" in data.origin
+    expected = make_pairs("agreement", 20, config.clutter, 30, 10, 0, CPU)
+    assert np.array_equal(data.test.images, expected["test_images"])
 
 
 @pytest.mark.parametrize(
     ("distance", "clutter", "complaint"), [(6, 0, "multiple of 4"), (32, 0, "multiple of 4"), (8, 11, "at most 10")]
 )
-def test_what_does_not_fit_is_refused(distance, clutter, complaint):
+def test_invalid_distances_and_clutter_are_refused(distance, clutter, complaint):
     with pytest.raises(DataError, match=complaint):
         draw_scene(4, distance, clutter, 0, 0)
 
 
 @pytest.mark.gpu
-def test_a_gpu_makes_the_same_images():
+def test_gpu_and_cpu_render_identical_images():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     scene = draw_scene(64, 12, 6, 0, 0)

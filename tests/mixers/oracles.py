@@ -1,4 +1,4 @@
-"""Slow, obvious, independent versions of the attention in attnconv.mixers: nested loops, math, no tensor tricks."""
+"""Slow, simple, independent reference versions of the attention in attnconv.mixers, with nested loops."""
 
 import math
 
@@ -45,7 +45,7 @@ def score(encoding: Encoding, head: int, row: int, column: int) -> float:
 
 
 def distance_score(function: ScoreFunction, head: int, distance: float) -> float:
-    """A hidden unit at a time, with the exact GELU x Phi(x)."""
+    """Add up one hidden unit at a time, with the exact GELU, x Phi(x)."""
     compressed = math.copysign(math.log1p(abs(distance)), distance)
     total = 0.0
     for unit in range(function.expand.out_features):
@@ -60,7 +60,7 @@ def sinusoids(shift: int, width: int, base: float = 10_000.0) -> list[float]:
 
 
 def attention_probs(encoding: Encoding, heads: int, height: int, width: int) -> Tensor:
-    """(N, Q, K) float64, one exponential at a time."""
+    """Return (N, Q, K) in float64, computed one exponential at a time."""
     pixels = [(row, column) for row in range(height) for column in range(width)]
     probs = torch.zeros(heads, len(pixels), len(pixels), dtype=torch.float64)
     for head in range(heads):
@@ -87,7 +87,7 @@ def positional_attention(mixer: PositionalAttention, x: Tensor) -> Tensor:
 
 
 def assert_same_with_gradients(fast, slow, x: Tensor, tolerance: float) -> None:
-    """Two functions, each with the parameters it depends on, agree on x in outputs and in every gradient."""
+    """Check that two functions, each given with its parameters, agree on x in outputs and all gradients."""
     probe, results = torch.randn_like(x), []
     for function, parameters in (fast, slow):
         image = x.clone().requires_grad_()
@@ -99,9 +99,9 @@ def assert_same_with_gradients(fast, slow, x: Tensor, tolerance: float) -> None:
 
 
 def assert_bf16_stays_near(mixer, x: Tensor, kind: torch.dtype = torch.bfloat16) -> None:
-    """A float64 layer, then in bf16 autocast: outputs within 5%, gradients within 10% of the largest entry.
+    """Compare a layer in bf16 autocast with float64: outputs within 5%, gradients within 10% of the largest entry.
 
-    bf16 has 8 bits of precision. `kind` is the type that it gives: float32 for what ends in a sum with its input.
+    bf16 has 8 bits of precision. `kind` is the expected output dtype: float32 if the layer ends by adding its input.
     """
     x = x.requires_grad_()
     exact = mixer(x)

@@ -1,4 +1,4 @@
-"""Content attention: all backends against a loop oracle, in outputs and gradients, and the ends of the ablation."""
+"""Content attention: outputs and gradients of all backends against a loop oracle, equivariance, and invalid options."""
 
 import math
 from functools import partial
@@ -102,7 +102,7 @@ def loop_oracle(mixer, x):
 
 @pytest.mark.parametrize("impl", ["fused", "absorbed", "dense"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_forward_equals_the_loop_oracle_with_gradients(variant, impl):
+def test_outputs_and_gradients_match_the_loop_oracle(variant, impl):
     mixer = build(variant, impl=impl)
     x = torch.randn(2, *GRID, WIDTH, dtype=torch.float64)
     parameters = list(mixer.parameters())
@@ -118,7 +118,7 @@ def test_bf16_stays_near_float64(variant, impl):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_probabilities_are_those_of_the_layer(variant):
+def test_reported_probabilities_reproduce_the_output(variant):
     mixer = build(variant)
     x = torch.randn(2, *GRID, WIDTH, dtype=torch.float64)
     probs = mixer.attention_probs(*GRID, x)
@@ -127,7 +127,7 @@ def test_probabilities_are_those_of_the_layer(variant):
     torch.testing.assert_close(mixer.value(averages), mixer(x))
 
 
-def test_content_alone_is_permutation_equivariant_and_positions_are_not():
+def test_only_content_attention_is_permutation_equivariant():
     x = torch.randn(1, 4, 4, WIDTH, dtype=torch.float64)
     order = torch.randperm(16)
 
@@ -146,7 +146,7 @@ def test_content_alone_is_permutation_equivariant_and_positions_are_not():
     [partial(random, density=0.3, seed=2), partial(bigbird, kernel_size=3, density=0.1, count=1, seed=2)],
     ids=["random", "bigbird"],
 )
-def test_no_gradient_passes_where_the_pattern_sees_nothing(pattern):
+def test_gradients_reach_exactly_the_pixels_in_the_pattern(pattern):
     mixer = build("learned", (4, 4), pattern=pattern)
     x = torch.randn(1, 4, 4, WIDTH, dtype=torch.float64, requires_grad=True)
     for query in (0, 5, 15):
@@ -154,7 +154,7 @@ def test_no_gradient_passes_where_the_pattern_sees_nothing(pattern):
         assert torch.equal(gradient.flatten(1, 2)[0].abs().sum(-1) > 0, mixer.allowed[:, query].any(0))
 
 
-def test_dropout_draws_a_mask_per_image():
+def test_dropout_draws_one_mask_per_image():
     mixer = build("learned", attention_dropout=0.5).train()
     out = mixer(torch.randn(1, *GRID, WIDTH, dtype=torch.float64).expand(8, -1, -1, -1))
     assert not torch.allclose(out[0], out[1]) or not torch.allclose(out[0], out[2])
@@ -172,16 +172,16 @@ def test_dropout_draws_a_mask_per_image():
         ({"impl": "fused", "normalizer": "relu"}, "impl=fused cannot compute normalizer=relu"),
     ],
 )
-def test_terms_that_make_no_attention_are_refused(options, complaint):
+def test_invalid_options_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         ContentAttention(WIDTH, HEADS, GRID, **options)
 
 
-def test_a_map_larger_than_the_tables_is_refused():
+def test_a_map_larger_than_the_learned_tables_is_refused():
     with pytest.raises(ValueError, match="cover maps up to 2x3"):
         build("learned")(torch.randn(1, 3, 3, WIDTH, dtype=torch.float64))
 
 
-def test_probabilities_need_images():
+def test_attention_probs_without_input_are_refused():
     with pytest.raises(ValueError, match="needs x of 2x3 pixels"):
         build("content").attention_probs(2, 3)

@@ -1,4 +1,4 @@
-"""Scores as a function of distance: smooth where a table is not, and as expressive as a table on the map's shifts."""
+"""Scores as a function of distance: smoother than a learned table, and as expressive on the map's shifts."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
 
-def test_radial_scores_depend_on_the_distance_alone():
+def test_radial_scores_depend_only_on_distance():
     encoding = RadialDistanceEncoding(3, 4, (6, 6)).double()
     ring = torch.tensor([[3, 4], [-3, 4], [4, -3], [5, 0], [0, -5]])
     scores = encoding(ring)
@@ -18,14 +18,14 @@ def test_radial_scores_depend_on_the_distance_alone():
     assert not torch.allclose(encoding(torch.tensor([[0, 1]])), scores[:, :1])
 
 
-def test_axis_scores_tell_left_from_right():
+def test_axis_scores_distinguish_left_from_right():
     encoding = AxisDistanceEncoding(3, 4, (6, 6)).double()
     left, right = encoding(torch.tensor([[0, -2], [0, 2]])).unbind(-1)
     assert not torch.allclose(left, right)
 
 
 @pytest.mark.parametrize("kind", ["axes", "radial"])
-def test_neighboring_far_shifts_score_nearly_alike_unlike_in_a_table(kind):
+def test_scores_are_smoother_than_a_table_at_large_shifts(kind):
     torch.manual_seed(0)
     far = torch.tensor([[14, 0], [15, 0]])
     near = torch.tensor([[0, 0], [1, 0]])
@@ -39,7 +39,7 @@ def test_neighboring_far_shifts_score_nearly_alike_unlike_in_a_table(kind):
     assert jump(smooth, far) < 0.2 * jump(table, far)
 
 
-def test_a_function_that_returns_the_tables_values_is_the_table():
+def test_score_function_with_the_tables_values_equals_the_table():
     torch.manual_seed(0)
     table = PositionalAttention(6, 2, (3, 4), LearnedEncoding).double()
     function = PositionalAttention(6, 2, (3, 4), AxisDistanceEncoding).double()
@@ -61,7 +61,7 @@ def test_a_function_that_returns_the_tables_values_is_the_table():
     torch.testing.assert_close(function.value(averages), table(x))
 
 
-def test_only_the_kind_per_axis_is_additive():
+def test_only_the_axis_encoding_is_additive():
     assert isinstance(distance_encoding(2, 4, (3, 3), "axes"), AdditiveEncoding)
     assert not isinstance(distance_encoding(2, 4, (3, 3), "radial"), AdditiveEncoding)
     with pytest.raises(ValueError, match="axes, radial"):

@@ -1,4 +1,4 @@
-"""The controls: global and unshared convolution, token mixing, involution, non-local blocks."""
+"""The control models: global and unshared convolution, token mixing, involution, non-local blocks."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def untied_oracle(mixer, x):
 
 
 def involution_oracle(mixer, x):
-    """Compute the definition, with the kernels of one pixel at a time (batch norm by its running statistics)."""
+    """Follow the definition, one pixel's kernels at a time (batch norm uses its running statistics)."""
     _, height, width, channels = x.shape
     size, group_width = mixer.kernel_size, channels // mixer.groups
     out = torch.zeros_like(x)
@@ -105,7 +105,7 @@ def involution_oracle(mixer, x):
         ("involution", involution_oracle),
     ],
 )
-def test_it_equals_its_loop_oracle_with_gradients(name, oracle):
+def test_outputs_and_gradients_match_the_loop_oracle(name, oracle):
     mixer = build(name).eval()
     parameters = [parameter for parameter in mixer.parameters() if parameter.requires_grad]
     oracles.assert_same_with_gradients(
@@ -113,7 +113,7 @@ def test_it_equals_its_loop_oracle_with_gradients(name, oracle):
     )
 
 
-def test_gathered_involution_equals_its_loop_oracle_with_gradients(monkeypatch):
+def test_gathered_involution_matches_the_loop_oracle(monkeypatch):
     monkeypatch.setattr("attnconv.mixers.involution.DENSE_UP_TO_WINDOWS", 0)
     monkeypatch.setattr(Involution, "_apply_dense", None)
     mixer = build("involution").eval()
@@ -123,7 +123,7 @@ def test_gathered_involution_equals_its_loop_oracle_with_gradients(monkeypatch):
     )
 
 
-def test_circular_is_pytorch_s_circular_convolution():
+def test_circular_padding_matches_pytorch():
     grid = (5, 5)
     mixer, reference = (
         build("circular", grid),
@@ -144,7 +144,7 @@ def test_locally_connected_with_tied_weights_is_a_convolution():
     torch.testing.assert_close(mixer(X), convolution(X), rtol=0, atol=1e-12)
 
 
-def test_fully_connected_can_be_any_of_them():
+def test_fully_connected_can_represent_a_locally_connected_layer():
     """With the Jacobian of an unshared convolution as its matrix, it equals that convolution."""
     mixer, untied = build("fully_connected"), build("locally_connected")
     zero = torch.zeros(1, *GRID, WIDTH, dtype=torch.float64)
@@ -155,7 +155,7 @@ def test_fully_connected_can_be_any_of_them():
     torch.testing.assert_close(mixer(X), untied(X), rtol=0, atol=1e-12)
 
 
-def test_token_mlp_is_the_same_perceptron_for_every_channel():
+def test_token_mlp_applies_the_same_mlp_to_every_channel():
     mixer = build("token_mlp")
     for channel in range(WIDTH):
         column = X[0, ..., channel].flatten()
@@ -163,7 +163,7 @@ def test_token_mlp_is_the_same_perceptron_for_every_channel():
         torch.testing.assert_close(mixer(X)[0, ..., channel].flatten(), expected, rtol=0, atol=1e-12)
 
 
-def test_a_new_non_local_block_is_the_identity_and_then_attends_to_everything():
+def test_non_local_block_starts_as_the_identity_and_matches_its_definition():
     block = NonLocalBlock(WIDTH).double()
     torch.testing.assert_close(block(X), X, rtol=0, atol=0)
     block = awake(block).eval()
@@ -173,7 +173,7 @@ def test_a_new_non_local_block_is_the_identity_and_then_attends_to_everything():
     torch.testing.assert_close(block(X), expected, rtol=0, atol=1e-12)
 
 
-def test_a_resnet_with_new_non_local_blocks_is_the_resnet():
+def test_resnet_with_untrained_non_local_blocks_equals_the_plain_resnet():
     torch.manual_seed(0)
     plain = ResNet((3, 16, 16), 4, [1, 1], 4).eval()
     torch.manual_seed(0)
@@ -213,12 +213,12 @@ def test_bf16_stays_near_float64(name):
         (lambda: ResNet((3, 8, 8), 4, [1], 4, squeeze_reduction=0), "at least 1, not 0"),
     ],
 )
-def test_what_cannot_be_is_refused(builder, complaint):
+def test_invalid_options_are_refused(builder, complaint):
     with pytest.raises(ValueError, match=complaint):
         builder()
 
 
 @pytest.mark.parametrize("name", ["circular", "zeros", "token_mlp", "locally_connected", "fully_connected"])
-def test_weights_tied_to_places_refuse_another_map(name):
+def test_mixers_with_a_fixed_map_size_refuse_other_sizes(name):
     with pytest.raises(ValueError, match="fit maps of 3x4 pixels only, this one is 4x4"):
         build(name)(torch.randn(1, 4, 4, WIDTH, dtype=torch.float64))

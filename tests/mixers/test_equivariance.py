@@ -1,7 +1,7 @@
-"""Shift equivariance of all position-relative mixers, as far as the border allows.
+"""Shift equivariance of all mixers with relative positions, up to border effects.
 
-If a map is rolled, its pixels move, and their relations move with them. The keys of global attention end at the border,
-so its averages differ there; its scores, and the ratios of its probabilities, do not.
+Rolling a map keeps the relative positions of pixels that do not cross the border. Global attention has no keys beyond
+the border, so its averages change; its scores, and the ratios of its probabilities, do not.
 """
 
 from functools import partial
@@ -63,7 +63,7 @@ def assert_moves_with_the_map(mixer, shift):
 
 @given(SHIFTS, st.sampled_from(sorted(TERMS)))
 @settings(max_examples=30, deadline=None)
-def test_scores_of_content_attention_move_with_the_map(shift, name):
+def test_content_attention_scores_are_shift_equivariant(shift, name):
     """Score (q, k) of the rolled map is score (q - shift, k - shift) of the map, wherever all four pixels are in it."""
     scores = content(name).scores(MAPS).detach().unflatten(-1, GRID).unflatten(2, GRID)
     moved = content(name).scores(MAPS.roll(shift, dims=(1, 2))).detach().unflatten(-1, GRID).unflatten(2, GRID)
@@ -74,28 +74,28 @@ def test_scores_of_content_attention_move_with_the_map(shift, name):
 
 @given(SHIFTS, st.sampled_from(sorted(TERMS)))
 @settings(max_examples=30, deadline=None)
-def test_content_attention_in_a_window_moves_with_the_map(shift, name):
+def test_windowed_content_attention_is_shift_equivariant(shift, name):
     assert_moves_with_the_map(content(name, pattern=partial(window, kernel_size=3, border="zero")), shift)
 
 
 @given(SHIFTS, st.sampled_from(["gathered", "dense"]))
 @settings(max_examples=20, deadline=None)
-def test_window_attention_moves_with_the_map(shift, impl):
+def test_window_attention_is_shift_equivariant(shift, impl):
     torch.manual_seed(0)
     assert_moves_with_the_map(WindowAttention(WIDTH, 2, GRID, kernel_size=3, border="zero", impl=impl).double(), shift)
 
 
 @given(SHIFTS)
 @settings(max_examples=20, deadline=None)
-def test_gated_attention_with_sharp_heads_moves_with_the_map(shift):
+def test_gated_attention_with_sharp_heads_is_shift_equivariant(shift):
     """Its content part ignores positions, so a roll only reorders its keys; sharp heads never reach the border."""
     torch.manual_seed(0)
     assert_moves_with_the_map(GatedAttention(WIDTH, 9, GRID, alpha=40.0).double(), shift)
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_position_only_probabilities_move_up_to_the_border_s_share(name):
-    """Of two keys, the ratio of probabilities is the same one pixel further on, though the sums may differ."""
+def test_position_only_probability_ratios_are_shift_equivariant(name):
+    """After a shift by one pixel, the ratio of two keys' probabilities is the same, though their sums may differ."""
     torch.manual_seed(0)
     logs = PositionalAttention(WIDTH, 3, GRID, ENCODINGS[name]).double().attention_probs(*GRID).detach().log()
     logs = logs[0].unflatten(-1, GRID).unflatten(1, GRID)

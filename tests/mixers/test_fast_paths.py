@@ -1,4 +1,4 @@
-"""All fast ways to compute a layer against the plain one in float64: odd sizes, oblong maps, a single image."""
+"""All fast implementations of a layer against the plain one in float64: odd sizes, oblong maps, single images."""
 
 import copy
 from functools import partial
@@ -37,14 +37,14 @@ def outputs_and_gradients(layer, x, probe, bf16=False):
 
 
 def relative_error(found, expected):
-    """Return the length of the difference divided by the expected length."""
+    """Return the norm of the difference divided by the expected norm."""
     return ((found - expected).norm() / expected.norm().clamp_min(1e-6)).item()
 
 
 @pytest.mark.parametrize("name", FAST)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None, derandomize=True)
-def test_fast_is_plain(name, height, width, batch, seed):
+def test_fast_implementations_match_the_plain_one(name, height, width, batch, seed):
     torch.manual_seed(seed)
     fast = FAST[name](width=WIDTH, heads=HEADS, grid=(height, width))
     plain = FAST[name](width=WIDTH, heads=HEADS, grid=(height, width), impl="dense").double()
@@ -78,7 +78,7 @@ def with_content():
 
 
 @pytest.mark.parametrize(("build", "part"), [(positional, "value"), (with_content, "query"), (with_content, "key")])
-def test_what_is_put_around_a_projection_is_not_passed_over(build, part):
+def test_hooks_on_projections_are_called(build, part):
     torch.manual_seed(0)
     layer, x = build(), torch.randn(2, 3, 4, WIDTH)
     plain = layer(x)
@@ -101,7 +101,7 @@ def test_what_is_put_around_a_projection_is_not_passed_over(build, part):
 
 
 @pytest.mark.parametrize(("build", "part"), [(positional, "value"), (with_content, "query"), (with_content, "key")])
-def test_a_subclass_and_a_replaced_forward_compute_what_they_say(build, part):
+def test_subclassed_and_patched_projections_are_respected(build, part):
     torch.manual_seed(0)
     layer, x = build(), torch.randn(2, 3, 4, WIDTH)
     own = getattr(layer, part)

@@ -1,4 +1,4 @@
-"""The gate: closed, it is position-only attention; open, it is content attention; in between, it is their mixture."""
+"""Gated attention: position-only with closed gates, content-only with open gates, and a mixture in between."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def build(gate, **options):
 X = torch.randn(2, 4, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_closed_gate_is_the_position_only_layer_and_an_open_one_the_content_layer():
+def test_closed_gates_give_position_only_attention_and_open_ones_content_attention():
     closed, opened = build(100.0), build(-100.0)
     torch.testing.assert_close(closed(X), closed.value(closed.position(X)), rtol=0, atol=1e-12)
     torch.testing.assert_close(opened(X), opened.value(opened.content(X)), rtol=0, atol=1e-12)
@@ -23,7 +23,7 @@ def test_a_closed_gate_is_the_position_only_layer_and_an_open_one_the_content_la
 
 
 @pytest.mark.parametrize("gate", [-2.0, 0.0, 1.0])
-def test_the_layer_averages_with_its_own_probabilities(gate):
+def test_reported_probabilities_reproduce_the_output(gate):
     mixer = build(gate)
     probs = mixer.attention_probs(4, 5, X)
     torch.testing.assert_close(probs.sum(-1), torch.ones(2, 9, 20, dtype=torch.float64))
@@ -31,7 +31,7 @@ def test_the_layer_averages_with_its_own_probabilities(gate):
     torch.testing.assert_close(mixer(X), mixer.value(averages), rtol=0, atol=1e-12)
 
 
-def test_it_starts_as_a_convolution():
+def test_heads_are_initialized_on_a_square_of_shifts():
     mixer = build(1.0)
     assert mixer.position.encoding.centers.tolist() == [[r, c] for r in (-1, 0, 1) for c in (-1, 0, 1)]
     alphas = mixer.position.encoding.spreads.detach().square() / 2
@@ -43,12 +43,12 @@ def test_bf16_stays_near_float64():
     oracles.assert_bf16_stays_near(build(0.5), X.clone())
 
 
-def test_gates_learn():
+def test_gates_receive_gradients():
     mixer = build(1.0)
     mixer(X).square().sum().backward()
     assert (mixer.gates.grad != 0).all()
 
 
-def test_a_number_of_heads_that_is_no_square_is_refused():
+def test_non_square_head_counts_are_refused():
     with pytest.raises(ValueError, match="square number of heads"):
         GatedAttention(4, 8, (4, 5))

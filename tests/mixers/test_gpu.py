@@ -1,4 +1,4 @@
-"""All models' mixers on a GPU in bf16 against the same on the CPU in float64, which the loop oracles verify."""
+"""All models' mixers in bf16 on a GPU against float64 on the CPU, which the loop oracles verify."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ MIXERS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "mixer:" in path
 @pytest.mark.parametrize("normalizer", ["softmax", "relu", "sigmoid"])
 @pytest.mark.parametrize("name", MIXERS)
 def test_bf16_on_a_gpu_stays_near_float64(name, normalizer):
-    """Outputs within 5% of the largest entry, gradients within 10% of their norm: ReLU's has jumps at its kinks."""
+    """Outputs within 5% of the largest entry, gradients within 10% of their norm, as ReLU's gradient has jumps."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     overrides = [f"model={name}", "scale=mini"]

@@ -23,7 +23,7 @@ def test_weights_are_non_negative_sum_to_one_and_respect_the_mask(normalizer):
     assert living.float().mean() > 0.9
 
 
-def test_sigmoid_scores_are_divided_by_their_sum():
+def test_sigmoid_weights_are_normalized_by_their_sum():
     scores = torch.randn(3, 5, dtype=torch.float64)
     weights = 1 / (1 + (-scores).exp())
     torch.testing.assert_close(to_probs(scores, "sigmoid"), weights / weights.sum(-1, keepdim=True))
@@ -36,12 +36,12 @@ def test_sigmoid_of_very_low_scores_still_sums_to_one():
     assert probs[0] > probs[1] > probs[2]
 
 
-def test_relu_on_gaussian_scores_is_an_epanechnikov_kernel():
+def test_relu_of_quadratic_scores_is_an_epanechnikov_kernel():
     scores = torch.tensor([-2.0, -0.5, 0.0, -0.5, -2.0])
     assert to_probs(scores, "relu").tolist() == pytest.approx([0, 0.25, 0.5, 0.25, 0])
 
 
-def test_a_row_that_relu_cuts_off_gives_zero_and_a_finite_gradient():
+def test_relu_rows_without_positive_weights_are_zero_with_finite_gradients():
     scores = torch.full((1, 5), -3.0, requires_grad=True)
     probs = to_probs(scores, "relu")
     probs.sum().backward()
@@ -49,7 +49,7 @@ def test_a_row_that_relu_cuts_off_gives_zero_and_a_finite_gradient():
     assert scores.grad.isfinite().all()
 
 
-def test_a_relu_row_fades_out_with_a_bounded_gradient():
+def test_relu_gradients_stay_bounded_as_a_row_fades_to_zero():
     for weight in (0.2, 0.1, 0.05, 1e-6):
         scores = torch.tensor([weight - 1, -3.0], requires_grad=True)
         to_probs(scores, "relu")[0].backward()
@@ -58,7 +58,7 @@ def test_a_relu_row_fades_out_with_a_bounded_gradient():
 
 
 @pytest.mark.parametrize("normalizer", ["relu", "sigmoid"])
-def test_every_mixer_averages_with_the_probabilities_it_reports(normalizer):
+def test_mixers_average_with_their_reported_probabilities(normalizer):
     x = torch.randn(2, 2, 3, 4, dtype=torch.float64)
     content = build_content("learned_and_quadratic", normalizer=normalizer)
     position = PositionalAttention(4, 2, (2, 3), QuadraticEncoding, normalizer=normalizer).double()
@@ -70,7 +70,7 @@ def test_every_mixer_averages_with_the_probabilities_it_reports(normalizer):
     assert windows(torch.randn(2, 3, 3, 4, dtype=torch.float64)).isfinite().all()
 
 
-def test_what_does_not_factorize_is_never_separable():
+def test_normalizers_that_do_not_factorize_are_never_separable():
     assert PositionalAttention(4, 2, (16, 16), QuadraticEncoding, normalizer="relu").impl == "dense"
     with pytest.raises(ValueError, match="normalizer=sigmoid does not factorize"):
         PositionalAttention(4, 2, (4, 4), QuadraticEncoding, normalizer="sigmoid", impl="separable")

@@ -1,4 +1,4 @@
-"""Patterns: which pixels see which, counted pixel by pixel."""
+"""Attention patterns: which pixels see which others, checked pixel by pixel."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_a_window_in_the_interior_is_the_square_around_the_query():
         assert seen(window((6, 7), 3, border), (6, 7), (2, 3)) == expected
 
 
-def test_at_the_border_a_window_is_cut_or_shifted():
+def test_windows_at_the_border_are_cut_or_shifted():
     assert seen(window((6, 7), 3, "zero"), (6, 7), (0, 6)) == {(r, c) for r in (0, 1) for c in (5, 6)}
     assert seen(window((6, 7), 3, "shift"), (6, 7), (0, 6)) == {(r, c) for r in (0, 1, 2) for c in (4, 5, 6)}
     assert (window((6, 7), 5, "shift").sum(-1) == 25).all()
@@ -30,13 +30,13 @@ def test_a_window_as_large_as_the_map_sees_everything():
 
 
 @pytest.mark.parametrize("density", [0.01, 0.25, 1.0])
-def test_random_sees_itself_and_its_share(density):
+def test_random_pattern_includes_the_query_and_has_the_given_density(density):
     mask = random((6, 6), density, seed=3, heads=2)
     assert mask.diagonal(dim1=1, dim2=2).all()
     assert (mask.sum(-1) == max(1, round(36 * density))).all()
 
 
-def test_the_random_pattern_depends_on_its_own_seed_alone():
+def test_random_pattern_depends_only_on_its_seed():
     torch.manual_seed(5)
     one = random((6, 6), 0.25, seed=1)
     torch.manual_seed(6)
@@ -44,7 +44,7 @@ def test_the_random_pattern_depends_on_its_own_seed_alone():
     assert not torch.equal(one, random((6, 6), 0.25, seed=2))
 
 
-def test_every_head_has_its_own_random_pixels_however_many_there_are():
+def test_random_pixels_differ_between_heads_but_not_with_the_head_count():
     three = random((6, 6), 0.25, seed=1, heads=3)
     assert torch.equal(three[:1], random((6, 6), 0.25, seed=1))
     assert not torch.equal(three[0], three[1])
@@ -89,6 +89,6 @@ def test_bigbird_is_the_union_of_its_parts():
         (lambda: global_tokens((6, 6), 0), r"in 1\.\.36"),
     ],
 )
-def test_patterns_that_fit_no_map_are_refused(build, complaint):
+def test_invalid_pattern_options_are_refused(build, complaint):
     with pytest.raises(ValueError, match=complaint):
         build()

@@ -1,4 +1,4 @@
-"""Position-only attention: all paths against the loop oracle, and the properties that make it attention."""
+"""Position-only attention: all implementations against the loop oracle, and properties such as equivariance."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_layer_equals_the_loop_oracle(encoding, impl):
     st.integers(0, 1000),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
-def test_separable_equals_dense_with_gradients(encoding, height, width, batch, heads, seed):
+def test_separable_and_dense_agree_in_outputs_and_gradients(encoding, height, width, batch, heads, seed):
     dense = build(encoding, (height, width), heads=heads, seed=seed, impl="dense")
     separable = build(encoding, (height, width), heads=heads, seed=seed, impl="separable")
     separable.load_state_dict(dense.state_dict())
@@ -69,10 +69,10 @@ def test_rows_sum_to_one(encoding):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_scores_depend_on_the_shift_alone(encoding):
+def test_scores_depend_only_on_the_shift(encoding):
     mixer = build(encoding, (5, 5))
     logits = mixer.attention_probs(5, 5)[0].log().view(2, 5, 5, 5, 5)
-    # Two queries, the same two shifts each: softmax keeps differences of scores.
+    # Two queries, each with the same two shifts: softmax preserves differences of scores.
     here = logits[:, 1, 1, 2, 3] - logits[:, 1, 1, 0, 1]
     there = logits[:, 3, 1, 4, 3] - logits[:, 3, 1, 2, 1]
     torch.testing.assert_close(here, there)
@@ -123,7 +123,7 @@ def test_dropout_uses_one_mask_for_the_whole_batch():
         ((16, 16), 0.0, GeneralizedQuadraticEncoding, "dense"),
     ],
 )
-def test_auto_takes_the_faster_exact_one(grid, dropout, encoding, expected):
+def test_auto_chooses_the_faster_exact_implementation(grid, dropout, encoding, expected):
     assert 8 * 8 < SEPARABLE_FROM_PIXELS <= 16 * 16
     assert build(encoding, grid, attention_dropout=dropout).impl == expected
 
@@ -141,7 +141,7 @@ def plainly(layer, x):
 
 @pytest.mark.parametrize("impl", ["dense", "separable"])
 @pytest.mark.parametrize("images", [1, 3, 100])
-def test_blocks_of_any_size_give_the_plain_output_and_gradients(monkeypatch, images, impl):
+def test_blocks_of_any_size_match_the_plain_formula_with_gradients(monkeypatch, images, impl):
     per_image = 5 * 3 * 6 * 2 * 8  # pixels, width, heads, bytes
     monkeypatch.setattr("attnconv.mixers.blocked.BLOCK_BYTES", images * per_image + 7)
     x = torch.randn(7, 5, 3, 6, dtype=torch.float64)
@@ -154,7 +154,7 @@ def test_blocks_of_any_size_give_the_plain_output_and_gradients(monkeypatch, ima
 
 
 @pytest.mark.parametrize("impl", ["dense", "separable"])
-def test_parts_that_need_no_gradient_get_none_and_the_others_theirs(impl):
+def test_value_gradients_are_correct_with_a_frozen_encoding(impl):
     layer = build(QuadraticEncoding, (5, 3), impl=impl)
     layer.encoding.requires_grad_(False)
     x = torch.randn(2, 5, 3, 6, dtype=torch.float64)
@@ -195,7 +195,7 @@ def kept_by(layer, x):
     return sum(sizes.values())
 
 
-def test_separable_averages_are_not_kept():
+def test_separable_averages_are_not_saved_for_the_backward_pass():
     layer = build(QuadraticEncoding, (16, 16), width=4, heads=9)
     x = torch.randn(12, 16, 16, 4, dtype=torch.float64, requires_grad=True)
     averages = 9 * x.numel() * 8
@@ -204,7 +204,7 @@ def test_separable_averages_are_not_kept():
 
 
 @pytest.mark.parametrize("impl", ["dense", "separable"])
-def test_blocks_have_the_types_of_the_plain_formulas(impl):
+def test_output_dtypes_and_empty_batches(impl):
     x = torch.randn(2, 4, 3, 6)
     layer = build(QuadraticEncoding, (4, 3), impl=impl)
     assert layer(x[:0].double()).shape == (0, 4, 3, 6)
@@ -225,13 +225,13 @@ def test_a_map_larger_than_the_learned_tables_is_refused():
         build(LearnedEncoding).attention_probs(4, 4)
 
 
-def test_odd_width_has_no_sinusoid_pairs():
+def test_sinusoidal_encoding_refuses_odd_widths():
     with pytest.raises(ValueError, match="must be even"):
         build(SinusoidalEncoding, width=5)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_shift_probs_are_what_the_centre_of_a_large_map_sees(encoding):
+def test_shift_probs_match_the_center_of_a_larger_map(encoding):
     mixer = build(encoding, (3, 4))
     probs = mixer.shift_probs(3, 4)
     assert probs.shape == (2, 5, 7)
@@ -251,7 +251,7 @@ def test_quadratic_peak_probability_at_initialization():
     assert encoding(shifts).softmax(-1).max().item() == pytest.approx(0.159, abs=5e-4)
 
 
-def test_gaussian_heads_begin_round_and_as_wide_as_a_pixel():
+def test_gaussian_heads_are_initialized_isotropic_with_unit_spread():
     torch.manual_seed(0)
     round_heads = QuadraticEncoding(4000, 8, (8, 8)).spreads
     any_heads = GeneralizedQuadraticEncoding(4000, 8, (8, 8)).spreads
@@ -262,7 +262,7 @@ def test_gaussian_heads_begin_round_and_as_wide_as_a_pixel():
 
 
 @pytest.mark.parametrize("base", [10.0, 10_000.0])
-def test_the_longest_wavelength_of_sinusoids_is_that_of_the_base(base):
+def test_sinusoid_wavelengths_follow_the_base(base):
     encoding = SinusoidalEncoding(2, 4, (8, 8), base=base)
     with torch.no_grad():
         encoding.row_projection.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))

@@ -1,4 +1,4 @@
-"""Window attention against dense masked attention, and the reach of a window."""
+"""Window attention against a loop oracle and full attention, and the reach of its gradients."""
 
 import math
 
@@ -59,7 +59,7 @@ def loop_oracle(mixer, x):
 @pytest.mark.parametrize("impl", ["gathered", "dense"])
 @pytest.mark.parametrize("border", ["zero", "shift"])
 @pytest.mark.parametrize("kernel_size", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
-def test_windows_equal_the_loop_oracle_with_gradients(border, kernel_size, impl):
+def test_outputs_and_gradients_match_the_loop_oracle(border, kernel_size, impl):
     mixer = build(kernel_size=kernel_size, border=border, impl=impl)
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     parameters = list(mixer.parameters())
@@ -70,7 +70,7 @@ def test_windows_equal_the_loop_oracle_with_gradients(border, kernel_size, impl)
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("border", ["zero", "shift"])
-def test_both_ways_agree_for_every_normalizer(border, normalizer):
+def test_gathered_and_dense_agree_for_every_normalizer(border, normalizer):
     gathered, dense = (build(border=border, normalizer=normalizer, impl=impl) for impl in ("gathered", "dense"))
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     oracles.assert_same_with_gradients(
@@ -80,8 +80,8 @@ def test_both_ways_agree_for_every_normalizer(border, normalizer):
 
 @pytest.mark.parametrize("border", ["zero", "shift"])
 @pytest.mark.parametrize("cache", [1, 2 * 4 * 6 * 8 * 9])
-def test_a_few_rows_at_a_time_equal_the_loop_oracle_with_gradients(monkeypatch, border, cache):
-    """One row of one image, then two: the last part of five rows is smaller."""
+def test_row_blocks_match_the_loop_oracle_with_gradients(monkeypatch, border, cache):
+    """Blocks of one row of one image, and of two rows: the last block of five rows is smaller."""
     monkeypatch.setattr("attnconv.mixers.window.CACHE_BYTES", cache)
     mixer = build(border=border, impl="gathered")
     x, parameters = torch.randn(2, 5, 6, 8, dtype=torch.float64), list(mixer.parameters())
@@ -110,7 +110,7 @@ def test_a_window_as_large_as_the_map_is_full_attention(impl):
     torch.testing.assert_close(mixer(x), mixer.value(averages), rtol=0, atol=1e-12)
 
 
-def test_probabilities_are_those_of_the_layer():
+def test_reported_probabilities_reproduce_the_output():
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     for border in ("zero", "shift"):
         mixer = build(border=border, impl="gathered")
@@ -120,7 +120,7 @@ def test_probabilities_are_those_of_the_layer():
 
 
 @pytest.mark.parametrize(("grid", "way"), [((8, 8), "_averages_dense"), ((24, 24), "_averages_gathered")])
-def test_auto_gathers_on_large_maps_only(grid, way, monkeypatch):
+def test_auto_uses_gathered_only_on_large_maps(grid, way, monkeypatch):
     mixer, taken = build(grid), []
     for name in ("_averages_dense", "_averages_gathered"):
         original = getattr(mixer, name)
@@ -129,7 +129,7 @@ def test_auto_gathers_on_large_maps_only(grid, way, monkeypatch):
     assert taken == [way]
 
 
-def test_rows_sum_to_one_where_no_zeros_are_looked_at():
+def test_rows_sum_to_one_except_where_windows_include_padding():
     x = torch.randn(1, 5, 6, 8, dtype=torch.float64)
     assert build().attention_probs(5, 6, x).sum(-1).allclose(torch.ones(1, dtype=torch.float64))
     sums = build(border="zero").attention_probs(5, 6, x).sum(-1).view(2, 5, 6)
@@ -138,7 +138,7 @@ def test_rows_sum_to_one_where_no_zeros_are_looked_at():
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_gradients_reach_k_by_k_pixels_and_half_a_window_more_per_layer(depth):
+def test_gradient_reach_grows_by_half_a_window_per_layer(depth):
     layers = [build((11, 11), border="zero", seed=seed) for seed in range(depth)]
     x = torch.randn(1, 11, 11, 8, dtype=torch.float64, requires_grad=True)
     out = x
@@ -152,7 +152,7 @@ def test_gradients_reach_k_by_k_pixels_and_half_a_window_more_per_layer(depth):
 
 
 def test_one_hot_position_scores_are_a_convolution():
-    """Head n looks at one shift only: its channels are a convolution with one tap per head."""
+    """Each head attends to one shift only, so its channels are a convolution with one tap."""
     mixer = build((6, 6), border="zero", width=18, heads=3)
     targets = [(-1, 0), (0, 1), (1, 1)]
     with torch.no_grad():
@@ -184,6 +184,6 @@ def test_one_hot_position_scores_are_a_convolution():
         ({"impl": "fused"}, "auto, dense, gathered"),
     ],
 )
-def test_windows_that_cannot_be_are_refused(options, complaint):
+def test_invalid_options_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         build(**options)

@@ -1,4 +1,4 @@
-"""Invalid `model` nodes: the error names the key and what belongs there, before anything is built."""
+"""Invalid `model` nodes: the error names the key and the expected value, before anything is built."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -38,7 +38,7 @@ def node_of(model):
 
 
 @pytest.mark.parametrize(("model", "key", "value", "complaint"), WRONG)
-def test_a_part_that_cannot_be_built_is_named(model, key, value, complaint):
+def test_errors_name_the_invalid_key(model, key, value, complaint):
     node = node_of(model)
     *parents, leaf = key.split(".")
     part = node
@@ -53,7 +53,7 @@ def test_a_part_that_cannot_be_built_is_named(model, key, value, complaint):
 
 
 @pytest.mark.slow
-def test_every_model_of_the_repository_passes():
+def test_all_model_configs_pass_the_check():
     for path in CONFIGS.glob("model/*.yaml"):
         if path.stem not in ("timm", "sa_quadratic_copied", "sa_quadratic_pruned"):  # they need one more setting
             node_of(path.stem)

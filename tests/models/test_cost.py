@@ -1,4 +1,4 @@
-"""Costs against the published ones and against counts by hand; widths matched to a budget."""
+"""Costs against published and hand-computed values, and widths matched to a budget."""
 
 import csv
 
@@ -36,11 +36,11 @@ def model(*overrides):
     ("name", "published"),
     [("sa_quadratic", "6.18"), ("sa_learned", "6.18"), ("sa_learned_content", "15.02"), ("resnet18", "1.11")],
 )
-def test_flops_as_the_paper_counts_them(name, published):
+def test_paper_flops_match_the_published_values(name, published):
     assert f"{flops_paper(model(f'model={name}'), IMAGE) / 1e9:.2f}" == published
 
 
-def test_flops_in_full_by_hand():
+def test_full_flops_match_hand_calculations():
     """Dense quadratic attention adds one product per head: N heads x Q x K x D multiply-adds in each of 6 layers."""
     quadratic = model("model=sa_quadratic")
     assert flops_full(quadratic, IMAGE) - flops_paper(quadratic, IMAGE) == pytest.approx(
@@ -68,7 +68,7 @@ class OwnToken(nn.Module):
         return self.layer(self.token.expand(len(x), -1))
 
 
-def test_a_view_of_a_parameter_may_go_into_a_module():
+def test_flops_are_counted_when_a_module_input_is_a_view_of_a_parameter():
     own = OwnToken()
     own.layer.bias.requires_grad_(False)
     assert flops_full(own, torch.zeros(3, 1)) == 2 * 4 * 8
@@ -76,23 +76,23 @@ def test_a_view_of_a_parameter_may_go_into_a_module():
     assert learning == {"token", "layer.weight"}, "as before"
 
 
-def test_activations_of_a_stack_by_hand():
+def test_activation_bytes_match_hand_calculations():
     """Linear keeps its input, ReLU its output: 12 and 20 numbers of 4 bytes per image."""
     layers = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))
     assert activation_bytes(layers, (12,)) == 4 * (12 + 20)
 
 
 @pytest.mark.parametrize("name", ["sa_learned_content", "conv3x3", "local_attention", "resnet18"])
-def test_activations_need_no_memory_to_be_counted(name):
+def test_activation_bytes_are_the_same_on_the_meta_device(name):
     overrides = [f"model={name}", "scale=mini", "scale.layers=2"]
-    if name == "sa_learned_content":  # counted by its definition, computed in a cheaper way
+    if name == "sa_learned_content":  # the count follows the definition; the default implementation is cheaper
         overrides.append("+model.mixer.impl=dense")
     real = build_model(compose(overrides).model, CIFAR, 10)
     assert activation_bytes(model(*overrides), CIFAR) == activation_bytes(real, CIFAR)
 
 
 @pytest.mark.parametrize("name", ["vit", "sa_learned_content"])
-def test_attention_in_its_fast_way_keeps_less_than_its_definition(name):
+def test_fast_attention_stores_fewer_activation_bytes_than_its_definition(name):
     overrides = [f"model={name}", "scale=mini"]
     real = build_model(compose(overrides).model, CIFAR, 10)
     assert activation_bytes(real, CIFAR) < activation_bytes(model(*overrides), CIFAR)
@@ -104,7 +104,7 @@ def table():
         return reader.fieldnames, {(row["model"], row["scale"]): row for row in reader}
 
 
-def test_every_model_has_rows_and_its_claims_stand_in_them():
+def test_every_model_has_table_rows_that_match_its_claims():
     columns, rows = table()
     assert columns[:2] == ["model", "scale"]
     assert set(rows) == {(name, scale) for name in study_models() for scale in ("paper", "mini")}
@@ -115,7 +115,7 @@ def test_every_model_has_rows_and_its_claims_stand_in_them():
 
 
 @pytest.mark.parametrize("name", study_models())
-def test_every_row_is_still_true(name):
+def test_table_rows_are_up_to_date(name):
     _, rows = table()
     unfilled = model(f"model={name}")
     counts = counted_forward(unfilled, IMAGE)
@@ -129,7 +129,7 @@ def test_every_row_is_still_true(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(CLAIMS) - {"vit", "mlp_mixer"}))
-def test_kernels_see_content_where_it_is_claimed(name):
+def test_content_dependence_matches_the_claims(name):
     """A mixer that ignores content is affine. (MLP-Mixer ignores it, too, but has a GELU.)"""
     torch.manual_seed(0)
     network = build_model(compose([f"model={name}", "scale=mini", "scale.width=16"]).model, CIFAR, 10).double().eval()
@@ -148,7 +148,7 @@ def test_kernels_see_content_where_it_is_claimed(name):
     "name",
     ["conv3x3", "sa_learned_content", "local_attention", "vit", "mlp_mixer", "resnet18", "vgg11_bn", "involution"],
 )
-def test_every_width_is_matched_within_two_percent(name, budget):
+def test_widths_are_matched_within_two_percent(name, budget):
     small = ["scale=mini", "scale.layers=2"]
     match = match_width(model_at(name, *small), model_at("sa_quadratic", *small), budget, CIFAR, 10)
     own, target = (
@@ -160,19 +160,19 @@ def test_every_width_is_matched_within_two_percent(name, budget):
     assert abs(match.difference) <= 0.02
 
 
-def test_a_reference_has_the_scale_of_the_run():
+def test_reference_model_has_the_scale_of_the_run():
     config = compose(["model=conv3x3", "scale=mini", "scale.width=32", "scale.heads=4"])
     node = model_node("sa_quadratic", config)
     assert (node["width"], node["heads"], node["patch"]) == (32, 4, 4)
 
 
-def test_a_width_may_be_many_times_the_configured_one():
+def test_matched_width_may_be_many_times_the_configured_one():
     conv, full = (compose([f"model={name}", "scale=mini"]).model for name in ("conv3x3", "fully_connected"))
     assert match_width(conv, full, "parameters", CIFAR, 10).node["width"] > 8 * conv["width"]
 
 
-def test_what_no_width_reaches_is_refused():
-    # Its weights over positions alone exceed the whole of the other model.
+def test_unreachable_budgets_are_refused():
+    # Its weights over positions alone outnumber all weights of the other model.
     config = compose(["model=mlp_mixer", "scale=mini", "scale.width=8"])
     with pytest.raises(
         ConfigError, match=r"no width of model=mlp_mixer comes within 2% .* nearest, model.width=1, has"

@@ -1,4 +1,4 @@
-"""Frozen heads: where they are, that they stay there, and that everything else is as with learned heads."""
+"""Frozen heads: their positions, that training does not move them, and that all else is as with learned heads."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def heads(model):
 
 @pytest.mark.parametrize("recipe", ["modern", "paper"])
 @pytest.mark.parametrize("model", ["sa_quadratic_shifts", "sa_quadratic_random"])
-def test_frozen_heads_stay_and_everything_else_moves(tiny, model, recipe):
+def test_training_changes_everything_except_frozen_heads(tiny, model, recipe):
     config = tiny(f"model={model}", f"recipe={recipe}", "scale.heads=9", "epochs=2")
     torch.manual_seed(config.seed)
     before = build_model(config.model, (3, 8, 8), 4).state_dict()
@@ -40,7 +40,7 @@ def test_frozen_heads_stay_and_everything_else_moves(tiny, model, recipe):
 
 
 @pytest.mark.parametrize("recipe", ["modern", "paper", "modern optimizer"])
-def test_no_optimizer_has_them(recipe):
+def test_optimizers_exclude_exactly_the_frozen_heads(recipe):
     recipe, *adamw = recipe.split()
     overrides = [f"recipe={recipe}", *(["recipe.optimizer=adamw"] if adamw else [])]
     config = compose([*TINY, "model=sa_quadratic_shifts", *overrides])
@@ -50,7 +50,7 @@ def test_no_optimizer_has_them(recipe):
     assert left == heads(model).keys()
 
 
-def test_networks_of_one_seed_differ_in_their_heads_only():
+def test_networks_with_the_same_seed_differ_only_in_their_heads():
     learned, shifts, drawn = (build(name) for name in ("sa_quadratic", "sa_quadratic_shifts", "sa_quadratic_random"))
     assert parameters(learned) == parameters(shifts) == parameters(drawn)
     for name, tensor in learned.state_dict().items():
@@ -58,7 +58,7 @@ def test_networks_of_one_seed_differ_in_their_heads_only():
         assert torch.equal(tensor, shifts.state_dict()[name]) == (name not in heads(learned)), name
 
 
-def test_heads_on_the_shifts_are_a_convolution_but_for_a_hundredth():
+def test_heads_on_the_shifts_put_99_percent_of_attention_on_their_taps():
     model = build("sa_quadratic_shifts")
     for layer in model.layers:
         probs = layer.mixer.attention_probs(8, 8)[0, :, 27].reshape(9, 8, 8)
@@ -68,13 +68,13 @@ def test_heads_on_the_shifts_are_a_convolution_but_for_a_hundredth():
 
 
 @pytest.mark.parametrize("count", [4, 8, 16])
-def test_shifts_want_an_odd_square(count):
+def test_shifts_require_an_odd_square_number_of_heads(count):
     with pytest.raises(ConfigError, match="square number"):
         build("sa_quadratic_shifts", f"scale.heads={count}")
     build("sa_quadratic_shifts", "scale.heads=25")
 
 
-def test_copied_heads_are_those_of_the_run(tiny):
+def test_copied_heads_equal_those_of_the_source_run(tiny):
     learned = tiny("model=sa_quadratic", "seed=1")
     run(learned)
     weights = RunFolder(learned).weights
@@ -86,14 +86,14 @@ def test_copied_heads_are_those_of_the_run(tiny):
     assert not torch.equal(source["layers.0.mixer.encoding.centers"], source["layers.1.mixer.encoding.centers"])
 
 
-def test_heads_are_copied_from_weights_from_outside_too(tmp_path):
+def test_heads_are_copied_from_external_weight_files(tmp_path):
     state = build("sa_quadratic", seed=1).state_dict()
     torch.save({"state_dict": {f"module.{name}": it for name, it in state.items()}}, tmp_path / "outside.pth")
     ours = heads(build("sa_quadratic_copied", f"model.start={tmp_path}/outside.pth"))
     assert all(torch.equal(ours[name], state[name]) for name in ours)
 
 
-def test_what_cannot_be_copied_is_refused(tmp_path):
+def test_copying_incompatible_heads_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
 
     def complaint(*overrides):
@@ -110,12 +110,12 @@ def test_what_cannot_be_copied_is_refused(tmp_path):
     )
 
 
-def test_a_misspelt_start_is_a_file_that_is_not_there():
+def test_misspelled_start_is_reported_as_a_missing_file():
     with pytest.raises(ConfigError, match="start=shift is not a file; use shifts, random"):
         build("sa_quadratic_random", "model.start=shift")
 
 
-def test_an_argument_that_the_network_does_not_take_is_refused():
+def test_unknown_arguments_are_refused():
     node = {**compose([*TINY, "model=sa_quadratic_shifts"]).model, "widht": 8}
     with pytest.raises(ConfigError, match="widht"):
         build_model(node, (3, 32, 32), 10)

@@ -1,4 +1,4 @@
-"""oneDNN never runs the backward passes that it gets wrong: no abort, no wrong gradient."""
+"""Backward passes that oneDNN gets wrong are never run: no abort, no wrong gradient."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from attnconv.runs.folder import run_folder_path
 from attnconv.training.setup import prepare
 
 CPU = torch.device("cpu")
-STEPS = 20  # the first few of an unguarded narrow network abort on AVX2
+STEPS = 20  # on AVX2, an unguarded narrow network aborts within the first few
 
 
 def narrow_timm(image_shape, classes):
@@ -55,7 +55,7 @@ def gradient(model, images, labels):
         (nn.Conv2d(2, 4, 1, stride=2, groups=2), False),
     ],
 )
-def test_only_layers_of_the_faulty_kind_are_changed(layer, faulty):
+def test_only_faulty_layers_are_changed(layer, faulty):
     before = layer.stride
     assert is_faulty(layer) == faulty
     place(layer, CPU)
@@ -66,7 +66,7 @@ def test_only_layers_of_the_faulty_kind_are_changed(layer, faulty):
 @pytest.mark.parametrize("side", [8, 9])
 @pytest.mark.parametrize("stride", [2, 3, (1, 2)])
 @pytest.mark.parametrize("channels", [1, 2, 7, 15])
-def test_a_placed_layer_computes_the_same_function_with_the_right_gradients(channels, stride, side):
+def test_placed_layers_keep_their_outputs_and_gradients(channels, stride, side):
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, 8, 1, stride=stride)
     exact = copy.deepcopy(layer).double()
@@ -100,7 +100,7 @@ def test_prepare_leaves_no_faulty_layer(tiny, model):
 
 
 @pytest.mark.parametrize("model", ["resnet18", "nonlocal_resnet18", "timm"])
-def test_gradients_of_a_narrow_network_are_those_of_float64(tiny, model):
+def test_narrow_network_gradients_match_float64(tiny, model):
     this = prepare(narrow(tiny, model))
     exact = build_model(this.config.model, (3, 8, 8), 4).double()  # contiguous, and never placed
     exact.load_state_dict(this.model.state_dict())

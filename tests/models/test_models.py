@@ -1,4 +1,4 @@
-"""Networks: golden parameter counts, the stem, and valid model nodes."""
+"""Networks: parameter counts, the stem, initialization, and errors for invalid model nodes."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def count(*overrides: str) -> int:
         (["model=conv3x3"], 12_086_682),
         (["model=sa_learned_content"], 29_484_282),
         (["model=sa_learned_key"], 20_822_682),
-        # Queries and keys of 6 layers, 2 x (400 x 3,600 + 3,600) each, and what their positions add.
+        # Queries and keys of 6 layers, 2 x (400 x 3,600 + 3,600) each, plus the position terms.
         (["model=sa_content"], 12_086_682 + 6 * 2_887_200),
         (["model=sa_quadratic_content"], 12_086_682 + 6 * (2_887_200 + 27)),
         (["model=sa_gated"], 12_086_682 + 6 * (2_887_200 + 27 + 9)),
@@ -41,7 +41,7 @@ def test_parameter_counts_at_paper_scale(overrides, parameters):
     assert count(*overrides) == parameters
 
 
-def test_space_to_depth_keeps_every_pixel_where_it_belongs():
+def test_space_to_depth_moves_each_pixel_into_its_patch():
     x = torch.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     y = space_to_depth(x, 2)
     assert y.shape == (2, 2, 3, 12)
@@ -51,30 +51,30 @@ def test_space_to_depth_keeps_every_pixel_where_it_belongs():
             assert torch.equal(y[:, row // 2, column // 2, 3 * place : 3 * place + 3], x[:, row, column])
 
 
-def test_an_image_that_does_not_divide_into_patches_is_refused():
+def test_image_size_not_divisible_by_the_patch_size_is_refused():
     with pytest.raises(ConfigError, match="30x32 pixels do not divide into patches of 4x4"):
         build_model(compose(["scale=mini"]).model, (3, 30, 32), 10)
 
 
-def test_an_unknown_argument_names_the_nearest():
+def test_unknown_argument_suggests_the_closest_name():
     node = {**compose([]).model, "widht": 8}
     with pytest.raises(ConfigError, match=r"model\.widht: .*did you mean 'width'"):
         build_model(node, CIFAR, 10)
 
 
-def test_an_unknown_argument_of_the_encoding_names_its_path():
+def test_unknown_encoding_argument_is_reported_with_its_path():
     node = compose([]).model
     node["mixer"]["encoding"]["centre_std"] = 1.0
     with pytest.raises(ConfigError, match=r"model\.mixer\.encoding\.centre_std: .*'center_std'"):
         build_model(node, CIFAR, 10)
 
 
-def test_a_target_that_does_not_exist_is_named():
+def test_nonexistent_target_is_named():
     with pytest.raises(ConfigError, match=r"attnconv\.mixers\.Nothing cannot be imported"):
         build_model({"_target_": "attnconv.mixers.Nothing"}, CIFAR, 10)
 
 
-def test_initialization_draws_differ_between_layers():
+def test_initialization_differs_between_layers():
     model = build_model(compose(["scale=mini"]).model, CIFAR, 10)
     first, second = (layer.mixer.encoding.centers for layer in model.layers[:2])
     assert not torch.equal(first, second)
@@ -82,9 +82,9 @@ def test_initialization_draws_differ_between_layers():
 
 @pytest.mark.parametrize("std", [0.5, 2.0, 5.0])
 @pytest.mark.parametrize("model", ["sa_quadratic", "sa_quadratic_generalized", "sa_quadratic_random"])
-def test_heads_start_with_the_std_that_the_scale_says(model, std):
+def test_initial_head_centers_have_the_configured_std(model, std):
     torch.manual_seed(0)
     node = compose([f"model={model}", f"scale.center_std={std}", "scale.heads=900", "scale.width=2", "scale.layers=1"])
     encoding = build_model(node.model, CIFAR, 10).layers[0].mixer.encoding
-    assert encoding.centers.std().item() == pytest.approx(std, rel=0.06)  # three times its error for 1,800 numbers
+    assert encoding.centers.std().item() == pytest.approx(std, rel=0.06)  # over three standard errors for 1,800 numbers
     assert encoding.centers.mean().item() == pytest.approx(0, abs=0.08 * std)

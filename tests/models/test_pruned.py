@@ -1,4 +1,4 @@
-"""Pruning: which heads are removed, that the others keep their weights, and that the network can be trained further."""
+"""Pruning: which heads are removed, that the others keep their weights, and that training can continue."""
 
 import json
 
@@ -29,7 +29,7 @@ def build(model, *overrides):
 
 @pytest.fixture
 def weights(tmp_path):
-    """Write a network with four heads per layer; in the first layer, the second is flat and the last a stripe."""
+    """Write a network with four heads per layer; in the first layer, head 2 is flat and head 4 a stripe."""
     model = build("sa_quadratic_generalized")
     with torch.no_grad():
         spreads = model.layers[0].mixer.encoding.spreads
@@ -48,7 +48,7 @@ def test_flat_heads_and_stripes_are_degenerate():
     assert degenerate(torch.tensor([1.0, 0.0033, -0.0033, 0.003]), 1000).tolist() == [False, False, False, True]
 
 
-def test_what_is_left_computes_what_it_did_with_the_other_heads_silenced(weights):
+def test_pruned_network_equals_the_original_with_the_pruned_heads_zeroed(weights):
     whole, pruned = build("sa_quadratic_generalized"), build("sa_quadratic_pruned", f"model.start={weights}")
     whole.load_state_dict(load_file(weights))
     with torch.no_grad():
@@ -59,14 +59,14 @@ def test_what_is_left_computes_what_it_did_with_the_other_heads_silenced(weights
     assert parameters(whole) - parameters(pruned) == 2 * (2 + 4 + 8 * 8)
 
 
-def test_it_is_counted_without_memory_as_it_is(weights):
+def test_parameter_count_is_the_same_on_the_meta_device(weights):
     config = compose([*TINY, "model=sa_quadratic_pruned", f"model.start={weights}"])
     with torch.device("meta"):
         counted = build_model(config.model, (3, 32, 32), 10)
     assert parameters(counted) == parameters(build("sa_quadratic_pruned", f"model.start={weights}"))
 
 
-def test_a_pruned_run_goes_on_from_another_and_is_loaded_again(tiny, weights):
+def test_pruned_run_continues_from_a_trained_one_and_can_be_loaded(tiny, weights):
     before = tiny("model=sa_quadratic_generalized", "scale.heads=4")
     run(before)
     trained = load_file(run_folder_path(before) / "weights.safetensors")
@@ -93,7 +93,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_weights_from_outside_are_read_as_those_of_a_run(weights, tmp_path, kind):
+def test_external_weight_files_load_like_those_of_a_run(weights, tmp_path, kind):
     torch.save(WRAPPED[kind](load_file(weights)), tmp_path / "outside.pth")
     expected = build("sa_quadratic_pruned", f"model.start={weights}").state_dict()
     found = build("sa_quadratic_pruned", f"model.start={tmp_path}/outside.pth").state_dict()
@@ -101,7 +101,7 @@ def test_weights_from_outside_are_read_as_those_of_a_run(weights, tmp_path, kind
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_another_file_is_one_line_before_there_is_a_network(weights, tmp_path):
+def test_invalid_weight_files_are_refused_on_the_meta_device(weights, tmp_path):
     for content, complaint in ((b"", "empty"), (b"hello", "is text"), (weights.read_bytes()[:500], "damaged or cut")):
         (tmp_path / "other").write_bytes(content)
         with pytest.raises(FileError, match=complaint), torch.device("meta"):
@@ -111,7 +111,7 @@ def test_another_file_is_one_line_before_there_is_a_network(weights, tmp_path):
         build("sa_quadratic_pruned", f"model.start={weights}")
 
 
-def test_what_cannot_be_pruned_is_refused(weights, tmp_path):
+def test_invalid_pruning_settings_are_refused(weights, tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         build("sa_quadratic_pruned", f"model.start={tmp_path}/none")
     with pytest.raises(FileError, match="weights"):

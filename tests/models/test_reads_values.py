@@ -1,18 +1,22 @@
-"""Networks of a user's own that read the values of their tensors, which the meta device does not have."""
+"""User-defined networks that read the values of tensors, which do not exist on the meta device."""
 
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from attnconv.analysis.exchange import exchange
-from attnconv.data.dataset import Split
+from attnconv.data.dataset import Split, load_dataset
+from attnconv.models.build import build_seeded_model
 from attnconv.models.cost import parameters
+from attnconv.training.setup import _check_last_batch, _check_logits, _check_sizes
 
 
 class Linear(nn.Module):
-    """A network that reads nothing."""
+    """A network that reads no values."""
 
     def __init__(self, image_shape, classes, width=8):
         super().__init__()
@@ -32,6 +36,14 @@ class InConstructor(Linear):
     def __init__(self, image_shape, classes, width=8):
         super().__init__(image_shape, classes, width)
         self.rates = torch.linspace(0, 1, 4).tolist()
+
+
+class Drawn(Linear):
+    """A network that draws initial values with other generators than PyTorch's."""
+
+    def __init__(self, image_shape, classes, width=8):
+        super().__init__(image_shape, classes, width)
+        self.drawn = np.random.uniform(), random.random()  # noqa: NPY002
 
 
 class ThroughNumPy(Linear):
@@ -56,7 +68,7 @@ class TooNarrow(InForward):
 
 
 class Options(InForward):
-    """Its width is one of any options."""
+    """A network that takes its width among arbitrary keyword arguments."""
 
     def __init__(self, image_shape, classes, **options):
         super().__init__(image_shape, classes, **options)
@@ -65,6 +77,22 @@ class Options(InForward):
 class Fraction(Linear):
     def __init__(self, image_shape, classes, width: "float | None" = 1.0):
         super().__init__(image_shape, classes, round(16 * width))
+
+
+@torch.library.custom_op("attnconv_tests::on_gpu", mutates_args=(), device_types="cuda")
+def on_gpu(x: torch.Tensor) -> torch.Tensor:
+    """An operator without a CPU kernel."""
+    return x.clone()
+
+
+class OnTheGPU(Linear):
+    def forward(self, x):
+        return super().forward(on_gpu(x))
+
+
+class WithoutABody(Linear):
+    def forward(self, x):
+        raise NotImplementedError("forward of the base class")
 
 
 class Convolutional(nn.Module):
@@ -79,7 +107,7 @@ class Convolutional(nn.Module):
 
 @pytest.fixture
 def own(tmp_path):
-    """A function: class -> arguments of train.py that choose it as the model."""
+    """Return a function: class -> arguments of train.py that select it as the model."""
 
     def choose(network):
         (tmp_path / "own/model").mkdir(parents=True)
@@ -91,17 +119,17 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize("network", [InForward, InConstructor, ThroughNumPy, OnTheCPU, WithAnAssertion])
-def test_it_trains_and_its_flops_are_left_out(train, tmp_path, own, network):
+def test_networks_that_read_values_train_without_flop_counts(train, tmp_path, own, network):
     code, _, err = train(*own(network), "recipe.batch_size=13")  # the last batch has one image
     assert code == 0, err
     (result,) = tmp_path.rglob("result.json")
     result = json.loads(result.read_text())
     assert result["parameters"] == parameters(Linear((3, 8, 8), 4))
-    counted = network is InConstructor  # its forward pass reads nothing
+    counted = network is InConstructor  # its forward pass reads no values
     assert (result["flops_paper"] is not None) == (result["flops_full"] is not None) == counted
 
 
-def test_the_checks_before_training_draw_nothing(train, tmp_path, own):
+def test_checks_before_training_do_not_advance_the_rng(train, tmp_path, own):
     weights = []
     for network in (Linear, InConstructor):
         choice = own(network)
@@ -114,11 +142,37 @@ def test_the_checks_before_training_draw_nothing(train, tmp_path, own):
     assert weights[0] == weights[1]
 
 
-def test_a_wrong_shape_is_named(refused, own):
+def test_equal_seeds_give_equal_weights_with_any_generator():
+    node = {"name": "mine", "_target_": f"{__name__}.Drawn", "width": 8}
+    first, again, other = (build_seeded_model(node, (3, 8, 8), 4, seed) for seed in (2**40, 2**40, 3))
+    assert torch.equal(first.layers[0].weight, again.layers[0].weight)
+    assert first.drawn == again.drawn
+    assert not set(first.drawn) & set(other.drawn)
+
+
+def test_shape_mismatch_is_reported(refused, own):
     assert "cannot take images of 8x8 pixels: addmm: mat1 and mat2 shapes cannot be" in refused(*own(TooNarrow))
 
 
-def test_its_flops_cannot_be_matched_and_its_parameters_can(train, refused, tmp_path, own):
+def test_operator_without_a_cpu_kernel_is_named(refused, own):
+    error = refused(*own(OnTheGPU))
+    assert error.startswith("error: model=mine does not run on a CPU: Could not run 'attnconv_tests::on_gpu'")
+
+
+def test_not_implemented_error_is_not_mistaken_for_a_gpu_only_operator(refused, own):
+    assert "cannot take images of 8x8 pixels: forward of the base class" in refused(*own(WithoutABody))
+
+
+def test_gpu_only_network_passes_the_size_and_last_batch_checks(tiny):
+    node = {"name": "mine", "_target_": f"{__name__}.OnTheGPU", "width": 8}
+    config = tiny("recipe.sizes=[0.5,1]", "recipe.batch_size=13")
+    data = load_dataset(config.data, torch.device("cpu"))
+    assert _check_logits(config, node, data, torch.device("cuda")).flops_full is None
+    _check_sizes(config, node, data)
+    _check_last_batch(config, node, data)
+
+
+def test_parameters_can_be_matched_but_flops_cannot(train, refused, tmp_path, own):
     choice = own(InForward)
     assert "set match=parameters" in refused(*choice, "match=flops")
     code, _, err = train(*choice, "match=parameters", "scale.width=96")
@@ -130,18 +184,18 @@ def test_its_flops_cannot_be_matched_and_its_parameters_can(train, refused, tmp_
 
 
 @pytest.mark.parametrize(("network", "kind"), [(Options, int), (Fraction, float)])
-def test_a_width_is_a_whole_number_unless_the_class_takes_a_fraction(train, tmp_path, own, network, kind):
+def test_matched_width_is_an_integer_unless_the_class_accepts_floats(train, tmp_path, own, network, kind):
     code, _, err = train(*own(network), "match=parameters", "scale.width=96")
     assert code == 0, err
     (result,) = tmp_path.rglob("result.json")
     assert type(json.loads(result.read_text())["match"]["width"]) is kind
 
 
-def test_a_wrong_shape_is_named_before_flops_are_matched(refused, own):
+def test_shape_mismatch_is_reported_before_flops_are_matched(refused, own):
     assert "cannot take images of 8x8 pixels: addmm: mat1" in refused(*own(TooNarrow), "match=flops")
 
 
-def test_its_conversion_is_compared_without_flops():
+def test_conversion_is_compared_without_flops():
     pixels = torch.randint(256, (6, 9, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = Split(pixels, torch.arange(6) % 4, torch.full((3,), 0.5), torch.full((3,), 0.25))
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from attnconv.models.vgg import Vgg
 
 
 def timm_resnet(blocks, **block_settings):
-    """Return timm's, with the CIFAR stem of He et al.: 3 x 3, no pooling. Its stem always has 64 channels."""
+    """Return timm's ResNet with the CIFAR stem of He et al. (3 x 3, no pooling), which always has 64 channels."""
     network = TimmResNet(BasicBlock, blocks, 10, 3, block_args=block_settings)
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return network
@@ -41,8 +41,8 @@ PAIRS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
-def test_it_trains_as_another_library_s_network_does(name):
-    """Parameters and buffers come in the same order, under other names."""
+def test_outputs_and_gradients_match_timm_and_torchvision(name):
+    """Parameters and buffers come in the same order, but with different names."""
     torch.manual_seed(0)
     ours, theirs = PAIRS[name]()
     side = 32 if name == "vgg11_bn" else 16
@@ -62,6 +62,6 @@ def test_it_trains_as_another_library_s_network_does(name):
         torch.testing.assert_close(buffer, expected, msg=name)
 
 
-def test_each_stage_rounds_a_fractional_width_by_itself():
+def test_each_stage_rounds_a_fractional_width_separately():
     stages = [block.conv1.out_channels for block in ResNet((3, 16, 16), 4, [1, 1, 1], 2.6).blocks]
     assert stages == [3, 5, 10]

@@ -1,4 +1,4 @@
-"""A new attention needs one module and one config file, also outside of the package."""
+"""A new attention layer needs one module and one config file, even outside the package."""
 
 import json
 import os
@@ -37,7 +37,7 @@ mixer: {_target_: elsewhere.RowAttention, _partial_: true, strength: 0.5}
 """
 
 
-def test_an_attention_from_outside_trains_and_is_watched(tmp_path):
+def test_external_attention_layer_trains_and_its_maps_are_saved(tmp_path):
     (tmp_path / "elsewhere.py").write_text(MODULE)
     (tmp_path / "configs/model").mkdir(parents=True)
     (tmp_path / "configs/model/row_attention.yaml").write_text(CONFIG)

@@ -1,4 +1,4 @@
-"""Weights from outside: all usual formats are read, others give one-line errors, and no code in a file runs."""
+"""External weight files: common formats are read, others give one-line errors, and no code in a file is executed."""
 
 import argparse
 import gzip
@@ -67,7 +67,7 @@ def prefixed(state, prefix):
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_weights_are_found_however_they_are_wrapped(tmp_path, theirs, ours, wrap, zipped):
+def test_weights_are_found_in_all_common_wrappers(tmp_path, theirs, ours, wrap, zipped):
     torch.save(wrap(theirs.state_dict()), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     load_weights(ours, tmp_path / "x.pth", 10)
     assert equal(ours, theirs)
@@ -76,7 +76,7 @@ def test_weights_are_found_however_they_are_wrapped(tmp_path, theirs, ours, wrap
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["x.safetensors", "x.bin"])
-def test_half_precision_fills_a_float32_network(tmp_path, theirs, ours, kind, name):
+def test_half_precision_weights_load_into_a_float32_network(tmp_path, theirs, ours, kind, name):
     theirs.to(kind)
     save_file(theirs.state_dict(), tmp_path / name)  # a file's type comes from its content, not its name
     load_weights(ours, tmp_path / name, 10)
@@ -84,7 +84,7 @@ def test_half_precision_fills_a_float32_network(tmp_path, theirs, ours, kind, na
     assert torch.equal(ours[0].weight, theirs[0].weight.float())
 
 
-def test_of_two_sets_of_weights_the_taken_one_is_named(tmp_path, theirs, ours, capsys):
+def test_choice_between_two_sets_of_weights_is_reported(tmp_path, theirs, ours, capsys):
     averaged = {name: torch.zeros_like(tensor) for name, tensor in theirs.state_dict().items()}
     torch.save({"model_ema": averaged, "model": theirs.state_dict()}, tmp_path / "x.pt")
     load_weights(ours, tmp_path / "x.pt", 10)
@@ -224,7 +224,7 @@ KINDS = {
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_anything_else_is_one_line_and_never_executed(tmp_path, theirs, ours, kind):
+def test_other_files_give_a_one_line_error_and_are_never_executed(tmp_path, theirs, ours, kind):
     make, complaint = KINDS[kind]
     path, trap = tmp_path / "x.pt", tmp_path / "executed"
     path.write_bytes(make(theirs, trap))
@@ -238,7 +238,7 @@ def test_anything_else_is_one_line_and_never_executed(tmp_path, theirs, ours, ki
     assert all(torch.equal(before[name], tensor) for name, tensor in ours.state_dict().items())
 
 
-def test_what_is_not_a_readable_file_is_named(tmp_path, ours, monkeypatch):
+def test_unreadable_paths_are_named(tmp_path, ours, monkeypatch):
     (tmp_path / "resnet18.pt").write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe")
     for name, complaint in (
@@ -252,7 +252,7 @@ def test_what_is_not_a_readable_file_is_named(tmp_path, ours, monkeypatch):
             load_weights(ours, tmp_path / name, 10)
         assert complaint in str(refused.value)
 
-    # Root can read every file; a refused system call replaces a missing permission.
+    # Root can read every file, so a failing system call simulates a missing permission.
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
 

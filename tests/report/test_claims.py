@@ -28,7 +28,7 @@ def higher(by):
 
 @pytest.fixture
 def verdict(tmp_path):
-    """A function: a claim's id, runs -> the verdict on it in a results/ that has nothing else."""
+    """Return a function that judges one claim, given by its id, on these runs alone."""
 
     def decide(name, runs=()):
         verdicts, errors = judge([CLAIMS[name]], Evidence(tmp_path, list(runs)), DECIDERS)
@@ -39,7 +39,7 @@ def verdict(tmp_path):
 
 
 def probed(results, run, layers=6, **of_layer):
-    """Write the probe.json of a run: each layer has these numbers, with one head."""
+    """Write the probe.json of a run with one head per layer, from lists of values by layer."""
     heads = [
         {
             "weights": "trained",
@@ -61,7 +61,7 @@ def probed(results, run, layers=6, **of_layer):
     return run
 
 
-def test_every_claim_is_there_once_and_on_the_page():
+def test_every_claim_is_listed_once_and_on_the_page():
     assert list(CLAIMS) == IDS
     assert sum(bool(claim.get("readme")) for claim in CLAIMS.values()) == 10
     page = (RESULTS / "claims.md").read_text()
@@ -75,7 +75,7 @@ def test_every_claim_is_there_once_and_on_the_page():
 
 
 def pattern(text, precision):
-    """Return a pattern for a name with interpolations."""
+    """Return a regular expression for a name with interpolations."""
     parts = re.split(r"\$\{([\w.]+)\}", text.strip("'"))
     return "".join(
         re.escape(part) if place % 2 == 0 else precision if part == "precision" else r"[\w.]+"
@@ -84,7 +84,7 @@ def pattern(text, precision):
 
 
 def studied(precision):
-    """Return patterns of "NAME/MODEL" for everything that the study trains in a precision."""
+    """Yield patterns of "NAME/MODEL" for all runs of the study in a precision."""
     for sweep in (sweep for of_row in rows(precision).values() for sweep in of_row):
         file = read_yaml(CONFIGS / f"experiment/{sweep.experiment}.yaml")
         given = dict(override.split("=", 1) for override in sweep.overrides)
@@ -93,12 +93,12 @@ def studied(precision):
             yield f"{pattern(given.get('name', file['name']), precision)}/{pattern(model, precision)}"
 
 
-def test_the_arms_are_runs_that_the_study_makes():
+def test_every_compared_arm_is_a_run_of_the_study():
     parts = [part for claim in CLAIMS.values() for part in claim.get("parts", ())]
     sides = [part[side] for part in parts for side in ("ours", "theirs")]
     arms = {arm for side in sides for arm in (side if isinstance(side, list) else [side])}
     assert len(arms) > 40
-    made = "|".join([*studied("bf16"), "data_size_steps_1/\\w+"])  # one pass has been run, and is in results/
+    made = "|".join([*studied("bf16"), "data_size_steps_1/\\w+"])  # the runs with one pass are in results/
     for experiments, _, model in (arm.partition("/") for arm in arms):
         names = [name for experiment in experiments.split(",") for name in (experiment, f"{experiment}_bf16")]
         assert any(re.fullmatch(made, f"{name}/{model}") for name in names), (experiments, model)
@@ -107,7 +107,7 @@ def test_the_arms_are_runs_that_the_study_makes():
         assert re.fullmatch(in_fp32, name)
 
 
-def test_what_was_not_run_says_its_cost(verdict):
+def test_claims_without_runs_state_their_cost(verdict):
     for name in IDS:
         if name not in ("C1", "P1"):
             found = verdict(name)
@@ -119,19 +119,19 @@ def test_what_was_not_run_says_its_cost(verdict):
 @pytest.mark.parametrize(
     ("by", "status"), [(0.0, "holds"), (0.03, "does not hold"), (-0.03, "does not hold"), (0.009, "undecided")]
 )
-def test_the_same_means_that_the_whole_interval_is_within_the_margin(verdict, by, status):
+def test_equality_claims_need_the_whole_interval_within_the_margin(verdict, by, status):
     runs = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(by))
     assert verdict("A1", runs).status == status
 
 
-def test_two_seeds_of_three_decide_nothing(verdict):
+def test_two_of_three_seeds_leave_a_claim_undecided(verdict):
     runs = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0)[:2])
     found = verdict("A1", runs)
     assert found.status == "undecided"
     assert "n=2 (bf16), 3 are needed" in found.number
 
 
-def test_more_means_by_holm_over_what_decides(verdict):
+def test_superiority_claims_need_every_deciding_comparison(verdict):
     learned = seeds("table1_bf16", "sa_learned", higher(0.02))
     matched = seeds("table1_bf16", "sa_learned_content", LOW)
     wide = seeds("encodings_full_width_bf16", "sa_learned_content", LOW)
@@ -143,7 +143,7 @@ def test_more_means_by_holm_over_what_decides(verdict):
     assert verdict("A3", learned + matched + below).status == "does not hold"
 
 
-def test_frozen_heads_in_fp32_decide_a_part(verdict):
+def test_frozen_heads_in_fp32_decide_one_part_of_a_claim(verdict):
     five = (*LOW, 0.803, 0.799)
     runs, ahead = [], {"": 0.02, "_random": 0, "_shifts": 0.03, "_copied": 0.0201}
     for kind, by in ahead.items():
@@ -158,7 +158,7 @@ def test_frozen_heads_in_fp32_decide_a_part(verdict):
     assert shown.text.startswith("`sa_quadratic` - `sa_quadratic_shifts` (mini, 0.1 of the images): -1.0")
 
 
-def test_precisions_are_not_mixed_and_the_one_with_more_pairs_decides(tmp_path):
+def test_precisions_are_not_mixed_and_the_one_with_more_pairs_is_used(tmp_path):
     few = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0.05)[:2])
     fp32 = {"precision": "fp32"}
     many = seeds("table1_fp32", "conv3x3", LOW, **fp32) + seeds("table1_fp32", "sa_quadratic", higher(0), **fp32)
@@ -169,7 +169,7 @@ def test_precisions_are_not_mixed_and_the_one_with_more_pairs_decides(tmp_path):
     assert crossed.contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")) is None
 
 
-def test_under_a_point_mcnemar_reads_the_kept_predictions(tmp_path):
+def test_mcnemar_uses_stored_predictions_for_gaps_below_one_point(tmp_path):
     labels = np.zeros(1_000, dtype=np.uint8)
     np.save(tmp_path / "test_labels.npy", labels)
     runs = []
@@ -193,7 +193,7 @@ def test_under_a_point_mcnemar_reads_the_kept_predictions(tmp_path):
     assert evidence.contrast(*arms).mcnemar is None
 
 
-def test_the_gap_that_widens_refutes_that_it_closes(verdict):
+def test_a_widening_gap_refutes_the_claim_that_it_closes(verdict):
     name, runs = "data_size_steps_5", []
     for fraction, gain in ((0.01, 0.0), (0.05, 0.02), (0.25, 0.05)):
         runs += seeds(name, "conv3x3", LOW, fraction=fraction)
@@ -207,7 +207,7 @@ def test_the_gap_that_widens_refutes_that_it_closes(verdict):
     assert verdict("D2", runs).status == "does not hold"
 
 
-def test_the_order_of_table1_holds_under_another_recipe_in_every_seed(verdict):
+def test_the_recipe_claim_needs_the_same_ranking_in_every_seed(verdict):
     runs = seeds("table1_bf16", "conv3x3", higher(0.02)) + seeds("table1_bf16", "sa_quadratic", higher(0.02))
     runs += seeds("table1_bf16", "sa_learned", LOW)
     paper = {"recipe": "paper"}
@@ -219,7 +219,7 @@ def test_the_order_of_table1_holds_under_another_recipe_in_every_seed(verdict):
         assert found.status == status
 
 
-def test_sinusoids_have_the_signs_of_learned_encodings(verdict, tmp_path):
+def test_the_sinusoidal_claim_compares_the_sign_with_learned_encodings(verdict, tmp_path):
     quadratic = seeds("table1_bf16", "sa_quadratic", LOW)
     for known, other, status in ((-0.02, -0.02, "holds"), (-0.02, 0.02, "does not hold"), (0.02, 0.02, "holds"),
                                  (0.02, -0.02, "does not hold")):  # fmt: skip
@@ -229,7 +229,7 @@ def test_sinusoids_have_the_signs_of_learned_encodings(verdict, tmp_path):
     assert verdict("R2", quadratic).parts[0].status == "not run"
 
 
-def test_probes_decide_by_layer_and_seed(verdict, tmp_path):
+def test_probe_claims_are_judged_by_layer_and_seed(verdict, tmp_path):
     small = [row("small_bf16", "sa_quadratic", 0.9, seed, scale="small", run=f"small/{seed}") for seed in (0, 1)]
     probed(tmp_path, small[0], radius_50=[1, 1.2, 1.1, 1.3, 2, 3])
     assert verdict("H1", small).status == "undecided", "one seed of two"
@@ -243,7 +243,7 @@ def test_probes_decide_by_layer_and_seed(verdict, tmp_path):
     assert [part.status for part in verdict("H3", [wide]).parts] == ["holds", "not run"]
 
 
-def test_the_theorem_holds_if_no_network_changes_a_prediction(verdict, tmp_path):
+def test_the_theorem_claim_needs_unchanged_predictions_in_every_network(verdict, tmp_path):
     run = row("quarter", "resnet18", 0.8)
     (tmp_path / "runs" / run["run"]).mkdir(parents=True)
     (tmp_path / "theorem").mkdir()
@@ -264,7 +264,7 @@ def test_the_theorem_holds_if_no_network_changes_a_prediction(verdict, tmp_path)
     assert str(errors[0]).startswith(f"{tmp_path}/theorem/sweep.json lacks")
 
 
-def test_more_convolutional_is_both_measures_in_every_encoding(tmp_path):
+def test_the_convolutional_claim_is_judged_for_each_encoding(tmp_path):
     runs = [
         probed(tmp_path, row("table1_bf16", model, 0.8, seed), conv3=[0.5 + by + 0.01 * seed] * 6,
                residual=[0.5 - by - 0.01 * seed] * 6)
@@ -276,7 +276,19 @@ def test_more_convolutional_is_both_measures_in_every_encoding(tmp_path):
     assert "by layer +0.21 +0.21 +0.21 +0.21 +0.21 +0.21" in verdict.parts[0].text
 
 
-def test_an_accuracy_is_reached_by_attention_alone_or_the_best_so_far_is_named(verdict):
+@pytest.mark.parametrize(("residual_falls_by", "status"), [(0.2, "holds"), (0.0, "undecided"), (-0.2, "does not hold")])
+def test_a_larger_convolution_share_decides_only_with_a_smaller_residual(tmp_path, residual_falls_by, status):
+    runs = [
+        probed(tmp_path, row("table1_bf16", "sa_quadratic", 0.8, seed), conv3=[0.7 + 0.01 * seed] * 6,
+              residual=[0.5 - residual_falls_by + 0.01 * (seed - 1)] * 6)
+        for seed in range(3)
+    ]  # fmt: skip
+    claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic"]})
+    (verdict,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
+    assert verdict.status == status
+
+
+def test_the_accuracy_claim_counts_only_attention_and_names_the_best_so_far(verdict):
     small = {"scale": "small"}
     control = row("small_bf16", "conv3x3", 0.95, **small)
     best = row("small_bf16", "sa_quadratic", 0.93, **small)
@@ -286,7 +298,7 @@ def test_an_accuracy_is_reached_by_attention_alone_or_the_best_so_far_is_named(v
     assert verdict("V1", [best | {"test_acc": 0.938, "holdout": 0.1}]).status == "not run"
 
 
-def test_the_order_of_locality_and_sharing_needs_every_model(verdict):
+def test_the_locality_and_sharing_claim_needs_every_model(verdict):
     by_model = (("conv3x3", 0.04), ("mlp_mixer", 0.02), ("locally_connected", 0))
     runs = [run for model, by in by_model for run in seeds("mixers_bf16", model, higher(by), fraction=0.25)]
     found = verdict("W1", runs)
@@ -303,14 +315,14 @@ def test_the_order_of_locality_and_sharing_needs_every_model(verdict):
         ("[", "has unexpected content"),
     ],
 )
-def test_a_list_of_claims_that_is_none_is_one_line(tmp_path, text, complaint):
+def test_an_invalid_claims_file_is_a_one_line_error(tmp_path, text, complaint):
     (tmp_path / "claims.yaml").write_text(text)
     with pytest.raises(FileError, match=re.escape(complaint)) as refused:
         read_claims(tmp_path / "claims.yaml", DECIDERS)
     assert "\n" not in str(refused.value)
 
 
-def test_damaged_evidence_is_named_and_the_other_claims_stand(tmp_path):
+def test_damaged_evidence_is_named_and_other_claims_are_still_judged(tmp_path):
     run = row("table1_bf16", "sa_learned_content", 0.8)
     folder = tmp_path / "runs" / run["run"]
     folder.mkdir(parents=True)
@@ -324,7 +336,7 @@ def test_damaged_evidence_is_named_and_the_other_claims_stand(tmp_path):
     assert "claim A1 lacks margin" in str(judge([lacking], Evidence(tmp_path, runs), DECIDERS)[1][0])
 
 
-def test_readme_has_the_claims_that_matter_with_links_to_their_evidence(verdict):
+def test_readme_table_lists_only_readme_claims_with_links(verdict):
     line = claims_table([verdict("A1"), verdict("A4")]).splitlines()
     assert len(line) == 3
     assert line[2].endswith("| **not run** |  | [A1](results/claims.md#a1) |")

@@ -1,4 +1,4 @@
-"""One table from run folders: complete, in one order, reproducible, and without silent omissions."""
+"""Collecting run folders: complete, in a fixed order, reproducible, and without silent omissions."""
 
 import csv
 import json
@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from attnconv.errors import RunFolderError, SweepIncomplete
-from attnconv.report.collect import gather, kept_out, read_runs, tabulate, varying_settings
+from attnconv.report.collect import gather
+from attnconv.report.runs_table import kept_out, read_runs, tabulate
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.identity import differences
@@ -41,7 +42,7 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_runs_become_rows_and_collecting_twice_changes_nothing(outputs, tmp_path, tiny):
+def test_runs_become_table_rows_and_collecting_again_changes_nothing(outputs, tmp_path, tiny):
     results = tmp_path / "results"
     gathered = gather(outputs, results)
     assert len(gathered.added) == 4
@@ -89,7 +90,7 @@ def test_runs_become_rows_and_collecting_twice_changes_nothing(outputs, tmp_path
     assert files(results) == before
 
 
-def test_runs_of_several_machines_add_up_and_another_run_of_a_name_replaces_one_only_on_request(tmp_path, tiny):
+def test_collecting_adds_runs_and_replaces_a_run_of_the_same_name_only_on_request(tmp_path, tiny):
     results, one = tmp_path / "results", tmp_path / "outputs"
     run(tiny("seed=0"))
     gather(one, results)
@@ -107,7 +108,7 @@ def test_runs_of_several_machines_add_up_and_another_run_of_a_name_replaces_one_
     assert rows(results)[0]["recipe.lr"] == "0.1"
 
 
-def test_runs_of_others_are_kept_apart_marked_and_in_the_same_table(tiny, tmp_path):
+def test_external_runs_are_stored_separately_and_marked_in_the_table(tiny, tmp_path):
     results = tmp_path / "results"
     run(tiny("seed=0"))
     assert len(gather(tmp_path / "outputs", results, source="ada").added) == 1
@@ -122,25 +123,7 @@ def test_runs_of_others_are_kept_apart_marked_and_in_the_same_table(tiny, tmp_pa
     assert len(rows(results)) == 1
 
 
-def test_a_row_is_read_as_what_it_was(tmp_path):
-    path = tmp_path / "runs.csv"
-    path.write_text(
-        "run,kept_out,format,commit,dirty,fraction,seed\na,,3,1234567e8,False,0.25,1\nb,dirty tree,3,c,True,1,2\n"
-    )
-    (row,) = read_runs(path)
-    known = {
-        "run": "a",
-        "kept_out": None,
-        "format": 3,
-        "commit": "1234567e8",
-        "dirty": False,
-        "fraction": 0.25,
-        "seed": 1,
-    }
-    assert row == known
-
-
-def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_predictions(tiny, tmp_path):
+def test_older_formats_are_accepted_but_current_runs_need_predictions(tiny, tmp_path):
     results = tmp_path / "results"
     for seed, written in (("seed=0", {"format": 2}), ("seed=1", {})):
         run(tiny(seed, "model=sa_quadratic"))
@@ -158,7 +141,7 @@ def test_runs_of_older_formats_count_as_they_are_and_a_younger_one_needs_its_pre
     assert {"heads.jsonl", "heads.png"} < {path.name for path in (results / "runs" / gathered.added[0]).iterdir()}
 
 
-def test_a_file_that_is_not_what_its_name_says_keeps_a_run_out(tiny, tmp_path):
+def test_a_run_with_a_damaged_file_is_not_collected(tiny, tmp_path):
     config = tiny("model=sa_quadratic")
     run(config)
     folder = run_folder_path(config)
@@ -181,7 +164,7 @@ def test_a_file_that_is_not_what_its_name_says_keeps_a_run_out(tiny, tmp_path):
     assert not (kept / "heads.png").exists(), "pictures only on request"
 
 
-def test_the_command_lists_what_is_damaged_and_fails(command, outputs, tmp_path):
+def test_the_command_lists_damaged_and_unfinished_runs_and_fails(command, outputs, tmp_path):
     results = tmp_path / "results"
     finished = command("scripts/collect.py", outputs, "--into", results)
     assert finished.returncode == 1
@@ -190,7 +173,7 @@ def test_the_command_lists_what_is_damaged_and_fails(command, outputs, tmp_path)
     assert len(rows(results)) == 4
 
 
-def test_a_file_that_cannot_be_read_keeps_only_its_run_out(tiny, tmp_path):
+def test_an_unreadable_file_excludes_only_its_own_run(tiny, tmp_path):
     for seed in (1, 2):
         run(tiny(f"seed={seed}"))
     unreadable = run_folder_path(tiny("seed=1")) / "probe.json"
@@ -199,7 +182,7 @@ def test_a_file_that_cannot_be_read_keeps_only_its_run_out(tiny, tmp_path):
     assert (list(gathered.damaged.values()), len(gathered.added)) == (["probe.json cannot be read: Is a directory"], 1)
 
 
-def test_results_of_a_newer_version_are_refused_and_left_as_they_are(command, outputs, tmp_path):
+def test_results_of_a_newer_version_are_refused_and_unchanged(command, outputs, tmp_path):
     results = tmp_path / "results"
     gather(outputs, results)
     tabulate(results)
@@ -216,7 +199,7 @@ def test_results_of_a_newer_version_are_refused_and_left_as_they_are(command, ou
         read_runs(results / "runs.csv")
 
 
-def test_what_must_not_be_published_is_marked_and_not_read(outputs, tmp_path):
+def test_unpublishable_runs_are_marked_and_skipped_when_reading(outputs, tmp_path):
     clean = {"name": "default", "commit": "abc", "dirty": False}
     assert kept_out(clean) == ""
     assert kept_out(clean | {"dirty": True}) == "dirty tree"
@@ -234,18 +217,7 @@ def test_what_must_not_be_published_is_marked_and_not_read(outputs, tmp_path):
     assert [(row["fraction"], row["seed"], row["kept_out"]) for row in published] == [(0.5, 9, None), (1, 9, None)]
 
 
-def test_a_setting_varies_if_it_does_beyond_the_names_of_model_and_recipe():
-    configs = [
-        (("a", "paper"), {"recipe.lr": 0.1, "model.x": 1, "seed": 0, "output": "here"}),
-        (("a", "modern"), {"recipe.lr": 0.2, "model.x": 1, "seed": 1, "output": "there"}),
-        (("b", "paper"), {"recipe.lr": 0.1, "model.y": 2, "seed": 0}),
-    ]
-    assert varying_settings(configs) == []
-    configs.append((("a", "paper"), {"recipe.lr": 0.1, "model.x": 3, "seed": 5, "output": "there"}))
-    assert varying_settings(configs) == ["model.x"]
-
-
-def test_a_sweep_takes_collected_runs_for_done_if_they_are_the_same(tiny, tmp_path, capsys):
+def test_a_sweep_skips_collected_runs_with_the_same_configuration(tiny, tmp_path, capsys):
     results = tmp_path / "results"
     run(tiny("seed=0"))
     gather(tmp_path / "outputs", results)
@@ -271,7 +243,7 @@ def test_a_sweep_takes_collected_runs_for_done_if_they_are_the_same(tiny, tmp_pa
     assert launched == [["seed=1"], ["seed=0"], ["seed=1"]]
 
 
-def test_a_run_with_a_retired_setting_counts_where_it_was_off(tiny):
+def test_a_removed_setting_is_ignored_only_if_it_was_off(tiny):
     run(tiny("precision=fp32"))
     folder = run_folder_path(tiny())
     plain = (folder / "config.yaml").read_text()

@@ -4,7 +4,7 @@ from attnconv.report.colors import LOOKS, OTHER, look
 from conftest import REPOSITORY
 
 
-def test_every_model_of_the_study_has_a_look_of_its_own():
+def test_every_model_has_a_unique_color_and_marker():
     named = {path.stem for path in (REPOSITORY / "configs/model").glob("*.yaml")} - {"timm"}
     assert named <= LOOKS.keys()
     assert len(set(LOOKS.values())) == len(LOOKS)

@@ -1,4 +1,4 @@
-"""The page of the data-size study: the control is the reference, all cells have their n, crossings are significant."""
+"""The page of the data-size study: differences from the control, n in every cell, and significant crossings."""
 
 import pytest
 from fabricated import row, seeds
@@ -31,7 +31,7 @@ def table_cells(text, line):
     return [cell.strip() for cell in text.splitlines()[line].strip("|").split("|")]
 
 
-def test_differences_are_from_the_control_with_their_n_and_bold_by_holm():
+def test_differences_from_the_control_show_n_and_are_bold_if_significant():
     (protocol,) = protocols(ATTENTION + CONTROL)
     line = table_cells(difference_table(protocol), 2)
     assert line[0] == "`sa_learned`"
@@ -45,7 +45,7 @@ def test_differences_are_from_the_control_with_their_n_and_bold_by_holm():
     assert line[3] == "not located", "although the means change sides"
 
 
-def test_points_are_those_of_the_mean_accuracies():
+def test_gaps_convert_mean_logit_differences_to_points():
     by_model = cells(ATTENTION + CONTROL)[0.1]
     found = gap(by_model["sa_learned"], by_model["conv3x3"], spread_of([by_model]))
     logits = [logit(run["test_acc"]) for run in ATTENTION if run["fraction"] == 0.1]
@@ -54,20 +54,20 @@ def test_points_are_those_of_the_mean_accuracies():
     assert found.interval.low < found.value < found.interval.high
 
 
-def test_runs_of_another_seed_subset_or_person_are_no_pairs():
+def test_runs_with_another_seed_subset_or_source_are_not_paired():
     (first, *_) = ATTENTION
     for change in ({"seed": 7}, {"subset_hash": "another"}, {"source": "ada"}):
         by_model = cells([first | change, *CONTROL])[0.01]
         assert gap(by_model["sa_learned"], by_model["conv3x3"], None) is None
 
 
-def test_runs_of_others_are_pooled_and_marked():
+def test_external_runs_are_pooled_and_marked():
     theirs = [run | {"source": "ada", "run": "../external/ada/x"} for run in CONTROL + ATTENTION if run["seed"] == 0]
     page = data_size_page([*CONTROL, *ATTENTION, *theirs], [])
     assert ", n=4 (1 external)" in page
 
 
-def test_runs_of_different_precision_are_never_paired_or_averaged():
+def test_runs_in_different_precisions_are_not_paired_or_averaged():
     in_fp32 = [run | {"precision": "fp32", "name": f"{EPOCHS}_fp32", "test_acc": 0.9} for run in CONTROL]
     bf16, fp32 = protocols([*ATTENTION, *in_fp32])
     assert not bf16.gaps
@@ -79,7 +79,7 @@ def test_runs_of_different_precision_are_never_paired_or_averaged():
         cells([*ATTENTION, *in_fp32])
 
 
-def test_all_images_at_equal_epochs_are_those_of_table1():
+def test_full_data_at_equal_epochs_comes_from_table1():
     whole = seeds("table1_bf16", "conv3x3", (0.88, 0.89, 0.9))
     other = seeds("table1_fp32", "conv3x3", (0.1, 0.1, 0.1), precision="fp32")
     (protocol,) = protocols([*CONTROL, *whole, *other])
@@ -87,13 +87,13 @@ def test_all_images_at_equal_epochs_are_those_of_table1():
     assert "89.0 [" in data_size_page([*CONTROL, *whole, *other], [])
 
 
-def test_protocols_that_contradict_each_other_are_named():
+def test_disagreements_between_protocols_are_reported():
     steps = [*curve(STEPS, "conv3x3", {0.1: 0.7}), *curve(STEPS, "sa_learned", {0.1: 0.6})]
     found = protocols([*CONTROL, *ATTENTION, *steps])
     (sentence,) = disagreements(found)
     assert sentence == (
-        "At 0.1 of the images they disagree on `sa_learned`: ahead after 20 epochs (bf16), behind after 1,955 steps "
-        "(bf16)."
+        "At 0.1 of the images the protocols disagree on `sa_learned`: ahead after 20 epochs (bf16), behind after "
+        "1,955 steps (bf16)."
     )
     assert sentence in data_size_page([*CONTROL, *ATTENTION, *steps], [])
 
@@ -109,7 +109,7 @@ def test_images_needed_and_slope():
     assert protocol.slope("sa_learned").n == 3
 
 
-def test_the_page_names_commits_hosts_trials_and_gains():
+def test_the_page_lists_commits_hosts_trials_and_gains():
     rates = [row(f"learning_rates_{rate}_bf16", "sa_learned", 0.5, 100, 0.25, val_acc=accuracy, holdout=0.1)
              for rate, accuracy in (("0.5", 0.6), ("1", 0.61), ("2", 0.615))]  # fmt: skip
     trials = [{"trial": name} for name in ("start", "start", "recipe.lr=0.04", "sa_learned: slower")]
@@ -120,7 +120,7 @@ def test_the_page_names_commits_hosts_trials_and_gains():
     assert f"](runs/{EPOCHS}/sa_learned/mini-modern)" in page
 
 
-def test_seeds_and_subsets_that_were_crossed_have_their_components():
+def test_crossed_seeds_and_subsets_give_variance_components():
     grid = [row(f"grid_{subset}", "conv3x3", 0.5 + 0.01 * seed + 0.03 * subset, seed, 0.01, subset_seed=subset)
             for seed in range(3) for subset in range(3)]  # fmt: skip
     page = data_size_page([*CONTROL, *grid], [])
@@ -128,7 +128,7 @@ def test_seeds_and_subsets_that_were_crossed_have_their_components():
     assert "Not run: `python train.py -m" in data_size_page([*CONTROL, *grid[:-1]], [])
 
 
-def test_without_runs_the_page_says_what_to_run():
+def test_without_runs_the_page_shows_the_command():
     assert "Not run yet: `python train.py experiment=data_size`" in data_size_page([], [])
     single = data_size_page([row(EPOCHS, "conv3x3", 0.5, fraction=0.1)], [])
     assert "50.0, n=1" in single

@@ -1,4 +1,4 @@
-"""Statistics over a few seeds: against scipy, statsmodels 0.15.0, exhaustive definitions and simulations."""
+"""Statistics over a few seeds, checked against scipy, statsmodels 0.15.0, exhaustive definitions and simulations."""
 
 import csv
 import itertools
@@ -58,7 +58,7 @@ def of_logits(study):
     ]
 
 
-def test_two_models_in_one_cell_are_the_paired_t_test():
+def test_difference_of_two_models_matches_the_paired_t_test():
     found = paired(DRUG_1, DRUG_2)
     assert (found.value, found.n, found.df) == (pytest.approx(-1.58), 10, 9)
     assert found.p == pytest.approx(0.002833, abs=5e-7)
@@ -68,7 +68,7 @@ def test_two_models_in_one_cell_are_the_paired_t_test():
     assert found.p == pytest.approx(known.pvalue)
 
 
-def test_a_mean_has_scipys_interval():
+def test_mean_interval_matches_scipy():
     values = list(DRUG_1.values())
     known = stats.ttest_1samp(values, 0).confidence_interval(0.9)
     found = mean(values).interval(0.9)
@@ -77,7 +77,7 @@ def test_a_mean_has_scipys_interval():
     assert mean([0.5]).p is None
 
 
-def test_the_pooled_spread_is_the_residual_of_statsmodels():
+def test_pooled_spread_matches_the_statsmodels_residual():
     cells = of_logits(EPOCHS)
     whole = pooled_spread(cells)  # ols("y ~ C(m):C(f) + C(s):C(f)").mse_resid ** 0.5
     assert (whole.sd, whole.df) == (pytest.approx(0.029489545022986785, rel=1e-9), 40)
@@ -93,13 +93,13 @@ def test_the_pooled_spread_is_the_residual_of_statsmodels():
     assert (some.sd, some.df) == (pytest.approx(0.018889515239566116, rel=1e-9), 4)
 
 
-def test_groups_pool_their_own_spreads():
+def test_pooled_within_pools_the_spread_of_each_group():
     found = pooled_within([[1.0, 3.0], [5.0], [2.0, 2.0, 5.0]])
     assert (found.sd, found.df) == (pytest.approx(math.sqrt((2 + 6) / 3)), 3)
     assert pooled_within([[1.0], [2.0]]) is None
 
 
-def test_nothing_repeated_has_no_interval_and_equal_pairs_no_width():
+def test_single_seeds_have_no_interval_and_equal_differences_zero_width():
     assert pooled_spread([{"a": {0: 0.5}, "b": {0: 0.6}}]) is None
     assert pooled_spread([]) is None
     single = difference({0: 0.5}, {0: 0.4}, None)
@@ -116,18 +116,18 @@ def test_nothing_repeated_has_no_interval_and_equal_pairs_no_width():
     lambda: slope({100.0: ({0: 1.0}, {0: 0.5})}, None),
     lambda: components([[1.0, 2.0]]),
 ])  # fmt: skip
-def test_what_has_no_answer_is_refused(call):
+def test_invalid_inputs_raise(call):
     with pytest.raises(ValueError, match=r"block|finite|two"):
         call()
 
 
-def test_logits_and_points_undo_each_other_and_the_extremes_are_finite():
+def test_points_inverts_logit_differences_and_extreme_logits_are_finite():
     assert logit(0.5) == 0
     assert points(logit(0.83) - logit(0.8), 0.8) == pytest.approx(3)
     assert -logit(0.0) == pytest.approx(logit(1.0)) == pytest.approx(math.log(19_999))
 
 
-def test_holm_is_the_closed_test_and_statsmodels():
+def test_holm_matches_statsmodels_and_the_closed_test():
     values = [0.01, 0.04, 0.03, 0.005, 0.5, 0.04]
     known = [0.05, 0.12, 0.12, 0.03, 0.5, 0.12]  # multipletests(values, method="holm")
     assert holm(values) == pytest.approx(known)
@@ -139,8 +139,8 @@ def test_holm_is_the_closed_test_and_statsmodels():
     assert holm([]) == []
 
 
-def test_november_says_what_it_said_when_it_was_recomputed():
-    """The table recorded before: points above conv3x3, paired, Student's half width of three seeds."""
+def test_november_differences_match_the_recorded_table():
+    """The recorded table: paired differences from conv3x3 in points, with Student's half width over three seeds."""
     table = {
         ("sa_learned_content", "epochs"): "-3.4+-3.6 -6.7+-1.3 -8.9+-1.4 -6.7+-1.5 -6.7+-1.6",
         ("sa_learned", "epochs"): "-1.5+-1.8 -1.5+-0.2 -1.4+-2.0 -0.5+-1.5 -3.9+-0.7",
@@ -154,7 +154,7 @@ def test_november_says_what_it_said_when_it_was_recomputed():
         assert " ".join(f"{cell.value:+.1f}+-{cell.interval().high - cell.value:.1f}" for cell in found) == line
 
 
-def test_of_novembers_32_differences_19_were_bold_2_survive_holm_and_21_a_pooled_one():
+def test_november_significance_counts_with_holm_and_pooling():
     alone, pooled = [], []
     for study in (EPOCHS, STEPS):
         spread = pooled_spread(study.values())
@@ -168,7 +168,7 @@ def test_of_novembers_32_differences_19_were_bold_2_survive_holm_and_21_a_pooled
     assert sum(p < 0.05 for p in holm(pooled)) == 21
 
 
-def test_images_needed_interpolates_in_their_logarithm():
+def test_images_needed_interpolates_on_a_log_scale():
     curve = {100.0: 0.2, 1_000.0: 0.4, 10_000.0: 0.3, 100_000.0: 0.5}
     assert images_needed(curve, 0.3) == pytest.approx(100 * math.sqrt(10))
     assert images_needed(curve, 0.2) == 100
@@ -178,7 +178,7 @@ def test_images_needed_interpolates_in_their_logarithm():
     assert images_needed({1.0: 0.3, 2.0: 0.3}, 0.3) is None
 
 
-def test_novembers_ratios_of_images():
+def test_november_image_ratios_match_the_recorded_values():
     curves = {
         model: {seed: {50_000 * fraction: EPOCHS[fraction][model][seed] for fraction in EPOCHS} for seed in range(3)}
         for model in ("conv3x3", "sa_learned_content")
@@ -194,7 +194,7 @@ def test_novembers_ratios_of_images():
     assert images_ratio(curves["conv3x3"], curves["conv3x3"], 60).value == 0
 
 
-def test_a_slope_is_scipys_regression_of_the_mean_gaps():
+def test_slope_matches_scipy_regression_of_the_mean_gaps():
     gaps = {500.0: ({0: 0.4, 1: 0.5}, {0: 0.3, 1: 0.5}), 1_000.0: ({0: 0.6, 1: 0.5}, {0: 0.3, 1: 0.4})}
     gaps[4_000.0] = ({0: 0.9, 1: 0.8}, {0: 0.5, 1: 0.6})
     known = stats.linregress(np.log2([500, 1_000, 4_000]), [0.05, 0.2, 0.3])
@@ -202,7 +202,7 @@ def test_a_slope_is_scipys_regression_of_the_mean_gaps():
     assert slope(gaps, None).interval() is None
 
 
-def test_a_crossing_needs_each_side_to_lead_for_sure():
+def test_a_crossing_needs_a_significant_lead_on_each_side():
     assert crossing({0.01: -1, 0.1: 0, 0.25: 1, 1.0: 0}) == (0.01, 0.25)
     assert crossing({0.25: 1, 0.01: -1, 0.1: 1, 1.0: -1}) == (0.25, 1.0)
     assert crossing({0.01: -1, 0.1: 0, 0.25: -1}) is None
@@ -210,7 +210,7 @@ def test_a_crossing_needs_each_side_to_lead_for_sure():
     assert crossing({}) is None
 
 
-def test_mcnemar_of_one_seed_is_statsmodels_and_images_count_once():
+def test_mcnemar_matches_statsmodels_and_counts_each_image_once():
     a, b = np.zeros((1, 200), dtype=bool), np.zeros((1, 200), dtype=bool)
     a[0, :59] = True
     b[0, 59:100] = True
@@ -222,7 +222,7 @@ def test_mcnemar_of_one_seed_is_statsmodels_and_images_count_once():
     assert mcnemar(a, a).p == 1
 
 
-def test_components_are_the_mean_squares_of_statsmodels():
+def test_variance_components_match_statsmodels_mean_squares():
     grid = [[1.0, 2.0, 4.0], [2.5, 3.0, 5.5], [0.5, 2.5, 3.0], [1.5, 2.0, 6.0]]
     found = components(grid)
     assert found.rest == pytest.approx(math.sqrt(0.555556), rel=1e-6)
@@ -232,7 +232,7 @@ def test_components_are_the_mean_squares_of_statsmodels():
 
 
 def written(rate):
-    """The rate stands in the module's docstring, to a tenth of a percent."""
+    """Return whether the module's docstring states this rate, to a tenth of a percent."""
     return f" {rate:.1%}\n" in ours.__doc__
 
 
@@ -252,7 +252,7 @@ def holds(interval, truth):
 
 
 @pytest.mark.slow
-def test_rates_over_simulated_studies():
+def test_simulated_coverage_and_error_rates_match_the_docstring():
     draw = np.random.default_rng(0)
     held = found = crossed = sloped = 0
     for _ in range(STUDIES):
@@ -273,7 +273,7 @@ def test_rates_over_simulated_studies():
     assert all(written(count / STUDIES) for count in (held, found, crossed, sloped))
 
 
-def test_rates_where_small_fractions_are_noisier():
+def test_simulated_coverage_when_small_fractions_are_noisier():
     draw, noise = np.random.default_rng(2), [1.5, 1.1, 1, 0.9, 0.6]
     first = last = 0
     for _ in range(STUDIES):
@@ -286,8 +286,8 @@ def test_rates_where_small_fractions_are_noisier():
     assert written(last / STUDIES)
 
 
-def test_rate_of_mcnemar_over_seeds_that_share_images():
-    """Two equally good models: each image has its own chance, and its own leaning to either model, at every seed."""
+def test_simulated_mcnemar_error_rate_over_seeds_that_share_images():
+    """Two equally good models: each image has its own difficulty, and favors one of the models, in every seed."""
     draw, studies = np.random.default_rng(1), STUDIES
     wrong = 0
     for _ in range(studies):

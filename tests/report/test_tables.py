@@ -1,4 +1,4 @@
-"""README's numbers are those of results/, and mini-scale numbers never fill a paper row."""
+"""The tables of README: rows from runs, and no mini-scale numbers in the paper's table."""
 
 from attnconv.report.tables import bench_table, fill, paper_table, runs_table
 
@@ -16,7 +16,7 @@ RUN = {
 }  # fmt: skip
 
 
-def test_only_full_runs_of_the_papers_own_recipe_and_scale_fill_its_table():
+def test_only_full_runs_at_paper_scale_and_recipe_enter_the_papers_table():
     assert "0.937 (n=1)" in paper_table(PAPER, [RUN])
     for change in (
         {"scale": "mini"},
@@ -30,37 +30,37 @@ def test_only_full_runs_of_the_papers_own_recipe_and_scale_fill_its_table():
         assert "not run" in paper_table(PAPER, [RUN | change]), change
 
 
-def test_the_papers_table_says_how_each_number_is_known_and_who_made_ours():
+def test_the_papers_table_shows_sources_and_external_runs():
     table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}])
     assert "| 12.1M (r c) | 12,086,844 | 6.2B (r c) | 0.938 (r f) | 0.937 (n=2), 1 external |" in table
     assert "r: recalled from the paper, not checked against its text" in table
 
 
-def test_the_papers_table_averages_no_two_precisions():
+def test_the_papers_table_does_not_average_across_precisions():
     in_bf16 = RUN | {"precision": "bf16", "test_acc": 0.9, "seed": 1}
     assert "| 0.900 (n=1) in bf16, 0.937 (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN])
 
 
-def test_a_row_names_scale_recipe_and_hardware():
+def test_runs_table_rows_show_scale_recipe_accuracy_and_hardware():
     row = runs_table([RUN]).splitlines()[2]
     for part in ("paper, paper", "93.71%", "10.0", "GPU, fp32", "12,086,844"):
         assert part in row
 
 
-def test_a_variant_under_a_name_of_its_own_is_no_row():
+def test_runs_table_omits_variants_with_another_name():
     assert len(runs_table([RUN, RUN | {"name": "many_heads"}]).splitlines()) == 3
 
 
-def test_the_table_of_runs_has_our_own():
+def test_runs_table_omits_external_runs():
     assert len(runs_table([RUN, RUN | {"source": "ada"}]).splitlines()) == 3
 
 
-def test_a_table_that_cannot_be_made_stays_as_it_is():
+def test_fill_keeps_a_table_that_cannot_be_built():
     text = "<!-- table: x -->\nold\n<!-- end table -->\n"
     assert fill(text, {"x": None}) == text
 
 
-def test_fill_replaces_what_is_between_the_markers_and_nothing_else():
+def test_fill_replaces_only_the_text_between_markers():
     text = "a\n<!-- table: x -->\nold\n<!-- end table -->\nb\n"
     assert fill(text, {"x": "new\n"}) == "a\n<!-- table: x -->\nnew\n<!-- end table -->\nb\n"
 
@@ -76,7 +76,7 @@ def bench_line(ratio, **changes):
     return line | changes
 
 
-def test_of_equal_measurements_the_last_clean_one_is_shown():
+def test_bench_table_shows_the_last_clean_measurement_of_each_setting():
     growth = {"part": "growth", "dirty": False}
     older = bench_line(7.0)
     del older["ratio_fp32"]  # against an earlier baseline

@@ -6,7 +6,8 @@ import pytest
 
 from attnconv.analysis.exchange import exchange
 from attnconv.analysis.probe import compact, probe
-from attnconv.report.collect import gather, read_runs, tabulate
+from attnconv.report.collect import gather
+from attnconv.report.runs_table import read_runs, tabulate
 from attnconv.report.theorem_page import NUMBERS, layer_rows, likeness_summary, likeness_table, theorem_page
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
@@ -15,7 +16,7 @@ from attnconv.runs.load import load_trained
 
 @pytest.fixture
 def examined(tiny, tmp_path):
-    """Two finished runs in results/, a converted and a probed one, as if of a clean tree, and the rows of runs.csv."""
+    """A results/ with a converted and a probed run, marked as made from a clean tree, and the rows of its runs.csv."""
     results = tmp_path / "results"
     for overrides, file in (
         (["model=conv3x3"], "conversion.json"),
@@ -35,7 +36,7 @@ def examined(tiny, tmp_path):
     return results, read_runs(results / "runs.csv")
 
 
-def test_the_page_has_what_was_found(examined):
+def test_the_page_shows_conversion_and_probe_results(examined):
     results, runs = examined
     page = theorem_page(results, runs)
     (conversion,) = [line for line in page.splitlines() if line.startswith("| [`conv3x3`]")]
@@ -54,7 +55,7 @@ def test_the_page_has_what_was_found(examined):
     assert "8 images, convolutions fitted to 10 (p/n up to " in page
 
 
-def test_rows_are_means_over_heads_before_and_after(examined):
+def test_layer_rows_average_heads_before_and_after_training(examined):
     results, _ = examined
     probed = json.loads(next((results / "runs").glob("**/probe.json")).read_text())
     layers = layer_rows(probed)
@@ -68,7 +69,7 @@ def test_rows_are_means_over_heads_before_and_after(examined):
     assert f"{layers[0]['conv3'][0]:.2f} → {layers[0]['conv3'][1]:.2f}" in likeness_table(probed)
 
 
-def test_what_a_dirty_tree_found_is_left_out(examined):
+def test_results_from_a_dirty_tree_are_left_out(examined):
     results, runs = examined
     for path in (results / "runs").glob("**/*.json"):
         if path.name in ("probe.json", "conversion.json"):
@@ -77,7 +78,7 @@ def test_what_a_dirty_tree_found_is_left_out(examined):
     assert "page/" not in page
 
 
-def test_another_run_of_the_name_takes_what_was_found_of_the_first_with_it(tiny, tmp_path):
+def test_replacing_a_run_deletes_its_probe_results(tiny, tmp_path):
     results = tmp_path / "results"
     config = tiny("model=sa_quadratic")
     run(config)
@@ -98,7 +99,7 @@ def test_another_run_of_the_name_takes_what_was_found_of_the_first_with_it(tiny,
     assert not kept.exists()
 
 
-def test_a_record_is_the_same_after_a_round_trip_and_has_a_line_per_row():
+def test_compact_json_round_trips_with_one_line_per_row():
     record = {"a": 1, "rows": [{"x": 0.1}, {"x": None}], "none": [], "name": "é"}
     text = compact(record)
     assert json.loads(text) == record

@@ -16,7 +16,7 @@ RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
 
 @pytest.fixture
 def copy(tmp_path):
-    """Copy the repository's README and results/, to be damaged."""
+    """A copy of README.md, results/ and docs/ that a test may damage."""
     shutil.copytree(REPOSITORY / "results", tmp_path / "results", ignore=shutil.ignore_patterns("weights"))
     shutil.copy(REPOSITORY / "README.md", tmp_path / "README.md")
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
@@ -26,7 +26,7 @@ def copy(tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """A function: a script and its arguments -> exit code, standard output, lines of standard error."""
+    """Return a function that runs a script and returns its exit code, stdout and the lines of stderr."""
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
@@ -42,12 +42,12 @@ def command(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_what_is_published_is_what_the_files_say():
+def test_published_numbers_match_the_files():
     for check in (check_manifest, check_runs, check_pages, check_figures, check_costs):
         assert list(check(REPOSITORY)) == []
 
 
-def test_every_change_is_named(copy):
+def test_every_changed_file_is_named(copy):
     results = copy / "results"
     (results / "bench.jsonl").unlink()
     (results / "stranger.txt").write_text("x")
@@ -62,7 +62,7 @@ def test_every_change_is_named(copy):
     assert found[1:] == ["README.md is stale; run python scripts/make_tables.py"]
 
 
-def test_a_damaged_run_is_named_and_the_others_count(copy, command):
+def test_a_damaged_run_is_named_and_other_checks_still_run(copy, command):
     (copy / "results" / RUN / "result.json").write_text("{")
     damaged, stale = check_runs(copy)
     assert damaged.startswith(f"results/{RUN} is damaged: result.json has unexpected content")
@@ -77,7 +77,7 @@ def test_a_damaged_run_is_named_and_the_others_count(copy, command):
     assert gone == f"results/runs.csv lists {RUN.removeprefix('runs/')}, but its folder does not exist"
 
 
-def test_results_that_are_empty_or_half_there_are_a_line_each_and_the_rest_is_built(copy, command):
+def test_missing_results_are_one_error_line_each_and_other_tables_are_built(copy, command):
     results = copy / "results"
     (results / "models.csv").unlink()
     (results / "claims.md").unlink()
@@ -94,7 +94,7 @@ def test_results_that_are_empty_or_half_there_are_a_line_each_and_the_rest_is_bu
     assert (copy / "README.md").read_text() == (REPOSITORY / "README.md").read_text(), "tables stay as they were"
 
 
-def test_runs_of_a_newer_version_are_one_line(copy):
+def test_runs_of_a_newer_version_are_one_error(copy):
     path = copy / "results/runs.csv"
     header, first, *rest = path.read_text().splitlines()
     path.write_text("\n".join([header, first.rpartition(",")[0] + ",99", *rest]) + "\n")
@@ -104,13 +104,13 @@ def test_runs_of_a_newer_version_are_one_line(copy):
     assert "of format 99, of a newer version" in error
 
 
-def test_a_count_rounds_to_what_was_published():
+def test_counts_are_compared_at_the_published_precision():
     assert rounds_to(6_175_956_800, "6.2B")
     assert rounds_to(15_023_316_800, "15B")
     assert not rounds_to(6_175_956_800, "6.1B")
 
 
-def test_the_error_at_46_is_that_of_float32(tmp_path, command):
+def test_alpha_46_reduces_the_error_to_float32_rounding(tmp_path, command):
     assert command("alpha_error", "--into", tmp_path)[0] == 0
     found = {float(row["alpha"]): float(row["error"]) for row in read_csv(tmp_path / "alpha_error.csv")}
     assert found[46] < 1e-6 < 1e-3 < found[4]

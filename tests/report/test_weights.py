@@ -1,4 +1,4 @@
-"""results/weights/: chosen runs only, in float16, within the limit, and only of runs in results/."""
+"""results/weights/ holds float16 weights of selected runs in results/, within a size limit."""
 
 import json
 import runpy
@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 
 
 def publish(config, **changes):
-    """Train, and mark the result as made without uncommitted changes."""
+    """Train a run, and mark its result as made without uncommitted changes."""
     run(config)
     path = run_folder_path(config) / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "a" * 40, "dirty": False} | changes))
@@ -27,9 +27,9 @@ def publish(config, **changes):
 
 @pytest.fixture
 def collect(tmp_path, monkeypatch, capsys):
-    """Return a function: arguments -> exit code of scripts/collect.py, from tmp_path/outputs into tmp_path/results.
+    """Return a function that runs scripts/collect.py from tmp_path/outputs into tmp_path/results.
 
-    For exit code 2, it returns the error on stderr instead.
+    It returns the exit code, or the error on stderr if the exit code is 2.
     """
 
     def command(*arguments):
@@ -47,7 +47,7 @@ def files(results):
     return {path.relative_to(results): path.read_bytes() for path in results.rglob("*") if path.is_file()}
 
 
-def test_weights_come_back_as_the_same_network_but_for_rounding(tiny, tmp_path, collect):
+def test_published_weights_restore_the_network_up_to_rounding(tiny, tmp_path, collect):
     folder = publish(tiny("name=kept", "model=resnet10", "scale.cnn_width=8", "precision=fp32", "epochs=10"))
     publish(tiny("name=other", "epochs=1"))
     assert collect("--weights", "kept/*") == 0
@@ -85,7 +85,7 @@ def test_weights_come_back_as_the_same_network_but_for_rounding(tiny, tmp_path, 
     [("default", {"dirty": True}, "dirty tree"), ("default", {"commit": None}, "unknown commit"),
      ("quickstart", {}, "quickstart")],
 )  # fmt: skip
-def test_weights_of_runs_that_must_not_be_published_are_refused(tiny, tmp_path, collect, name, changes, reason):
+def test_weights_of_unpublishable_runs_are_refused(tiny, tmp_path, collect, name, changes, reason):
     publish(tiny(f"name={name}", "epochs=1"), **changes)
     refusal = collect("--weights", "*")
     assert refusal.startswith(f"error: the weights of {name}/conv3x3/")
@@ -94,7 +94,7 @@ def test_weights_of_runs_that_must_not_be_published_are_refused(tiny, tmp_path, 
     assert not (tmp_path / "results").exists()
 
 
-def test_what_cannot_be_kept_is_one_line_and_nothing_is_written(tiny, tmp_path, collect, monkeypatch):
+def test_weights_that_cannot_be_stored_are_errors_and_nothing_is_written(tiny, tmp_path, collect, monkeypatch):
     folder = publish(tiny("epochs=1"))
     assert "--weights seed1: no finished run has that name" in collect("--weights", "*", "seed1")
     with monkeypatch.context() as patch:
@@ -117,7 +117,7 @@ def test_what_cannot_be_kept_is_one_line_and_nothing_is_written(tiny, tmp_path, 
     assert not (tmp_path / "results").exists()
 
 
-def test_what_is_there_already_counts_once_toward_the_limit(tiny, tmp_path, collect, monkeypatch):
+def test_existing_weights_count_once_toward_the_limit(tiny, tmp_path, collect, monkeypatch):
     publish(tiny("epochs=1", "seed=0"))
     assert collect("--weights", "*/seed0") == 0
     (path,) = (tmp_path / "results/weights").rglob("*.safetensors")
@@ -127,7 +127,7 @@ def test_what_is_there_already_counts_once_toward_the_limit(tiny, tmp_path, coll
     assert "has 0.00" in collect("--weights", "*/seed1")
 
 
-def test_weights_go_with_the_run_that_another_replaces(tiny, tmp_path, collect):
+def test_replacing_a_run_deletes_its_weights(tiny, tmp_path, collect):
     publish(tiny("epochs=1"))
     assert collect("--weights", "*") == 0
     (path,) = (tmp_path / "results/weights").rglob("*.safetensors")
@@ -140,7 +140,7 @@ def test_weights_go_with_the_run_that_another_replaces(tiny, tmp_path, collect):
     assert not path.exists()
 
 
-def test_the_weights_in_results_are_of_runs_there_and_within_the_limit():
+def test_committed_weights_match_their_runs_and_fit_the_limit():
     kept = list((REPOSITORY / "results/weights").rglob("*.safetensors"))
     assert sum(path.stat().st_size for path in kept) <= weights_module.LIMIT
     for path in kept:

@@ -1,4 +1,4 @@
-"""The study's workspace in W&B, as far as it is visible without an account."""
+"""The study's W&B workspace, as far as it can be tested without an account."""
 
 import json
 
@@ -15,10 +15,10 @@ def nobody(monkeypatch, tmp_path):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    wandb.teardown()  # it reads the environment once
+    wandb.teardown()  # wandb reads the environment only once
 
 
-def test_a_dry_run_shows_what_would_be_built(command, monkeypatch):
+def test_a_dry_run_prints_the_workspace(command, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     finished = command("scripts/wandb_dashboard.py", "--dry-run")
     shown = json.loads(finished.stdout)
@@ -31,14 +31,14 @@ def test_a_dry_run_shows_what_would_be_built(command, monkeypatch):
     assert "| With little data convolution wins. | **" in claims["markdown"]
 
 
-def test_without_a_login_the_local_ways_are_named(command):
+def test_without_a_login_the_error_suggests_local_alternatives(command):
     finished = command("scripts/wandb_dashboard.py")
     assert finished.returncode == 2
     assert "W&B is not logged in (run wandb login); without an account: make dashboard" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 
-def test_the_workspace_is_one_of_the_package():
+def test_the_workspace_builds_with_wandb_workspaces():
     pytest.importorskip("wandb_workspaces", reason="needs wandb-workspaces: pip install 'attnconv[workspaces]'")
     workspace = build(REPOSITORY / "results", "us", "mine")
     assert workspace.sections[0].name == "Curves"

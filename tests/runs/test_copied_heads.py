@@ -1,4 +1,4 @@
-"""A run that starts with another run's heads is identified by those heads, wherever the other run's weights are."""
+"""A run with heads copied from another run is identified by these heads, not by the path of the weights."""
 
 import shutil
 
@@ -19,7 +19,7 @@ ENCODING = "layers.1.mixer.encoding"
 
 @pytest.fixture
 def copied(tiny):
-    """A function: outputs folder, overrides -> the configuration of a run that copies the heads of a run in there."""
+    """Return a function that composes a run that copies the heads of another run in the same outputs folder."""
 
     def build(outputs, *overrides):
         donor = run_folder_path(tiny("model=sa_quadratic", f"output={outputs}", "seed=1")) / "weights.safetensors"
@@ -46,19 +46,19 @@ def donate(tiny, copied):
     return write
 
 
-def test_outputs_may_move_while_such_a_run_is_unfinished_and_after(tmp_path, copied, donate, interrupted):
+def test_outputs_may_move_before_and_after_a_run_with_copied_heads_finishes(tmp_path, copied, donate, interrupted):
     outputs, moved = tmp_path / "outputs", tmp_path / "moved"
     donate(outputs)
     interrupted(copied(outputs, "epochs=2"))
     outputs.rename(moved)
     assert run(copied(moved, "epochs=2"))["status"] == "done"
-    shutil.copy(copied(moved).model["start"], tmp_path / "heads.pt")  # a file is known by its content, not its name
+    shutil.copy(copied(moved).model["start"], tmp_path / "heads.pt")  # identified by its content, not its name
     for start in ((), (f"model.start={tmp_path}/heads.pt",)):
         with pytest.raises(AlreadyDone):
             run(copied(moved, "epochs=2", *start))
 
 
-def test_other_heads_are_another_run(tmp_path, tiny, copied, donate):
+def test_different_heads_are_another_configuration(tmp_path, tiny, copied, donate):
     outputs = tmp_path / "outputs"
     donate(outputs)
     run(copied(outputs))
@@ -75,7 +75,7 @@ def test_other_heads_are_another_run(tmp_path, tiny, copied, donate):
         run(random)
 
 
-def test_a_finished_run_counts_without_the_weights_that_it_copied(tmp_path, copied, donate, start_sweep):
+def test_a_finished_run_counts_after_the_copied_weights_are_deleted(tmp_path, copied, donate, start_sweep):
     outputs = tmp_path / "outputs"
     donate(outputs)
     run(copied(outputs))
@@ -90,7 +90,7 @@ def test_a_finished_run_counts_without_the_weights_that_it_copied(tmp_path, copi
         start_sweep(copied(outputs, f"model.start={tmp_path}/gone.pt"))
 
 
-def test_a_trained_network_has_its_heads_in_its_own_weights(tmp_path, copied, donate):
+def test_a_trained_network_loads_its_heads_without_the_donor(tmp_path, copied, donate):
     donor = donate(tmp_path / "outputs").state_dict()
     run(copied(tmp_path / "outputs"))
     shutil.rmtree(tmp_path / "outputs/default/sa_quadratic")
@@ -108,7 +108,7 @@ def test_a_trained_network_has_its_heads_in_its_own_weights(tmp_path, copied, do
         (b"\x80\x04x", "{} is a pickle, which can run any code"),
     ],
 )
-def test_a_file_that_is_not_weights_is_one_line(tmp_path, copied, content, complaint):
+def test_a_missing_or_invalid_weights_file_is_refused(tmp_path, copied, content, complaint):
     path = tmp_path / "heads.safetensors"
     if content is not None:
         path.write_bytes(content)

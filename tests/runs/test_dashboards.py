@@ -1,4 +1,4 @@
-"""Dashboards, read back from their records on this machine."""
+"""W&B runs, read back from their offline records."""
 
 import json
 import subprocess
@@ -17,16 +17,16 @@ VARIABLES = ("MODE", "PROJECT", "ENTITY", "NAME", "TAGS", "RUN_GROUP", "DIR", "N
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
-    """No account, and nothing of W&B in the environment but where it keeps its own files."""
+    """Remove the W&B account and settings from the environment, and redirect W&B's own files."""
     wandb = pytest.importorskip("wandb")
     for name in VARIABLES:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    wandb.teardown()  # it reads the environment once
+    wandb.teardown()  # wandb reads the environment only once
     yield
-    wandb.teardown()  # what it has read is not for other tests
+    wandb.teardown()  # other tests must not use this environment
 
 
 def read_back(folder):
@@ -43,7 +43,7 @@ def read_back(folder):
     return start, summary, history, artifacts
 
 
-def test_a_run_in_wandb_is_grouped_and_summarized(tiny, monkeypatch):
+def test_wandb_run_has_group_config_summary_and_weights(tiny, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = tiny("logger=wandb", "logger.weights=true", "seed=3", "data.fraction=0.5", "name=study")
     result = run(config)
@@ -66,7 +66,7 @@ def test_a_run_in_wandb_is_grouped_and_summarized(tiny, monkeypatch):
     assert artifacts["model"]["manifest"]["contents"][0]["path"] == "weights.safetensors"
 
 
-def test_the_environment_beats_defaults_and_settings_beat_it(tiny, monkeypatch, tmp_path):
+def test_settings_override_wandb_variables_which_override_defaults(tiny, monkeypatch, tmp_path):
     asked = {"PROJECT": "mine", "ENTITY": "us", "NAME": "called", "TAGS": "one,two", "RUN_GROUP": "pairs",
              "NOTES": "a remark", "JOB_TYPE": "kind", "MODE": "offline"}  # fmt: skip
     for name, value in asked.items():
@@ -86,7 +86,7 @@ def test_the_environment_beats_defaults_and_settings_beat_it(tiny, monkeypatch, 
 
 
 @pytest.mark.parametrize("variables", [{}, {"WANDB_MODE": "online"}])
-def test_a_login_that_fails_records_offline_in_one_line(tiny, monkeypatch, capsys, variables):
+def test_a_failed_login_records_offline_and_prints_one_line(tiny, monkeypatch, capsys, variables):
     for name, value in (variables | {"WANDB_API_KEY": "short", "WANDB_BASE_URL": "http://127.0.0.1:9"}).items():
         monkeypatch.setenv(name, value)
     config = tiny("logger=wandb", "epochs=1", "data.holdout=0.2", "logger.project=p", "logger.tags=[a]")
@@ -101,8 +101,8 @@ def test_a_login_that_fails_records_offline_in_one_line(tiny, monkeypatch, capsy
     assert "val_acc" in summary
 
 
-def test_a_preempted_trial_of_a_sweep_goes_on(command, arrays, monkeypatch, tmp_path):
-    """It returns with its whole configuration as arguments, under the id that the agent gave it."""
+def test_a_preempted_sweep_trial_resumes(command, arrays, monkeypatch, tmp_path):
+    """The agent restarts it with its whole configuration as arguments and the same run id."""
     for name, value in {"MODE": "offline", "SWEEP_ID": "sweep", "RUN_ID": "trial1", "PROJECT": "agents"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     fixed = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=wandb",

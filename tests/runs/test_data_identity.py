@@ -1,4 +1,4 @@
-"""One run has one data set, identified by its hash, wherever it is."""
+"""A run has one data set, identified by a hash of its files and not by its path."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def copy(arrays, tmp_path):
 
 @pytest.fixture
 def other(tmp_path):
-    """Other arrays."""
+    """Different arrays."""
     write_arrays(tmp_path / "other", seed=1)
     return tmp_path / "other"
 
@@ -36,7 +36,7 @@ def arrays_in(folder):
     return DataConfig(name="arrays", source="arrays", root=str(folder))
 
 
-def test_an_unfinished_run_goes_on_with_a_copy_of_its_data(tiny, copy, interrupted):
+def test_an_unfinished_run_resumes_with_a_copy_of_its_data(tiny, copy, interrupted):
     run(tiny("name=undisturbed"))
     folder = interrupted(tiny())
     (folder / "result.json").unlink()  # as after a kill
@@ -45,7 +45,7 @@ def test_an_unfinished_run_goes_on_with_a_copy_of_its_data(tiny, copy, interrupt
         assert (folder / file).read_bytes() == (run_folder_path(tiny("name=undisturbed")) / file).read_bytes()
 
 
-def test_a_finished_run_is_finished_wherever_its_data_lies(tiny, arrays, copy, monkeypatch):
+def test_a_finished_run_is_recognized_with_any_path_to_its_data(tiny, arrays, copy, monkeypatch):
     run(tiny("epochs=1"))
     monkeypatch.chdir(arrays.parent)
     for root in (arrays.name, f"{arrays}/", f"{copy}/../c10", copy):
@@ -56,15 +56,15 @@ def test_a_finished_run_is_finished_wherever_its_data_lies(tiny, arrays, copy, m
 
 
 def hashes(*folders):
-    """The first twelve digits of the hash of what lies in each folder, and where that is."""
+    """Return the first twelve digits of the hash of the data in each folder, and its path."""
     return " -> ".join(f"{load_source(arrays_in(folder), CPU).sha256[:12]} in {folder}" for folder in folders)
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_other_data_is_refused_by_its_hash(tiny, arrays, other, interrupted, older):
+def test_different_data_is_refused_by_its_hash(tiny, arrays, other, interrupted, older):
     folder = interrupted(tiny("epochs=2"))
     if older:
-        (folder / "data.json").unlink()  # its hash stood in result.json alone
+        (folder / "data.json").unlink()  # older versions kept the hash only in result.json
     with pytest.raises(RunFolderError) as refused:
         run(tiny(f"data.root={other}"))
     assert f"holds an unfinished run of another configuration (data: {hashes(arrays, other)})" in str(refused.value)
@@ -77,7 +77,7 @@ def test_other_data_is_refused_by_its_hash(tiny, arrays, other, interrupted, old
     assert f"holds a finished run of another configuration (data: {hashes(arrays, other)})" in str(refused.value)
 
 
-def test_data_that_changed_where_it_lies_is_refused(tiny, arrays, other, interrupted):
+def test_data_changed_in_place_is_refused(tiny, arrays, other, interrupted):
     interrupted(tiny())
     old = hashes(arrays)
     shutil.copytree(other, arrays, dirs_exist_ok=True)
@@ -88,13 +88,13 @@ def test_data_that_changed_where_it_lies_is_refused(tiny, arrays, other, interru
 
 @pytest.fixture
 def usual(arrays, tmp_path, monkeypatch):
-    """Overrides of a run on the arrays, which lie where CIFAR-10 usually does."""
+    """Copy the arrays to the default folder of CIFAR-10, and return the overrides of a run on them."""
     shutil.copytree(arrays, tmp_path / "data/cifar10")
     monkeypatch.chdir(tmp_path)
     return "epochs=1", "data=cifar10", "data.root=data/cifar10"
 
 
-def test_other_data_in_the_usual_place_is_neither_finished_nor_collected(tiny, tmp_path, usual, other, start_sweep):
+def test_runs_on_replaced_data_count_neither_as_finished_nor_as_collected(tiny, tmp_path, usual, other, start_sweep):
     run(tiny(*usual))
     gather(tmp_path / "outputs", tmp_path / "results")
     again = tiny(*usual, f"collected={tmp_path}/results", f"output={tmp_path}/new")
@@ -110,7 +110,7 @@ def test_other_data_in_the_usual_place_is_neither_finished_nor_collected(tiny, t
         )
 
 
-def test_data_that_is_not_there_yet_is_not_other_data(tiny, tmp_path, usual, start_sweep):
+def test_missing_data_in_the_default_folder_still_matches_finished_runs(tiny, tmp_path, usual, start_sweep):
     run(tiny(*usual))
     gather(tmp_path / "outputs", tmp_path / "results")
     shutil.rmtree("data")
@@ -121,18 +121,18 @@ def test_data_that_is_not_there_yet_is_not_other_data(tiny, tmp_path, usual, sta
         start_sweep(tiny(*usual, *collected, f"data.root={tmp_path}/elsewhere"))
 
 
-def test_the_files_of_a_finished_run_are_not_read_again(tiny, arrays, copy, monkeypatch):
+def test_finished_runs_skip_hashing_if_file_times_are_unchanged(tiny, arrays, copy, monkeypatch):
     run(tiny("epochs=1"))
     folder = RunFolder(tiny("epochs=1"))
     with pytest.raises(AlreadyDone):
         folder.check()
-    os.utime(arrays / "test_labels.npy")  # its time changed, so it must be read again
+    os.utime(arrays / "test_labels.npy")  # its time has changed, so it must be read again
     RunFolder(tiny("epochs=1")).check()
     with pytest.raises(AlreadyDone):
         run(tiny("epochs=1"))
 
 
-def test_without_a_hash_another_path_is_other_data(tiny, arrays, copy, interrupted):
+def test_without_a_recorded_hash_the_path_identifies_the_data(tiny, arrays, copy, interrupted):
     folder = interrupted(tiny())
     for file in ("data.json", "result.json"):  # an older version was killed
         (folder / file).unlink()
@@ -141,7 +141,7 @@ def test_without_a_hash_another_path_is_other_data(tiny, arrays, copy, interrupt
     assert run(tiny())["status"] == "done"
 
 
-def test_a_sweep_knows_its_runs_by_the_hash_of_their_data_which_it_reads_once(tiny, tmp_path, copy, other, start_sweep):
+def test_a_sweep_matches_runs_by_data_hash_and_hashes_the_data_once(tiny, tmp_path, copy, other, start_sweep):
     seeds = [tiny("epochs=1", f"seed={seed}") for seed in (0, 1)]
     assert start_sweep(*seeds) == [0, 1]
     gather(tmp_path / "outputs", tmp_path / "results")
@@ -157,14 +157,14 @@ def test_a_sweep_knows_its_runs_by_the_hash_of_their_data_which_it_reads_once(ti
     assert start_sweep(tiny(*elsewhere, f"data.root={other}")) == [0], "it is not the collected one"
 
 
-def test_a_changed_file_is_read_again(other, copy):
+def test_a_changed_file_is_hashed_again(other, copy):
     first, settings = data_hash(arrays_in(copy)), os.stat(copy / "train_images.npy")
     shutil.copy(other / "train_images.npy", copy)
     os.utime(copy / "train_images.npy", ns=(0, settings.st_mtime_ns + 1))
     assert data_hash(arrays_in(copy)) != first
 
 
-def test_a_trained_network_is_not_shown_other_data(tiny, arrays, copy, other):
+def test_a_trained_network_refuses_different_data(tiny, arrays, copy, other):
     run(tiny("epochs=1"))
     folder = run_folder_path(tiny())
     assert load_trained(folder, root=str(copy)).data.origin == f"arrays in {copy}"

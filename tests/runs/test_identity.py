@@ -1,4 +1,4 @@
-"""Identity of the run in a folder: what another run may replace, and what the command says to type instead."""
+"""Run identity: when another run may replace the one in a folder, and what the error suggests otherwise."""
 
 import json
 import re
@@ -18,7 +18,7 @@ SWEEPS = (REPOSITORY / "docs/sweeps.md").read_text()
 
 
 def files_in(folder):
-    """Return all files of a run folder that do not depend on time."""
+    """Return the contents of all files in a run folder that do not depend on timing."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name not in CLOCKS and "checkpoints" not in name}
 
@@ -26,7 +26,7 @@ def files_in(folder):
 CLOCKS = ("timing.jsonl", "result.json")
 
 
-def test_a_failure_before_any_checkpoint_gives_way_to_the_corrected_train(tiny, capsys):
+def test_a_corrected_run_replaces_one_that_failed_before_any_checkpoint(tiny, capsys):
     wrong = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=1e30", "precision=fp32")
     right = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=0.01", "precision=fp32")
     with pytest.raises(Diverged, match=r"lower recipe\.lr=1e\+30$"):
@@ -47,7 +47,7 @@ def test_a_failure_before_any_checkpoint_gives_way_to_the_corrected_train(tiny, 
     assert found == files_in(folder), "nothing is left of the other run"
 
 
-def test_what_has_a_checkpoint_does_not_give_way(tiny, interrupted):
+def test_a_run_with_a_checkpoint_is_not_replaced(tiny, interrupted):
     folder = interrupted(tiny())
     for killed in (False, True):
         (folder / "result.json").unlink(missing_ok=killed)
@@ -56,7 +56,7 @@ def test_what_has_a_checkpoint_does_not_give_way(tiny, interrupted):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_what_ended_before_its_first_checkpoint_gives_way(tiny, interrupted, start_sweep, killed):
+def test_a_sweep_replaces_a_run_that_ended_before_its_first_checkpoint(tiny, interrupted, start_sweep, killed):
     folder = interrupted(tiny("epochs=1"), 1)
     if killed:
         (folder / "result.json").unlink()
@@ -64,7 +64,7 @@ def test_what_ended_before_its_first_checkpoint_gives_way(tiny, interrupted, sta
     assert read_config(folder)["recipe"]["lr"] == 0.01
 
 
-def test_nothing_is_replaced_while_another_process_uses_the_folder(tiny, start_sweep):
+def test_a_folder_in_use_or_with_weights_is_not_replaced(tiny, start_sweep):
     other = RunFolder(tiny())
     other.open()
     for begin in (run, start_sweep):
@@ -78,7 +78,7 @@ def test_nothing_is_replaced_while_another_process_uses_the_folder(tiny, start_s
         run(tiny("recipe.lr=0.01"))
 
 
-def test_a_sweep_runs_the_corrected_cell(tiny, tmp_path, interrupted, start_sweep):
+def test_a_sweep_reruns_a_failed_run_with_corrected_settings(tiny, tmp_path, interrupted, start_sweep):
     folder = interrupted(tiny("epochs=1"), 1)
     failed = json.loads((folder / "result.json").read_text()) | {"status": "failed"}
     (folder / "result.json").write_text(json.dumps(failed))
@@ -87,7 +87,7 @@ def test_a_sweep_runs_the_corrected_cell(tiny, tmp_path, interrupted, start_swee
     assert start_sweep(tiny("epochs=1", "recipe.lr=0.01")) == [0]
 
 
-def test_hydra_changes_no_folder(train, tmp_path):
+def test_hydra_job_chdir_does_not_move_outputs(train, tmp_path):
     moved = ["hydra.job.chdir=true", f"data.root=../../{tmp_path.name}/arrays"]
     assert train("-m", "seed=0,1", *moved)[0] == 0
     assert (tmp_path / "here/outputs/default/sa_quadratic/mini-modern/frac1/seed1/result.json").exists()
@@ -100,7 +100,7 @@ def test_hydra_changes_no_folder(train, tmp_path):
     assert (code, shown.splitlines()[-1]) == (0, "sweep of 1 runs: 1 skipped")
 
 
-def test_a_sweep_over_a_hyperparameter_works_as_readme_says(train, tmp_path):
+def test_the_documented_hyperparameter_sweep_works(train, tmp_path):
     (example,) = re.findall(r"^python train\.py (-m .*\$\{recipe\.lr\}.*)$", SWEEPS, flags=re.MULTILINE)
     code, shown, _ = train(*shlex.split(example))
     assert (code, shown.splitlines()[-1]) == (0, "sweep of 3 runs: 3 done")
@@ -109,7 +109,7 @@ def test_a_sweep_over_a_hyperparameter_works_as_readme_says(train, tmp_path):
     assert rates == [0.005, 0.015, 0.045]
 
 
-def test_a_hyperparameter_that_the_path_does_not_show_has_a_name_suggested(train):
+def test_errors_suggest_a_name_for_hyperparameters_not_in_the_path(train):
     assert train()[0] == 0
     hint = "name='NAME_${recipe.lr}'"
     code, _, errors = train("recipe.lr=0.5")

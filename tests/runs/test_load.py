@@ -1,4 +1,4 @@
-"""Run folders from elsewhere: the network is loaded, errors take one line, and only known code runs."""
+"""Loading run folders of unknown origin: one-line errors, and only trusted code runs."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path):
-    """A copy of it to damage."""
+    """A copy of the finished run that a test may damage."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -52,7 +52,7 @@ def model_of(folder, **changes):
     return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["model"] | changes
 
 
-def test_a_checkpoint_of_a_run_is_read_with_the_runs_configuration(folder, monkeypatch, capsys):
+def test_a_checkpoint_is_loaded_with_the_configuration_of_its_run(folder, monkeypatch, capsys):
     (folder / "weights.safetensors").unlink()
     (checkpoint,) = (folder / "checkpoints").glob("step*.pt")
     code, out, _ = script(monkeypatch, capsys, "conv_to_attention", "--checkpoint", checkpoint)
@@ -61,7 +61,7 @@ def test_a_checkpoint_of_a_run_is_read_with_the_runs_configuration(folder, monke
     assert not (folder / "conversion.json").exists(), "not the finished run's"
 
 
-def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monkeypatch, capsys, tmp_path):
+def test_bare_weights_need_the_model_and_its_settings(folder, arrays, monkeypatch, capsys, tmp_path):
     weights = (folder / "weights.safetensors").rename(tmp_path / "some.safetensors")
     asked = ["--checkpoint", weights, "--data", arrays, "--model"]
     settings = [*TINY_SCALE, "data=arrays"]
@@ -104,7 +104,7 @@ def test_weights_alone_need_their_network_and_its_settings(folder, arrays, monke
         (lambda run: changed(run, model=model_of(run, width=9)), "the shape of"),
     ],
 )  # fmt: skip
-def test_a_run_folder_that_is_none_is_one_line(folder, monkeypatch, capsys, damage, complaint):
+def test_a_damaged_run_folder_is_a_one_line_error(folder, monkeypatch, capsys, damage, complaint):
     monkeypatch.chdir(folder)
     damage(folder)
     code, _, err = script(monkeypatch, capsys, "probe", folder)
@@ -114,7 +114,7 @@ def test_a_run_folder_that_is_none_is_one_line(folder, monkeypatch, capsys, dama
     assert not (folder / "x").exists()
 
 
-def test_a_path_that_is_no_folder_is_one_line(folder, monkeypatch, capsys, tmp_path):
+def test_a_path_that_is_not_a_run_folder_is_a_one_line_error(folder, monkeypatch, capsys, tmp_path):
     for path, complaint in (
         (folder / "config.yaml", "is a file, not a run folder"),
         (tmp_path / "runs", f"does not exist; {tmp_path} has run"),
@@ -141,7 +141,7 @@ TARGETS = [
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("place", ["model", "mixer", "list"])
-def test_code_from_elsewhere_is_neither_run_nor_imported(folder, monkeypatch, target, place):
+def test_untrusted_code_is_neither_run_nor_imported(folder, monkeypatch, target, place):
     (folder / "trap.py").write_text("raise SystemError('imported')")
     monkeypatch.syspath_prepend(folder)
     node = {"_target_": target, "path": str(folder / "made")}
@@ -154,7 +154,7 @@ def test_code_from_elsewhere_is_neither_run_nor_imported(folder, monkeypatch, ta
     assert not (folder / "made").exists()
 
 
-def test_code_of_ones_own_is_trusted_by_name(folder, monkeypatch):
+def test_trusted_modules_are_loaded(folder, monkeypatch):
     code = "from attnconv.mixers.convolution import Convolution\n\nclass Own(Convolution):\n    pass\n"
     (folder / "mine.py").write_text(code)
     monkeypatch.syspath_prepend(folder)

@@ -16,7 +16,7 @@ from conftest import REPOSITORY
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function: from now on this machine computes in bf16, or not."""
+    """Return a function that sets whether this machine computes in bf16; initially, it does not."""
 
     def become(in_bf16):
         monkeypatch.setattr(device, "computes_in_bf16", lambda device: in_bf16)
@@ -30,13 +30,13 @@ def config_of(folder):
 
 
 def as_older_versions_wrote_it(folder):
-    """Write config.yaml with precision=auto: only result.json had the chosen precision."""
+    """Rewrite config.yaml with precision=auto: in older versions, only result.json had the chosen precision."""
     text = (folder / "config.yaml").read_text()
     assert "\nprecision: fp32\n" in text
     (folder / "config.yaml").write_text(text.replace("\nprecision: fp32\n", "\nprecision: auto\n"))
 
 
-def test_the_run_folder_keeps_the_precision_that_auto_became(tiny, machine, interrupted):
+def test_the_run_folder_records_the_precision_chosen_by_auto(tiny, machine, interrupted):
     folder = interrupted(tiny())
     assert config_of(folder)["precision"] == "fp32"
     assert run(tiny())["status"] == "done", "auto goes on where it is the same"
@@ -46,7 +46,7 @@ def test_the_run_folder_keeps_the_precision_that_auto_became(tiny, machine, inte
 
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("asked", ["auto", "bf16"])
-def test_a_run_never_goes_on_in_another_arithmetic(tiny, machine, interrupted, asked, older):
+def test_a_run_does_not_resume_in_another_precision(tiny, machine, interrupted, asked, older):
     folder = interrupted(tiny())
     if older:
         as_older_versions_wrote_it(folder)
@@ -62,7 +62,7 @@ def test_a_run_never_goes_on_in_another_arithmetic(tiny, machine, interrupted, a
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_a_finished_run_is_finished_for_auto_and_another_one_for_another_precision(tiny, machine, older):
+def test_a_finished_run_matches_auto_and_its_own_precision_only(tiny, machine, older):
     run(tiny())
     if older:
         as_older_versions_wrote_it(run_folder_path(tiny()))
@@ -75,9 +75,7 @@ def test_a_finished_run_is_finished_for_auto_and_another_one_for_another_precisi
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_a_sweep_in_one_precision_does_not_count_a_collected_run_in_another(
-    tiny, tmp_path, machine, older, start_sweep
-):
+def test_a_sweep_does_not_skip_collected_runs_in_another_precision(tiny, tmp_path, machine, older, start_sweep):
     run(tiny())
     if older:
         as_older_versions_wrote_it(run_folder_path(tiny()))
@@ -90,7 +88,7 @@ def test_a_sweep_in_one_precision_does_not_count_a_collected_run_in_another(
 
 
 @pytest.mark.parametrize("where", ["outputs", "results"])
-def test_a_sweep_does_not_go_on_by_auto_in_another_precision(tiny, tmp_path, machine, where, start_sweep):
+def test_a_sweep_with_auto_refuses_to_continue_in_another_precision(tiny, tmp_path, machine, where, start_sweep):
     run(tiny())
     seeds = [tiny(f"seed={seed}") for seed in (0, 1)]
     if where == "results":
@@ -108,7 +106,7 @@ def test_a_sweep_does_not_go_on_by_auto_in_another_precision(tiny, tmp_path, mac
     assert start_sweep(*seeds) == [1]
 
 
-def test_a_damaged_folder_stops_no_sweep_by_its_precision(tiny, tmp_path, machine, start_sweep):
+def test_the_precision_check_of_a_sweep_skips_damaged_folders(tiny, tmp_path, machine, start_sweep):
     run(tiny())
     (run_folder_path(tiny()) / "config.yaml").write_text("a: [")
     with pytest.raises(SweepIncomplete):
@@ -116,7 +114,7 @@ def test_a_damaged_folder_stops_no_sweep_by_its_precision(tiny, tmp_path, machin
     assert json.loads((run_folder_path(tiny("seed=1")) / "result.json").read_text())["status"] == "done"
 
 
-def test_the_table_of_distances_compares_no_two_precisions(tiny, tmp_path, monkeypatch, capsys):
+def test_the_long_range_table_refuses_mixed_precisions(tiny, tmp_path, monkeypatch, capsys):
     pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "epochs=1")
     for seed, name in enumerate(("bf16", "fp32")):
         config = tiny(*pairs, f"seed={seed}", f"name=long_range_{name}", "precision=fp32")

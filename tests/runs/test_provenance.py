@@ -1,4 +1,4 @@
-"""The machine's description in a result."""
+"""The description of the CPU in a result."""
 
 import json
 import platform
@@ -50,14 +50,14 @@ CPU part\t: 0xd40
     ],
     ids=["AMD", "Intel", "another maker", "ARM", "no /proc/cpuinfo"],
 )
-def test_a_processor_is_known_by_family_and_flags(text, model, family, flags):
+def test_cpuinfo_is_parsed_into_model_family_and_flags(text, model, family, flags):
     found = parse_cpuinfo(text)
     assert found["model"] == model or (model is None and found["model"])
     assert found["family"] == family
     assert found["flags"] == flags or flags is None
 
 
-def test_a_run_says_which_cpu_it_had_and_how_long(tiny):
+def test_results_record_the_cpu_and_cpu_seconds(tiny):
     config = tiny()
     result = run(config)
     assert result["cpu"] == describe_cpu()

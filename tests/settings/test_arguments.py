@@ -1,4 +1,4 @@
-"""Typing errors at train.py and the scripts: one line that says what to type, and exit code 2."""
+"""Invalid arguments of train.py and the scripts: one-line errors that suggest a fix, and exit code 2."""
 
 import os
 import runpy
@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """A function that runs a script in this process: exit code, and lines on stderr."""
+    """Return a function that runs a script in this process and returns its exit code and the lines of stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
@@ -72,7 +72,7 @@ def command(monkeypatch, capsys, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_train_cannot_do_is_one_line(command, arguments, complaint):
+def test_invalid_train_arguments_are_one_line_errors(command, arguments, complaint):
     code, errors = command("train.py", "logger=none", "device=cpu", *arguments)
     assert code == 2
     assert len(errors) == 1
@@ -80,18 +80,18 @@ def test_what_train_cannot_do_is_one_line(command, arguments, complaint):
     assert complaint in errors[0]
 
 
-def test_a_package_that_does_not_exist_is_one_line(command):
+def test_an_unknown_package_is_a_one_line_error(command):
     assert command("train.py", "--cfg", "job", "-p", "absent") == (2, ["package 'absent' not found in config"])
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--hydra-help"], ["--help"], ["--cfg", "job", "--resolve"]])
-def test_what_only_shows_something_succeeds(command, arguments):
+def test_informational_flags_succeed(command, arguments):
     code, errors = command("train.py", *arguments)
     assert not code
     assert not errors
 
 
-def test_flags_and_settings_come_in_any_order():
+def test_flags_and_settings_may_be_in_any_order():
     assert train_arguments(["scale=mini", "-m", "seed=0,1"]) == ["scale=mini", "seed=0,1", "-m"]
     assert train_arguments(["-cd", "more", "a=1", "-c", "job", "b=2"]) == ["a=1", "b=2", "-cd", "more", "-c", "job"]
     with pytest.raises(UserError, match="unrecognized"):
@@ -111,7 +111,7 @@ def test_flags_and_settings_come_in_any_order():
         ("~experiment", "~experiment"),
     ],
 )
-def test_a_home_folder_is_expanded_where_a_path_is_meant(monkeypatch, typed, read):
+def test_home_folder_is_expanded_only_in_path_settings(monkeypatch, typed, read):
     monkeypatch.setenv("HOME", "/home/ada")
     assert expand_home(typed) == read
 
@@ -174,7 +174,7 @@ NUMERIC = [
         ("collect", [".", "--external", "a/b"], "'a/b' is not a name"),
     ],
 )
-def test_what_a_script_cannot_do_is_one_line(command, script, arguments, complaint):
+def test_invalid_script_arguments_are_one_line_errors(command, script, arguments, complaint):
     code, errors = command(f"scripts/{script}.py", *arguments)
     assert code == 2
     assert len(errors) == 1
@@ -186,7 +186,7 @@ def test_what_a_script_cannot_do_is_one_line(command, script, arguments, complai
     "value", ["nan", "inf", "-inf", "-1", "0", "1e999", "99999999999999999999999999999999", "", "x"]
 )
 @pytest.mark.parametrize(("script", "option"), NUMERIC)
-def test_a_number_that_an_option_cannot_take_is_refused(command, script, option, value):
+def test_invalid_numeric_options_are_refused(command, script, option, value):
     code, errors = command(f"scripts/{script}.py", f"{option}={value}")
     assert code == 2
     (error,) = errors
@@ -194,13 +194,13 @@ def test_a_number_that_an_option_cannot_take_is_refused(command, script, option,
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_helps(command, script):
+def test_every_script_has_help(command, script):
     assert command(f"scripts/{script}.py", "--help") == (0, [])
 
 
 @pytest.fixture
 def stdout_to(monkeypatch):
-    """A function: from now on this process prints into an open file."""
+    """Return a function that redirects stdout of this process to an open file."""
 
     def change(stream):
         monkeypatch.setattr(sys, "stdout", stream)
@@ -209,7 +209,7 @@ def stdout_to(monkeypatch):
 
 
 @pytest.mark.parametrize("script", [*(f"scripts/{name}.py" for name in SCRIPTS), "train.py"])
-def test_who_prints_ends_quietly_when_the_reader_has_gone(command, stdout_to, script):
+def test_scripts_exit_quietly_if_stdout_is_a_closed_pipe(command, stdout_to, script):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as gone:
@@ -217,12 +217,12 @@ def test_who_prints_ends_quietly_when_the_reader_has_gone(command, stdout_to, sc
         assert command(script, "--help") == (128 + signal.SIGPIPE, [])
 
 
-def test_a_full_disk_behind_stdout_is_one_line(command, stdout_to):
+def test_a_full_disk_behind_stdout_is_a_one_line_error(command, stdout_to):
     with open("/dev/full", "w") as full:
         stdout_to(full)
         assert command("scripts/status.py", "--help") == (2, ["error: output: No space left on device"])
 
 
-def test_a_script_works_without_stdout(command, stdout_to):
+def test_a_script_reports_errors_without_stdout(command, stdout_to):
     stdout_to(None)
     assert command("scripts/status.py", "absent") == (2, ["error: argument outputs: absent: no such folder"])

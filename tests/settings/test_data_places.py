@@ -10,7 +10,7 @@ def cifar10(folder):
         (folder / name).write_bytes(b"")
 
 
-def test_data_a_level_off_is_named(tmp_path, refused):
+def test_data_one_folder_level_off_is_suggested(tmp_path, refused):
     cifar10(tmp_path / "home/c10/cifar-10-batches-py")
     source = "data=cifar10"
     found = refused(source, f"data.root={tmp_path}/home/c10/cifar-10-batches-py")
@@ -31,7 +31,7 @@ def test_data_a_level_off_is_named(tmp_path, refused):
         ("cifar10", "broken", "is damaged: its md5 is not"),
     ],
 )
-def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refused, source, place, complaint):
+def test_missing_misplaced_and_damaged_data_have_different_errors(tmp_path, refused, source, place, complaint):
     cifar10(tmp_path / "renamed")
     cifar10(tmp_path / "partly/cifar-10-batches-py")
     for folder in ("c10", "broken"):
@@ -41,14 +41,14 @@ def test_absent_misplaced_and_damaged_data_are_different_things(tmp_path, refuse
     assert complaint in refused(f"data={source}", f"data.root={root}")
 
 
-def test_a_sweep_is_refused_before_its_first_run_if_its_data_is_not_there(refused):
+def test_a_sweep_with_missing_data_is_refused_before_its_first_run(refused):
     assert refused("-m", "seed=0,1", "data.root=../array").startswith(
         "error: the folder ../array does not exist; data.root must be"
     )
 
 
 @pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
-def test_a_dashboard_that_is_switched_off_claims_no_folder(train, tmp_path, monkeypatch, variable, value):
+def test_disabled_wandb_creates_no_folder(train, tmp_path, monkeypatch, variable, value):
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv(variable, value)

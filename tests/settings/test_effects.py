@@ -1,4 +1,4 @@
-"""Settings that would have no effect, given the others."""
+"""Settings that would have no effect because of other settings."""
 
 import pytest
 
@@ -31,41 +31,41 @@ IDLE = [
 
 
 @pytest.mark.parametrize(("overrides", "complaint"), IDLE)
-def test_a_setting_that_would_do_nothing_is_refused(overrides, complaint):
+def test_settings_without_effect_are_refused(overrides, complaint):
     with pytest.raises(ConfigError) as caught:
         compose([*TINY_SCALE, "data=arrays", "data.root=somewhere", *overrides.split()])
     assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize("override", ["collected=results", "retry_failed=true"])
-def test_what_only_a_sweep_heeds_is_refused_in_a_single_run(refused, override):
+def test_sweep_only_settings_are_refused_in_a_single_run(refused, override):
     assert refused(override).startswith(f"error: {override} has no effect in a single run")
 
 
 @pytest.mark.parametrize("overrides", ["eval_mirrored=true data.flip=false", "recipe.milestones=[5,3]"])
-def test_a_contradiction_is_one_line(refused, overrides):
+def test_contradictions_are_one_line_errors(refused, overrides):
     assert overrides.partition("=")[0] in refused(*overrides.split())
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        "recipe=speedrun data=digits",  # brings eval_mirrored and alternating flips, which digits have no use for
-        "recipe=modern model=conv3x3",  # brings centers_lr
-        "recipe=paper model=resnet18 recipe.schedule=cosine",  # brings milestones
+        "recipe=speedrun data=digits",  # sets eval_mirrored and alternating flips, which have no effect on digits
+        "recipe=modern model=conv3x3",  # sets centers_lr
+        "recipe=paper model=resnet18 recipe.schedule=cosine",  # sets milestones
         "eval_mirrored=false data.flip=false",
         "recipe.centers_lr=0.1 model=sa_gated",
-        "scale.layers=3 recipe.dropout=0.5 model=resnet18",  # the scale and the recipe are common to all models
+        "scale.layers=3 recipe.dropout=0.5 model=resnet18",  # scale and recipe settings are shared by all models
         "logger=trackio logger.group=a",
         "recipe.milestones=[2,4] recipe.schedule=step",
     ],
 )
-def test_what_a_file_brings_or_what_has_an_effect_is_accepted(overrides):
+def test_settings_from_files_and_settings_with_an_effect_are_accepted(overrides):
     compose([*TINY_SCALE, *overrides.split()])
 
 
 @pytest.mark.parametrize(("override", "fine"), [("recipe.centers_lr=0.1", True), ("recipe.momentum=0.5", False)])
-def test_in_a_sweep_an_override_has_to_do_something_in_one_cell(override, fine):
+def test_a_sweep_override_must_have_an_effect_in_at_least_one_run(override, fine):
     cells = []
     for model in ("conv3x3", "sa_quadratic"):
         overrides = [*TINY_SCALE, "recipe.optimizer=adamw", f"model={model}"]
@@ -80,5 +80,5 @@ def test_in_a_sweep_an_override_has_to_do_something_in_one_cell(override, fine):
             require_effect(cells)
 
 
-def test_a_sweep_refuses_a_setting_without_effect_before_anything_is_run(refused):
+def test_a_sweep_with_a_setting_without_effect_is_refused_before_any_run(refused):
     assert "eval_mirrored=True has no effect" in refused("-m", "eval_mirrored=true", "data.flip=false")

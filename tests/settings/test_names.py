@@ -1,4 +1,4 @@
-"""Names are single folders; others are refused in one line, and nothing is written elsewhere."""
+"""Names must be single folder names; others are refused in one line, and nothing is written."""
 
 import pytest
 
@@ -47,23 +47,23 @@ MODEL_NAMES = [
 
 
 @pytest.mark.parametrize(("override", "complaint"), NAMES)
-def test_a_name_is_one_folder(override, complaint):
+def test_invalid_names_and_paths_are_refused(override, complaint):
     with pytest.raises(UserError) as refused:
         compose([override])
     assert complaint in str(refused.value)
 
 
 @pytest.mark.parametrize("override", ["name=", "name=../../elsewhere", "~model.name", "data.name=a/b", "output='a\0b'"])
-def test_nothing_is_written_elsewhere(refused, override):
+def test_invalid_names_are_one_line_errors_and_write_nothing(refused, override):
     assert dict(NAMES)[override] in refused(override)
 
 
 @pytest.mark.parametrize(("overrides", "complaint"), MODEL_NAMES)
-def test_a_model_named_by_a_path_is_refused(refused, overrides, complaint):
+def test_a_model_name_with_a_slash_is_refused(refused, overrides, complaint):
     assert complaint in refused(*overrides.split())
 
 
-def test_a_recipe_file_cannot_lead_elsewhere_either(refused, tmp_path):
+def test_a_recipe_file_cannot_set_a_path_as_its_name(refused, tmp_path):
     (tmp_path / "more/recipe").mkdir(parents=True)
     (tmp_path / "more/recipe/mine.yaml").write_text("# @package _global_\nrecipe: {name: ../../elsewhere}\n")
     assert "recipe.name='../../elsewhere' must be a single folder name" in refused(
@@ -72,5 +72,5 @@ def test_a_recipe_file_cannot_lead_elsewhere_either(refused, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["größe", "a b", "lr=0.1", "a..b", "ö" * 127])
-def test_other_names_are_folders(name):
+def test_unusual_but_valid_names_are_accepted(name):
     assert compose([f"name='{name}'"]).name == name

@@ -99,22 +99,22 @@ def refusal(model, override):
 
 
 @pytest.mark.parametrize(("override", "complaint"), NUMBERS)
-def test_a_number_that_the_setting_cannot_take_is_refused(override, complaint):
+def test_invalid_numbers_in_settings_are_refused(override, complaint):
     assert refusal("sa_quadratic", override).startswith(complaint)
 
 
 @pytest.mark.parametrize(("model", "override", "complaint"), MODEL_NUMBERS)
-def test_a_number_that_the_model_cannot_take_is_refused(model, override, complaint):
+def test_invalid_numbers_in_model_settings_are_refused(model, override, complaint):
     assert refusal(model, f"model.{override}").startswith(complaint)
 
 
 @pytest.mark.parametrize(
     "override", ["seed=99999999999999999999", "recipe.lr=inf", "model.mixer.encoding.spread_std=-1"]
 )
-def test_such_a_number_is_one_line(refused, override):
+def test_invalid_numbers_are_one_line_errors(refused, override):
     assert override.partition("=")[0] in refused(override)
 
 
-def test_a_gate_may_be_a_whole_number():
+def test_a_gate_may_be_an_integer():
     node = compose(["model=sa_gated", *TINY_SCALE, "scale.heads=4", "model.mixer.gate=1"]).model
     assert build_model(node, (3, 32, 32), 10).layers[0].mixer.gates.tolist() == [1.0] * 4

@@ -21,19 +21,19 @@ NOT_NAMES = ["model=null", "model=5", "model=true", "model=", "recipe=null", "sc
 
 
 @pytest.mark.parametrize("override", REMOVED)
-def test_no_setting_can_be_removed(refused, override):
+def test_settings_cannot_be_removed(refused, override):
     key = override.lstrip("~").partition("=")[0]
     assert refused(override) == f"error: {override}: settings cannot be removed; set {key}=VALUE"
 
 
 @pytest.mark.parametrize("override", SWITCHES)
-def test_a_switch_is_on_or_off(refused, override):
+def test_boolean_settings_must_be_true_or_false(refused, override):
     key = override.partition("=")[0]
     assert f" must be true or false: set {key}=true or {key}=false" in refused(override)
 
 
 @pytest.mark.parametrize("override", NOT_NAMES)
-def test_a_file_is_chosen_by_its_name(refused, override):
+def test_config_groups_need_a_file_name(refused, override):
     assert f"{override} does not name a file of configs/{override.partition('=')[0]}" in refused(override)
 
 
@@ -41,11 +41,11 @@ TARGETS = ["nothing", "torch.nn", "5", "attnconv.Nope", "torch.nn.Linear"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_cannot_be_built_is_one_line(refused, target):
+def test_an_invalid_model_target_is_a_one_line_error(refused, target):
     assert "model" in refused(f"model._target_={target}")
 
 
-def test_a_network_that_gives_no_logits_is_refused_before_training(refused, tmp_path):
+def test_a_network_without_one_logit_per_class_is_refused_before_training(refused, tmp_path):
     (tmp_path / "own/model").mkdir(parents=True)
     (tmp_path / "own/model/mine.yaml").write_text("name: mine\n_target_: torch.nn.Identity\n")
     line = refused("--config-dir", tmp_path / "own", "model=mine")
@@ -53,7 +53,7 @@ def test_a_network_that_gives_no_logits_is_refused_before_training(refused, tmp_
 
 
 @pytest.mark.parametrize("name", ["5", "nope", "timm"])
-def test_a_reference_that_is_no_model_is_one_line(refused, name):
+def test_an_invalid_match_model_is_a_one_line_error(refused, name):
     assert f"match_model={name}" in refused("match=parameters", f"match_model={name}")
 
 
@@ -74,23 +74,23 @@ def test_a_reference_that_is_no_model_is_one_line(refused, name):
         ("=5", "=5 has no setting before the = sign: write KEY=5"),
     ],
 )
-def test_what_hydra_says_is_one_line_without_its_types(refused, override, complaint):
+def test_hydra_errors_are_one_line_without_internal_types(refused, override, complaint):
     assert complaint in refused(override)
     assert "reference_type" not in refused(override)
 
 
-def test_in_a_sweep_every_value_counts(refused):
+def test_every_value_of_a_sweep_is_checked(refused):
     assert "data.flip=2 must be true or false" in refused("-m", "data.flip=true,2")
     assert "recipe=modern,null does not name a file of configs/recipe; valid: " in refused("-m", "recipe=modern,null")
 
 
-def test_sweeps_over_values_and_files_are_understood():
+def test_sweep_syntax_for_values_and_files_is_accepted():
     several = ["recipe.whitening=true,false", "model=glob(sa_*)", "seed=range(0,3)"]
     check_overrides([*several, "+recipe=modern", "model=[conv3x3]"])
 
 
 @pytest.mark.slow
-def test_what_needs_nothing_loaded_is_refused_before_torch_is_imported():
+def test_invalid_settings_are_refused_without_importing_torch():
     overrides = [["name="], ["output="], ["seed=99999999999999999999"], ["recipe.lr=nan"], ["model.layers=0"]]
     code = (
         "import sys\nfrom attnconv.config import compose\nfrom attnconv.errors import ConfigError\n"

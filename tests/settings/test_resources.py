@@ -1,4 +1,4 @@
-"""Requests beyond this machine's memory or this data are refused early."""
+"""Runs that need more memory or images than there are fail early."""
 
 import pytest
 
@@ -7,20 +7,20 @@ from attnconv.training.setup import prepare
 from conftest import write_arrays
 
 
-def test_a_batch_of_more_images_than_there_are_is_refused_where_it_was_asked_for(refused):
+def test_an_explicit_batch_size_above_the_number_of_images_is_refused(refused):
     assert "more than the 40 training images of an epoch; set recipe.batch_size=40 or less" in refused(
         "recipe.batch_size=100000"
     )
 
 
-def test_a_batch_that_a_recipe_makes_too_large_is_said(tiny, capsys):
+def test_a_composed_batch_size_above_the_number_of_images_prints_a_note(tiny, capsys):
     with prepare(tiny("recipe.batch_size=128")).claimed():
         pass
     assert "note: recipe.batch_size=128 is more than the 40 training images of an epoch" in capsys.readouterr().err
 
 
-def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(tiny):
-    config = tiny("model=resnet10", "recipe.batch_size=39")  # 8 x 8 pixels become one at the last stage
+def test_a_last_batch_of_one_image_is_refused_with_batch_norm(tiny):
+    config = tiny("model=resnet10", "recipe.batch_size=39")  # the last stage reduces 8 x 8 pixels to one
     with pytest.raises(ConfigError, match=r"last batch of one image \(40 images .*=39\); recipe.batch_size=38 leaves"):
         prepare(config)
     prepare(tiny("model=resnet10", "recipe.batch_size=38"))
@@ -37,12 +37,12 @@ def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(ti
         ("data=pairs data.train_images=1000000000", r"lower data.train_images=1000000000, data.test_images=2000"),
     ],
 )
-def test_what_the_machine_has_no_memory_for_is_refused_before_it_is_made(tiny, overrides, complaint):
+def test_models_and_data_too_large_for_memory_are_refused(tiny, overrides, complaint):
     with pytest.raises(OutOfMemory, match=complaint):
         prepare(tiny(*overrides.split()))
 
 
-def test_padding_that_the_machine_has_no_memory_for_is_refused(tiny, tmp_path):
+def test_padding_too_large_for_memory_is_refused(tiny, tmp_path):
     write_arrays(tmp_path / "arrays", train=2000)
     with pytest.raises(OutOfMemory, match=r"padded images need .*lower data.crop_padding=4096"):
         prepare(tiny("data.crop_padding=4096"))

@@ -1,4 +1,4 @@
-"""Trials of W&B sweeps: each file of configs/wandb/, expanded as by the agent, composes to a run."""
+"""Trials of W&B sweeps: each file of configs/wandb/, expanded as the agent does, composes to a run."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def utils(monkeypatch):
 
 
 def command_line(utils, file, parameters):
-    """The arguments of train.py with which wandb.wandb_agent.Agent starts a trial."""
+    """Return the arguments of train.py with which wandb.wandb_agent.Agent starts a trial."""
     command = utils.create_sweep_command(read_yaml(file)["command"])
     args = {key: {"value": value} for key, value in parameters.items()}
     values = utils.create_sweep_command_args({"args": args}) | {"env": [], "interpreter": [], "program": []}
@@ -36,7 +36,7 @@ def command_line(utils, file, parameters):
 
 
 def trials(file):
-    """Some of the trials that W&B would choose: the first value of every parameter, and the last of one or of all."""
+    """Return some possible trials: first values only, with the last value of one parameter, and last values only."""
     parameters = read_yaml(file)["parameters"]
     ends = {key: p.get("values") or [p["min"], p["max"]] for key, p in parameters.items()}
     first, last = ({key: values[place] for key, values in ends.items()} for place in (0, -1))
@@ -44,7 +44,7 @@ def trials(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_trial_is_a_run_in_a_folder_of_its_own(utils, file):
+def test_every_trial_composes_to_a_run_with_its_own_folder(utils, file):
     assert read_yaml(file)["program"] == "train.py"
     folders = set()
     for parameters in trials(file):
@@ -59,7 +59,7 @@ def test_every_trial_is_a_run_in_a_folder_of_its_own(utils, file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_trial_that_comes_back_with_its_whole_configuration_is_the_same_run(utils, file):
+def test_a_trial_restarted_with_its_whole_configuration_is_the_same_run(utils, file):
     parameters = trials(file)[-1]
     first = compose(train_arguments(command_line(utils, file, parameters)))
     again = compose(train_arguments(command_line(utils, file, flat_config(first) | parameters)))
@@ -75,14 +75,14 @@ def test_a_trial_that_comes_back_with_its_whole_configuration_is_the_same_run(ut
         ["scale.width=16", "name=run_${scale.width}", "logger.notes=a, b = c"],
     ],
 )
-def test_values_come_back_as_they_were(overrides):
+def test_values_round_trip_through_the_flat_configuration(overrides):
     first = compose(trial_arguments(overrides))
     chosen = [override for override in overrides if (CONFIGS / override.partition("=")[0]).is_dir()]
     again = compose(trial_arguments([*chosen, *(f"{key}={value}" for key, value in flat_config(first).items())]))
     assert again == first
 
 
-def test_a_trial_without_a_name_has_one_of_its_own(monkeypatch):
+def test_an_unnamed_trial_is_named_after_its_run_id(monkeypatch):
     assert compose(train_arguments(["seed=1"])).name == "trial_trial"
     monkeypatch.delenv("WANDB_SWEEP_ID")
     assert train_arguments(["seed=1"]) == ["seed=1"]

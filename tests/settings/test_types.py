@@ -1,4 +1,4 @@
-"""Values of the wrong type, as a YAML file may have them, are refused by name; none is taken for another one."""
+"""Values of the wrong type, as in a YAML file, are refused with the name of the setting, never misread."""
 
 import pickle
 
@@ -29,7 +29,7 @@ WRONG = [
 RIGHT = [
     ("data.flip", "on", True),
     ("data.flip", "No", False),
-    ("seed", "5", 5),  # as ${oc.env:SEED} is
+    ("seed", "5", 5),  # as from ${oc.env:SEED}
     ("recipe.lr", 1, 1.0),
     ("recipe.milestones", ["1", 2], [1, 2]),
     ("data.mean", None, None),
@@ -44,25 +44,25 @@ def composed_with(key, value):
 
 
 @pytest.mark.parametrize(("key", "value", "complaint"), WRONG)
-def test_a_value_of_another_type_is_refused(key, value, complaint):
+def test_values_of_the_wrong_type_are_refused(key, value, complaint):
     with pytest.raises(ConfigError) as caught:
         freeze(composed_with(key, value))
     assert str(caught.value) == complaint
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), RIGHT)
-def test_what_says_the_same_is_converted(key, value, expected):
+def test_equivalent_values_are_converted_to_the_right_type(key, value, expected):
     found = OmegaConf.select(OmegaConf.structured(freeze(composed_with(key, value))), key)
     assert (found, type(found)) == (expected, type(found) if isinstance(expected, list) else type(expected))
 
 
-def test_a_setting_made_of_another_has_its_converted_value():
+def test_interpolation_uses_the_converted_value():
     config = composed_with("name", "lr_${recipe.lr}")
     config.recipe.lr = 1
     assert freeze(config).name == "lr_1.0"
 
 
-def test_so_it_is_in_a_file_of_ones_own(refused, tmp_path):
+def test_wrong_types_in_a_user_file_are_refused(refused, tmp_path):
     (tmp_path / "own/data").mkdir(parents=True)
     (tmp_path / "own/data/mine.yaml").write_text("name: mine\nsource: arrays\nroot: ../arrays\nflip: 2\n")
     assert "data.flip=2 must be true or false" in refused("--config-dir", tmp_path / "own", "data=mine")
@@ -79,14 +79,14 @@ FILES = [
 
 
 @pytest.mark.parametrize(("text", "complaint"), FILES)
-def test_a_file_that_cannot_be_composed_is_one_line(refused, tmp_path, text, complaint):
+def test_a_file_that_cannot_be_composed_is_a_one_line_error(refused, tmp_path, text, complaint):
     file = tmp_path / "own/experiment/mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(f"# @package _global_\n{text}")
     assert complaint in refused("--config-dir", tmp_path / "own", "experiment=mine")
 
 
-def test_a_file_without_its_package_or_its_encoding_is_one_line(refused, tmp_path):
+def test_a_missing_package_line_or_wrong_encoding_is_a_one_line_error(refused, tmp_path):
     file = tmp_path / "own/experiment/mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("seed: 1\n")
@@ -96,12 +96,12 @@ def test_a_file_without_its_package_or_its_encoding_is_one_line(refused, tmp_pat
     assert "is not UTF-8 text" in refused(*arguments)
 
 
-def test_a_part_of_a_value_is_no_setting(refused):
+def test_unknown_nested_settings_are_refused(refused):
     assert "unknown setting 'recipe.milestones.a'" in refused("recipe.milestones.a=1")
     assert refused("model.foo=1") == "error: unknown setting 'model.foo'; python train.py --help lists them"
 
 
 def test_the_schema_is_pickled_by_name():
-    # By value, joblib would break it: a copy of dataclasses.MISSING marks nothing.
+    # Pickled by value, as joblib would do, it would break: a copy of dataclasses.MISSING marks nothing as missing.
     assert pickle.loads(pickle.dumps(SCHEMA)) is SCHEMA
     assert all(pickle.loads(pickle.dumps(type(part))) is type(part) for part in vars(SCHEMA(model={})).values())

@@ -1,4 +1,4 @@
-"""A sweep keeps what is done, runs what is missing, and reports at the end how each run ended."""
+"""A sweep skips finished runs, runs the missing ones, and finally reports how each run ended."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from attnconv.sweeps.grid import Cell, run_cells
 
 @pytest.fixture
 def sweep(tiny, tmp_path):
-    """A function that starts a sweep over seeds, in this process, and returns the seeds that it ran."""
+    """Return a function that runs a sweep over seeds in this process and returns the seeds that were run."""
 
     def start(*seeds, overrides=(), fail=None, launch=None):
         cells = [Cell([f"seed={seed}"], tiny("epochs=1", f"seed={seed}", *overrides)) for seed in seeds]
@@ -49,7 +49,7 @@ def folders(tiny, *seeds):
 
 
 def summary(capsys):
-    """Return status and detail of each line of the last summary, by seed, and the counts."""
+    """Return the status and detail of each run in the last summary, by seed, and the line with the counts."""
     lines = capsys.readouterr().out.splitlines()
     counts = max(index for index, line in enumerate(lines) if line.startswith("sweep of "))
     cells = {}
@@ -61,7 +61,7 @@ def summary(capsys):
     return cells, lines[counts]
 
 
-def test_what_is_done_is_not_run_again(sweep, capsys):
+def test_finished_runs_are_skipped(sweep, capsys):
     assert sweep(0, 1) == [0, 1]
     assert sweep(0, 1, 2) == [2]
     cells, counts = summary(capsys)
@@ -70,7 +70,7 @@ def test_what_is_done_is_not_run_again(sweep, capsys):
     assert sweep(0, 1, 2) == []
 
 
-def test_what_failed_is_run_again_only_on_request(sweep, tiny, capsys):
+def test_failed_runs_are_retried_only_on_request(sweep, tiny, capsys):
     def write_failure(cell):
         if cell.config.seed == 1:
             folder = RunFolder(cell.config)
@@ -91,7 +91,7 @@ def test_what_failed_is_run_again_only_on_request(sweep, tiny, capsys):
     assert sweep(0, 1, overrides=["retry_failed=true"]) == [1]
 
 
-def test_what_was_stopped_goes_on_and_the_summary_comes_all_the_same(sweep, tiny, capsys):
+def test_a_stopped_sweep_prints_its_summary_and_can_continue(sweep, tiny, capsys):
     def stop(cell):
         if cell.config.seed == 1:
             raise Stopped(signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_what_was_stopped_goes_on_and_the_summary_comes_all_the_same(sweep, tiny
     assert sweep(0, 1, 2) == [1, 2]
 
 
-def test_a_cell_that_another_process_has_is_left_to_it(sweep, tiny, capsys):
+def test_a_run_held_by_another_process_is_skipped(sweep, tiny, capsys):
     folder = RunFolder(tiny("epochs=1", "seed=1"))
     folder.open()
     try:
@@ -121,7 +121,7 @@ def test_a_cell_that_another_process_has_is_left_to_it(sweep, tiny, capsys):
     assert sweep(0, 1) == [1]
 
 
-def test_a_damaged_folder_is_named_and_left_alone(sweep, tiny, capsys):
+def test_a_damaged_folder_is_reported_and_not_rerun(sweep, tiny, capsys):
     sweep(0)
     (folder,) = folders(tiny, 0)
     (folder / "metrics.jsonl").write_text("")
@@ -133,7 +133,7 @@ def test_a_damaged_folder_is_named_and_left_alone(sweep, tiny, capsys):
     )
 
 
-def test_a_folder_of_another_configuration_stops_the_sweep_before_it_begins(sweep):
+def test_a_folder_with_another_configuration_stops_the_sweep_before_any_run(sweep):
     sweep(0)
     with pytest.raises(
         RunFolderError, match=r"holds a finished run of another configuration \(recipe\.lr: 0\.015 -> 0\.5\)"
@@ -142,7 +142,7 @@ def test_a_folder_of_another_configuration_stops_the_sweep_before_it_begins(swee
     assert sweep.ran == []
 
 
-def test_a_launcher_that_gives_up_leaves_a_summary(sweep, capsys):
+def test_a_failing_launcher_is_reported(sweep, capsys):
     def give_up(overrides):
         raise OSError("a worker was killed")
 
@@ -151,15 +151,15 @@ def test_a_launcher_that_gives_up_leaves_a_summary(sweep, capsys):
     assert "error: the launcher failed: OSError: a worker was killed" in capsys.readouterr().err
 
 
-def test_a_failed_cell_keeps_nothing_of_its_run(tiny):
-    """An error keeps the frames that it passed, and so the model and the data."""
+def test_the_error_of_a_failed_run_has_no_chained_exception(tiny):
+    """A chained exception would keep its frames in memory, and with them the model and the data."""
     with pytest.raises(CellFailed, match="less than one image") as failed:
         run_in_sweep(tiny("data.fraction=0.001"))
     assert failed.value.__context__ is None
     assert failed.value.__cause__ is None
 
 
-def test_states_are_read_from_folders(sweep, tiny, tmp_path):
+def test_run_states_are_read_from_their_folders(sweep, tiny, tmp_path):
     outputs = tmp_path / "outputs"
     sweep(0, 1, 2, 3, 4)
     waiting, failed, interrupted, killed, newer = folders(tiny, 5, 1, 2, 3, 4)
@@ -182,7 +182,7 @@ def test_states_are_read_from_folders(sweep, tiny, tmp_path):
     assert look(waiting).status == "waiting"
 
 
-def test_a_retry_that_is_killed_is_not_the_failure_before_it(tiny):
+def test_a_killed_retry_is_unfinished_not_failed(tiny):
     folder = RunFolder(tiny())
     folder.open()
     folder.write_result({"status": "failed", "reason": "OutOfMemory"})
@@ -194,7 +194,7 @@ def test_a_retry_that_is_killed_is_not_the_failure_before_it(tiny):
     assert look(folder.path).status == "unfinished"
 
 
-def test_a_run_that_cannot_start_says_why(tiny, monkeypatch):
+def test_a_run_that_cannot_start_records_the_reason(tiny, monkeypatch):
     config = tiny()
 
     def damaged(*arguments):
@@ -207,7 +207,7 @@ def test_a_run_that_cannot_start_says_why(tiny, monkeypatch):
     assert (state.status, state.detail) == ("failed", "RunFolderError: no checkpoint is sound")
 
 
-def test_two_may_look_at_once(tiny):
+def test_two_processes_may_read_the_status_at_once(tiny):
     folder = RunFolder(tiny())
     folder.open()
     folder.close()
@@ -216,7 +216,7 @@ def test_two_may_look_at_once(tiny):
         assert look(folder.path).status == "unfinished"
 
 
-def test_links_are_followed(sweep, tmp_path):
+def test_symbolic_links_are_followed(sweep, tmp_path):
     sweep(0)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/link").symlink_to(tmp_path / "outputs/default")
@@ -224,11 +224,11 @@ def test_links_are_followed(sweep, tmp_path):
 
 
 @pytest.mark.parametrize("file", [".lock", "result.json"])
-def test_a_run_that_cannot_be_read_does_not_hide_the_others(sweep, tiny, tmp_path, file):
+def test_an_unreadable_run_does_not_hide_the_others(sweep, tiny, tmp_path, file):
     sweep(0, 1)
     folder, _ = folders(tiny, 0, 1)
     (folder / file).unlink()
-    (folder / file).mkdir()  # a folder cannot be read as a file, whoever reads it
+    (folder / file).mkdir()  # a folder cannot be read as a file, even by root
     states = survey(tmp_path / "outputs", {})
     assert [state.status for state in states.values()] == ["unreadable" if file == ".lock" else "damaged", "done"]
     assert file in states[folder].detail
@@ -246,7 +246,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(sweep, tiny, tmp_pat
         ("metrics.jsonl", '{"epoch": 1, "test/acc": 2}\n', "result.json says test/acc 0"),
     ],
 )
-def test_damage_is_said(sweep, tiny, file, content, detail):
+def test_damaged_files_are_reported_and_other_runs_still_run(sweep, tiny, file, content, detail):
     sweep(0)
     (folder,) = folders(tiny, 0)
     (folder / file).unlink() if content is None else (folder / file).write_text(content)

@@ -1,4 +1,4 @@
-"""The study's rows have the right runs in the right order."""
+"""The plan of the study: its rows have the right runs in the right order, with estimates of their time."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ RUNS_FP32 = RUNS | {"table1": 9, "frozen_heads": 20, "data_size": 45, "small": 1
 
 
 @pytest.mark.parametrize(("precision", "counts"), [("bf16", RUNS), ("fp32", RUNS_FP32)])
-def test_every_row_has_its_runs_and_its_precision(precision, counts):
+def test_every_row_has_the_expected_runs_and_precision(precision, counts):
     found = {name: [combinations(sweep, precision, []) for sweep in row] for name, row in rows(precision).items()}
     assert {name: sum(map(len, sweeps)) for name, sweeps in found.items()} == counts
     cells = [cell for row in found.values() for sweep in row for cell in sweep]
@@ -46,7 +46,7 @@ def first_seeds(precision):
     }
 
 
-def test_the_networks_of_all_rows_can_be_built_at_their_budget():
+def test_the_networks_of_all_rows_build_within_their_matching_budget():
     cells = {}
     for cell in (cell for of_row in first_seeds("bf16").values() for cell in of_row):
         require_effect([(cell.config, cell.overrides)])  # as train.py does
@@ -59,27 +59,27 @@ def test_the_networks_of_all_rows_can_be_built_at_their_budget():
         assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
-def test_the_paper_s_recipe_comes_with_its_own_settings():
+def test_the_optimizer_row_uses_the_papers_recipe_and_settings():
     (cell, *_) = expand(Sweep("optimizer"), "bf16", [])
     config = cell.config
     assert (config.recipe.name, config.recipe.optimizer, config.recipe.dropout) == ("paper", "sgd", 0.1)
     assert (config.epochs, config.scale.name) == (60, "mini")
 
 
-def test_names_hold_the_precision_so_that_two_never_meet():
+def test_run_names_differ_between_precisions():
     bf16, fp32 = first_seeds("bf16"), first_seeds("fp32")
     assert bf16.keys() == fp32.keys() == RUNS.keys()
     for row in RUNS:
         assert not {cell.config.name for cell in bf16[row]} & {cell.config.name for cell in fp32[row]}, row
 
 
-def test_expanding_is_what_hydra_composes():
+def test_expand_gives_the_same_configuration_as_compose():
     (cell, *_) = expand(Sweep("frozen_heads", ("data.fraction=1", "seed=2")), "fp32", ["scale.layers=1"])
     assert cell.config == compose(cell.overrides)
     assert (cell.config.name, cell.config.data.subset_seed, cell.config.precision) == ("frozen_heads_fp32", 2, "fp32")
 
 
-def test_runs_collected_before_precision_was_in_their_settings_are_found_again(tmp_path):
+def test_plan_finds_runs_collected_before_precision_was_a_setting(tmp_path):
     (cells,) = plan("bf16", ["data_size"], ["data.fraction=0.25", "seed=0"], REPOSITORY / "results").values()
     found = {(cell.config.name, cell.config.model["name"]): cell.collected for cell in cells}
     assert found["data_size_epochs_20", "conv3x3"] == (
@@ -90,7 +90,7 @@ def test_runs_collected_before_precision_was_in_their_settings_are_found_again(t
     assert differences(cell.collected, replace(cell.config, precision="fp32")) == {"precision": "bf16 -> fp32"}
 
 
-def test_copied_heads_are_those_of_another_seed_of_the_same_images():
+def test_copied_heads_come_from_another_seed_at_the_same_fraction():
     (cells,) = plan("bf16", ["frozen_heads"], [], Path("nowhere")).values()
     folders = {cell.folder for cell in cells}
     copied = [cell for cell in cells if cell.donor]
@@ -102,13 +102,13 @@ def test_copied_heads_are_those_of_another_seed_of_the_same_images():
         assert weights.parent.name != cell.folder.name
 
 
-def test_a_row_that_does_not_exist_names_the_nearest():
+def test_an_unknown_row_suggests_the_nearest_name():
     with pytest.raises(ConfigError, match="the study has no row table_1; did you mean 'table1'"):
         plan("bf16", ["table_1"], [], Path("nowhere"))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_an_override_must_do_something_in_one_run_of_the_study(precision):
+def test_overrides_must_be_valid_and_have_an_effect_in_at_least_one_run(precision):
     with pytest.raises(ConfigError, match=r"data\.padding_mode=reflect has no effect"):
         plan(precision, ["normalizers"], ["data.crop_padding=0", "data.padding_mode=reflect"], Path("nowhere"))
     with pytest.raises(ConfigError, match="~seed: settings cannot be removed"):
@@ -121,14 +121,14 @@ def test_an_override_must_do_something_in_one_run_of_the_study(precision):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY", b"\x93NUMPY\x01\0v\0{'descr': '<i8'"])
-def test_labels_that_cannot_be_read_are_one_line(tmp_path, content):
+def test_damaged_label_files_are_errors_that_name_the_file(tmp_path, content):
     (tmp_path / "train_labels.npy").write_bytes(content)
     config = compose(["data=arrays", f"data.root={tmp_path}", "scale=mini", "recipe=modern"])
     with pytest.raises(FileError, match=r"train_labels\.npy"):
         work_of(config)
 
 
-def test_a_gpu_s_work_is_in_the_seconds_of_the_clock(tmp_path):
+def test_rates_use_wall_time_on_a_gpu_and_cpu_time_on_one_cpu_thread(tmp_path):
     recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 50, "fraction": 1.0}
     recorded |= {"status": "done", "seconds": 10.0, "cpu_seconds": 4.0}
     for device, seconds in (("NVIDIA H200", 10), ("AMD EPYC, 1 threads", 4), ("AMD EPYC, 12 threads", None)):
@@ -138,7 +138,7 @@ def test_a_gpu_s_work_is_in_the_seconds_of_the_clock(tmp_path):
         assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(expected)
 
 
-def test_a_run_with_equal_steps_has_seen_as_many_images_as_one_with_all_of_them(tmp_path):
+def test_runs_with_equal_steps_count_as_many_images_as_full_data(tmp_path):
     folder = tmp_path / "run/m/mini-modern/frac0.1/seed0"
     folder.mkdir(parents=True)
     recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 5, "fraction": 0.1}
@@ -150,7 +150,7 @@ def test_a_run_with_equal_steps_has_seen_as_many_images_as_one_with_all_of_them(
 RATES = Rates({("conv3x3", "mini", "bf16"): [0.001, 0.002, 0.009], ("sa_quadratic", "mini", "bf16"): [0.004]})
 
 
-def test_order_is_the_study_s_in_bf16_and_by_size_in_fp32():
+def test_runs_are_in_row_order_in_bf16_and_by_size_within_essential_rows_in_fp32():
     def cell(*overrides):
         return Cell(list(overrides), compose(["scale=mini", "recipe=modern", "precision=fp32", *overrides]))
 
@@ -161,7 +161,7 @@ def test_order_is_the_study_s_in_bf16_and_by_size_in_fp32():
     assert in_order(rows_of, "fp32", RATES) == [small, large, smaller]
 
 
-def test_rates_are_of_the_same_model_or_of_the_nearest():
+def test_rates_fall_back_to_the_nearest_model_and_scale():
     def seconds(model, scale, precision):
         return RATES.seconds(Work(model, scale, precision, images=1000))
 
@@ -171,7 +171,7 @@ def test_rates_are_of_the_same_model_or_of_the_nearest():
     assert seconds("sa_learned", "small", "fp32") == pytest.approx(24)
 
 
-def test_rates_are_read_from_finished_runs_of_one_thread():
+def test_rates_are_measured_from_single_threaded_runs():
     rates = Rates.measured([REPOSITORY / "results/runs/default", REPOSITORY / "results/runs/quarter"])
     vgg = Work("vgg11_bn", "mini", "bf16", images=20 * 12_500)
     assert rates.seconds(vgg) == pytest.approx(318.84, abs=0.01), "the time that its only run took"
@@ -179,7 +179,7 @@ def test_rates_are_read_from_finished_runs_of_one_thread():
     assert rates.seconds(conv) > 1000, "the run of results/runs/default had two threads"
 
 
-def test_a_damaged_result_says_nothing_of_time(tmp_path):
+def test_rates_ignore_damaged_and_failed_results(tmp_path):
     for seed, text in enumerate(("torn {", '["no result"]', '{"status": "done"}', '{"status": "failed"}')):
         folder = tmp_path / f"name/conv3x3/mini-modern/frac1/seed{seed}"
         folder.mkdir(parents=True)
@@ -188,7 +188,7 @@ def test_a_damaged_result_says_nothing_of_time(tmp_path):
     assert Rates.measured([tmp_path]).seconds(work) == Rates().seconds(work)
 
 
-def test_work_counts_every_image_that_is_seen():
+def test_work_counts_all_training_images_seen():
     def images(*overrides):
         return work_of(compose(["epochs=2", *overrides])).images
 
@@ -198,7 +198,7 @@ def test_work_counts_every_image_that_is_seen():
     assert images("data=digits") == 2 * 1_437
 
 
-def test_the_time_left_counts_the_epochs_left_of_runs_that_can_continue():
+def test_time_left_counts_remaining_epochs_of_runs_that_can_continue():
     work = {"work": vars(Work("conv3x3", "mini", "bf16", images=1000))}
     states = {Path(str(place)): State(status, "", epoch, 4, {}) for place, (status, epoch) in enumerate(
         [("interrupted", 1), ("waiting", 0), ("done", 4), ("failed", 2), ("unreadable", 0)])}  # fmt: skip
@@ -207,5 +207,5 @@ def test_the_time_left_counts_the_epochs_left_of_runs_that_can_continue():
     assert time_left({Path("2"): states[Path("2")]}, noted, RATES, at_once=2) is None
 
 
-def test_durations_duration():
+def test_duration_format():
     assert [duration(seconds) for seconds in (1, 90, 15_000)] == ["1 min", "2 min", "4 h 10 min"]

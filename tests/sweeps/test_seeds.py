@@ -1,4 +1,4 @@
-"""The end of a sweep: means over seeds and a plot; and the progress before each run."""
+"""The output of a sweep: progress before each run, then means over seeds and a plot."""
 
 import re
 from statistics import mean, stdev
@@ -20,7 +20,7 @@ def runs(*, seeds=(0, 1), fractions=("0.1", "1"), models=("a", "b")):
     ]  # fmt: skip
 
 
-def test_means_are_over_seeds_alone():
+def test_means_are_taken_over_seeds_only():
     swept, cells = over_seeds(runs())
     assert swept == ["model", "data.fraction"]
     assert {key: len(values) for key, values in cells.items()} == dict.fromkeys(
@@ -30,20 +30,20 @@ def test_means_are_over_seeds_alone():
     assert seeds_table(runs(seeds=(0,))) == ""
 
 
-def test_two_precisions_are_never_averaged():
+def test_different_precisions_are_not_averaged():
     bf16 = Found({"seed": "2", "model": "a", "data.fraction": "1"}, 0.9, "test", "bf16")
     swept, cells = over_seeds([*runs(), bf16])
     assert swept[-1] == "precision"
     assert cells["a", "1", "bf16"] == [0.9]
 
 
-def test_what_cannot_be_drawn_is_not(tmp_path):
+def test_a_single_cell_is_not_plotted(tmp_path):
     assert not plot(runs(fractions=("1",), models=("a",)), tmp_path / "none.png")
     assert plot(runs(fractions=("1",)), tmp_path / "names.png")
     assert [path.name for path in tmp_path.iterdir()] == ["names.png"]
 
 
-def test_a_sweep_ends_with_means_and_a_plot(command, arrays, tmp_path):
+def test_a_sweep_prints_progress_and_ends_with_means_and_a_plot(command, arrays, tmp_path):
     swept = ["model=conv3x3,sa_quadratic", "seed=0,1"]
     finished = command("train.py", "-m", *TINY_SCALE, "data=arrays", f"data.root={arrays}", "device=cpu", "epochs=1",
                        f"output={tmp_path}/outputs", "logger=none", *swept)  # fmt: skip

@@ -31,7 +31,7 @@ def study(tmp_path, *arguments):
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """A function: run such a command in this process, and return what it printed."""
+    """Return a function that runs a command in this process and returns its stdout."""
 
     def run(command):
         monkeypatch.chdir(REPOSITORY)
@@ -42,7 +42,7 @@ def here(monkeypatch, capsys):
     return run
 
 
-def test_a_study_is_stopped_goes_on_and_is_collected(tmp_path, here):
+def test_a_stopped_study_resumes_and_is_collected(tmp_path, here):
     command = study(tmp_path, "epochs=2", "--precision", "fp32")
     with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         lines = [process.stdout.readline(), process.stdout.readline()]
@@ -69,7 +69,7 @@ def test_a_study_is_stopped_goes_on_and_is_collected(tmp_path, here):
     assert {row["precision"] for row in table} == {"fp32"}
 
 
-def test_a_dry_run_lists_the_runs_and_their_time_and_writes_nothing(tmp_path, here):
+def test_a_dry_run_lists_runs_and_estimated_time_and_writes_nothing(tmp_path, here):
     *cells, last = here(study(tmp_path, "--dry-run")).splitlines()
     assert [line.split()[-1].partition("/")[0].rpartition("_")[0] for line in cells] == [
         "learning_rates_0.5",
@@ -79,7 +79,7 @@ def test_a_dry_run_lists_the_runs_and_their_time_and_writes_nothing(tmp_path, he
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_run_waits_for_the_run_whose_heads_it_copies_and_a_failed_one_stops_no_other(tmp_path, arrays, capsys):
+def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_path, arrays, capsys):
     fixed = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", "recipe.batch_size=16"]
     fixed += ["logger=none", f"output={tmp_path}/outputs", "precision=fp32", "epochs=1"]
     donor = tmp_path / "outputs/default/sa_quadratic/mini-modern/frac1/seed1/weights.safetensors"

@@ -1,4 +1,4 @@
-"""Processes of a study when the study itself fails."""
+"""The worker processes of a study that fails."""
 
 import os
 
@@ -19,7 +19,7 @@ def is_running(number):
 
 
 @pytest.mark.slow
-def test_no_process_outlives_an_error_of_the_study(tmp_path, monkeypatch):
+def test_worker_processes_end_if_the_study_fails(tmp_path, monkeypatch):
     waits = tmp_path / "train.py"
     waits.write_text(
         "import os, pathlib, signal, sys\n"

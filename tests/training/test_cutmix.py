@@ -1,4 +1,4 @@
-"""CutMix: what is mixed, that counters determine it, and what the scores of such a run mean."""
+"""CutMix: mixed images and labels, their dependence on seed and step alone, and the accuracy of such a run."""
 
 import itertools
 import json
@@ -20,11 +20,11 @@ def mixed(seed=0, step=0):
     return cutmix(1.0, 4, seed)(IMAGES, LABELS, step)
 
 
-def test_alpha_0_mixes_nothing():
+def test_alpha_zero_disables_cutmix():
     assert cutmix(0.0, 4, 0) is None
 
 
-def test_a_box_comes_from_another_image_and_the_label_in_proportion():
+def test_box_comes_from_another_image_and_labels_are_mixed_by_area():
     for step in range(20):
         images, targets = mixed(step=step)
         own = images == IMAGES
@@ -40,7 +40,7 @@ def test_a_box_comes_from_another_image_and_the_label_in_proportion():
             torch.testing.assert_close(targets[place], expected)
 
 
-def test_counters_decide_what_is_mixed_and_nothing_else():
+def test_mixing_depends_only_on_seed_and_step():
     torch.manual_seed(1)
     first = mixed(seed=3, step=7)
     torch.manual_seed(2)
@@ -50,14 +50,14 @@ def test_counters_decide_what_is_mixed_and_nothing_else():
     assert len(shares) > 3
 
 
-def test_a_prediction_is_as_correct_as_its_class_is_probable():
+def test_accuracy_is_the_target_probability_of_the_predicted_class():
     tally = Tally.on(torch.device("cpu"))
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     tally.add(torch.tensor(1.0), logits, torch.tensor([[0.75, 0.25, 0.0], [0.6, 0.0, 0.4]]))
     assert tally.score().accuracy == pytest.approx((0.75 + 0.4) / 2)
 
 
-def test_a_run_that_was_interrupted_ends_with_the_same_bytes(tiny, monkeypatch):
+def test_interrupted_run_resumes_to_identical_files(tiny, monkeypatch):
     overrides = ["model=sa_quadratic", "recipe.cutmix=1", "recipe.batch_size=16", "epochs=3"]
     calm, config = tiny(*overrides, "name=calm"), tiny(*overrides, "checkpoint_steps=1")
     run(calm)
@@ -77,7 +77,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bytes(tiny, monkeypatch):
         assert (run_folder_path(config) / file).read_bytes() == (run_folder_path(calm) / file).read_bytes(), file
 
 
-def test_mixing_changes_training_and_not_how_it_is_scored(tiny):
+def test_cutmix_changes_training_but_not_test_scoring(tiny):
     plain, with_it = (tiny(f"recipe.cutmix={alpha}", f"name=alpha{alpha}") for alpha in (0, 1))
     for config in (plain, with_it):
         run(config)

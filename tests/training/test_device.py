@@ -1,4 +1,4 @@
-"""The precision in which a network is trained."""
+"""The precision used for training."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from attnconv.training import device as precision
 from attnconv.training.device import choose_precision
 
 
-def test_precision_follows_the_hardware(monkeypatch):
+def test_auto_precision_follows_the_hardware(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(precision, "computes_in_bf16", lambda device: False)
     assert choose_precision("auto", cpu) == "fp32"
@@ -17,7 +17,7 @@ def test_precision_follows_the_hardware(monkeypatch):
 
 
 @pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False)])
-def test_a_cpu_that_is_limited_to_avx2_does_not_compute_in_bf16(monkeypatch, capability, expected):
+def test_cpu_limited_to_avx2_does_not_compute_in_bf16(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert precision.computes_in_bf16(torch.device("cpu")) == expected

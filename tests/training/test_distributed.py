@@ -1,4 +1,4 @@
-"""A run as separate processes: signals that stop it, and torchrun on several processes."""
+"""Runs in separate processes: signals that stop them, and torchrun with several processes."""
 
 import json
 import shutil
@@ -40,12 +40,12 @@ def begun(tmp_path, *overrides):
     """Start a run and wait until the middle of its first epoch."""
     write_arrays(tmp_path / "arrays", train=3000)
     process = start(tmp_path, *LONG, *overrides)
-    process.stdout.readline(), process.stdout.readline()  # signals are caught before it says that it begins
+    process.stdout.readline(), process.stdout.readline()  # it catches signals before it prints these lines
     return process
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tmp_path, signum, code):
+def test_signal_saves_a_mid_epoch_checkpoint_from_which_the_run_resumes(tmp_path, signum, code):
     process = begun(tmp_path)
     process.send_signal(signum)
     finished = process.finish()
@@ -64,7 +64,7 @@ def test_a_signal_checkpoints_within_the_epoch_and_the_run_goes_on_from_there(tm
     assert f"resuming after epoch 0 and {position['steps_in_epoch']} steps" in opening
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
+def test_second_signal_ends_the_run_immediately(tmp_path):
     process = begun(tmp_path)
     process.send_signal(signal.SIGSTOP)  # so that both arrive before the loop checks
     process.send_signal(signal.SIGTERM)
@@ -78,7 +78,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 
 def torchrun(tmp_path, *overrides):
-    """Two processes of train.py, as `torchrun --nproc_per_node=2` starts them, but for their imports."""
+    """Run train.py in two processes, as `torchrun --nproc_per_node=2` does, but with libraries already imported."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,8 +101,8 @@ def true_torchrun(tmp_path, *overrides):
 @pytest.mark.parametrize(
     ("two", "model"), [(true_torchrun, "sa_quadratic"), (torchrun, "sa_learned_content recipe.cutmix=1")]
 )
-def test_two_processes_train_what_one_does(tmp_path, tiny, two, model):
-    # The last batch is not divisible by 2: of 15 images, of which one process has as many as of a whole batch.
+def test_two_processes_train_the_same_model_as_one(tmp_path, tiny, two, model):
+    # The last batch has 15 images, not divisible by 2: one process gets 8 of them, as many as of a full batch.
     write_arrays(tmp_path / "arrays", train=47)
     overrides = [*f"model={model}".split(), "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
     overrides += ["data.flip=true", "eval_mirrored=true"]
@@ -129,7 +129,7 @@ def test_two_processes_train_what_one_does(tmp_path, tiny, two, model):
     assert np.mean(predictions == labels.numpy()) == result["test_acc"]
 
 
-def test_torchrun_is_for_one_run(command, arrays, tmp_path, monkeypatch):
+def test_torchrun_refuses_sweeps(command, arrays, tmp_path, monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():  # as torchrun starts a process
         monkeypatch.setenv(name, value)
     settings = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=none"]

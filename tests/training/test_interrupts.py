@@ -1,4 +1,4 @@
-"""Signals with other handlers, pools that are gone, and a run's share of a machine."""
+"""Signals with existing handlers, process pools that have died, and a run's share of a machine."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from attnconv.training import device as share
 from attnconv.training.interrupts import Interrupts
 
 
-def test_a_signal_with_an_owner_is_handed_to_it(monkeypatch):
+def test_signals_are_passed_on_to_existing_handlers(monkeypatch):
     """As under submitit, which installs its handlers before the run."""
     seen = []
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR2)}
@@ -39,7 +39,7 @@ def test_a_signal_with_an_owner_is_handed_to_it(monkeypatch):
             signal.signal(signum, handler)
 
 
-def test_an_owner_that_gives_the_run_up_ends_it_as_interrupted(tiny, monkeypatch):
+def test_handler_that_raises_ends_the_run_as_interrupted(tiny, monkeypatch):
     def give_up(signum, frame):
         raise RuntimeError("timed out too many times")
 
@@ -62,10 +62,10 @@ def test_an_owner_that_gives_the_run_up_ends_it_as_interrupted(tiny, monkeypatch
     assert result["reason"] == "timed out too many times"
 
 
-def test_a_run_whose_pool_is_gone_stops(tiny, monkeypatch):
+def test_run_stops_when_its_process_pool_has_died(tiny, monkeypatch):
     monkeypatch.setattr(share, "runs_at_once", lambda: 2)
     monkeypatch.setenv(share.POOL, "7")
-    parents = iter([7, 7])  # after two steps
+    parents = iter([7, 7])  # the parent changes after two steps
     monkeypatch.setattr("os.getppid", lambda: next(parents, 1))
     with pytest.raises(Stopped, match="SIGTERM"):
         run(tiny())
@@ -73,7 +73,7 @@ def test_a_run_whose_pool_is_gone_stops(tiny, monkeypatch):
     assert result["status"] == "interrupted"
 
 
-def test_a_job_of_a_cluster_uses_the_cores_that_it_was_given(monkeypatch):
+def test_slurm_job_uses_its_allocated_cores(monkeypatch):
     given = []
     monkeypatch.setattr(share.torch, "set_num_threads", given.append)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
@@ -86,7 +86,7 @@ def test_a_job_of_a_cluster_uses_the_cores_that_it_was_given(monkeypatch):
 
 
 @pytest.mark.parametrize(("at_once", "job", "gpu"), [(1, 5, None), (4, 0, None), (4, 1, 1), (4, 3, 1), (4, 4, 0)])
-def test_runs_at_once_share_out_the_gpus(monkeypatch, at_once, job, gpu):
+def test_concurrent_runs_are_distributed_over_the_gpus(monkeypatch, at_once, job, gpu):
     class Hydra:
         class job:
             num = job

@@ -1,4 +1,4 @@
-"""Every step and epoch of a run, as a network sees it: images, dropout, learning rate, scores."""
+"""Every step and epoch of a run, as seen by the network: images, dropout, learning rate, and scores."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def witnessed(tiny):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_every_step_has_the_learning_rate_of_the_step(witnessed, schedule):
+def test_each_step_uses_the_scheduled_learning_rate(witnessed, schedule):
     config = witnessed(f"recipe.schedule={schedule}", "recipe.warmup=0.2", "epochs=4")
     Witness.start()
     run(config)
@@ -81,7 +81,7 @@ def test_every_step_has_the_learning_rate_of_the_step(witnessed, schedule):
         torch.testing.assert_close(step["bias"] - following["bias"], lr * step["gradient"], rtol=1e-3, atol=1e-7)
 
 
-def test_every_step_drops_out_what_seed_and_step_say(witnessed):
+def test_dropout_masks_depend_on_seed_and_step(witnessed):
     masks = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         Witness.start()
@@ -93,15 +93,15 @@ def test_every_step_drops_out_what_seed_and_step_say(witnessed):
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(several, 2))
 
 
-def test_evaluations_have_no_dropout_and_training_has(witnessed):
+def test_training_uses_train_mode_and_evaluations_use_eval_mode(witnessed):
     Witness.start()
-    run(witnessed("data.holdout=0.4", "eval_batch_size=10"))  # 24, 16 and 20 images
+    run(witnessed("data.holdout=0.4", "eval_batch_size=10"))  # 24 training, 16 validation and 20 test images
     training, one, last = [True] * 2, [False] * 2, [False] * 4
     assert Witness.modes == training + one + training + last + [False] * (len(Witness.modes) - 10)
 
 
 @pytest.mark.parametrize("stop_at", range(2 * STEPS))
-def test_a_resumed_run_sees_every_image_once_and_in_order(witnessed, stop_at):
+def test_resumed_run_repeats_the_steps_of_an_uninterrupted_run(witnessed, stop_at):
     Witness.start()
     run(witnessed("name=calm"))
     calm = Witness.steps
@@ -119,8 +119,8 @@ def test_a_resumed_run_sees_every_image_once_and_in_order(witnessed, stop_at):
             assert torch.equal(one[part], other[part]), part
 
 
-def test_the_result_is_of_the_last_epoch_and_validation_is_not_test(tiny, arrays):
-    """Of test images 15 are of class 0 and 5 of class 1; of training and validation images half are of each."""
+def test_result_is_from_the_last_epoch_and_validation_is_separate_from_test(tiny, arrays):
+    """15 test images have class 0 and 5 class 1; half of the training and validation images have each."""
     np.save(arrays / "train_labels.npy", np.arange(40) % 2)
     np.save(arrays / "test_labels.npy", np.array([0] * 15 + [1] * 5))
     plain = of(Declining, tiny("recipe.optimizer=sgd", "recipe.lr=1e-9"))

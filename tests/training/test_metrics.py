@@ -1,4 +1,4 @@
-"""When a run is evaluated, on what, and with which augmentation."""
+"""Evaluation: when it runs, on which split, and with which augmentation."""
 
 import itertools
 
@@ -20,13 +20,13 @@ def metrics(config):
     return read_lines(RunFolder(config).path, "metrics.jsonl")
 
 
-def test_an_epoch_may_go_without_an_evaluation_but_not_the_last(tiny):
+def test_eval_every_skips_epochs_but_never_the_last(tiny):
     config = tiny("epochs=5", "eval_every=2")
     run(config)
     assert [record["epoch"] for record in metrics(config) if "test/acc" in record] == [2, 4, 5]
 
 
-def test_holdout_spares_the_test_split_until_the_end(tiny):
+def test_with_a_holdout_the_test_split_is_evaluated_only_at_the_end(tiny):
     config = tiny("data.holdout=0.2", "epochs=3")
     result = run(config)
     assert all("val/acc" in record for record in metrics(config))
@@ -35,14 +35,14 @@ def test_holdout_spares_the_test_split_until_the_end(tiny):
 
 
 def own_predictions(folder):
-    """What the weights of a finished run predict of the test images, one by one and in their order."""
+    """Return a finished run's predictions for the test images, one image at a time and in order, and the labels."""
     found = load_trained(folder)
     with torch.no_grad():
         return [int(found.model(images).argmax()) for images, _ in found.data.test.batches(1)], found.data.test.labels
 
 
 @pytest.mark.parametrize("overrides", [["data.holdout=0.2"], ["data.flip=true", "eval_mirrored=true"]], ids=str)
-def test_the_last_predictions_are_kept_in_the_order_of_the_test_split(tiny, overrides):
+def test_final_predictions_are_saved_in_test_split_order(tiny, overrides):
     config = tiny("eval_batch_size=7", "precision=fp32", *overrides)
     result = run(config)
     predictions = np.load(RunFolder(config).path / "predictions.npy")
@@ -52,7 +52,7 @@ def test_the_last_predictions_are_kept_in_the_order_of_the_test_split(tiny, over
     assert np.mean(predictions == labels.numpy()) == result["test_acc"]
 
 
-def test_more_classes_than_a_byte_holds_take_two(tiny, tmp_path):
+def test_predictions_for_more_than_256_classes_are_uint16(tiny, tmp_path):
     write_arrays(tmp_path / "many", train=300, test=300, classes=300)
     config = tiny(f"data.root={tmp_path}/many", "epochs=1", "recipe.batch_size=100", "precision=fp32")
     result = run(config)
@@ -63,7 +63,7 @@ def test_more_classes_than_a_byte_holds_take_two(tiny, tmp_path):
     assert np.mean(predictions == labels.numpy()) == result["test_acc"]
 
 
-def test_the_map_of_a_content_head_is_the_mean_over_test_images(tiny):
+def test_attention_map_of_a_content_head_is_the_mean_over_test_images(tiny):
     config = tiny("model=sa_content", "epochs=1", "scale.patch=2")
     run(config)
     folder = RunFolder(config).path
@@ -80,7 +80,7 @@ def test_the_map_of_a_content_head_is_the_mean_over_test_images(tiny):
     np.testing.assert_allclose(maps[0], expected, atol=1e-3)
 
 
-def test_a_mirror_image_is_read_from_right_to_left():
+def test_tta_averages_the_logits_of_an_image_and_its_mirror_image():
     images = torch.arange(2 * 3 * 4).view(2, 1, 3, 4)
     plain, mean = tta_logits(lambda some: some.flatten(1), images, mirrored=True)
     for image, own, both in zip(images, plain, mean, strict=True):
@@ -91,7 +91,7 @@ def test_a_mirror_image_is_read_from_right_to_left():
 
 @pytest.fixture
 def noise(tmp_path):
-    """Options for a noise data set, on which a network treats images and mirror images differently."""
+    """Return options for a noise data set, on which predictions for images and mirror images differ."""
     draw, folder = np.random.default_rng(0), tmp_path / "noise"
     folder.mkdir()
     for split, count in (("train", 800), ("test", 400)):
@@ -101,7 +101,7 @@ def noise(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content"])
-def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, noise, model):
+def test_mirrored_accuracy_uses_the_mean_logits_of_each_mirrored_pair(tiny, capsys, noise, model):
     config = tiny(*noise, f"model={model}", "data.holdout=0.5", "epochs=1")
     result = run(config)
     found = load_trained(RunFolder(config).path)
@@ -128,7 +128,7 @@ def test_the_mirrored_accuracy_is_of_mean_logits_image_by_image(tiny, capsys, no
     assert "| val acc {val_acc:.1%} ({val_acc_mirrored:.1%} mirrored) |".format_map(result) in said.err
 
 
-def test_an_interrupted_run_may_look_at_mirror_images_from_now_on(tiny, noise, monkeypatch):
+def test_eval_mirrored_can_be_enabled_when_resuming(tiny, noise, monkeypatch):
     before = ("epochs=3", "eval_mirrored=false")
     with monkeypatch.context() as patch:
         patch.setattr("attnconv.training.trainer.export_weights", lambda *arguments: 1 / 0)
@@ -140,7 +140,7 @@ def test_an_interrupted_run_may_look_at_mirror_images_from_now_on(tiny, noise, m
     assert ["test/acc_mirrored" in record for record in metrics(tiny(*noise))] == [False, False, True]
 
 
-def test_looking_at_mirror_images_changes_nothing_else(tiny):
+def test_eval_mirrored_changes_no_other_metric(tiny):
     configs = [tiny("data.flip=true", f"eval_mirrored={on}", f"name=mirrored_{on}") for on in (False, True)]
     for config in configs:
         run(config)
@@ -149,13 +149,13 @@ def test_looking_at_mirror_images_changes_nothing_else(tiny):
     assert without == [{key: record[key] for key in record if key != "test/acc_mirrored"} for record in with_them]
 
 
-def test_images_that_training_does_not_mirror_are_not_mirrored(tiny):
+def test_eval_mirrored_has_no_effect_without_flip_augmentation(tiny):
     config = tiny("data.flip=false")
     config.eval_mirrored = True
     assert "test_acc_mirrored" not in run(config)
 
 
-def test_a_tally_is_a_mean_over_images_not_over_batches():
+def test_tally_averages_over_images_not_batches():
     tally, losses = Tally.on(torch.device("cpu")), []
     for count in (3, 1):
         logits, labels = torch.randn(count, 4), torch.randint(4, (count,))
@@ -165,7 +165,7 @@ def test_a_tally_is_a_mean_over_images_not_over_batches():
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_the_first_step_that_is_not_finite_is_named_however_late_it_is_checked(gradient):
+def test_first_non_finite_step_is_named_even_if_checked_later(gradient):
     guard, model = FiniteGuard(torch.device("cpu")), torch.nn.Linear(2, 1)
     guard._every = 50  # as on a GPU
     for step in range(1, 20):

@@ -16,7 +16,7 @@ SMALL = ["scale.layers=1", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2
 
 
 def groups(*overrides):
-    """{parameter name: its group} for a small model."""
+    """Return {parameter name: its group} for a small model, and the optimizer."""
     config = compose([*overrides, *SMALL])
     model = build_model(config.model, (3, 32, 32), 10)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -37,7 +37,7 @@ def test_paper_recipe_decays_everything_but_centers_and_spreads(model):
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.01)])
-def test_sgd_is_classical_momentum_with_the_decay_in_the_gradient(momentum, decay):
+def test_sgd_uses_classical_momentum_and_adds_weight_decay_to_the_gradient(momentum, decay):
     """v = momentum v + gradient + decay w, then w = w - lr v, three times by hand: no Nesterov, no dampening."""
     config = compose([f"recipe.momentum={momentum}", f"recipe.weight_decay={decay}", "recipe.lr=0.3"])
     layer = nn.Linear(3, 2).double()
@@ -52,7 +52,7 @@ def test_sgd_is_classical_momentum_with_the_decay_in_the_gradient(momentum, deca
         torch.testing.assert_close(layer.weight, weight, check_dtype=True)
 
 
-def test_modern_recipe_gives_muon_the_matrices_between_stem_and_head():
+def test_modern_recipe_uses_muon_for_the_matrices_between_stem_and_head():
     found, _ = groups("recipe=modern", "model=sa_learned")
     muon = {name for name, group in found.items() if group["use_muon"]}
     assert muon == {f"layers.0.{part}.weight" for part in ("mixer.value", "projection", "expand", "contract")}
@@ -62,7 +62,7 @@ def test_modern_recipe_gives_muon_the_matrices_between_stem_and_head():
 
 
 @pytest.mark.parametrize("model", ["conv3x3", "resnet18"])
-def test_muon_takes_convolution_kernels(model):
+def test_muon_trains_convolution_kernels(model):
     found, optimizer = groups("recipe=modern", f"model={model}", "scale=mini")
     assert any(group["use_muon"] for name, group in found.items() if "conv" in name)
     for group in optimizer.param_groups:
@@ -84,7 +84,7 @@ def test_centers_and_spreads_can_have_their_own_learning_rate():
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (4, 24, 7), (1, 1, 9)])
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 0.0])
-def test_matrices_are_made_orthogonal_as_timm_does_to_the_bit(shape, scale):
+def test_orthogonalization_matches_timm_bit_for_bit(shape, scale):
     matrices = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     quintic = timm_muon._COEFFICIENTS["quintic"]
     assert torch.equal(
@@ -92,7 +92,7 @@ def test_matrices_are_made_orthogonal_as_timm_does_to_the_bit(shape, scale):
     )
 
 
-def test_float32_iterations_are_those_of_bfloat16_without_its_rounding():
+def test_float32_and_bfloat16_orthogonalization_agree_up_to_rounding():
     matrices = torch.randn((3, 8, 20), generator=torch.Generator().manual_seed(0))
     exact, rounded = (orthogonalize(matrices, dtype) for dtype in (torch.float32, torch.bfloat16))
     assert exact.dtype == torch.float32
@@ -103,14 +103,14 @@ def test_float32_iterations_are_those_of_bfloat16_without_its_rounding():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_muon_iterates_in_the_precision_of_the_run(precision, dtype):
+def test_muon_uses_the_precision_of_the_run(precision, dtype):
     optimizer, _ = trained("sa_quadratic", lambda ours: ours, precision)
     assert copy.deepcopy(optimizer).defaults["dtype"] == dtype
     assert not any("dtype" in group for group in optimizer.state_dict()["param_groups"])
 
 
 def trained(model, optimizer_of, precision="bf16"):
-    """Three steps on random gradients: the optimizer, and the network's state."""
+    """Take three steps on random gradients; return the optimizer and the network."""
     torch.manual_seed(0)
     config = compose(["recipe=modern", "scale=mini", f"model={model}", *SMALL, "scale.layers=2"])
     network = build_model(config.model, (3, 32, 32), 10)
@@ -123,14 +123,14 @@ def trained(model, optimizer_of, precision="bf16"):
 
 
 def timms(ours):
-    """timm's Muon over the same groups."""
+    """Return timm's Muon with the same parameter groups."""
     groups = [group | {"nesterov": group["use_muon"]} for group in ours.param_groups]
     return timm_muon.Muon(groups, momentum=ours.defaults["momentum"], adjust_lr_fn="original")
 
 
 @pytest.mark.parametrize("model", ["sa_quadratic", "resnet10"])
-def test_muon_equals_timms(model):
-    """To the bit but for its products, which are of one matrix where ours are of all of a shape."""
+def test_muon_matches_timm(model):
+    """Bit-identical, except for matrix products: timm multiplies one by one, ours all matrices of a shape at once."""
     optimizer, network = trained(model, lambda ours: ours)
     _, theirs = trained(model, timms)
     matrices = {id(p) for group in optimizer.param_groups if group["use_muon"] for p in group["params"]}
@@ -142,11 +142,11 @@ def test_muon_equals_timms(model):
             assert torch.equal(parameter, state[name]), name
 
 
-def test_a_checkpoint_that_timms_muon_wrote_goes_on():
+def test_timm_muon_checkpoints_can_be_resumed():
     ours, network = trained("sa_quadratic", lambda optimizer: optimizer)
     theirs, other = trained("sa_quadratic", timms)
     network.load_state_dict(other.state_dict())
-    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))  # which would share its tensors
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))  # a copy, as loading would share the tensors
     for parameter, same in zip(network.parameters(), other.parameters(), strict=True):
         parameter.grad = torch.randn_like(parameter)
         same.grad = parameter.grad.clone()

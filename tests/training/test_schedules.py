@@ -1,4 +1,4 @@
-"""The paper's learning rates, epoch by epoch, against golden numbers and against PyTorch's own schedulers."""
+"""The paper's learning rates, epoch by epoch, against golden numbers and PyTorch's schedulers."""
 
 import json
 import math
@@ -16,7 +16,7 @@ IMAGES, BATCH = 50_000, 100
 
 
 def rates(model: str) -> list[float]:
-    """Our learning rate in every epoch at full data; it may not change within one."""
+    """Return our learning rate in every epoch on the full data, and check that it is constant within an epoch."""
     config = compose([f"model={model}"])
     assert (config.recipe.batch_size, config.epochs) == (BATCH, 300)
     factor = lr_factor(config.recipe, config.epochs, IMAGES)
@@ -27,7 +27,7 @@ def rates(model: str) -> list[float]:
 
 
 @pytest.mark.parametrize("model", ["sa_quadratic", "resnet18"])
-def test_every_epoch_of_the_paper_recipe(model):
+def test_paper_recipe_matches_the_golden_rates_in_every_epoch(model):
     assert rates(model) == pytest.approx(GOLDEN[model], rel=1e-12, abs=1e-15)
 
 
@@ -39,7 +39,7 @@ def test_lr_scale_multiplies_every_learning_rate(recipe):
     assert [three(step) for step in range(80)] == pytest.approx([3 * one(step) for step in range(80)])
 
 
-def test_the_oddities_are_in_the_golden_numbers():
+def test_golden_rates_include_the_quirks_of_the_published_code():
     attention, resnet = GOLDEN["sa_quadratic"], GOLDEN["resnet18"]
     assert attention[0] == 0.0, "epoch 0 trains at learning rate 0"
     assert attention[15] < 0.1, "warm-up ends after epoch 15, not at it"
@@ -61,7 +61,7 @@ def test_cosine_equals_lambda_lr_stepped_once_per_epoch():
     seen = []
     optimizer.step()
     for epoch in range(300):
-        # The published loop hands the number of steps taken so far to the scheduler at the start of an epoch.
+        # At the start of an epoch, the published loop passes the number of steps taken so far to the scheduler.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch advises against the argument
             scheduler.step(epoch * (IMAGES // BATCH))
@@ -80,7 +80,7 @@ def test_step_decay_equals_multistep_lr_stepped_before_the_epoch():
     assert rates("resnet18") == pytest.approx(seen, rel=1e-9)
 
 
-def test_modern_schedule_rises_and_ends_near_zero():
+def test_modern_schedule_warms_up_and_decays_to_near_zero():
     config = compose(["recipe=modern", "epochs=10"])
     factor = lr_factor(config.recipe, 10, 1280)
     values = [factor(step) for step in range(100)]

@@ -1,4 +1,4 @@
-"""What a run takes of the machine."""
+"""A run's use of the machine's resources."""
 
 import platform
 import subprocess
@@ -25,7 +25,7 @@ print(faults())  # of the second step: after some more, glibc may happen to keep
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere it does nothing")
-def test_what_a_step_frees_serves_the_next_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults():
     plain, kept = (
         int(subprocess.run([PYTHON, "-c", PAGES.format(keep=keep)], capture_output=True, text=True, check=True).stdout)
         for keep in (False, True)

@@ -1,4 +1,4 @@
-"""What the speedrun's recipe adds: whitening, sizes that grow, warming up."""
+"""Additions of the speedrun recipe: whitening, growing image sizes, and warm-up."""
 
 import copy
 import sys
@@ -40,7 +40,7 @@ def test_a_whitened_stem_gives_white_features():
     patches = space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2)
     features = model.stem(patches).detach().double()
     values, vectors = torch.linalg.eigh(torch.cov(raw(patches).detach().double().T))
-    expected = vectors @ torch.diag(values / (values + FLOOR)) @ vectors.T  # the identity, but for the floor
+    expected = vectors @ torch.diag(values / (values + FLOOR)) @ vectors.T  # the identity, except for the floor
     assert torch.allclose(torch.cov(features.T), expected, atol=1e-4)
     assert torch.allclose(expected, torch.eye(4, dtype=torch.double), atol=0.02)
     assert torch.allclose(features.mean(dim=0), model.stem.bias.new_zeros(4).double() + raw.bias.detach(), atol=1e-4)
@@ -51,7 +51,7 @@ def test_whitening_needs_a_linear_stem(tiny):
         run(tiny("recipe.whitening=true", "model=resnet10"))
 
 
-def test_sizes_share_training_out_equally():
+def test_training_is_divided_equally_between_image_sizes():
     recipe = compose(["recipe=modern", "recipe.sizes=[0.5,0.75,1]", "recipe.batch_size=10"]).recipe
     size = image_size(recipe, height=32, epochs=2, images=45)  # 5 steps an epoch
     assert [size(step).side for step in range(10)] == [16, 16, 16, 16, 24, 24, 24, 32, 32, 32]
@@ -65,7 +65,7 @@ def test_sizes_share_training_out_equally():
 FILTER = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8] * 2)
 
 
-def test_scaled_images_keep_their_proportions_and_are_antialiased():
+def test_scaling_keeps_the_aspect_ratio_and_antialiases():
     images = torch.rand(2, 3, 8, 12)
     assert scale(images, None) is images
     assert scale(images, 8) is images
@@ -78,7 +78,7 @@ def test_scaled_images_keep_their_proportions_and_are_antialiased():
     assert torch.allclose(scale(torch.full((1, 3, 8, 8), 0.3), 4), torch.full((1, 3, 4, 4), 0.3))
 
 
-def test_images_are_padded_as_the_configuration_says(tiny):
+def test_images_are_padded_as_configured(tiny):
     for mode in ("constant", "reflect"):
         train = load_dataset(tiny("data.crop_padding=2", f"data.padding_mode={mode}").data, torch.device("cpu")).train
         assert torch.equal(train.padded, pad(train.images, 2, mode))
@@ -89,7 +89,7 @@ def test_images_are_padded_as_the_configuration_says(tiny):
     assert not RunFolder(config).path.exists()
 
 
-def test_training_images_are_as_they_are_or_scaled_or_cropped():
+def test_training_images_are_whole_scaled_or_cropped():
     data = load_dataset(compose(["data=digits", "data.crop_padding=1", "data.flip=true"]).data, torch.device("cpu"))
     split, plan = data.train, plan_epoch(len(data.train), 0, 0, 1, True, torch.device("cpu"))
     (whole, labels), (large, _), (scaled, same), (cropped, _) = (
@@ -117,7 +117,7 @@ def test_training_images_are_as_they_are_or_scaled_or_cropped():
         ),
     ],
 )
-def test_sizes_that_the_network_cannot_take_are_refused_before_anything_is_written(tiny, sizes, model, complaint):
+def test_unsupported_sizes_are_refused_before_anything_is_written(tiny, sizes, model, complaint):
     config = tiny(*f"recipe.sizes={sizes}".split(), f"model={model}")
     with pytest.raises(ConfigError, match=complaint):
         run(config)
@@ -125,7 +125,7 @@ def test_sizes_that_the_network_cannot_take_are_refused_before_anything_is_writt
 
 
 @pytest.mark.parametrize(("model", "sizes"), [("sa_quadratic", "[0.5,1]"), ("resnet10", "[]")])
-def test_warming_up_leaves_no_trace_in_the_run(tiny, model, sizes):
+def test_warm_up_does_not_change_the_results(tiny, model, sizes):
     overrides = (f"model={model}", "recipe=speedrun", "recipe.whitening=false", f"recipe.sizes={sizes}")
     cold, warm = tiny(*overrides, "name=cold"), tiny(*overrides, "name=warm", "warm_up=true")
     assert "warm_up_seconds" not in run(cold)
@@ -136,11 +136,11 @@ def test_warming_up_leaves_no_trace_in_the_run(tiny, model, sizes):
 
 @pytest.mark.parametrize("share", [(0, 1), (1, 2)])
 @pytest.mark.parametrize("cropped_from", ["null", "0.5"])
-def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch, cropped_from, share):
-    """40 images in batches of 16, and 20 in batches of 15: the last of each is smaller."""
+def test_warm_up_covers_every_input_shape_of_a_run(tiny, monkeypatch, cropped_from, share):
+    """40 training images in batches of 16 and 20 test images in batches of 15: the last batch of each is smaller."""
     seen = {"cold": [], "warm": []}
     sizes = ("recipe.sizes=[0.5,1]", f"recipe.cropped_from={cropped_from}")
-    # One of several processes' part of the work, without the others.
+    # Take one process's share of the work, without starting the other processes.
     monkeypatch.setattr(Processes, "share", lambda self, size: slice(share[0], size, share[1]))
     for name, shapes in seen.items():
         config = tiny(*sizes, f"name={name}", "eval_batch_size=15", f"warm_up={name == 'warm'}")
@@ -160,7 +160,7 @@ def test_warming_up_meets_every_shape_of_a_run(tiny, monkeypatch, cropped_from, 
 
 
 @pytest.mark.gpu
-def test_the_speedrun_learns_on_a_gpu_compiled_and_warmed_up(tiny):
+def test_speedrun_learns_on_a_gpu_with_compilation_and_warm_up(tiny):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     config = tiny("recipe=speedrun", "recipe.sizes=[0.5,1]", "epochs=8", "recipe.batch_size=15", "warm_up=true")

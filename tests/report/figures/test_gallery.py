@@ -1,4 +1,4 @@
-"""results/figures/: equal bytes twice, stale if the data changes, and a command for each missing figure."""
+"""results/figures/: reproducible figures, stale if their data changes, and a command for each missing figure."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ SOME = ["convolution_share"]
 
 @pytest.fixture
 def results(tmp_path):
-    """The numbers of results/, without its figures."""
+    """The tables and runs of results/, without its figures."""
     copied = tmp_path / "results"
     copied.mkdir()
     for name in ("runs.csv", "models.csv", "long_range.csv"):
@@ -39,7 +39,7 @@ def command(monkeypatch, capsys, *arguments):
     return 0, capsys.readouterr()
 
 
-def test_figures_are_made_from_results_alone_and_twice_have_the_same_bytes(results, monkeypatch, capsys):
+def test_figures_need_only_results_and_are_reproducible_byte_for_byte(results, monkeypatch, capsys):
     code, printed = command(monkeypatch, capsys, "--results", results, "--only", *SOME)
     assert code == 0, printed.err
     folder = results / "figures"
@@ -73,7 +73,7 @@ def test_a_figure_is_stale_when_its_data_or_its_files_change(results):
     stale("figure_01_theorem", "README.md")
 
 
-def test_whether_figures_are_stale_is_known_without_matplotlib(results):
+def test_finding_stale_figures_does_not_import_matplotlib(results):
     program = (
         "import sys, pathlib; from attnconv.report.figures.gallery import stale_figures;"
         f"stale_figures(pathlib.Path({str(results)!r}), []); sys.exit('matplotlib' in sys.modules)"
@@ -81,7 +81,7 @@ def test_whether_figures_are_stale_is_known_without_matplotlib(results):
     assert subprocess.run([PYTHON, "-c", program]).returncode == 0
 
 
-def test_every_figure_has_a_caption_a_command_and_a_function_that_draws_it():
+def test_every_figure_has_a_caption_a_command_and_a_draw_function():
     listed = entries()
     assert len({entry.name for entry in listed}) == len(listed)
     for entry in listed:
@@ -90,7 +90,7 @@ def test_every_figure_has_a_caption_a_command_and_a_function_that_draws_it():
         assert callable(resolve(entry.draw))
 
 
-def test_a_figure_without_its_runs_names_the_command_and_stops_no_other(results, monkeypatch, capsys):
+def test_a_figure_without_runs_prints_its_command_and_does_not_stop_others(results, monkeypatch, capsys):
     code, printed = command(
         monkeypatch, capsys, "--results", results, "--only", "figure_14_sixteen_heads_paper", "figure_01_theorem"
     )
@@ -101,7 +101,7 @@ def test_a_figure_without_its_runs_names_the_command_and_stops_no_other(results,
     assert set(json.loads((results / "figures/index.json").read_text())) == {"figure_01_theorem"}
 
 
-def test_what_is_wrong_is_one_line(results, monkeypatch, capsys, tmp_path):
+def test_invalid_arguments_and_damaged_tables_are_one_line_errors(results, monkeypatch, capsys, tmp_path):
     for arguments, said in (
         (["--only", "overveiw"], "unknown figure overveiw; did you mean 'overview'?"),
         (["--results", tmp_path / "none"], "no such folder"),
@@ -126,7 +126,7 @@ def test_what_is_wrong_is_one_line(results, monkeypatch, capsys, tmp_path):
     assert errors == [printed.err.removeprefix("error: ").rstrip()]
 
 
-def test_all_figures_that_results_allow_are_drawn():
+def test_every_figure_with_data_in_results_can_be_drawn():
     results = Results(REPOSITORY / "results")
     drawn = [entry for entry in entries() if entry.load(results) not in (None, ())]
     assert {"overview", "accuracy_by_images", "long_range"} <= {entry.name for entry in drawn}
@@ -135,7 +135,7 @@ def test_all_figures_that_results_allow_are_drawn():
             assert resolve(entry.draw)(data).axes
 
 
-def test_equal_data_has_one_digest():
+def test_equal_data_has_equal_digests():
     maps = Maps("a run", np.zeros((1, 2, 3, 3), np.float16))
     assert digest(maps) == digest(Maps("a run", maps.probs.copy()))
     assert digest(maps) != digest(Maps("a run", maps.probs + 1))

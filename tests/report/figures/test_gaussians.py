@@ -1,4 +1,4 @@
-"""Ellipses hold their stated share of attention, all on one scale, none cut off."""
+"""Ellipses enclose their stated share of attention, are all on one scale, and are not cut off."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def ellipses(figure):
     return [[patch for patch in axis.patches if isinstance(patch, Ellipse)] for axis in figure.axes]
 
 
-def test_the_circles_of_round_heads_have_the_radius_of_the_formula():
+def test_isotropic_heads_are_circles_with_the_expected_radius():
     figure = gaussians.centers(heads([[[1, -2]]], [[-2]]))
     ((half, most),) = ellipses(figure)
     for circle, mass in ((half, 0.5), (most, 0.9)):
@@ -27,7 +27,7 @@ def test_the_circles_of_round_heads_have_the_radius_of_the_formula():
 
 
 @pytest.mark.parametrize("mass", [0.5, 0.9])
-def test_a_tilted_ellipse_holds_its_share(mass):
+def test_a_tilted_ellipse_encloses_its_share_of_attention(mass):
     spread = np.array([[1.5, 0.3], [-0.4, 0.5]])
     head = heads([[[0.5, -1]]], [[spread]])
     covariance = np.linalg.inv(spread @ spread.T)
@@ -40,7 +40,7 @@ def test_a_tilted_ellipse_holds_its_share(mass):
     assert head.reach(0, 0, mass) == pytest.approx(np.abs(corners).max(), rel=0.02)
 
 
-def test_no_ellipse_is_cut_off_and_one_wider_than_the_map_is_named():
+def test_ellipses_are_not_cut_off_and_those_outside_the_map_are_labeled():
     drawn = heads([[[0, 0], [3, 3], [1, 0], [30, 0]]] * 2, [[0.3, 2, 1e-6, 2], [0, 1, 1, 1]])
     figure = gaussians.centers(drawn)
     limits = {(axis.get_xlim(), axis.get_ylim()) for axis in figure.axes}
@@ -57,20 +57,20 @@ def test_no_ellipse_is_cut_off_and_one_wider_than_the_map_is_named():
     assert len(ellipses(figure)[0]) == 4, "of four heads two have no ellipse in the frame"
 
 
-def test_sixteen_heads_of_one_layer_fit_into_one_panel():
+def test_sixteen_heads_of_one_layer_fit_in_one_panel():
     draw = np.random.default_rng(0)
     figure = gaussians.centers(heads(draw.normal(size=(1, 16, 2)), np.ones((1, 16)), (16, 16)))
     assert len(figure.axes) == 1
     assert len(ellipses(figure)[0]) == 32
 
 
-def test_a_head_that_a_layer_lacks_is_not_drawn():
+def test_missing_heads_are_not_drawn():
     drawn = heads([[[0, 0], [1, 1]], [[0, 0], [np.nan, np.nan]]], [[1, 1], [1, np.nan]])
     assert [len(patches) for patches in ellipses(gaussians.centers(drawn))] == [4, 2]
     assert [len(axis.collections) for axis in gaussians.as_printed(drawn).axes] == [4, 2]
 
 
-def test_the_printed_threshold_is_that_of_the_paper():
+def test_the_printed_threshold_encloses_the_stated_mass():
     head = heads([[[0, 0]]], [[0.8]])
     probs = gaussians.printed_probs(head, 0, 0)
     assert probs.shape == (11, 11)

@@ -1,4 +1,4 @@
-"""All figures of one run, for all kinds of models."""
+"""The figures of a single run, for several kinds of models."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ GAUSSIAN = ATTENTION | {"centers", "centers_as_printed", "centers_in_training"}
         (["model=resnet10"], {"accuracy"}),
     ],
 )
-def test_a_run_is_drawn_whatever_its_model(tiny, overrides, expected):
+def test_each_kind_of_model_gets_its_figures(tiny, overrides, expected):
     config = tiny(*overrides)
     run(config)
     folder = run_folder_path(config)
@@ -36,7 +36,7 @@ def test_a_run_is_drawn_whatever_its_model(tiny, overrides, expected):
     assert {Image.open(path).width for path in (folder / "figures").glob("*.png")} == {1100}
 
 
-def test_content_is_drawn_in_single_images_where_they_are(tiny, tmp_path, capsys):
+def test_attention_in_images_needs_the_data_set(tiny, tmp_path, capsys):
     config = tiny("model=sa_learned_content", "scale.layers=1", "epochs=1")
     run(config)
     elsewhere = (tmp_path / "arrays").rename(tmp_path / "elsewhere")
@@ -53,20 +53,20 @@ def test_content_is_drawn_in_single_images_where_they_are(tiny, tmp_path, capsys
     assert not np.allclose(found.probs[0], found.probs[1]), "attention depends on the image"
 
 
-def test_heads_are_in_the_order_of_their_largest_probability():
+def test_heads_are_sorted_by_their_largest_probability():
     probs = np.zeros((1, 3, 2, 2), np.float16)
     probs[0, :, 0, 0] = 0.25, 0.75, np.nan
     assert maps.in_order(probs)[0, :2, 0, 0].tolist() == [0.75, 0.25], "heads that a layer lacks come last"
 
 
-def test_sixteen_heads_on_a_map_that_is_not_square_and_smaller_than_the_zoom():
+def test_zoomed_figure_of_sixteen_heads_on_a_small_rectangular_map():
     probs = np.random.default_rng(0).dirichlet(np.ones(20), size=(2, 16)).reshape(2, 16, 4, 5)
     figure = maps.zoomed(Maps("a run", probs))
     assert len(figure.axes) == 32
     assert figure.axes[0].images[0].get_array().shape == (4, 5)
 
 
-def test_the_query_of_an_image_is_framed_where_it_is():
+def test_the_query_is_framed_at_its_position():
     images = np.zeros((1, 8, 8, 3), np.uint8)
     figure = maps.of_images(ImageMaps("a run", images, np.array([[1, 2]]), np.full((1, 1, 1, 4, 4), 1 / 16)))
     assert image_bytes(figure).startswith(b"\x89PNG")

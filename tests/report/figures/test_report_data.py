@@ -15,13 +15,13 @@ from conftest import REPOSITORY
 RESULTS = Results(REPOSITORY / "results")
 
 
-def test_claims_at_a_glance_are_those_of_the_page():
+def test_claims_at_a_glance_match_the_page():
     page = (REPOSITORY / "results/claims.md").read_text()
     rows = re.findall(r"^\| \[(\w+)\]\(#\w+\) \| ([^|]+) \| [^|]+ \| \*\*([a-z ]+)\*\*", page, flags=re.MULTILINE)
     assert [(row.name, row.claim, row.status) for row in verdicts(RESULTS).rows] == rows
 
 
-def test_images_needed_are_those_of_the_page():
+def test_images_needed_match_the_page():
     page = (REPOSITORY / "results/data_size.md").read_text()
     for protocol in needs(RESULTS):
         for need in protocol.needs:
@@ -29,7 +29,7 @@ def test_images_needed_are_those_of_the_page():
             assert f"{need.ratio:.2f} x [{low:.2f}, {high:.2f}], n=" in page, need
 
 
-def test_a_corrected_probe_is_preferred_and_levels_are_the_calibration():
+def test_corrected_probes_are_preferred_and_levels_come_from_the_calibration():
     found = convolution_shares(RESULTS)
     by_model = {share.model: share for share in found.networks}
     assert by_model["sa_quadratic"].corrected, "one of two probed runs is"
@@ -38,7 +38,7 @@ def test_a_corrected_probe_is_preferred_and_levels_are_the_calibration():
     assert found.levels[0].low > found.levels[1].high > found.levels[2].high
 
 
-def test_layers_are_compared_within_one_commit_of_a_clean_tree(tmp_path):
+def test_layer_timings_come_from_one_commit_of_a_clean_tree(tmp_path):
     shutil.copy(REPOSITORY / "results/bench.jsonl", tmp_path)
     published, ours = timings(Results(tmp_path))
     assert published.positions == ours.positions == [64, 1024, 4096]
@@ -48,7 +48,7 @@ def test_layers_are_compared_within_one_commit_of_a_clean_tree(tmp_path):
     assert timings(Results(tmp_path)) is None
 
 
-def test_what_is_missing_gives_no_figure_and_what_is_damaged_a_line(tmp_path):
+def test_missing_data_gives_no_figure_and_damaged_data_an_error(tmp_path):
     empty = Results(tmp_path)
     assert verdicts(empty) is timings(empty) is None
     assert levels(empty) == []
@@ -58,7 +58,7 @@ def test_what_is_missing_gives_no_figure_and_what_is_damaged_a_line(tmp_path):
         levels(empty)
 
 
-def test_the_answers_in_readme_are_those_of_the_data():
+def test_readme_numbers_match_the_data():
     readme = (REPOSITORY / "README.md").read_text()
     share = next(share for share in convolution_shares(RESULTS).networks if share.model == "sa_quadratic")
     for values in (share.initial, share.trained):

@@ -12,7 +12,7 @@ PHOTO = Photo(np.random.default_rng(0).integers(0, 256, (9, 10, 3), dtype=np.uin
 
 
 def shown(axis):
-    """Return the array or the texts that an axis shows."""
+    """Return the array that an axis shows."""
     return np.ma.getdata(axis.images[0].get_array())
 
 
@@ -20,7 +20,7 @@ def texts(axis):
     return [text.get_text() for text in axis.texts]
 
 
-def test_nine_heads_have_one_pixel_each_and_add_up_to_the_convolution():
+def test_nine_heads_each_attend_to_one_pixel_and_sum_to_the_convolution():
     figure = theorem.nine_heads(theorem_data.small_kernel(Results(REPOSITORY / "results")))
     cells, (heads, output) = figure.axes[:18], figure.axes[18:]
     maps = [shown(axis) for axis in cells[::2]]
@@ -34,7 +34,7 @@ def test_nine_heads_have_one_pixel_each_and_add_up_to_the_convolution():
     np.testing.assert_allclose(added[:, 10], added[:, 12], atol=1e-9)
 
 
-def test_a_photo_comes_out_of_both_alike():
+def test_attention_and_convolution_give_the_same_photo():
     photo, convolved, attended, difference = theorem.through_both(PHOTO).axes
     assert (shown(photo) == PHOTO.pixels).all()
     assert np.ptp(shown(convolved)) > 1
@@ -42,7 +42,7 @@ def test_a_photo_comes_out_of_both_alike():
     assert shown(difference).max() < 1e-5
 
 
-def test_a_head_gets_harder():
+def test_a_larger_alpha_sharpens_the_head():
     axes = theorem.sharpness((0.5, 46)).axes
     soft, hard = (shown(axis) for axis in axes)
     assert soft.argmax() == hard.argmax() == 5 * 9 + 5, "one down, one right of the middle"
@@ -59,7 +59,7 @@ def test_at_the_border_only_padded_keys_give_the_convolution():
     assert shown(equal).max() < 1e-5
 
 
-def test_too_little_ends_at_zero():
+def test_the_error_falls_to_zero_with_enough_heads_and_dimensions():
     heads, dimensions = theorem.too_little(theorem_data.wide_kernel(Results(REPOSITORY / "results"))).axes
     for line in (*heads.lines, *dimensions.lines):
         missed = line.get_ydata()
@@ -68,7 +68,7 @@ def test_too_little_ends_at_zero():
     assert texts(heads) == ["8 heads:\n10%"]
 
 
-def test_without_images_there_is_no_photo(tmp_path):
+def test_missing_images_or_another_data_set_give_no_photo(tmp_path):
     assert theorem_data.photo(Results(tmp_path)) is None
     np.savez(tmp_path / "test_images.npz", pixels=np.zeros((20, 8, 8, 1), np.uint8))
     assert theorem_data.photo(Results(tmp_path)) is None, "of another data set"

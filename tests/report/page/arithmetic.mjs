@@ -1,7 +1,7 @@
 // node arithmetic.mjs PAGE [IMAGES]: what the modules of the page compute for every run in it, as JSON.
 //
-// For every run: maps[layer][query][head][key] on the first image, and logits[image]. With IMAGES, a number: the logits
-// of so many images alone.
+// For every run: maps[layer][query][head][key] on the first image, and logits[image]. With IMAGES, a number: only the
+// logits of this number of images.
 
 import { readFileSync } from "node:fs";
 import { unpack, unpackAll } from "../../../src/attnconv/report/page/arrays.js";

@@ -39,7 +39,7 @@ KINDS = {
 }
 
 
-PLACE = TemporaryDirectory(prefix="page")  # gone when the tests end
+PLACE = TemporaryDirectory(prefix="page")  # deleted when the tests end
 
 
 @cache
@@ -58,7 +58,7 @@ def run_folders() -> dict[str, Path]:
 
 @torch.no_grad()
 def write_run(config: Config) -> Path:
-    """Write what a finished run leaves, with parameters drawn at random instead of trained; returns its folder."""
+    """Write the folder of a finished run, with random instead of trained parameters, and return it."""
     data, folder = load_dataset(config.data, torch.device("cpu")), RunFolder(config)
     model = build_untrained(config, data).eval()
     watcher = HeadWatcher(model, "drawn")
@@ -87,7 +87,7 @@ def write_run(config: Config) -> Path:
 
 
 def make_page(*arguments: str | Path) -> int:
-    """Run scripts/make_page.py with these arguments; returns its exit code."""
+    """Run scripts/make_page.py with these arguments, and return its exit code."""
     before, sys.argv = sys.argv, ["make_page.py", *map(str, arguments)]
     try:
         runpy.run_path(str(REPOSITORY / "scripts" / "make_page.py"), run_name="__main__")
@@ -99,7 +99,7 @@ def make_page(*arguments: str | Path) -> int:
 
 
 def large_images() -> Path:
-    """The folder of a run on images of 64 x 64 pixels, on another map than the other runs."""
+    """Write a run on images of 64 x 64 pixels, whose maps are larger than in the other runs, and return its folder."""
     place = Path(PLACE.name)
     write_arrays(place / "large", side=64)
     fixed = [*TINY_SCALE, "scale.patch=8", "data=arrays", f"data.root={place}/large", f"output={place}/outputs"]
@@ -108,7 +108,7 @@ def large_images() -> Path:
 
 @cache
 def own_page() -> Path:
-    """The page of all of these runs, made once."""
+    """Make the page of all of these runs once, and return its path."""
     path = Path(PLACE.name) / "page.html"
     assert make_page(*run_folders().values(), "--out", path) == 0
     return path

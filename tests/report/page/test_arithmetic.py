@@ -1,4 +1,4 @@
-"""The page computes what PyTorch computes: maps of every kind of attention, and logits. Run by Node, no browser."""
+"""The page's JavaScript, run in Node without a browser, computes the attention maps and logits of PyTorch."""
 
 import json
 import shutil
@@ -31,15 +31,15 @@ CONTENT = ("content", "learned content", "four terms", "quadratic content")
 
 @pytest.fixture(scope="module")
 def computed():
-    """What Node found, by kind."""
+    """The results from Node, by kind of attention."""
     shown = subprocess.run([str(NODE), HERE / "arithmetic.mjs", own_page()], capture_output=True, text=True, check=True)
     return dict(zip(run_folders(), json.loads(shown.stdout), strict=True))
 
 
 def as_in_the_page(trained):
-    """Round the weights as the page has them: heads to the decimals of heads.jsonl, all but encodings to float16.
+    """Round the weights as on the page: heads to the decimals of heads.jsonl, everything but encodings to float16.
 
-    Heads that see content are computed from the weights.
+    Heads that depend on content are computed from the weights.
     """
     sees_content = any(name.endswith("query.weight") for name, _ in trained.model.named_parameters())
     for name, parameter in trained.model.named_parameters():
@@ -51,7 +51,7 @@ def as_in_the_page(trained):
 
 
 @pytest.mark.parametrize("kind", [*POSITION, *CONTENT])
-def test_maps_of_every_query_pixel(computed, kind):
+def test_attention_maps_match_pytorch_at_every_query_pixel(computed, kind):
     trained = as_in_the_page(load_trained(run_folders()[kind]))
     image = next(trained.data.test.batches(len(trained.data.test)))[0]
     first = first_of_each_class(trained.data, "arrays").places[:1]
@@ -64,7 +64,7 @@ def test_maps_of_every_query_pixel(computed, kind):
 
 
 @pytest.mark.parametrize("kind", [*POSITION, *CONTENT])
-def test_logits_and_predictions(computed, kind):
+def test_logits_and_predictions_match_pytorch(computed, kind):
     trained = load_trained(run_folders()[kind])
     images = next(trained.data.test.batches(len(trained.data.test)))[0]
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_logits_and_predictions(computed, kind):
     assert (logits.argmax(1) == expected.argmax(1)).all()
 
 
-def test_the_live_network_of_results_is_the_one_whose_weights_are_kept():
+def test_the_published_page_computes_the_logits_of_the_committed_weights():
     page = REPOSITORY / "docs/index.html"
     command = [str(NODE), HERE / "arithmetic.mjs", page, "20"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -92,7 +92,7 @@ def test_the_live_network_of_results_is_the_one_whose_weights_are_kept():
         assert (logits.argmax(1) == labels).mean() > 0.5
 
 
-def test_what_it_cannot_compute_shows_what_the_run_recorded(computed):
+def test_unsupported_models_show_the_recorded_attention_maps(computed):
     maps = np.load(run_folders()["gated"] / "attention_maps.npy").astype(float)
     assert computed["gated"]["shown"] == "center"
     shown = np.array(computed["gated"]["maps"])[:, 0].reshape(maps.shape)
@@ -102,7 +102,7 @@ def test_what_it_cannot_compute_shows_what_the_run_recorded(computed):
 
 
 @pytest.mark.parametrize("alpha", [0.5, 2.0, 46.0, 104.0])
-def test_the_theorem(alpha):
+def test_theorem_demo_matches_pytorch(alpha):
     draw = np.random.default_rng(0)
     image, weights = torch.from_numpy(draw.random((1, 1, 9, 7), np.float32)), draw.normal(size=9).astype(np.float32)
     convolution = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)

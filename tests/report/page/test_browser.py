@@ -1,4 +1,4 @@
-"""The page in headless Chromium: clicks, keys and sliders, no error, no request, no barrier that axe-core knows."""
+"""The page in headless Chromium: mouse, keyboard, sliders, accessibility, no errors and no network requests."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """A function: fragment of the address, settings of the browser -> the open page; whatever goes wrong fails."""
+    """Return a function that opens the page at a URL fragment; errors and network requests fail the test."""
     troubles, contexts = [], []
 
     def go(fragment="", path=None, **settings):
@@ -52,7 +52,7 @@ def visit(browser):
 
 
 def choices(page):
-    """The reader's choices, from the address."""
+    """Return the reader's choices from the URL fragment."""
     return {name: values[0] for name, values in parse_qs(urlsplit(page.url).fragment).items()}
 
 
@@ -60,7 +60,7 @@ def rings(page):
     return page.inner_html("#query svg.rings")
 
 
-def test_clicks_keys_and_the_slider_change_the_map(visit):
+def test_clicks_keys_and_slider_change_the_map(visit):
     page = visit()
     seen = [rings(page)]
     box = page.locator("#query svg.rings").bounding_box()
@@ -87,7 +87,7 @@ def test_clicks_keys_and_the_slider_change_the_map(visit):
     assert rings(again) == rings(page), "the address holds what is shown"
 
 
-def test_every_run_can_be_chosen(visit):
+def test_every_run_can_be_selected(visit):
     page = visit()
     options = page.locator("#query select option")
     kinds = [options.nth(index).get_attribute("value") for index in range(options.count())]
@@ -101,11 +101,11 @@ def test_every_run_can_be_chosen(visit):
 
 
 @pytest.mark.parametrize("fragment", ["query=99999&layer=7&epoch=1.5&image=-3", "run=nobody", "%%%&query="])
-def test_an_address_that_makes_no_sense_shows_the_page(visit, fragment):
+def test_an_invalid_url_fragment_still_shows_the_page(visit, fragment):
     assert rings(visit(fragment))
 
 
-def test_sharper_heads_come_nearer_to_the_convolution(visit):
+def test_sharp_heads_match_the_convolution(visit):
     page = visit()
     alpha = page.get_by_role("slider", name="Alpha")
     said = [page.inner_text("#theorem .readout")]
@@ -122,7 +122,7 @@ def test_sharper_heads_come_nearer_to_the_convolution(visit):
     assert len(set(said)) == 3
 
 
-def test_a_head_is_dragged_and_its_tap_moves(visit):
+def test_dragging_a_head_moves_its_tap(visit):
     page = visit()
     tap = "svg.plane rect"
     before = page.locator(tap).nth(8).get_attribute("x")
@@ -143,7 +143,7 @@ def test_a_head_is_dragged_and_its_tap_moves(visit):
 
 
 @pytest.mark.parametrize("of_results", [True, False])
-def test_every_measure_of_a_probed_run_is_drawn(visit, of_results):
+def test_every_measure_of_a_probed_run_is_plotted(visit, of_results):
     page = visit("measure=joint", path=REPOSITORY / "docs" / "index.html" if of_results else None)
     options = page.locator("#likeness select").nth(1).locator("option")
     names = [options.nth(index).get_attribute("value") for index in range(options.count())]
@@ -156,7 +156,7 @@ def test_every_measure_of_a_probed_run_is_drawn(visit, of_results):
         assert "even" in page.text_content("#likeness svg.chart"), "calibrated on 8 x 8 positions"
 
 
-def test_heads_and_patches_change_the_prediction(visit):
+def test_switching_heads_and_hiding_patches_change_the_prediction(visit):
     page = visit()
     numbers = [page.inner_html("#network table")]
     buttons = page.locator("#network .layer button")
@@ -186,7 +186,7 @@ def test_heads_and_patches_change_the_prediction(visit):
     page.get_by_text("are right with these heads").wait_for()
 
 
-def test_an_image_of_ones_own(visit, tmp_path):
+def test_an_uploaded_image_is_classified_and_a_text_file_is_refused(visit, tmp_path):
     page = visit()
     before = page.inner_html("#network table")
     PIL.Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "red.png")
@@ -199,7 +199,7 @@ def test_an_image_of_ones_own(visit, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_barrier(visit, scheme):
+def test_axe_finds_no_serious_accessibility_violations(visit, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs requirements-dev.txt")
     page = visit(color_scheme=scheme, viewport={"width": 390, "height": 800}, bypass_csp=True)
     found = axe.Axe().run(page).response["violations"]
@@ -208,7 +208,7 @@ def test_axe_finds_no_serious_barrier(visit, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_figures_are_saved(visit):
+def test_figures_can_be_saved_as_svg_and_csv(visit):
     page = visit()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save rings as SVG").click()
@@ -220,14 +220,14 @@ def test_figures_are_saved(visit):
     assert len(lines) == 4
 
 
-def test_without_heads_there_are_charts_only(visit, tmp_path):
+def test_a_page_of_models_without_heads_shows_only_charts(visit, tmp_path):
     assert make_page(run_folders()["resnet"], "--out", tmp_path / "resnet.html") == 0
     page = visit(path=tmp_path / "resnet.html")
     assert page.locator("#query").count() == page.locator("#network").count() == 0
     assert page.locator("#training circle.mark").count() == 4
 
 
-def test_images_of_64_pixels_on_another_map(visit, tmp_path):
+def test_runs_with_different_map_sizes_share_a_page(visit, tmp_path):
     runs = [large_images(), run_folders()["quadratic"]]
     assert make_page(*runs, "--out", tmp_path / "large.html") == 0
     page = visit("query=63", path=tmp_path / "large.html")
@@ -240,7 +240,7 @@ def test_images_of_64_pixels_on_another_map(visit, tmp_path):
     assert rings(page)
 
 
-def test_the_claims_and_the_images_needed_are_on_the_page(visit):
+def test_the_page_shows_the_claims_and_the_images_needed(visit):
     page = visit(path=REPOSITORY / "docs" / "index.html")
     rows = page.locator("#claims tbody tr")
     claims = re.findall(r"^\| \[(\w+)\]\(#", (REPOSITORY / "results/claims.md").read_text(), flags=re.MULTILINE)
@@ -255,7 +255,7 @@ def test_the_claims_and_the_images_needed_are_on_the_page(visit):
     assert (REPOSITORY / "docs" / folder).is_dir()
 
 
-def test_the_dots_of_the_study_say_their_command_and_run(visit):
+def test_data_points_of_the_study_show_their_command_and_run(visit):
     page = visit(path=REPOSITORY / "docs" / "index.html")
     first = page.locator("#data-size circle.mark").first
     first.focus()

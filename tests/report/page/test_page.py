@@ -1,4 +1,4 @@
-"""What the page is made from, and what is refused: one line, exit code 2."""
+"""Making the page: its contents, and one-line errors with exit code 2."""
 
 import json
 import re
@@ -17,15 +17,15 @@ PAGE, RESULTS = REPOSITORY / "docs" / "index.html", REPOSITORY / "results"
 
 
 def data_of(page: Path) -> dict:
-    """The data inside a page."""
+    """Return the data embedded in a page."""
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text())[1])
 
 
-def test_the_page_of_results_is_up_to_date_and_small(tmp_path):
+def test_the_committed_page_is_up_to_date_and_small(tmp_path):
     (tmp_path / "docs").mkdir()
     made = tmp_path / "docs" / "index.html"
     assert make_page("--out", made) == 0
-    depth = re.compile(r'"(\.\./)+[^"]*results/')  # links begin at the page
+    depth = re.compile(r'"(\.\./)+[^"]*results/')  # links are relative to the page
     committed, anew = (depth.sub('"../results/', path.read_text()) for path in (PAGE, made))
     assert committed == anew, "make page"
     assert PAGE.stat().st_size < 3_000_000
@@ -54,7 +54,7 @@ def test_damaged_runs_are_named_and_left_out_of_the_page(tmp_path, capsys):
     assert len(runs) == len({point["run"] for point in data_of(PAGE)["points"]}) - 2
 
 
-def test_each_run_says_what_it_was_and_how_to_make_it_anew():
+def test_each_run_shows_its_settings_and_the_command_to_reproduce_it():
     runs = data_of(own_page())["runs"]
     assert len(runs) == len(run_folders())
     by_name = {run["run"].partition("/")[0]: run for run in runs}
@@ -67,14 +67,14 @@ def test_each_run_says_what_it_was_and_how_to_make_it_anew():
     assert all((page.parent / run["link"] / "result.json").exists() for run in runs)
 
 
-def test_modules_share_no_names_and_end_no_script():
+def test_the_bundled_script_has_no_imports_exports_or_closing_script_tag():
     script = bundle("main.js")
     assert "</script" not in script
     assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("case", ["missing", "file", "unfinished", "other data", "no data", "no folder"])
-def test_bad_input_is_one_line(case, tmp_path, capsys):
+def test_invalid_arguments_are_one_line_errors(case, tmp_path, capsys):
     run = run_folders()["quadratic"]
     write_arrays(tmp_path / "other", seed=1)
     (tmp_path / "file").write_text("")

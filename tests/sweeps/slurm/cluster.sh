@@ -7,10 +7,10 @@
 #                      line for the shell: export SLURM_CONF=...   Does nothing to a cluster that is up.
 #   cluster.sh stop    cancel its jobs, stop its daemons and remove its folder.
 #
-# Exit codes: 0 done; 1 something did not come up (the reason and the guilty log are on stderr);
-# 77 skipped, because this machine cannot be made a cluster.
+# Exit codes: 0 done; 1 something did not start (the reason and the log that shows it are on stderr);
+# 77 skipped, because a cluster cannot run on this machine.
 #
-# The node claims 8 CPUs whatever the machine has. Partition `debug` is the default one. A job in `urgent`
+# The node always claims 8 CPUs. Partition `debug` is the default one. A job in `urgent`
 # that needs its CPUs preempts it: SIGTERM to its srun steps, GraceTime later SIGTERM to all of it,
 # KillWait later SIGKILL, and it is requeued.
 set -euo pipefail
@@ -42,7 +42,7 @@ wait_for() {  # SECONDS COMMAND...
 
 pid_of() { cat "$dir/$1.pid" "$dir/munge/$1.pid" 2>/dev/null || true; }
 
-# By name too, as a number from an old pid file may be another process by now; and no zombie.
+# Also checks the name, because a PID from an old file may be another process by now; ignores zombies.
 running() { [[ $(cat "/proc/$1/stat" 2>/dev/null) == "$1 ($2) "[^ZX]* ]]; }  # PID DAEMON
 
 ended() { ! running "$@"; }
@@ -88,7 +88,7 @@ install_missing() {
     for command in munged mariadbd mariadb-install-db my_print_defaults slurmdbd slurmctld slurmd sbatch; do
         command -v "$command" >/dev/null && continue
         say "$command is missing: installing Slurm, munge and MariaDB"
-        # MariaDB's core packages have no service of their own that would start beside this one.
+        # MariaDB's core packages do not start a service of their own.
         { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
             slurm-wlm slurmdbd munge mariadb-server-core mariadb-client-core; } \
             >"$dir/apt-get.log" 2>&1 </dev/null || fail 'apt-get could not install the packages' apt-get
@@ -146,7 +146,7 @@ write_configuration() {
 		StorageHost=localhost
 		StorageUser=root
 	CONF
-    chmod 600 "$dir/slurmdbd.conf"  # slurmdbd insists
+    chmod 600 "$dir/slurmdbd.conf"  # slurmdbd requires it
     echo 'CgroupAutomount=no' >"$dir/cgroup.conf"
 }
 
@@ -159,7 +159,7 @@ start_munged() {
         fail 'munged did not start' munged
 }
 
-start_mariadbd() {  # without a TCP port: root comes in through the socket and needs no password
+start_mariadbd() {  # without a TCP port: root connects through the socket and needs no password
     mariadb-install-db --no-defaults --user=root --datadir="$dir/mariadb" --skip-test-db \
         --auth-root-authentication-method=socket >"$dir/mariadbd.log" 2>&1 ||
         fail 'the database could not be made' mariadbd

@@ -1,8 +1,8 @@
-"""A sweep on a real cluster of one node: what is canceled, cut off or pushed aside ends right all the same.
+"""Sweeps on a real one-node Slurm cluster, with jobs that are canceled, time out or are preempted.
 
     make test-slurm
 
-Installs and starts Slurm on this machine (cluster.sh), which takes root and apt-get; skipped elsewhere.
+Installs and starts Slurm on this machine (cluster.sh). Skipped without root and apt-get.
 """
 
 import json
@@ -21,7 +21,7 @@ from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
 pytestmark = pytest.mark.slurm
 CLUSTER = Path(__file__).with_name("cluster.sh")
 
-# How long a job takes must not depend on how fast the machine is: these models wait at every training step.
+# The duration of a job must not depend on the speed of the machine: these models wait in every training step.
 MODULE = """
 import time
 
@@ -44,12 +44,12 @@ name: {name}
 mixer: {{_target_: slow.Slow, _partial_: true, kernel_size: 3, seconds: {seconds}}}
 """
 EPOCHS = 100  # of 3 steps, each through 2 layers
-HANGS = 3600  # seconds, many times what anything here takes
+HANGS = 3600  # seconds, far longer than anything here takes
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """The environment in which Slurm's commands talk to the cluster."""
+    """The environment in which Slurm's commands reach the cluster."""
     started = subprocess.run([CLUSTER, "start"], stdout=subprocess.PIPE, text=True)
     if started.returncode == 77:
         pytest.skip("no cluster can be made here: it takes root and apt-get")
@@ -61,7 +61,7 @@ def cluster():
 
 @pytest.fixture
 def command(tmp_path, cluster):
-    """A function that starts a sweep of models over tiny data, one job a model."""
+    """Return a function that starts a sweep over models on tiny data, with one job per model."""
     write_arrays(tmp_path / "arrays")
     (tmp_path / "slow.py").write_text(MODULE)
     (tmp_path / "configs/model").mkdir(parents=True)
@@ -100,7 +100,7 @@ def folder(tmp_path, model):
 
 
 def finish(process):
-    """Exit code, the summary's last lines by model, its counts, and the errors."""
+    """Return the exit code, the last summary line of each model, the counts, and stderr."""
     out, err = process.communicate(timeout=HANGS)
     lines = out.splitlines()
     cells = {}
@@ -112,7 +112,7 @@ def finish(process):
 
 
 def assert_as_if_undisturbed(tmp_path, tiny, model):
-    """The same bytes as a run in this process, on one thread as in the job."""
+    """Check that the metrics are the same bytes as those of a run in this process, on one thread as in the job."""
     undisturbed = tiny(f"epochs={EPOCHS}", f"eval_every={EPOCHS}", "model=conv3x3", "name=undisturbed")
     if not run_folder_path(undisturbed).exists():
         run(undisturbed)
@@ -120,7 +120,7 @@ def assert_as_if_undisturbed(tmp_path, tiny, model):
     assert (folder(tmp_path, model) / "metrics.jsonl").read_bytes() == expected
 
 
-def test_every_cell_of_a_sweep_of_eight_ends_right(tmp_path, tiny, cluster, command):
+def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluster, command):
     models = ["slow_a", "slow_b", "sa_quadratic", "sa_learned", "conv3x3", "mlp_mixer", "resnet10", "resnet18"]
     sweep = [f"model={','.join(models)}", "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=60"]
     process = command(*sweep)
@@ -148,7 +148,7 @@ def test_every_cell_of_a_sweep_of_eight_ends_right(tmp_path, tiny, cluster, comm
     assert_as_if_undisturbed(tmp_path, tiny, "slow_b")
 
 
-def test_a_job_that_is_preempted_saves_itself_and_goes_on(tmp_path, tiny, cluster, command):
+def test_a_preempted_job_resumes_and_gives_the_same_result(tmp_path, tiny, cluster, command):
     process = command("model=slow_c")
     wait_until(lambda: look(folder(tmp_path, "slow_c")).epoch >= 1, process)
     slurm(cluster, "sbatch", "--partition=urgent", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 1")
@@ -160,7 +160,7 @@ def test_a_job_that_is_preempted_saves_itself_and_goes_on(tmp_path, tiny, cluste
     assert_as_if_undisturbed(tmp_path, tiny, "slow_c")
 
 
-def test_a_partition_that_does_not_exist_is_one_line(tmp_path, command):
+def test_an_unknown_partition_is_a_one_line_error(tmp_path, command):
     process = command("seed=0,1", "hydra.launcher.partition=nope")
     code, _, _, err = finish(process)
     assert code == 2
