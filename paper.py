@@ -43,9 +43,10 @@ class QuadraticAttention(nn.Module):
 
 
 def attention_from(convolution: nn.Conv2d, alpha: float = 200.0) -> QuadraticAttention:
-    """Return the attention that computes a K x K convolution off the border (Theorem 1): one head per tap (Lemma 1).
+    """Return the attention that computes a K x K convolution (Theorem 1): one head per tap (Lemma 1).
 
-    A head's center is the shift of its tap, and its value matrix is the weights of its tap.
+    They are equal away from the border. A head's center is the shift of its tap, and its value matrix is the weights of
+    its tap.
     """
     assert convolution.bias is not None
     width, size = convolution.in_channels, convolution.kernel_size[0]
@@ -59,7 +60,7 @@ def attention_from(convolution: nn.Conv2d, alpha: float = 200.0) -> QuadraticAtt
 
 
 def prove() -> None:
-    """Nine heads are a 3 x 3 convolution off the border; there a convolution meets zeros, softmax only real pixels."""
+    """Nine heads are a 3 x 3 convolution, except at the border, where only a convolution sees zeros."""
     convolution = nn.Conv2d(16, 16, 3, padding=1)
     images = torch.randn(2, 10, 10, 16)
     convolved = convolution(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from attnconv.errors import RunFolderError, one_line_errors
 from attnconv.files import require_targets
-from attnconv.report.collect import Gathered, check_version, gather, runs_folder, tabulate
+from attnconv.report.collect import Gathered, check_version, gather
+from attnconv.report.runs_table import runs_folder, tabulate
 from attnconv.report.weights import choose_weights, keep_weights
 from attnconv.runs.status import collected_weights
 from attnconv.settings.arguments import ScriptParser, existing_folder

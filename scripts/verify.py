@@ -1,4 +1,4 @@
-"""Check that the published numbers match the files: `make verify`. It trains nothing and takes seconds.
+"""Check that the published numbers match the files: `make verify`. It trains nothing and takes under a minute.
 
 Checks the hash of each file in results/, rebuilds and compares runs.csv and all pages including README's tables, and
 counts the parameters and FLOPs of the paper's models again. Prints a line for each check and each difference; exit code

@@ -130,8 +130,8 @@ class RecipeConfig:
                          "image keeps (1: uniform); 0: none", at_least=0)  # fmt: skip
     sizes: list[float] = knob([], "heights of training images as shares of the full height; each entry covers an "
                               "equal part of training; []: full size", above=0, at_most=16)  # fmt: skip
-    cropped_from: float | None = knob(None, "crop sizes from this share on at random, and scale smaller ones; "
-                                      "null: scale all", above=0, at_most=1)  # fmt: skip
+    cropped_from: float | None = knob(None, "sizes from this share on are random crops, smaller ones are scaled "
+                                      "images; null: all are scaled", above=0, at_most=1)  # fmt: skip
     whitening: bool = knob(False, "initialize the stem to whiten the patches of the training images")
     dropout: float = knob(0.1, "dropout after a layer's projection and feed-forward network", at_least=0, below=1)
     attention_dropout: float = knob(0.1, "dropout of attention probabilities", at_least=0, below=1)
@@ -161,7 +161,7 @@ class Config:
     seed: int = knob(
         0, "seed of initialization, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED
     )
-    match: str | None = knob(None, "scale the model's width to the cost of match_model; null: leave it",
+    match: str | None = knob(None, "scale the model's width to the cost of match_model; null: keep it",
                              choices=("parameters", "flops"))  # fmt: skip
     match_model: str = knob("sa_quadratic", "with match: the model that sets the budget, at the same scale")
     epochs: int = knob(300, "number of passes over the training images", at_least=1, at_most=1_000_000)

@@ -27,7 +27,7 @@ SIDE, CELL, MARK, BLOCK = 32, 4, 2, 8  # pixels
 CELLS = SIDE // CELL
 TASKS = ("agreement", "texture")
 COLORS = ((220, 40, 40), (40, 40, 220))  # red, blue
-NEIGHBOURS = 5  # cells that one mark blocks for the next: its own, and four at the distance
+NEIGHBORS = 5  # cells that one mark blocks for the next: its own, and four at the distance
 STRIPES = 40  # gray levels above and below the background
 STREAM = 5
 
@@ -52,7 +52,7 @@ def draw_scene(count: int, distance: int, clutter: int, seed: int, split: int) -
     """
     if distance % CELL or not CELL <= distance <= SIDE - CELL:
         raise DataError(f"data.distance must be a multiple of {CELL} in {CELL}..{SIDE - CELL} pixels, not {distance}")
-    most = CELLS * CELLS // NEIGHBOURS - 2
+    most = CELLS * CELLS // NEIGHBORS - 2
     if clutter > most:
         raise DataError(f"data.clutter={clutter} marks do not fit next to the pair; use at most {most}")
     draw = np.random.default_rng([STREAM, seed, split])

@@ -48,7 +48,7 @@ class ContentAttention(AttentionMixer):
     Args:
         width: D, channels of the map, of each query and of each key.
         heads: N.
-        grid: (H, W) of the maps to expect, in pixels.
+        grid: (H, W) of the maps to expect, in positions.
         attention_dropout: probability of zeroing an attention probability while training, per image.
         content: add the term query . key.
         relative: builds relative vectors r, called as `relative(width=, grid=)`; or None.

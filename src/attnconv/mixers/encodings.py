@@ -5,7 +5,7 @@ softmax over the keys turns scores into attention probabilities. If the score is
 encoding is an `AdditiveEncoding`: exp(r + c) = exp(r) exp(c), so the softmax factorizes exactly over rows and columns,
 and the attention can be applied one axis at a time (`attnconv.mixers.positional`).
 
-All encodings are built as `Encoding(heads, width, grid)`; a mixer needs no other argument.
+All encodings are built as `Encoding(heads, width, grid)`; a mixer passes no other argument.
 
 Axes: N heads; ... any shape of shifts.
 """

@@ -40,7 +40,7 @@ class PositionalAttention(AttentionMixer):
     Args:
         width: D, channels of the map.
         heads: N.
-        grid: (H, W) of the maps to expect, in pixels; encodings with tables are sized by it.
+        grid: (H, W) of the maps to expect, in positions; encodings with tables are sized by it.
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
         impl: "dense", "separable", or "auto" for the fastest exact one, as measured.

@@ -53,7 +53,7 @@ class WindowAttention(AttentionMixer):
     Args:
         width: D; each head has D/N channels of queries, keys and values.
         heads: N.
-        grid: (H, W) of the maps to expect, in pixels.
+        grid: (H, W) of the maps to expect, in positions.
         attention_dropout: probability of zeroing an attention probability while training.
         kernel_size: K, odd.
         border: "zero" or "shift".

@@ -32,7 +32,7 @@ class Layer(nn.Module):
 class Backbone(nn.Module):
     """Invertible pooling, a linear stem, `layers` mixing layers, the mean over pixels, a linear head.
 
-    Initialisation is PyTorch's default everywhere, as in the authors' code.
+    Initialization is PyTorch's default everywhere, as in the authors' code.
 
     Args:
         image_shape: (C, height, width) of the images, in pixels.

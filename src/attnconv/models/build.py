@@ -1,11 +1,14 @@
 """Build a network from the free-form `model` node, with errors that name the key."""
 
 import inspect
+import random
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+import numpy as np
+import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from torch import nn
@@ -39,6 +42,19 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         if is_out_of_memory(error):
             raise
         raise ConfigError(f"model={node.get('name', '?')}: {in_one_line(error)}") from error
+
+
+def build_seeded_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    """Build the network whose initial values depend only on the seed, whichever generator it draws from.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    torch.manual_seed(seed)
+    # A network of a user may draw from the global generator; seeds above 32 bits need several words.
+    np.random.seed(np.random.SeedSequence(seed).generate_state(4))  # noqa: NPY002
+    random.seed(seed)
+    return build_model(node, image_shape, classes)
 
 
 def check_node(node: dict[str, Any]) -> None:

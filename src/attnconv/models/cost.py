@@ -61,11 +61,16 @@ def parameters(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What a model gave for its inputs, and the FLOPs per image counted in both ways; None if they were not counted."""
+    """What a model gave for its inputs, and the FLOPs per image counted in both ways; None if they were not counted.
+
+    Args:
+        missing: why the model could not run here, if it has an operator that the CPU lacks; it may run on a GPU.
+    """
 
     outputs: Any
-    flops_paper: int | None
-    flops_full: int | None
+    flops_paper: int | None = None
+    flops_full: int | None = None
+    missing: str | None = None
 
 
 def forward_untrained(
@@ -82,7 +87,7 @@ def forward_untrained(
 
     Raises:
         ConfigError: see `build_model`.
-        Exception: whatever the model raises on the CPU.
+        Exception: whatever the model raises on the CPU, unless it lacks an operator: see `ForwardPass.missing`.
     """
     model = build_unfilled(node, image_shape, classes).train(training)
     try:
@@ -90,7 +95,16 @@ def forward_untrained(
     except Exception:  # PyTorch and NumPy raise various errors for tensors without values
         model = build_untrained(node, image_shape, classes).train(training)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return ForwardPass(model(images), None, None)
+            return _on_cpu(model, images)
+
+
+def _on_cpu(model: nn.Module, images: Tensor) -> ForwardPass:
+    try:
+        return ForwardPass(model(images))
+    except NotImplementedError as error:
+        if "backend" not in str(error):  # a method without a body, not an operator without a kernel
+            raise
+        return ForwardPass(None, missing=in_one_line(error))
 
 
 def forward_blank(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> ForwardPass:
@@ -98,12 +112,11 @@ def forward_blank(node: dict[str, Any], image_shape: tuple[int, int, int], class
 
     Raises:
         ConfigError: the model cannot be built, or cannot take the images.
-        NotImplementedError: it has an operator that the CPU lacks.
     """
     try:
         return forward_untrained(node, image_shape, classes, torch.zeros(1, *image_shape))
     except (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError) as error:
-        if is_out_of_memory(error) or (isinstance(error, NotImplementedError) and "backend" in str(error)):
+        if is_out_of_memory(error):
             raise
         size = "x".join(map(str, image_shape[1:]))
         raise ConfigError(f"model={node['name']} cannot take images of {size} pixels: {in_one_line(error)}") from error

@@ -18,7 +18,7 @@ from attnconv.models.cost import build_unfilled, forward_blank, parameters
 BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
 WIDEST = 2**16
-NEIGHBOURS = 64  # some mixers need an even width, or one divisible by their heads
+NEIGHBORS = 64  # some mixers need an even width, or one divisible by their heads
 
 Node = dict[str, Any]
 
@@ -77,10 +77,7 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
     def count(candidate: Node) -> int:
         if budget == "parameters":
             return parameters(build_unfilled(candidate, image_shape, classes))
-        try:
-            flops = forward_blank(candidate, image_shape, classes).flops_full
-        except NotImplementedError:
-            flops = None
+        flops = forward_blank(candidate, image_shape, classes).flops_full
         if flops is None:
             raise ConfigError(
                 f"match=flops: the FLOPs of model={candidate['name']} cannot be counted, because it reads the values "
@@ -124,7 +121,7 @@ def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> N
 def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int]) -> int:
     """Return the width, or the next larger one that the model accepts."""
     refusal = None
-    for candidate in range(width, width + NEIGHBOURS):
+    for candidate in range(width, width + NEIGHBORS):
         try:
             cost(at(candidate))
         except ConfigError as error:

@@ -1,7 +1,7 @@
 """ResNet for 32 x 32 images, the convolutional baseline of the authors' code (kuangliu's pytorch-cifar).
 
 The CIFAR variant of He et al. (2016): a 3 x 3 stem without pooling, four stages of basic blocks at strides 1, 2, 2, 2.
-ResNet-18 is (2, 2, 2, 2) blocks at width 64: 11,173,962 parameters; ResNet-10 has one block per stage. Initialisation
+ResNet-18 is (2, 2, 2, 2) blocks at width 64: 11,173,962 parameters; ResNet-10 has one block per stage. Initialization
 is PyTorch's default, as in the authors' code, not torchvision's. Two kinds of attention may be added: non-local blocks,
 over space, and squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507), over channels.
 

@@ -28,7 +28,8 @@ all images at equal epochs are `experiment=table1`. All models have as many para
   (`attnconv.report.stats` has the rates).
 - *Images needed*: images that a model needs for an accuracy, divided by those of `{REFERENCE}`, interpolated in the
   logarithm of the images, for each seed. *Slope*: growth of the difference of logits per doubling of the images.
-- *The order changes between* two fractions if a different side is significantly ahead at each; else it is not located.
+- *The order changes between* the nearest two fractions at which different sides are significantly ahead; else it is not
+  located.
 """
 
 
@@ -134,7 +135,7 @@ def disagreements(found: list[Protocol]) -> Iterator[str]:
         )
         if ahead and behind:
             where = (" and ".join(f"{p.title} ({p.precision})" for p in some) for some in (ahead, behind))
-            yield "At {:.3g} of the images they disagree on `{}`: ahead after {}, behind after {}.".format(
+            yield "At {:.3g} of the images the protocols disagree on `{}`: ahead after {}, behind after {}.".format(
                 fraction, model, *where
             )
 

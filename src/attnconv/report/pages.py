@@ -10,11 +10,12 @@ from typing import TypeVar
 from attnconv.errors import UserError
 from attnconv.files import read_csv, read_json_lines, reading
 from attnconv.report.claims import Verdict, claims_page, claims_table, judge, read_claims
-from attnconv.report.collect import read_runs
 from attnconv.report.comparisons import Row
+from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
 from attnconv.report.data_size import data_size_page
 from attnconv.report.deciders import DECIDERS
 from attnconv.report.evidence import Evidence
+from attnconv.report.runs_table import read_runs
 from attnconv.report.tables import bench_table, fill, long_range_table, models_table, paper_table, runs_table
 from attnconv.report.theorem_page import theorem_page
 
@@ -52,6 +53,7 @@ class Pages:
             "results/theorem.md": self._try("runs.csv", lambda: theorem_page(self.results, self.runs)),
             "results/models.md": self._filled("results/models.md", self._models()),
             "results/long_range.md": self._filled("results/long_range.md", self._long_range()),
+            "results/cpu10.md": self._filled("results/cpu10.md", self._cpu10()),
         }
         return {name: text for name, text in pages.items() if text is not None}
 
@@ -93,6 +95,9 @@ class Pages:
 
     def _long_range(self) -> Tables:
         return {"long_range": ("long_range.csv", lambda: long_range_table(self._csv("long_range.csv")))}
+
+    def _cpu10(self) -> Tables:
+        return {"cpu10": ("cpu10.jsonl", lambda: cpu10_table(cpu10_lines(self.results)))}
 
     def _csv(self, name: str) -> list[dict[str, str]]:
         return read_csv(self.results / name)

@@ -188,8 +188,8 @@ def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
         ratio = max((layer.get("fit_ratio", 0) for layer in found["layers"]), default=0)
         fit = f" (p/n up to {ratio:.2g})" if ratio else ""
         fitted = found["fit_images"] // 2
-        about = f"`{run['run']}`: {found['images']} images, convolutions fitted to {fitted}{fit} and judged"
-        parts.append(f"\n### {run['model']}\n\n{about} on the same number of others.\n\n{likeness_table(found)}")
+        about = f"`{run['run']}`: {found['images']} images, convolutions fitted to {fitted}{fit} and evaluated"
+        parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(found)}")
     return "".join(parts)
 
 

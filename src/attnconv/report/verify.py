@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attnconv.files import read_csv, reading
-from attnconv.report.collect import runs_csv
 from attnconv.report.figures.gallery import stale_figures
 from attnconv.report.pages import MANIFEST, Pages, manifest
+from attnconv.report.runs_table import runs_csv
 
 SUFFIXES = {"B": 1e9, "M": 1e6}
 

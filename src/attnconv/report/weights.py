@@ -13,7 +13,7 @@ from safetensors.torch import save
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
 from attnconv.models.weight_files import read_weights
-from attnconv.report.collect import kept_out
+from attnconv.report.runs_table import kept_out
 from attnconv.runs.records import name_of, read_config
 from attnconv.runs.status import collected_folder, collected_weights, find_folders, look
 

@@ -2,6 +2,7 @@
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     data.json        where the data was, and its hash
+    preprocessing.json   image size, normalization and class names (attnconv.data.preprocessing)
     config.yaml      the frozen configuration, with the precision that precision=auto chose
     metrics.jsonl    a line per epoch; it contains no times, so on a CPU equal runs have equal bytes
     timing.jsonl     a line per epoch: wall-clock seconds, and CPU seconds of all threads and processes

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from attnconv.config import Config, check_limits, flatten
@@ -11,7 +10,7 @@ from attnconv.data.dataset import DataSet
 from attnconv.data.preprocessing import Preprocessing, read_preprocessing
 from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near
-from attnconv.models.build import build_model
+from attnconv.models.build import build_seeded_model
 from attnconv.models.match import resolve_node
 from attnconv.models.targets import refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
@@ -173,5 +172,4 @@ def _inside(folder: Path) -> str:
 def build_untrained(config: Config, data: DataSet | Preprocessing) -> nn.Module:
     """Return the network with the run's initial weights, on the CPU."""
     node, _ = resolve_node(config, data.image_shape, data.classes)
-    torch.manual_seed(config.seed)
-    return build_model(node, data.image_shape, data.classes)
+    return build_seeded_model(node, data.image_shape, data.classes, config.seed)

@@ -1,7 +1,7 @@
 """Plain values -> the schema's dataclasses, each value of the type that its setting states.
 
-The one place that decides, whether a value comes from the command line, from a YAML file or from an older run. Neither
-Hydra nor OmegaConf converts anything before: the second takes `flip: 2` for true. Imports no torch.
+All values are converted here: those of the command line, of YAML files and of older runs. Neither Hydra nor OmegaConf
+converts anything before; OmegaConf would take `flip: 2` for true. This module does not import torch.
 """
 
 import re
@@ -24,7 +24,7 @@ Schema = TypeVar("Schema")
 
 @cache
 def untyped(schema: type[Schema]) -> type[Schema]:
-    """Return the schema with the same settings and defaults, and no types: unknown settings are all that it refuses."""
+    """Return the schema with the same settings and defaults but no types, so that it refuses only unknown settings."""
     settings: list[tuple[str, Any, Field[Any]]] = []
     for setting in fields(schema):  # type: ignore[arg-type]
         if is_dataclass(setting.type):
@@ -35,8 +35,8 @@ def untyped(schema: type[Schema]) -> type[Schema]:
         else:
             settings.append((setting.name, Any, field(default=setting.default)))
     built = make_dataclass(schema.__name__, settings)
-    # A module holds it, so that launchers pickle its name. They would pickle the class itself otherwise, and unpickling
-    # that replaces what marks a field without a default, in this process too.
+    # A module holds it, so that launchers pickle its name. Otherwise they would pickle the class itself, and unpickling
+    # it would replace the marker of fields without a default, in this process too.
     built.__module__, built.__qualname__ = schema.__module__, f"Untyped{schema.__name__}"
     setattr(sys.modules[schema.__module__], built.__qualname__, built)
     return built

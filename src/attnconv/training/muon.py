@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
     """Muon, with Nesterov momentum and decoupled weight decay, for groups with `use_muon`; AdamW for the others.
 
     Convolution kernels are treated as (out, in * height * width) matrices, which torch.optim.Muon does not support. All
-    matrices of one shape are orthogonalized at once, because for small ones the number of kernel launches takes the
+    matrices of one shape are orthogonalized at once, because for small ones kernel launches take most of the
     time.
 
     Args:

@@ -14,7 +14,7 @@ from attnconv.data.augmentation import ImageSize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
-from attnconv.models.build import build_model, check_node
+from attnconv.models.build import build_seeded_model, check_node
 from attnconv.models.cost import ForwardPass, build_unfilled, forward_blank, forward_untrained, parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
@@ -45,7 +45,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     match: Match | None  # how the model's width was scaled, if it was
     costs: dict[str, int | None]  # parameters, and FLOPs per image counted in both ways (attnconv.models.cost)
-    notes: tuple[str, ...] = ()  # what the user may not expect, said when nothing is wrong
+    notes: tuple[str, ...] = ()  # what the user may not expect; printed once everything is checked
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -124,10 +124,9 @@ def _prepare(config: Config) -> Setup:
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
-    counted = _check_logits(config, node, data)
-    torch.manual_seed(config.seed)
+    counted = _check_logits(config, node, data, device)
     # Built on the CPU, so that equal seeds give equal weights on all devices.
-    model = build_model(node, data.image_shape, data.classes)
+    model = build_seeded_model(node, data.image_shape, data.classes, config.seed)
     _check_sizes(config, node, data)
     if processes.count == 1:  # with several processes, batch norm uses the images of all
         _check_last_batch(config, node, data)
@@ -191,13 +190,14 @@ def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
     require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
 
 
-def _check_logits(config: Config, node: dict[str, Any], data: DataSet) -> ForwardPass:
+def _check_logits(config: Config, node: dict[str, Any], data: DataSet, device: torch.device) -> ForwardPass:
     """Return a forward pass, or raise ConfigError for a network that does not map images to one logit per class."""
     name, expected = f"model={config.model['name']}", (1, data.classes)
-    try:
-        counted = forward_blank(node, data.image_shape, data.classes)
-    except NotImplementedError:  # an operator that only the GPU has: training finds out
-        return ForwardPass(None, None, None)
+    counted = forward_blank(node, data.image_shape, data.classes)
+    if counted.missing:
+        if device.type == "cpu":
+            raise ConfigError(f"{name} does not run on a CPU: {counted.missing}")
+        return counted  # training on the GPU shows whether it runs
     logits = counted.outputs
     if not isinstance(logits, torch.Tensor):
         raise ConfigError(f"{name} gives a {type(logits).__name__}, not logits")

@@ -67,7 +67,7 @@ def images_needed(found: list[Needs]) -> Figure:
     for axis, needs in zip(axes, found, strict=True):
         _draw_needs(axis, needs, models)
         axis.set_title(needs.title)
-    axes[0].set_ylabel("images needed, times conv3x3's")
+    axes[0].set_ylabel("images needed, relative to conv3x3")
     handles = [axes[0].plot([], [], look(model).marker, color=look(model).color, markersize=4)[0] for model in models]
     figure.legend(handles, models, loc="outside lower center", ncols=min(5, len(models)))
     return figure

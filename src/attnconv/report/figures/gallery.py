@@ -45,7 +45,7 @@ def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], 
     Args:
         results: the folder results/.
         only: names of figures; all of them if empty.
-        said: hears of every figure.
+        said: called with the path of each figure that is drawn.
 
     Raises:
         UserError: a figure does not exist, or the index of the figures is damaged.
@@ -83,7 +83,7 @@ def make_figures(results: Path, only: Iterable[str] = (), said: Callable[[str], 
 
 
 def check_results(results: Path) -> None:
-    """Raise UserError for a folder that holds other things than a results/; one may be empty, or half there."""
+    """Raise UserError for a folder that is not results/, which may be empty or incomplete."""
     there = {path.name for path in results.iterdir()}
     if there and not there & {"runs.csv", "runs", "claims.yaml", "figures"}:
         raise UserError(f"{results} is not a results folder: it has no runs.csv, but {min(there)}")
@@ -93,7 +93,7 @@ def stale_figures(results: Path, errors: list[str]) -> list[str]:
     """Name the figures in results/figures/ that `make figures` would change, and those that it would add.
 
     Args:
-        errors: takes what is wrong with files in results/.
+        errors: receives what is wrong with files in results/.
 
     Raises:
         UserError: the index of the figures is damaged.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnconv.files import FileError, read_json, read_json_lines, reading
-from attnconv.report.collect import read_runs
+from attnconv.report.runs_table import read_runs
 from attnconv.runs.status import collected_folder
 
 Row = dict[str, Any]

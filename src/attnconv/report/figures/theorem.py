@@ -196,7 +196,7 @@ def too_little(kernel: Kernel) -> Figure:
     by_rank = missed_by_rank(weight)
     figure = new_figure(height=1.9, width=WIDTH)
     heads, dimensions = figure.subplots(1, 2, sharey=True)
-    _draw_missed(heads, one_tap, VERMILION, "o-", "one tap a head")
+    _draw_missed(heads, one_tap, VERMILION, "o-", "one tap per head")
     _draw_missed(heads, any_maps, BLUE, "s--", "any maps (bound)")
     _draw_missed(dimensions, by_rank, ORANGE, "o-", "")
     heads.legend(loc="upper right", fontsize=6)

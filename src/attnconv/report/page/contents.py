@@ -9,7 +9,6 @@ import torch
 
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import RunFolderError
-from attnconv.report.collect import read_runs
 from attnconv.report.colors import BLACK, HEADS
 from attnconv.report.colors import look as look_of
 from attnconv.report.complaints import noting
@@ -17,6 +16,7 @@ from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
 from attnconv.report.page.runs import Shown, describe
 from attnconv.report.page.study import calibration, claims, probe_of
+from attnconv.report.runs_table import read_runs
 from attnconv.runs.identity import differences, listed
 from attnconv.runs.load import read_run_config
 from attnconv.runs.records import read_config, read_finished

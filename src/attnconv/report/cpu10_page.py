@@ -1,0 +1,72 @@
+"""The table of results/cpu10.md, from results/cpu10.jsonl and results/external/NAME/cpu10.jsonl."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attnconv.files import read_json_lines
+from attnconv.report.runs_table import sources
+from attnconv.report.tables import markdown
+
+FILE = "cpu10.jsonl"
+LIMIT_SECONDS = 600.0
+KEYS = ("entry", "mixing", "limit_seconds", "train_seconds", "test_acc", "dirty")
+CLASSES = {"attention": "attention only", "convolution": "convolution only", "both": "anything"}
+HEADER = [
+    "class", "entry", "runs", "test accuracy, mean (range)", "80% after", "passes over the images", "parameters",
+    "minutes of training", "GFLOP/s of a matmul", "hardware",
+]  # fmt: skip
+
+
+def cpu10_lines(results: Path) -> list[dict[str, Any]]:
+    """Return the entries that count, each with its `source`: empty for this project, else who made it.
+
+    An entry with uncommitted changes or with another limit does not count.
+
+    Raises:
+        FileError: a file cannot be read.
+    """
+    lines = []
+    for source in sources(results):
+        path = results / "external" / source / FILE if source else results / FILE
+        if path.exists() or not source:
+            lines += [line | {"source": source} for line in read_json_lines(path, KEYS)]
+    return [line for line in lines if line["dirty"] is False and line["limit_seconds"] == LIMIT_SECONDS]
+
+
+def cpu10_table(lines: Iterable[dict[str, Any]]) -> str:
+    """Return one row per entry and machine, by class, the most accurate first; entries over the limit are marked."""
+    groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    for line in lines:
+        over = line["train_seconds"] > LIMIT_SECONDS
+        key = (line["mixing"], line["entry"], line["source"], line["device"], line["precision"], over)
+        groups.setdefault(key, {})[line["seed"]] = line  # of repeated seeds, the last one counts
+    ranked = sorted(
+        groups.items(), key=lambda group: (list(CLASSES).index(group[0][0]), -_mean(group[1].values(), "test_acc"))
+    )
+    return markdown(HEADER, [_row(key, list(runs.values())) for key, runs in ranked])
+
+
+def _row(key: tuple[Any, ...], runs: list[dict[str, Any]]) -> list[str]:
+    mixing, entry, source, device, precision, over = key
+    accuracies = [run["test_acc"] for run in runs]
+    reached = [run["seconds_to_80"] for run in runs]
+    rates = [rate for run in runs for rate in run["matmul_gflops"]]
+    return [
+        CLASSES[mixing],
+        f"`{entry}`" + (f" by {source}" if source else "") + (", over ten minutes" if over else ""),
+        str(len(runs)),
+        f"{statistics.mean(accuracies):.1%}"
+        + (f" ({min(accuracies):.1%} to {max(accuracies):.1%})" if len(runs) > 1 else ""),
+        "not reached" if None in reached else f"{statistics.mean(reached) / 60:.1f} min",
+        f"{_mean(runs, 'epochs'):.2g}",
+        f"{runs[0]['parameters']:,}",
+        f"{_mean(runs, 'train_seconds') / 60:.1f}",
+        f"{min(rates):.0f} to {max(rates):.0f}",
+        f"{device}, {precision}",
+    ]
+
+
+def _mean(runs: Iterable[dict[str, Any]], key: str) -> float:
+    return statistics.mean(run[key] for run in runs)

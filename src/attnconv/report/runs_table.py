@@ -1,0 +1,181 @@
+"""The table of runs: results/runs.csv, one row per run in results/runs/ and results/external/.
+
+The order is fixed and the table is made from all runs, so runs from several machines and days add up.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attnconv.config import flatten
+from attnconv.errors import RunFolderError
+from attnconv.files import read_csv, reading, write_whole
+from attnconv.runs.identity import free_to_change, with_defaults
+from attnconv.runs.records import FORMAT, Damaged, read_finished
+from attnconv.runs.status import find_folders
+
+# Columns of runs.csv that come from result.json, in this order; the varying settings come before the last one.
+IDENTITY = (
+    "name", "model", "recipe", "scale", "data", "fraction", "equal", "train_images", "subset_seed", "holdout", "seed",
+    "epochs", "steps", "test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored",
+    "train_acc", "parameters", "flops_paper", "flops_full", "seconds",
+    "train_seconds", "cpu_seconds", "images_per_second", "peak_memory_bytes",
+)  # fmt: skip
+PROVENANCE = (
+    "precision", "device", "cpu_family", "cpu_flags", "cpu_threads", "processes", "commit", "dirty", "python",
+    "torch", "cuda", "numpy", "timm", "platform", "data_hash", "subset_hash", "format",
+)  # fmt: skip
+# Columns that stay text even if they look like a number, as a commit may.
+TEXT = {
+    "run", "source", "kept_out", "name", "model", "recipe", "scale", "data", "equal", "precision", "device",
+    "cpu_family", "cpu_flags", "commit", "python", "torch", "cuda", "numpy", "timm", "platform", "data_hash",
+    "subset_hash",
+}  # fmt: skip
+# Names of settings that result.json, and so a column above, has already.
+NAMED = {
+    "name", "seed", "epochs", "precision", "data.name", "data.fraction", "data.equal", "data.subset_seed",
+    "data.holdout", "model.name", "recipe.name", "scale.name",
+}  # fmt: skip
+
+
+def runs_folder(results: Path, source: str = "") -> Path:
+    """Return the folder for runs of `source`; without one, for those of this project."""
+    return results / "external" / source if source else results / "runs"
+
+
+def sources(results: Path) -> list[str]:
+    """Return the sources of the runs in results/: "" for this project, then others by name."""
+    external = results / "external"
+    return ["", *sorted(folder.name for folder in external.glob("*") if folder.is_dir())]
+
+
+def tabulate(results: Path) -> dict[str, str]:
+    """Write results/runs.csv from results/runs/ and results/external/; return damaged runs with the reasons."""
+    text, damaged = runs_csv(results)
+    results.mkdir(parents=True, exist_ok=True)
+    write_whole(results / "runs.csv", text.encode())
+    return damaged
+
+
+def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
+    """Return the text of results/runs.csv, and the damaged runs that it leaves out, with the reasons."""
+    rows, damaged = [], {}
+    for source in sources(results):
+        for folder in find_folders(runs_folder(results, source)):
+            name = folder.relative_to(runs_folder(results, source)).as_posix()
+            try:
+                rows.append(_Row(name, source, *read_finished(folder)))
+            except Damaged as damage:
+                damaged[folder.relative_to(results).as_posix()] = damage.detail
+    rows.sort(key=_Row.place)
+    return _csv_text(rows), damaged
+
+
+def kept_out(result: dict[str, Any]) -> str:
+    """Return why published tables leave out a run; empty if they do not."""
+    if result["name"] == "quickstart":
+        return "quickstart"
+    if result.get("commit") is None:
+        return "unknown commit"
+    return "dirty tree" if result["dirty"] else ""
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a runs.csv that may be published; empty cells are None.
+
+    Raises:
+        RunFolderError: a newer version wrote it; FileError: it is missing or is not such a table.
+    """
+    with reading(path):
+        rows = [
+            {column: _value(column, cell) for column, cell in row.items()}
+            for row in read_csv(path, ("run", "kept_out", "format"))
+        ]
+        newest = max(int(row["format"]) for row in rows)
+    if newest > FORMAT:
+        raise RunFolderError(
+            f"{path} has runs of format {newest}, of a newer version; this one knows {FORMAT}: update this checkout"
+        )
+    return [row for row in rows if row["kept_out"] is None]
+
+
+def _value(column: str, cell: str) -> Any:
+    """Return the value of a cell of runs.csv: a number, True or False, text, or None."""
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    if column in TEXT:
+        return cell
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    source: str
+    config: dict[str, Any]
+    result: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+    def place(self) -> tuple[Any, ...]:
+        """Return the sort key of the run in the table: fractions and seeds sort by value."""
+        result = self.result
+        keys = ("name", "data", "scale", "recipe", "model", "fraction", "seed")
+        return (*(result[key] for key in keys), self.run)
+
+    @property
+    def run(self) -> str:
+        """Return the folder of the run, relative to results/runs."""
+        return f"../external/{self.source}/{self.name}" if self.source else self.name
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return with_defaults(flatten(self.config))
+
+    def cells(self, varying: Iterable[str]) -> dict[str, Any]:
+        values = {"equal": "epochs", "train_acc": self.metrics[-1]["train/acc"], "format": 1}
+        values |= self.result | self.result["versions"]
+        if "cpu" in self.result:
+            cpu = self.result["cpu"]
+            values |= {"cpu_family": cpu["family"], "cpu_flags": " ".join(cpu["flags"]), "cpu_threads": cpu["threads"]}
+        row: dict[str, Any] = {"run": self.run, "source": self.source, "kept_out": kept_out(self.result)}
+        row |= {key: values.get(key) for key in IDENTITY}
+        row |= {key: self.settings.get(key) for key in varying}
+        match = self.result.get("match", {})
+        row |= {f"matched_{key}": match.get(key) for key in ("width", "hidden")}
+        return row | {key: values.get(key) for key in PROVENANCE}
+
+
+def varying_settings(configs: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]:
+    """Return the settings that differ between two runs of one kind: the same model, scale, recipe and data.
+
+    Differences between two models or two recipes are in their names and in their files in configs/.
+
+    Args:
+        configs: for each run, its kind and its flattened configuration.
+    """
+    varying: set[str] = set()
+    first: dict[tuple[str, ...], dict[str, Any]] = {}
+    for kind, settings in configs:
+        other = first.setdefault(kind, settings)
+        varying |= {key for key in settings.keys() | other.keys() if settings.get(key) != other.get(key)}
+    return sorted(key for key in varying - NAMED if not free_to_change(key))
+
+
+def _csv_text(rows: list[_Row]) -> str:
+    kinds = [tuple(row.result[key] for key in ("model", "scale", "recipe", "data")) for row in rows]
+    varying = varying_settings([(kind, row.settings) for kind, row in zip(kinds, rows, strict=True)])
+    columns = ["run", "source", "kept_out", *IDENTITY, *varying, "matched_width", "matched_hidden", *PROVENANCE]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.cells(varying) for row in rows)
+    return text.getvalue()
