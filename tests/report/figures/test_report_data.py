@@ -34,7 +34,7 @@ def test_corrected_probes_are_preferred_and_levels_come_from_the_calibration():
     by_model = {share.model: share for share in found.networks}
     assert by_model["sa_quadratic"].corrected, "one of two probed runs is"
     assert not by_model["sa_sinusoidal"].corrected
-    assert [level.label for level in found.levels] == ["nine hard heads", "even attention", "random attention"]
+    assert [level.label for level in found.levels] == ["nine hard heads", "uniform attention", "random attention"]
     assert found.levels[0].low > found.levels[1].high > found.levels[2].high
 
 

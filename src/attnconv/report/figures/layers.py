@@ -19,7 +19,7 @@ def convolution_share(found: Shares) -> Figure:
         for share in found.networks:
             _draw(axis, share, getattr(share, when))
         axis.axhline(100, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
-        axis.set(xlabel="layer", title="before training" if when == "initial" else "trained weights")
+        axis.set(xlabel="layer", title="before training" if when == "initial" else "after training")
         axis.set_ylim(0, 107)
     axes[0].set_ylabel("explained by the best\n3x3 convolution (%)")
     axes[1].annotate("a 3x3 convolution", (1, 100), xytext=(0, 2), textcoords="offset points", fontsize=6)

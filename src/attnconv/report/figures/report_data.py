@@ -16,7 +16,7 @@ from attnconv.report.figures.results import Results, Row, is_corrected, layer_sh
 from attnconv.report.figures.study_data import place
 from attnconv.report.protocols import Protocol, protocols
 
-KNOWN = {"nine hard heads": "nine hard heads", "even": "even attention", "random": "random attention"}  # calibration
+KNOWN = {"nine hard heads": "nine hard heads", "even": "uniform attention", "random": "random attention"}  # calibration
 
 
 def verdicts(results: Results) -> Verdicts | None:

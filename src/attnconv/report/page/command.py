@@ -5,11 +5,12 @@ import re
 from functools import cache
 from typing import Any
 
+from omegaconf import MISSING, OmegaConf
+
 from attnconv.config import CONFIGS, compose, flatten, to_plain
 from attnconv.runs.identity import free_to_change, with_defaults
 
 GROUPS = ("model", "scale", "recipe", "data")
-NEEDED = ("model.timm_name", "data.root")  # settings without a default, which other choices may require
 ANY_MODEL = "conv3x3"  # replaces a model without a file in configs/; other settings stay the same
 
 
@@ -17,7 +18,8 @@ def command_of(config: dict[str, Any]) -> str:
     """Return `python train.py ...` with all settings in which a config.yaml differs from the composed groups."""
     settings = with_defaults(flatten(config))
     names = {group: config[group]["name"] for group in GROUPS} | {"model": _model_file(config["model"]["name"])}
-    needed = [f"{key}={_written(settings[key])}" for key in NEEDED if settings.get(key) and _needs(names, key)]
+    missing = [key for group in ("model", "data") for key in _without_default(group, names[group])]
+    needed = [f"{key}={_written(settings[key])}" for key in missing]
     known = (CONFIGS / "model" / f"{names['model']}.yaml").exists()
     composed = names if known else names | {"model": ANY_MODEL}
     today = _composed(*(f"{group}={name}" for group, name in composed.items()), *(needed if known else []))
@@ -25,7 +27,7 @@ def command_of(config: dict[str, Any]) -> str:
         f"{key}={_written(value)}"
         for key, value in settings.items()
         if key in today and today[key] != value and not free_to_change(key) and not _follows(key)
-        and (known or not key.startswith("model."))
+        and key not in missing and (known or not key.startswith("model."))
     ]  # fmt: skip
     chosen = [f"{group}={name}" for group, name in names.items() if (group, name) != ("data", "cifar10")]
     return " ".join(["python train.py", *chosen, *needed, *different])
@@ -36,13 +38,17 @@ def _model_file(name: str) -> str:
     return "timm" if name.startswith("timm_") else name
 
 
-def _needs(names: dict[str, str], key: str) -> bool:
-    return names["model"] == "timm" if key.startswith("model.") else names["data"] == "arrays"
+@cache
+def _without_default(group: str, name: str) -> tuple[str, ...]:
+    """Return the settings that a file of configs/ leaves to the command line; none for a file that is not there."""
+    path = CONFIGS / group / f"{name}.yaml"
+    settings = flatten(OmegaConf.to_container(OmegaConf.load(path)), f"{group}.") if path.exists() else {}
+    return tuple(key for key, value in settings.items() if value == MISSING)
 
 
 def _follows(key: str) -> bool:
-    """Return whether a key follows from others: a group's name, code, or a setting that is already in the command."""
-    return key in {f"{group}.name" for group in GROUPS} or key in NEEDED or key.rpartition(".")[2].startswith("_")
+    """Return whether a key follows from others: a group's name, or code."""
+    return key in {f"{group}.name" for group in GROUPS} or key.rpartition(".")[2].startswith("_")
 
 
 @cache
