@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from attnconv.config import Config, compose
 from attnconv.data.augmentation import pad, plan_epoch
 from attnconv.data.dataset import TrainSplit
 from attnconv.models.build import build_model
+from attnconv.models.match import resolve_node
 from attnconv.runs.checkpoint import Position
 from attnconv.training.device import autocast, choose_precision, computes_in_bf16, keep_freed_memory
 from attnconv.training.distributed import Processes
@@ -53,8 +54,10 @@ class Case:
     side: int = SIDE  # of the images, in pixels
 
     def config(self) -> Config:
+        """Return the configuration, with the width that `match` gives."""
         fixed = ["recipe=paper", f"recipe.dropout={self.dropout}", f"recipe.attention_dropout={self.dropout}"]
-        return compose([f"model={self.model}", f"scale={self.scale}", *fixed, "logger=none", *self.overrides])
+        config = compose([f"model={self.model}", f"scale={self.scale}", *fixed, "logger=none", *self.overrides])
+        return replace(config, model=resolve_node(config, (3, self.side, self.side), CLASSES)[0])
 
 
 ON_CPU = (
@@ -68,6 +71,9 @@ ON_CPU = (
     Case("step", "sa_quadratic", "mini", 8, ("scale.patch=1",)),
     Case("step", "sa_learned_content", "paper", 16),
     Case("step", "sa_quadratic", "mini", 128),
+    Case("step", "sa_quadratic", "small", 32),
+    Case("step", "sa_learned_content", "mini", 64),
+    Case("step", "sa_learned_content", "mini", 64, ("match=parameters",)),
     Case("inference", "sa_quadratic", "paper", 16),
     Case("inference", "sa_quadratic", "mini", 256),
     Case("epoch", "sa_quadratic", "mini", 128),
@@ -138,7 +144,7 @@ class Bench:
         x = torch.randn(case.batch, 3, case.side, case.side, device=self.device)
         if case.part == "layer":
             ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
-            x = torch.randn(case.batch, *grid, config.scale.width, device=self.device, requires_grad=True)
+            x = torch.randn(case.batch, *grid, config.model["width"], device=self.device, requires_grad=True)
         published, exact = Contender(theirs, theirs, "fp32"), Contender(ours, ours, "fp32")
         ours.eval(), theirs.eval()  # without dropout, both are the same function
         difference = check_same(exact, published, x, TOLERANCE["fp32"], "in float32")

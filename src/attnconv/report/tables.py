@@ -132,6 +132,7 @@ def bench_row(line: dict[str, Any]) -> list[str]:
     return [
         f"{line['part']}, `{line['model']}`"
         + (f", dropout {line['dropout']}" if line.get("dropout") else "")
+        + (", matched" if "match=parameters" in line["overrides"] else "")
         + (", compiled" if line["compiled"] else ""),
         f"{line['scale']}, {line['batch']} of {height}x{width}",
         f"{line['device']}, {line['precision']}",
@@ -159,7 +160,7 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
         if line["dirty"] is False and "ratio_fp32" in line:
             names = ("device", "precision", "part", "model", "scale", "batch", "compiled", "dropout")
             key = tuple(line.get(name, 0.0) for name in names)
-            last[(*key, *line["positions"])] = line
+            last[(*key, *line["positions"], *line["overrides"])] = line
     return markdown(BENCH_HEADER, [bench_row(line) for line in last.values()])
 
 
