@@ -17,10 +17,8 @@ our FLOP/s divided by those of a plain float32 and bf16 matrix product in the sa
 a file, with hardware, versions and commit.
 """
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: else the profiler prints a lot when it measures memory
 
@@ -28,8 +26,9 @@ import torch
 
 from attnconv.bench.compare import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
 from attnconv.errors import one_line_errors
+from attnconv.files import append_json_line
 from attnconv.report.tables import BENCH_HEADER, bench_row, markdown
-from attnconv.runs.provenance import commit, describe_device, versions
+from attnconv.runs.provenance import measured_on
 from attnconv.settings.arguments import ScriptParser, check_target, positive
 from attnconv.training.device import choose_device
 
@@ -52,8 +51,7 @@ def main() -> None:
     device = choose_device(arguments.device)
     rounds, images = (1, 32) if arguments.tiny else (5, 2560)
     bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
-    head, dirty = commit()
-    about = {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
+    about = measured_on(device)
     print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")
     rows = []
     cases = ON_GPU if device.type == "cuda" else ON_CPU
@@ -64,21 +62,16 @@ def main() -> None:
             line = bench.compare(case)
             rows.append(bench_row(line | about))
             print(" | ".join(rows[-1]), flush=True)
-            keep(arguments.json, line | about)
+            if arguments.json is not None:
+                append_json_line(arguments.json, line | about)
     if rows:
         print(markdown(BENCH_HEADER, rows))
     if "growth" in arguments.only:
         line = bench.growth((4, 8)) if arguments.tiny else bench.growth()
         exponent = line["exponent"]
         print(f"time grows with pixels^{exponent['median']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})")
-        keep(arguments.json, line | about)
-
-
-def keep(path: Path | None, line: dict[str, Any]) -> None:
-    """Append a line to a file, if one is given."""
-    if path is not None:
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if arguments.json is not None:
+            append_json_line(arguments.json, line | about)
 
 
 if __name__ == "__main__":

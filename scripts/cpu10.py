@@ -15,7 +15,8 @@ import torch
 
 from attnconv.bench.cpu10 import ENTRIES, enter
 from attnconv.errors import one_line_errors
-from attnconv.runs.provenance import commit, describe_device, versions
+from attnconv.files import append_json_line
+from attnconv.runs.provenance import measured_on
 from attnconv.settings.arguments import ScriptParser, above_zero, check_target, positive, whole_number
 
 
@@ -28,17 +29,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
-    head, dirty = commit()
-    line = enter(arguments.entry, arguments.seed, arguments.minutes, arguments.epochs)
-    line |= {"device": describe_device(torch.device("cpu")), "commit": head, "dirty": dirty, "versions": versions()}
+    about = measured_on(torch.device("cpu"))  # before the training, during which files may change
+    line = enter(arguments.entry, arguments.seed, arguments.minutes, arguments.epochs) | about
     minutes = line["train_seconds"] / 60
     print(
         f"{line['entry']}, seed {line['seed']}: {line['test_acc']:.2%} on test after {minutes:.2f} minutes of training"
     )
     print(json.dumps(line))
     if arguments.json is not None:
-        with arguments.json.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_json_line(arguments.json, line)
 
 
 if __name__ == "__main__":

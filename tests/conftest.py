@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra._internal.hydra import Hydra
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
-from attnconv.config import Config, freeze
+from attnconv.config import CONFIGS, Config, freeze
 from attnconv.settings.composition import composed
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
@@ -65,6 +66,26 @@ def environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def mode_found_once() -> Iterator[None]:
+    """Look up hydra.mode once per choice of files: for each command, Hydra composes all files twice to find it."""
+    find, found = Hydra.get_mode, {}
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        chosen = [override for override in overrides if may_set_mode(override.lstrip("+~").partition("=")[0])]
+        key = (config_name, *chosen, *(place.path for place in self.config_loader.get_search_path().get_path()))
+        if key not in found:
+            found[key] = find(self, config_name, chosen)
+        return found[key]
+
+    def may_set_mode(key: str) -> bool:
+        return key.startswith("hydra") or "@" in key or (CONFIGS / key).is_dir()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
+        yield
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
     """Return a function that runs `python SCRIPT ARGUMENTS` in this process and returns its exit code and output.
@@ -113,8 +134,10 @@ def tiny(tmp_path: Path, arrays: Path) -> Callable[..., Config]:
     return build
 
 
-def with_model(overrides: Sequence[str]) -> Sequence[str]:
-    return overrides if any(override.startswith("model=") for override in overrides) else ["model=conv3x3", *overrides]
+def with_model(overrides: Sequence[object]) -> Sequence[object]:
+    """Add model=conv3x3 unless an override sets the model, or a setting of it."""
+    texts = [str(override).lstrip("+") for override in overrides]
+    return overrides if any(text.startswith("model") for text in texts) else ["model=conv3x3", *overrides]
 
 
 def script(
@@ -183,14 +206,15 @@ def start_sweep(tmp_path):
 def train(tmp_path, arrays, monkeypatch, command):
     """Return a function that runs train.py with overrides in this process and returns exit code, stdout and stderr.
 
-    It runs in tmp_path/here for one epoch on 40 training images of 8 x 8 pixels, and writes to tmp_path/here/outputs.
+    It trains conv3x3, unless an override sets the model, for one epoch on 40 images of 8 x 8 pixels. It runs in
+    tmp_path/here and writes to tmp_path/here/outputs.
     """
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     fixed = ["data=arrays", "data.root=../arrays", "logger=none", "device=cpu", "recipe.batch_size=16", "epochs=1"]
 
     def run(*overrides):
-        finished = command("train.py", *TINY_SCALE, *fixed, *overrides)
+        finished = command("train.py", *TINY_SCALE, *fixed, *with_model(overrides))
         return finished.returncode, finished.stdout, finished.stderr
 
     return run

@@ -141,6 +141,16 @@ def test_joblib_trains_in_parallel_and_divides_the_threads(train, tmp_path, monk
     assert [result["device"].rpartition(", ")[2] for result in results] == [f"{threads} threads"] * 2
 
 
+@pytest.mark.parametrize("setting", ["n_jobs=0", "batch_size=0", "pre_dispatch=some"])
+def test_invalid_settings_of_joblib_are_one_line_errors(train, setting):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    finished = train("-m", "seed=0,1", "hydra/launcher=joblib", f"hydra.launcher.{setting}")
+    assert finished.returncode == 2
+    (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: hydra.launcher: ")
+    assert "Traceback" not in finished.stderr
+
+
 def test_a_slurm_sweep_without_slurm_is_a_one_line_error(train, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     monkeypatch.setenv("PATH", "/nowhere")

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,12 @@ def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = Fal
     with reading(path):
         *lines, last = path.read_text().split("\n")
         return [_object(line, keys) for line in (lines if torn_end or not last else [*lines, last])]
+
+
+def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append an object to a .jsonl file."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from attnconv.config import POOL, freeze
 from attnconv.errors import UserError
+from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
 
 REQUEUES = 100  # times that Slurm requeues a run that reached its time limit
@@ -65,7 +66,11 @@ class CellSweeper(BasicSweeper):
         os.environ[POOL] = str(os.getpid())
         folder = self.config.hydra.launcher.get("submitit_folder")
         if folder is None:
-            return [_reason(job) for job in self.launcher.launch(overrides, initial_job_idx=0)]
+            try:
+                jobs = self.launcher.launch(overrides, initial_job_idx=0)
+            except (TypeError, ValueError) as error:  # of the launcher: those of runs are in their JobReturn
+                raise UserError(f"hydra.launcher: {in_one_line(error)}") from error
+            return [_reason(job) for job in jobs]
         from attnconv.sweeps.slurm import launch_on_cluster
 
         return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, Path(folder).parent)]

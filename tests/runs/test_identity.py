@@ -90,7 +90,7 @@ def test_a_sweep_reruns_a_failed_run_with_corrected_settings(tiny, tmp_path, int
 def test_hydra_job_chdir_does_not_move_outputs(train, tmp_path):
     moved = ["hydra.job.chdir=true", f"data.root=../../{tmp_path.name}/arrays"]
     assert train("-m", "seed=0,1", *moved)[0] == 0
-    assert (tmp_path / "here/outputs/default/sa_quadratic/mini-modern/frac1/seed1/result.json").exists()
+    assert (tmp_path / "here/outputs/default/conv3x3/mini-modern/frac1/seed1/result.json").exists()
     code, shown, _ = train("-m", "seed=0,1", *moved)
     assert (code, shown.splitlines()[-1]) == (0, "sweep of 2 runs: 2 skipped")
     code, _, errors = train("hydra.job.chdir=true", "hydra.run.dir=elsewhere")

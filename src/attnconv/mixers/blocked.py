@@ -147,10 +147,7 @@ class BlockedSeparable(torch.autograd.Function):
         out = x.new_empty(*x.shape[:3], len(weight))
         for image, projected in zip(x, out, strict=True):
             averages = _separable_averages(image, rows, columns)[0].view(heads, -1, channels)
-            total = projected.view(-1, len(weight))
-            torch.mm(averages[0], by_head[0], out=total)
-            for own, matrix in zip(averages[1:], by_head[1:], strict=True):
-                total.addmm_(own, matrix)
+            projected.view(-1, len(weight)).addbmm_(averages, by_head, beta=0)
         ctx.save_for_backward(x, rows, columns, weight)
         return out
 
@@ -170,21 +167,21 @@ class BlockedSeparable(torch.autograd.Function):
         by_key_column = columns.transpose(1, 2)[:, None]  # (N, 1, W, W)
         for_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         for_rows = _zeros_wide(rows, heads * height, height)
-        for_columns = _zeros_wide(columns, *columns.shape)
+        for_columns = _zeros_wide(columns, heads * height, width, width)
         for_weight = _zeros_wide(weight, *by_head.shape)
         for image, of_out, of_image in zip(x, gradient, for_x, strict=True):
             averages, over_rows = _separable_averages(image, rows, columns)
-            of_averages = torch.empty_like(averages)
-            for head in range(heads):
-                _add_product(for_weight[head], of_out.view(-1, outputs).T, averages[head].view(-1, channels))
-                torch.mm(of_out.view(-1, outputs), by_head[head], out=of_averages[head].view(-1, channels))
+            of_pixels = of_out.view(1, -1, outputs).expand(heads, -1, -1)
+            _add_each_product(for_weight, of_pixels.transpose(1, 2), averages.view(heads, -1, channels))
+            of_averages = torch.bmm(of_pixels, by_head).view_as(averages)
             # Backward through the columns, then through the rows.
-            for_columns += torch.matmul(of_averages, over_rows.transpose(-1, -2)).sum(dim=1, dtype=for_columns.dtype)
+            _add_each_product(for_columns, of_averages.flatten(0, 1), over_rows.flatten(0, 1).transpose(1, 2))
             of_rows = torch.matmul(by_key_column, of_averages).view(heads * height, width * channels)
             _add_product(for_rows, of_rows, image.reshape(height, -1).T)
             torch.mm(by_key_row, of_rows, out=of_image.view(height, -1))
         for_weight = for_weight.transpose(0, 1).flatten(1).to(weight.dtype)
-        return for_x, for_rows.view_as(rows).to(rows.dtype), for_columns.to(columns.dtype), for_weight
+        for_columns = for_columns.view(heads, height, width, width).sum(dim=1).to(columns.dtype)
+        return for_x, for_rows.view_as(rows).to(rows.dtype), for_columns, for_weight
 
 
 def _blocks(images: int, bytes_per_image: int) -> list[slice]:
@@ -212,6 +209,14 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total += left @ right
+
+
+def _add_each_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Do the same for each product of a batch."""
+    if total.dtype == left.dtype:
+        total.baddbmm_(left, right)
+    else:
+        total += torch.bmm(left, right)
 
 
 def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:

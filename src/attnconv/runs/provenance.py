@@ -79,6 +79,12 @@ def peak_memory(device: torch.device) -> int:
     return kilobytes if sys.platform == "darwin" else 1024 * kilobytes  # macOS counts bytes
 
 
+def measured_on(device: torch.device) -> dict[str, Any]:
+    """Return what a measurement must be quoted with: device in words, commit, uncommitted changes, versions."""
+    head, dirty = commit()
+    return {"device": describe_device(device), "commit": head, "dirty": dirty, "versions": versions()}
+
+
 def versions() -> dict[str, Any]:
     """Return the versions that a number may depend on."""
     return {
