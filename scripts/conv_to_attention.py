@@ -67,7 +67,8 @@ def network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
     if checkpoint is not None:
         name = f"{arguments.model}, {checkpoint.name}"
         load_weights(model, checkpoint, data.classes)
-    return name, model.to(device).eval(), data.test
+    model.to(device).eval()
+    return name, model, data.test
 
 
 def _of_run(arguments: argparse.Namespace, checkpoint: Path) -> tuple[str, nn.Module, Split]:

@@ -221,6 +221,19 @@ def train(tmp_path, arrays, monkeypatch, command):
 
 
 @pytest.fixture
+def own_model(tmp_path):
+    """Return a function: class or function, lines of YAML -> arguments of train.py that select it as the model."""
+
+    def choose(network, lines=""):
+        (tmp_path / "own/model").mkdir(parents=True)
+        text = f"name: mine\n_target_: {network.__module__}.{network.__name__}\n{lines}\n"
+        (tmp_path / "own/model/mine.yaml").write_text(text)
+        return "--config-dir", tmp_path / "own", "model=mine"
+
+    return choose
+
+
+@pytest.fixture
 def refused(train, tmp_path):
     """Return a function that checks that train.py refuses the overrides and writes nothing, and returns the error."""
 

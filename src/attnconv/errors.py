@@ -178,6 +178,18 @@ def _raised_in(error: Exception, *packages: str) -> bool:
     return any(frame.f_globals.get("__name__", "").partition(".")[0] in packages for frame in frames[-2:])
 
 
+# Code that is installed or part of this package.
+NOT_OF_USER = ("<", os.path.dirname(traceback.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+
+
+def line_of_user(error: BaseException) -> str | None:
+    """Return the innermost line of a user's own code that an error came through, such as `net.py, line 7`, or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(NOT_OF_USER)]
+    own = [frame for frame in own if "-packages" + os.sep not in frame.filename]
+    return f"{os.path.basename(own[-1].filename)}, line {own[-1].lineno}" if own else None
+
+
 def explain_yaml_error(error: Exception) -> str:
     """Return the file, the line and what is wrong there."""
     mark = getattr(error, "problem_mark", None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from attnconv.errors import UserError
+from attnconv.errors import UserError, line_of_user
 
 UNFINISHED = ".partial"
 
@@ -239,7 +239,14 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
 
 def in_one_line(error: Exception) -> str:
     """Return an error's message in one line of at most 200 characters, or its type if it has none."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = repr(error) if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def with_line(error: Exception) -> str:
+    """Return an error's message in one line, followed by the line of the user's own code that it came from, if any."""
+    line = line_of_user(error)
+    return in_one_line(error) + (f" ({line})" if line else "")
 
 
 def _object(text: str, keys: Collection[str]) -> dict[str, Any]:

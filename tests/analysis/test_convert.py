@@ -177,6 +177,14 @@ def test_tied_weights_stay_tied():
     assert all(map(torch.equal, model.state_dict().values(), original.state_dict().values()))
 
 
+def test_layers_with_nan_are_not_taken_for_tied_layers():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    with torch.no_grad():
+        model[0].weight[0] = torch.nan
+    convert(model)
+    assert torch.equal(model(torch.zeros(1, 4, 5, 5)).isnan().any((0, 2, 3)), torch.arange(4) == 0)
+
+
 @pytest.mark.parametrize("kind", ["linear", "roles", "groups", "parametrization"])
 def test_unsupported_weight_tying_is_refused(kind):
     model = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Conv1d(8, 4, 1, groups=2))

@@ -1,7 +1,11 @@
 """Replacing convolutions by attention changes no prediction; meaningless comparisons are refused."""
 
+import copy
 import math
+import random
+import threading
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,6 +98,52 @@ def test_float64_bfloat16_and_weight_norm_are_supported():
     assert exchange(Logits(nn.utils.weight_norm(nn.Conv2d(4, 4, 3))), images())["layers"] == 2
 
 
+class Random(Logits):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, training=True) + random.random() + np.random.rand()  # noqa: NPY002
+
+
+class InPlace(Logits):
+    def forward(self, x):
+        return super().forward(x.mul_(-3))
+
+
+class OwnGradient(Logits):
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(super().forward(x).square().sum(), x)[0].mean((2, 3))
+
+
+class CallsForward(Logits):
+    def forward(self, x):
+        return self[0].forward(x).mean((2, 3))
+
+
+class FixedKernel(nn.Conv2d):
+    """Its weight is a buffer, so it has no parameters."""
+
+    def __init__(self):
+        super().__init__(4, 4, 3, bias=False)
+        weight = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", weight)
+
+
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [(Random(), 1), (InPlace(), 1), (OwnGradient(), 1), (CallsForward(), 1), (Logits(FixedKernel()), 2)],
+    ids=lambda value: type(value).__name__,
+)
+def test_odd_networks_keep_their_predictions(network, layers):
+    before = copy.deepcopy(network.state_dict())
+    row = exchange(network, images(), batch=4)
+    assert (row["layers"], row["predictions_changed"]) == (layers, 0)
+    assert 0 < row["largest_difference"] <= 1e-5 * row["logits_range"]
+    assert all(map(torch.equal, before.values(), network.state_dict().values()))
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
 class ConvolvesInFirstBatch(Logits):
     """Computes another convolution on batches of more than three images."""
 
@@ -113,6 +163,57 @@ class Tuple(Logits):
         return super().forward(x), x
 
 
+class OneLogit(Logits):
+    def forward(self, x):
+        return super().forward(x)[:, :1]
+
+
+class MeanOverBatch(Logits):
+    def forward(self, x):
+        return super().forward(x).mean(0, keepdim=True)
+
+
+class Complex(Logits):
+    def forward(self, x):
+        return super().forward(x) + 0j
+
+
+class WithoutEffect(Logits):
+    def forward(self, x):
+        return 0 * super().forward(x) + x.flatten(1)[:, :4]
+
+
+class WithALock(Logits):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class ReadsAttribute(Logits):
+    def forward(self, x):
+        return super().forward(x) * (1 + self[0].transposed)
+
+
+class SkipsOtherLayers(Logits):
+    """Calls its layers only while they are convolutions."""
+
+    def forward(self, x):
+        for layer in self:
+            x = layer(x) if isinstance(layer, nn.Conv2d) else x
+        return x.mean((2, 3))
+
+
+class OtherAttributes(nn.Conv2d):
+    """Uses the name of an attribute of nn.Conv2d for something else."""
+
+    def __init__(self):
+        super().__init__(4, 4, 3)
+        self.padding = nn.ReflectionPad2d(1)
+
+    def forward(self, x):
+        return F.conv2d(self.padding(x), self.weight, self.bias)
+
+
 class SkipsLayersOnOneImage(Logits):
     """Layers after the first run only on batches of two or more images."""
 
@@ -127,6 +228,19 @@ class SkipsLayersOnOneImage(Logits):
         (ConvolvesInLastBatch(), Inconvertible, "computed inside ConvolvesInLastBatch"),
         (Tuple(), Inconvertible, "the network returns a tuple, not logits"),
         (nn.Conv2d(3, 4, 3), Inconvertible, r"the network returns \(2, 4, 7, 7\), not logits"),
+        (OneLogit(), Inconvertible, r"returns \(2, 1\), not logits \(2 images, 2 or more classes\)"),
+        (MeanOverBatch(), Inconvertible, r"returns \(1, 4\), not logits \(2 images, 2 or more classes\)"),
+        (Complex(), Inconvertible, r"returns \(2, 4\) of complex numbers, not logits"),
+        (WithoutEffect(), Meaningless, "do not depend on the convolutions"),
+        (WithALock(), Inconvertible, "the network cannot be copied: .*lock"),
+        (
+            ReadsAttribute(),
+            Inconvertible,
+            r"converted network cannot run .* 'transposed' \(test_exchange.py, line \d+\)",
+        ),
+        (SkipsOtherLayers(), Inconvertible, r"the converted network returns \(5, 3\), not \(5, 4\)"),
+        (Logits(OtherAttributes()), Inconvertible, r"1 \(OtherAttributes: its attributes are not those of a conv"),
+        (Logits(nn.Conv2d(4, 4, 30)), Inconvertible, r"the network cannot run on these images: .* \(test_exchange.py"),
         (Logits(nn.Threshold(1e9, math.nan)), Meaningless, "not finite"),
         (Logits(nn.Threshold(1e9, math.inf)), Meaningless, "not finite"),
         (Logits(nn.Threshold(1e9, 3.0)), Meaningless, "the same for all images"),

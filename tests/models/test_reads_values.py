@@ -12,7 +12,8 @@ from attnconv.analysis.exchange import exchange
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.models.build import build_seeded_model
 from attnconv.models.cost import parameters
-from attnconv.training.setup import _check_last_batch, _check_logits, _check_sizes
+from attnconv.training.distributed import Processes
+from attnconv.training.setup import _check_logits, _check_sizes, _check_steps
 
 
 class Linear(nn.Module):
@@ -106,16 +107,9 @@ class Convolutional(nn.Module):
 
 
 @pytest.fixture
-def own(tmp_path):
+def own(own_model):
     """Return a function: class -> arguments of train.py that select it as the model."""
-
-    def choose(network):
-        (tmp_path / "own/model").mkdir(parents=True)
-        text = f"name: mine\n_target_: {network.__module__}.{network.__name__}\nwidth: 8\n"
-        (tmp_path / "own/model/mine.yaml").write_text(text)
-        return "--config-dir", tmp_path / "own", "model=mine"
-
-    return choose
+    return lambda network: own_model(network, "width: 8")
 
 
 @pytest.mark.parametrize("network", [InForward, InConstructor, ThroughNumPy, OnTheCPU, WithAnAssertion])
@@ -163,13 +157,13 @@ def test_not_implemented_error_is_not_mistaken_for_a_gpu_only_operator(refused, 
     assert "cannot take images of 8x8 pixels: forward of the base class" in refused(*own(WithoutABody))
 
 
-def test_gpu_only_network_passes_the_size_and_last_batch_checks(tiny):
+def test_gpu_only_network_passes_all_checks_before_training(tiny):
     node = {"name": "mine", "_target_": f"{__name__}.OnTheGPU", "width": 8}
     config = tiny("recipe.sizes=[0.5,1]", "recipe.batch_size=13")
     data = load_dataset(config.data, torch.device("cpu"))
     assert _check_logits(config, node, data, torch.device("cuda")).flops_full is None
     _check_sizes(config, node, data)
-    _check_last_batch(config, node, data)
+    _check_steps(config, node, data, Processes(), bf16=False)
 
 
 def test_parameters_can_be_matched_but_flops_cannot(train, refused, tmp_path, own):

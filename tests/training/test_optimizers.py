@@ -154,3 +154,15 @@ def test_timm_muon_checkpoints_can_be_resumed():
     theirs.step()
     state = other.state_dict()
     assert all(torch.allclose(value, state[name], rtol=0, atol=1e-6) for name, value in network.state_dict().items())
+
+
+def test_muon_gets_shared_weights_once_and_computed_weights_never():
+    config = compose(["recipe=modern"])
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    model[1].weight = model[0].weight
+    model[2] = nn.utils.parametrizations.weight_norm(model[2])
+    optimizer = build_optimizer(model, config.recipe, "fp32")
+    matrices = [parameter for group in optimizer.param_groups if group["use_muon"] for parameter in group["params"]]
+    assert [id(matrix) for matrix in matrices] == [id(model[0].weight), id(model[3].weight)]
+    everything = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(everything) == sorted(id(parameter) for parameter in model.parameters())

@@ -72,7 +72,8 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
         # Calling the module would call this hook again.
         found.append(attention.forward(*inputs, **options)[1].float().cpu())
 
-    model = copy.deepcopy(model).eval()  # the hooks end with the copy
+    model = copy.deepcopy(model)  # the hooks end with the copy
+    model.eval()
     module: Any
     for module in model.modules():
         dropout = getattr(module, "attn_drop", None)

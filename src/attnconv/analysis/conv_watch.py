@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -45,12 +44,16 @@ def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
     """
     inside = [type(model).__name__]
 
-    def enter(name: str, module: nn.Module, inputs: Any) -> None:
-        inside.append(f"{name} {type(module).__name__}".lstrip())
-        seen.called.add(module)
+    def watched(name: str, module: nn.Module, forward: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            inside.append(f"{name} {type(module).__name__}".lstrip())
+            seen.called.add(module)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                inside.pop()
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        inside.pop()
+        return call
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -58,13 +61,16 @@ def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
                 seen.convolving.setdefault(inside[-1], function.name())
             return function(*args, **(kwargs or {}))
 
-    hooks = []
+    # Not hooks, because a network may call a layer's `forward` itself.
+    before: dict[Any, Any] = {}
     for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(partial(enter, name)))
-        hooks.append(module.register_forward_hook(leave, always_call=True))
+        before[module] = vars(module).get("forward")
+        module.forward = watched(name, module, module.forward)
     try:
         with Watch():
             yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module, forward in before.items():
+            del module.forward
+            if forward is not None:
+                module.forward = forward

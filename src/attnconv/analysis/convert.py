@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from attnconv.analysis.attention_to_conv import convolution_from_attention
 from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
 from attnconv.analysis.conv_watch import Seen, watching
-from attnconv.analysis.plain_convolution import Inconvertible, evaluating, listed
+from attnconv.analysis.plain_convolution import Inconvertible, evaluating, listed, same_numbers
 
 ROLES = {"weight": "value", "bias": "bias"}  # the new names of a convolution's parameters
 
@@ -103,7 +103,7 @@ def _keep_ties(made: Mapping[nn.Module, nn.Module], roles: Mapping[str, str]) ->
                 continue
             own = getattr(new, after)
             tied = first.setdefault(parameter, own)
-            if not torch.equal(tied, own):
+            if not same_numbers(tied, own):
                 raise Inconvertible(f"layers share a {before} and compute with different ones: cannot keep them tied")
             setattr(new, after, tied)
 

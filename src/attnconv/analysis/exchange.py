@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv.analysis.conv_to_attention import ALPHA
+from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
 from attnconv.analysis.conv_watch import Seen, watching
 from attnconv.analysis.convert import convert
 from attnconv.analysis.plain_convolution import Inconvertible
 from attnconv.data.dataset import Split
-from attnconv.errors import UserError
+from attnconv.errors import OutOfMemory, UserError
+from attnconv.files import in_one_line, with_line
+from attnconv.models.build import seed_generators
 from attnconv.models.cost import flops_without_memory, parameters
+from attnconv.training.memory import is_out_of_memory
 
 # Logits that vary less than this between images, relative to the largest, are rounding errors: float32 has 1e-7.
 CONSTANT = 1e-6
@@ -48,13 +51,17 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     example = next(split.batches(2))[0].to(_type_of(model))
     with torch.no_grad():
         _logits(model, example)  # reparametrized weights, such as those of weight norm, can be copied only after a call
-    attention = copy.deepcopy(model)
+    try:
+        attention = copy.deepcopy(model)
+    except Exception as error:  # a network may hold any object
+        raise Inconvertible(f"the network cannot be copied: {in_one_line(error)}") from error
     replaced = convert(attention, alpha)
     layers = set(replaced.values())
     row: dict[str, Any] = {"layers": len(layers), "heads": sum(layer.heads for layer in layers), "alpha": alpha}
     seen = Seen()
     row |= _compare((model, attention), split, batch, seen)
     seen.refuse_uncalled(replaced)
+    _require_effect(attention, layers, example)
     for name, network in (("convolution", model), ("attention", attention)):
         row |= {
             f"{name}_acc": row.pop(f"{name}_correct") / len(split),
@@ -65,20 +72,25 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     return row
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _compare(networks: tuple[nn.Module, nn.Module], split: Split, batch: int, seen: Seen) -> dict[str, Any]:
     """Compare the logits of the convolutional and the attention network; `seen` watches the second."""
     seconds, correct, difference, changed, kept = [0.0, 0.0], [0, 0], 0.0, 0, []
     watches = (Seen(), seen)  # watch both networks, so that watching costs both the same time
     for images, labels in split.batches(batch):
         logits = []
-        for which, network in enumerate(networks):
+        for which, (network, what) in enumerate(zip(networks, ("the network", "the converted network"), strict=True)):
+            # Each network has its own copy, because one may change its input in place, and the same random numbers.
+            own = images.to(_type_of(network), copy=True)
+            seed_generators(0)
             with watching(network, watches[which]):
                 started = time.perf_counter()
-                logits.append(_logits(network, images.to(_type_of(network))).cpu())  # waits for the device
+                logits.append(_logits(network, own, what).cpu())  # waits for the device
                 seconds[which] += time.perf_counter() - started
             correct[which] += int((logits[-1].argmax(1) == labels.cpu()).sum())
         seen.refuse_convolutions()
+        if logits[0].shape != logits[1].shape:
+            raise Inconvertible(f"the converted network returns {tuple(logits[1].shape)}, not {tuple(logits[0].shape)}")
         difference = max(difference, (logits[0] - logits[1]).abs().max().item())
         changed += int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
         kept.append(logits[0])
@@ -86,6 +98,19 @@ def _compare(networks: tuple[nn.Module, nn.Module], split: Split, batch: int, se
     for which, name in enumerate(("convolution", "attention")):
         numbers |= {f"{name}_correct": correct[which], f"{name}_seconds": seconds[which]}
     return numbers
+
+
+@torch.no_grad()
+def _require_effect(attention: nn.Module, layers: set[ConvolutionAsAttention], example: Tensor) -> None:
+    """Raise Meaningless if the logits do not depend on the kernels of the converted layers; sets these to zero."""
+    logits = []
+    for _ in range(2):
+        seed_generators(0)
+        logits.append(attention(example.clone()))
+        for layer in layers:
+            layer.value.zero_()
+    if torch.equal(*logits):
+        raise Meaningless("the logits do not depend on the convolutions: comparing them proves nothing")
 
 
 def _scale(batches: Iterable[Tensor]) -> dict[str, float]:
@@ -101,11 +126,22 @@ def _scale(batches: Iterable[Tensor]) -> dict[str, float]:
     return {"largest_logit": largest, "logits_range": spread.max().item()}
 
 
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    out = network(images)
-    if not isinstance(out, Tensor) or out.dim() != 2:
-        what = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise Inconvertible(f"the network returns {what}, not logits (images, classes), so there is nothing to compare")
+def _logits(network: nn.Module, images: Tensor, what: str = "the network") -> Tensor:
+    try:
+        out = network(images)
+    except Exception as error:  # a network may raise any error
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"out of memory with {len(images)} images; lower --batch={len(images)}") from error
+        raise Inconvertible(f"{what} cannot run on these images: {with_line(error)}") from error
+    if not isinstance(out, Tensor):
+        found = f"a {type(out).__name__}"
+    elif out.dim() != 2 or len(out) != len(images) or out.shape[1] < 2 or out.is_complex():
+        found = f"{tuple(out.shape)}{' of complex numbers' if out.is_complex() else ''}"
+    else:
+        found = None
+    if found:
+        wanted = f"not logits ({len(images)} images, 2 or more classes)"
+        raise Inconvertible(f"the network returns {found}, {wanted}, so there is nothing to compare")
     if not out.isfinite().all():
         raise Meaningless("the network has logits that are not finite: comparing them proves nothing")
     return out.float() if out.dtype.itemsize < 4 else out

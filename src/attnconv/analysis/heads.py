@@ -22,12 +22,13 @@ DECIMALS = 4  # of centers and spreads in heads.jsonl
 
 
 def attention_mixers(model: nn.Module) -> list[AttentionMixer]:
-    """Return the mixers of a model with `attention_probs`, in order of depth, but not the parts of other mixers."""
+    """Return the mixers of a model with a method `attention_probs`, in order of depth, without parts of others."""
     found: dict[str, AttentionMixer] = {}
     for name, module in model.named_modules():
         inside_another = any(name.startswith(f"{outer}.") for outer in found)
-        if hasattr(module, "attention_probs") and not inside_another:
-            found[name] = cast(AttentionMixer, module)  # a user's mixer may not inherit the base class
+        # A user's mixer may not inherit the base class, and a network may have an attribute of this name.
+        if callable(getattr(type(module), "attention_probs", None)) and not inside_another:
+            found[name] = cast(AttentionMixer, module)
     return list(found.values())
 
 

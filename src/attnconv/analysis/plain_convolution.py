@@ -21,6 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from attnconv.errors import UserError
+from attnconv.files import in_one_line
 
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 # These hooks compute the weight from other parameters before each call; other hooks may do anything.
@@ -72,13 +73,20 @@ def static_same_pads(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tupl
     return _halves([gap * (taps - 1) for taps, gap in zip(kernel, dilation, strict=True)])
 
 
-@torch.no_grad()
 def read_convolution(layer: Any) -> PlainConvolution:
     """Run a layer on random maps in evaluation mode, and return the one convolution that it computes.
 
     Raises:
         Inconvertible: it computes anything else; the message has the reason, and the caller adds the layer's name.
     """
+    try:
+        return _read(layer)
+    except (AttributeError, TypeError, ValueError) as error:  # a subclass may use the attributes for anything
+        raise Inconvertible(f"its attributes are not those of a convolution: {in_one_line(error)}") from error
+
+
+@torch.no_grad()
+def _read(layer: Any) -> PlainConvolution:
     _refuse_hooks(layer)
     with evaluating(layer):
         axes = layer.weight.dim() - 2
@@ -91,7 +99,7 @@ def read_convolution(layer: Any) -> PlainConvolution:
         calls = [_watch(layer, axes, extra) for extra in sizes]
     first = calls[0]
     for call in calls[1:]:
-        if not (_same(call.weight, first.weight) and _same(call.bias, first.bias)):
+        if not (same_numbers(call.weight, first.weight) and same_numbers(call.bias, first.bias)):
             raise Inconvertible("its weight depends on its input")
     return PlainConvolution(
         first.weight, first.bias, first.stride, first.dilation, first.groups, _pads(calls), first.pad_mode
@@ -115,7 +123,8 @@ class _Call:
 def _watch(layer: Any, axes: int, extra: int) -> _Call:
     """Run a layer on a map that is `extra` pixels larger than needed, and return its one convolution."""
     # A reparametrized weight has the type of its parameters only after the next call.
-    weight, like = layer.weight, next(layer.parameters())
+    weight = layer.weight
+    like = next(layer.parameters(), weight)  # a layer with a fixed kernel has no parameters
     widest = 0 if isinstance(layer.padding, str) else max(_each(layer.padding, axes))
     steps = _each(layer.dilation, axes)
     reach = [step * (taps - 1) + 1 for step, taps in zip(steps, weight.shape[2:], strict=True)]
@@ -246,7 +255,8 @@ def _each(value: Any, axes: int) -> tuple[int, ...]:
     return values * axes if len(values) == 1 else values
 
 
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
+def same_numbers(a: Tensor | None, b: Tensor | None) -> bool:
+    """Return whether two tensors are equal; nan equals nan, and on the meta device all are equal."""
     if a is None or b is None:
         return a is b
     return a is b or a.device.type == "meta" or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)

@@ -2,8 +2,8 @@
 
 import inspect
 import random
-from collections.abc import Callable, Sequence
-from pkgutil import resolve_name
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -12,14 +12,21 @@ import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from attnconv.errors import ConfigError, nearest
-from attnconv.files import in_one_line
+from attnconv.errors import ConfigError, UserError, line_of_user, nearest
+from attnconv.files import in_one_line, with_line
+from attnconv.models.targets import import_target
 from attnconv.training.memory import is_out_of_memory
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+# Errors that networks raise for arguments and images that they cannot take.
+REFUSALS = (
+    ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, AttributeError, HydraException,
+)  # fmt: skip
 
 
 def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -31,17 +38,42 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
         classes: number of classes.
 
     Raises:
-        ConfigError: the target does not take an argument, or it refuses the combination.
+        ConfigError: the target does not take an argument, refuses the combination, or builds something else.
     """
     arguments = {key: value for key, value in node.items() if key != "name"}
     check_node(node)
+    name = f"model={node.get('name', '?')}"
+    with errors_of_network(f"{name}:"):
+        model = instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{name}: {node['_target_']} builds a {type(model).__name__}, not a torch.nn.Module")
+        _initialize_lazy_layers(model, image_shape)
+    return model
+
+
+@contextmanager
+def errors_of_network(what: str) -> Iterator[None]:
+    """Turn the errors of a network into a ConfigError: WHAT, the reason, and the line of code if it is the user's own.
+
+    Other errors of code that is not the user's pass through: they are bugs.
+    """
     try:
-        return instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
-    # Constructors raise various errors for arguments that they cannot use.
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, HydraException) as error:
-        if is_out_of_memory(error):
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or not (isinstance(error, REFUSALS) or line_of_user(error)):
             raise
-        raise ConfigError(f"model={node.get('name', '?')}: {in_one_line(error)}") from error
+        raise ConfigError(f"{what} {with_line(error)}") from error
+
+
+def _initialize_lazy_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Show a blank image to a network with layers that take their size from their first input."""
+    if any(isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params() for layer in model.modules()):
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *image_shape))
+        model.train()
 
 
 def build_seeded_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
@@ -50,11 +82,15 @@ def build_seeded_model(node: dict[str, Any], image_shape: tuple[int, int, int], 
     Raises:
         ConfigError: see `build_model`.
     """
-    torch.manual_seed(seed)
-    # A network of a user may draw from the global generator; seeds above 32 bits need several words.
-    np.random.seed(np.random.SeedSequence(seed).generate_state(4))  # noqa: NPY002
-    random.seed(seed)
+    seed_generators(seed)
     return build_model(node, image_shape, classes)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all global generators that a network of a user may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(np.random.SeedSequence(seed).generate_state(4))  # noqa: NPY002  # seeds above 32 bits need several words
+    random.seed(seed)
 
 
 def check_node(node: dict[str, Any]) -> None:
@@ -65,6 +101,12 @@ def check_node(node: dict[str, Any]) -> None:
     """
     arguments = {key: value for key, value in node.items() if key != "name"}
     parameters = _check_arguments(arguments, "model")
+    absent = [name for name in GIVEN if name not in parameters]
+    if absent and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise ConfigError(
+            f"model._target_={node['_target_']} must take image_shape, which is (channels, height, width), and "
+            f"classes; it lacks {' and '.join(absent)}"
+        )
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind not in VARIADIC
         if required and name not in (*arguments, *GIVEN):
@@ -105,12 +147,11 @@ def _parameters(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]
     target = node.get("_target_")
     if target is None:
         raise ConfigError(f"{path} has no _target_, the class to build")
+    found = import_target(target, path)
     try:
-        if not isinstance(target, str):
-            raise TypeError("a class is given by its dotted name")
-        signature = inspect.signature(resolve_name(target))
-    except (ImportError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}._target_={target} cannot be imported: {in_one_line(error)}") from error
+        signature = inspect.signature(found)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}._target_={target} cannot be called: {in_one_line(error)}") from error
     parameters = dict(signature.parameters)
     built = signature.return_annotation
     variadic = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from attnconv.errors import ConfigError
 from attnconv.files import in_one_line
-from attnconv.models.build import build_model
-from attnconv.training.memory import is_out_of_memory
+from attnconv.models.build import build_model, errors_of_network
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -37,11 +36,13 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
     """
     try:
         with torch.device("meta"):
-            return build_model(node, image_shape, classes).eval()
+            model = build_model(node, image_shape, classes)
     except ConfigError as error:
         if "meta" not in str(error).lower():
             raise
         return build_untrained(node, image_shape, classes)
+    model.eval()  # on its own line, because a user's network may forget to return itself
+    return model
 
 
 def build_untrained(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -51,7 +52,9 @@ def build_untrained(node: dict[str, Any], image_shape: tuple[int, int, int], cla
         ConfigError: see `build_model`.
     """
     with torch.random.fork_rng(devices=[]):
-        return build_model(node, image_shape, classes).eval()
+        model = build_model(node, image_shape, classes)
+    model.eval()
+    return model
 
 
 def parameters(model: nn.Module) -> int:
@@ -74,7 +77,7 @@ class ForwardPass:
 
 
 def forward_untrained(
-    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, training: bool = False
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor
 ) -> ForwardPass:
     """Return a counted forward pass of an untrained model, without memory for its weights if it can do without.
 
@@ -83,17 +86,16 @@ def forward_untrained(
 
     Args:
         images: (B, C, H, W) on the CPU.
-        training: use the training mode.
 
     Raises:
         ConfigError: see `build_model`.
         Exception: whatever the model raises on the CPU, unless it lacks an operator: see `ForwardPass.missing`.
     """
-    model = build_unfilled(node, image_shape, classes).train(training)
+    model = build_unfilled(node, image_shape, classes)
     try:
         return counted_forward(model.to("meta"), images.to("meta"))
     except Exception:  # PyTorch and NumPy raise various errors for tensors without values
-        model = build_untrained(node, image_shape, classes).train(training)
+        model = build_untrained(node, image_shape, classes)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             return _on_cpu(model, images)
 
@@ -107,19 +109,21 @@ def _on_cpu(model: nn.Module, images: Tensor) -> ForwardPass:
         return ForwardPass(None, missing=in_one_line(error))
 
 
-def forward_blank(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> ForwardPass:
-    """Return a counted forward pass of an untrained model on one blank image; see `forward_untrained`.
+def forward_once(
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, image: Tensor | None = None
+) -> ForwardPass:
+    """Return a counted forward pass of an untrained model on one image; see `forward_untrained`.
+
+    Args:
+        image: (1, C, H, W) on the CPU; None for a blank one.
 
     Raises:
-        ConfigError: the model cannot be built, or cannot take the images.
+        ConfigError: the model cannot be built, or cannot take the image.
     """
-    try:
-        return forward_untrained(node, image_shape, classes, torch.zeros(1, *image_shape))
-    except (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError) as error:
-        if is_out_of_memory(error):
-            raise
-        size = "x".join(map(str, image_shape[1:]))
-        raise ConfigError(f"model={node['name']} cannot take images of {size} pixels: {in_one_line(error)}") from error
+    size = "x".join(map(str, image_shape[1:]))
+    with errors_of_network(f"model={node['name']} cannot take images of {size} pixels:"):
+        image = torch.zeros(1, *image_shape) if image is None else image
+        return forward_untrained(node, image_shape, classes, image)
 
 
 def flops_without_memory(model: nn.Module, inputs: Tensor) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 from attnconv.config import Config, model_node
 from attnconv.errors import ConfigError
 from attnconv.models.build import may_be_fraction
-from attnconv.models.cost import build_unfilled, forward_blank, parameters
+from attnconv.models.cost import build_unfilled, forward_once, parameters
 
 BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
@@ -77,7 +77,7 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
     def count(candidate: Node) -> int:
         if budget == "parameters":
             return parameters(build_unfilled(candidate, image_shape, classes))
-        flops = forward_blank(candidate, image_shape, classes).flops_full
+        flops = forward_once(candidate, image_shape, classes).flops_full
         if flops is None:
             raise ConfigError(
                 f"match=flops: the FLOPs of model={candidate['name']} cannot be counted, because it reads the values "
@@ -103,7 +103,10 @@ def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> No
     def at(number: int) -> Node:
         return {**node, "width": number if parts == 1 else number / parts}
 
-    return at(_nearest(parts, parts, lambda width: cost(at(width)), target))
+    def cost_near(number: int) -> int:
+        return cost(at(_buildable(number, at, cost)))
+
+    return at(_buildable(_nearest(parts, parts, cost_near, target), at, cost))
 
 
 def _match_two_widths(node: Node, target: int, cost: Callable[[Node], int]) -> Node:

@@ -8,10 +8,31 @@ from typing import Any
 from torch import nn
 
 from attnconv.errors import ConfigError
+from attnconv.files import with_line
 
 # Modules of two libraries, and those that build our own networks.
 KNOWN_MODULES = ("torch.nn", "timm")
 KNOWN_BUILDERS = ("attnconv.models", "attnconv.mixers")
+
+
+def import_target(name: Any, path: str = "") -> Any:
+    """Import a class or function by its dotted name.
+
+    Args:
+        path: of the node that names it, for the error message.
+
+    Raises:
+        ConfigError: it cannot be imported; code that an import runs may raise any error.
+    """
+    try:
+        if not isinstance(name, str):
+            raise TypeError("a class is given by its dotted name")
+        return resolve_name(name)
+    except Exception as error:
+        reason = with_line(error)
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            reason += "; add the folder of its file to PYTHONPATH"
+        raise ConfigError(f"{path and f'{path}.'}_target_={name} cannot be imported: {reason}") from error
 
 
 def refuse_foreign_targets(node: Any, trusted: Sequence[str] = ()) -> None:
@@ -35,10 +56,7 @@ def refuse_foreign_targets(node: Any, trusted: Sequence[str] = ()) -> None:
 def _refuse_foreign_target(name: str, trusted: Sequence[str]) -> None:
     builders = (*KNOWN_BUILDERS, *trusted)
     if _is_in(name, (*builders, *KNOWN_MODULES)):
-        try:
-            target = resolve_name(name)
-        except (ImportError, ValueError, AttributeError) as error:
-            raise ConfigError(f"_target_={name} cannot be imported: {error}") from error
+        target = import_target(name)
         # A dotted name may lead out of a known module: timm.models.os.system.
         home = getattr(target, "__module__", "")
         is_module = inspect.isclass(target) and issubclass(target, nn.Module)

@@ -167,8 +167,10 @@ def networks_in(loaded: Any, place: str = "", depth: int = 0) -> list[tuple[str,
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         return []
     names = _tensors(loaded)
-    names.pop("n_averaged", None)  # a counter of PyTorch's AveragedModel
     found = [(place, names)] if names else []
+    if "n_averaged" in names:  # perhaps the counter of PyTorch's AveragedModel
+        names = {name: tensor for name, tensor in names.items() if name != "n_averaged"}
+        found.append((place, names))
     while names and len({name.partition(".")[0] for name in names}) == 1 and all("." in name for name in names):
         names = {name.partition(".")[2]: tensor for name, tensor in names.items()}
         found.append((place, names))
@@ -191,7 +193,10 @@ def _compare(place: str, tensors: dict[str, Tensor], expected: dict[str, Tensor]
 
 
 def _converted(path: Path, found: Candidate, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a fitting candidate in the network's precision, checking that all are finite."""
+    """Return the tensors of a fitting candidate in the network's precision, checking that they are finite.
+
+    Entries may be infinite or nan where the network's own are, as in the mask of causal attention.
+    """
     converted = {}
     for name, like in state.items():
         if name not in found.tensors:
@@ -203,13 +208,18 @@ def _converted(path: Path, found: Candidate, state: dict[str, Tensor]) -> dict[s
         if tensor.layout != torch.strided or tensor.is_meta:
             raise FileError(f"{path}: {name} has no plain values (layout {tensor.layout}, device {tensor.device})")
         converted[name] = tensor.to(like.dtype)
-    broken = [name for name, tensor in converted.items() if not tensor.isfinite().all()]
+    broken = [name for name, tensor in converted.items() if _breaks(tensor, state[name])]
     if broken:
         raise FileError(
             f"{path} has nan or inf in {len(broken)} of {len(converted)} tensors ({_first(broken)}): training "
             "diverged, or the precision was too low; use an earlier checkpoint"
         )
     return converted
+
+
+def _breaks(tensor: Tensor, like: Tensor) -> bool:
+    finite = tensor.isfinite()
+    return not bool((finite if like.is_meta else finite | ~like.isfinite().cpu()).all())
 
 
 def _mismatch(found: Candidate, expected: dict[str, Tensor], classes: int, loaded: Any) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv.errors import RunFolderError
 from attnconv.files import write_whole
@@ -116,8 +116,26 @@ def export_weights(path: Path, model: nn.Module) -> None:
     """Write the trained weights as safetensors, which can be read without pickle and without this package."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, because the format refuses tensors that share memory, as tied parameters do.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     write_whole(path, save(tensors))
+
+
+def check_state(model: nn.Module) -> None:
+    """Raise ValueError for a network with state that a file cannot hold or that cannot be loaded again."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} of its state_dict() is a {type(value).__name__}, and only tensors can be saved")
+        if value.is_meta:
+            raise ValueError(f"{name} is on the meta device, without values; a constructor must build a new network")
+        if value.layout != torch.strided or value.dtype in (torch.complex32, torch.complex128):
+            kind = str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
+            raise ValueError(f"{name} is {kind}, which weights.safetensors cannot hold")
+        if any(size > 1 and step == 0 for size, step in zip(value.shape, value.stride(), strict=True)):
+            raise ValueError(f"{name} is expanded, so its values could not be loaded again: add .clone()")
 
 
 def newest(folder: Path) -> Path | None:

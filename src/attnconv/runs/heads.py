@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads, rounded
 from attnconv.data.dataset import Split
 from attnconv.mixers.positional import PositionalAttention
+from attnconv.models.backbone import Backbone
 from attnconv.models.frozen import LEARNED, learned_heads
 
 if TYPE_CHECKING:
@@ -40,17 +41,17 @@ def heads_in(weights: Path) -> dict[str, list[Any]]:
 
 
 class HeadWatcher:
-    """Read the attention layers of a model. Without attention layers, there is no record, no map and no figure.
+    """Read the attention layers of the paper's network. Without attention layers, there is no map and no figure.
 
     Args:
-        model: the network.
+        model: the network; one without the paper's backbone has no map and no figure either.
         name: the network's name in figures.
     """
 
     def __init__(self, model: nn.Module, name: str):
         self._model, self._name = model, name
-        self._mixers = attention_mixers(model)
-        self._grid: tuple[int, int] = getattr(model, "grid", (0, 0))
+        self._mixers = attention_mixers(model) if isinstance(model, Backbone) else []
+        self._grid = model.grid if isinstance(model, Backbone) else (0, 0)
 
     def record(self, epoch: int) -> dict[str, Any] | None:
         """Return one line of heads.jsonl, or None if no head is Gaussian."""

@@ -56,7 +56,8 @@ def load(
         config.model["start"] = str(weights)  # they include the heads that the run started with
     model = build_untrained(config, preprocessing)
     load_weights(model, weights, preprocessing.classes)
-    return Trained(folder, config, preprocessing, model.to(choose_device(device)).eval())
+    model.to(choose_device(device)).eval()
+    return Trained(folder, config, preprocessing, model)
 
 
 load_trained = load

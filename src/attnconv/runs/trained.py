@@ -175,7 +175,7 @@ class Trained:
         """Yield the logits of images (N, H, W, C) uint8, a batch at a time, float32 on the CPU."""
         for start in range(0, len(images), BATCH):
             chunk = torch.tensor(images[start : start + BATCH], device=self.device)
-            yield self.model(self.preprocessing.normalize(chunk)).float().cpu()
+            yield self.model(self.preprocessing.normalize(chunk)).detach().float().cpu()
 
     def _attention(self, images: np.ndarray) -> list[LayerAttention]:
         batch = self.preprocessing.normalize(torch.tensor(images, device=self.device))

@@ -50,27 +50,34 @@ def check_limits(config: Any, prefix: str = "") -> None:
                 raise ConfigError(f"{key} must be in increasing order, not {value}")
 
 
-def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "model.") -> None:
-    """Check the numbers and the name inside a free-form `model` node.
+def check_model(node: dict[str, Any], knobs: Mapping[str, Any], prefix: str = "model.", ours: bool = True) -> None:
+    """Check the numbers inside a free-form `model` node; those of other packages only have to be finite.
 
     Args:
         node: the node, resolved.
         knobs: limits of knobs that models take under the same name, by the last part of the key.
+        ours: whether the node belongs to a class of this package, if it does not name a class itself.
 
     Raises:
         ConfigError: a value is outside its limit; the message names the key, the value and the limit.
     """
-    limits = {**MODEL_LIMITS, **knobs}
+    ours = is_ours(node) if "_target_" in node else ours
+    limits = {**MODEL_LIMITS, **knobs} if ours else {}
     for name, value in node.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):
-            check_model(value, knobs, f"{key}.")
+            check_model(value, knobs, f"{key}.", ours)
             continue
         for number in value if isinstance(value, list) else [value]:
             known = name in limits and number is not None
             if known and (isinstance(number, bool) or not isinstance(number, int | float)):
                 raise ConfigError(f"{key} must be a number, not {number!r}")
             _check_value(key, number, limits.get(name, {}))
+
+
+def is_ours(node: dict[str, Any]) -> bool:
+    """Return whether the class that a `model` node names belongs to this package."""
+    return str(node["_target_"]).startswith("attnconv.")
 
 
 def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:

@@ -22,6 +22,11 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
     if isinstance(error, NotFinite):
         steps = math.ceil(images / config.recipe.batch_size)
         epoch, batch = divmod(error.step, steps)
+        if error.step == 0 and error.what == "loss":
+            return Diverged(
+                "the loss of the first step is not finite, before any weight has changed: "
+                f"model={config.model['name']} gives nan or inf"
+            )
         good = newest(folder.checkpoints)
         go_on = f" under another name=. The last good checkpoint: {good}" if good else ""
         return Diverged(

@@ -108,7 +108,7 @@ def _train_step(
     return logits, loss
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, in which a network cannot compute gradients of its own
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -150,9 +150,10 @@ def tta_logits(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool
     Args:
         images: (..., height, width).
     """
+    mirror_images = images.flip(-1) if mirrored else None  # first, because a network may change its input in place
     logits = [model(images).float()]
-    if mirrored:
-        logits.append((logits[0] + model(images.flip(-1)).float()) / 2)
+    if mirror_images is not None:
+        logits.append((logits[0] + model(mirror_images).float()) / 2)
     return logits
 
 

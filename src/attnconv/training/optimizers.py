@@ -36,16 +36,21 @@ def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> t
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of linear and convolutional layers between stem and head, without encodings."""
+    """Return the weights of linear and convolutional layers between stem and head, without encodings.
+
+    Shared weights occur once. Weights that are computed from other parameters, as by weight norm, are not included.
+    """
     in_encodings = {id(parameter) for encoding in _encodings(model) for parameter in encoding.parameters()}
     # mypy types the `weight` of linear and convolutional layers differently; all are parameters.
-    return [
+    weights = [
         cast(nn.Parameter, module.weight)
         for name, module in model.named_modules()
         if isinstance(module, MATRIX_MODULES)
         and name.split(".")[0] not in ENDS
+        and isinstance(module.weight, nn.Parameter)
         and id(module.weight) not in in_encodings
     ]
+    return list(dict.fromkeys(weights))
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

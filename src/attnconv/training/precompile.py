@@ -88,7 +88,7 @@ def precompile(
     for count in evaluated:
         images = images_of(torch.arange(count, device=device))[processes.share(count)]
         if len(images):
-            with torch.inference_mode(), autocast(precision, device):
+            with torch.no_grad(), autocast(precision, device):
                 tta_logits(forward, images, mirrored)
     with torch.no_grad():  # batch norm has updated its statistics
         for name, tensor in model.state_dict().items():

@@ -7,26 +7,34 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnconv.config import Config, flatten
-from attnconv.data.augmentation import ImageSize, scale
+from attnconv.data.augmentation import ImageSize, normalize, scale
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import ConfigError, OutOfMemory
-from attnconv.models.build import build_seeded_model, check_node
-from attnconv.models.cost import ForwardPass, build_unfilled, forward_blank, forward_untrained, parameters
+from attnconv.models.build import build_seeded_model, check_node, errors_of_network
+from attnconv.models.cost import (
+    ForwardPass,
+    build_unfilled,
+    forward_once,
+    forward_untrained,
+    parameters,
+)
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
 from attnconv.settings.contradictions import asked_for
+from attnconv.settings.limits import is_ours
 from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
 from attnconv.training.memory import TRAINING_BYTES, is_out_of_memory, require_memory
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precompile import batch_sizes, precompile, training_shapes
+from attnconv.training.rehearsal import MANY, check_logits, from_elsewhere, rehearse
 from attnconv.training.whitening import whiten_stem
 
 
@@ -125,16 +133,13 @@ def _prepare(config: Config) -> Setup:
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
     counted = _check_logits(config, node, data, device)
+    _check_sizes(config, node, data)
+    _check_steps(config, node, data, processes, bf16=precision == "bf16" and device.type == "cpu")
     # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_seeded_model(node, data.image_shape, data.classes, config.seed)
-    _check_sizes(config, node, data)
-    if processes.count == 1:  # with several processes, batch norm uses the images of all
-        _check_last_batch(config, node, data)
     if config.recipe.whitening:
-        try:
+        with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
-        except ValueError as error:
-            raise ConfigError(f"model={config.model['name']}: {error}") from error
     notes = _check_batch_size(config, data.epoch_images)
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
@@ -148,7 +153,7 @@ def _prepare(config: Config) -> Setup:
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
     """Raise ConfigError for an image size that training images cannot have or the network cannot take."""
-    channels, height, width = data.image_shape
+    height = data.image_shape[1]
     for size in dict.fromkeys(config.recipe.sizes):
         side = round(size * height)
         if side < 1:
@@ -158,12 +163,9 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
                 f"recipe.sizes={config.recipe.sizes}: a crop of height {side} does not fit into height {height}; "
                 "recipe.cropped_from=null scales images instead"
             )
-        try:
-            image = scale(torch.zeros(1, channels, height, width), side)
+        with errors_of_network(f"recipe.sizes={config.recipe.sizes}: at {size:g}"):
+            image = scale(_first_images(data, 1), side)
             forward_untrained(node, data.image_shape, data.classes, image)
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: at {size:g} {reason}") from error
 
 
 def _check_batch_size(config: Config, images: int) -> tuple[str, ...]:
@@ -183,46 +185,62 @@ def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
     A network whose constructor reads the values of tensors has to be built first.
     """
     model = build_unfilled(node, data.image_shape, data.classes)
-    count, buffers = parameters(model), sum(buffer.nbytes for buffer in model.buffers())
+    count, buffers = parameters(model), sum(buffer.numel() * buffer.itemsize for buffer in model.buffers())
     of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)
     lower = ", ".join(f"scale.{name}={getattr(config.scale, name)}" for name in of_scale)
+    if not is_ours(node) or "width" not in node:
+        lower = "the size of the network"
     needed = TRAINING_BYTES * count + buffers
     require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
 
 
 def _check_logits(config: Config, node: dict[str, Any], data: DataSet, device: torch.device) -> ForwardPass:
     """Return a forward pass, or raise ConfigError for a network that does not map images to one logit per class."""
-    name, expected = f"model={config.model['name']}", (1, data.classes)
-    counted = forward_blank(node, data.image_shape, data.classes)
+    name = f"model={config.model['name']}"
+    counted = forward_once(node, data.image_shape, data.classes, _first_images(data, 1))
     if counted.missing:
         if device.type == "cpu":
             raise ConfigError(f"{name} does not run on a CPU: {counted.missing}")
         return counted  # training on the GPU shows whether it runs
-    logits = counted.outputs
-    if not isinstance(logits, torch.Tensor):
-        raise ConfigError(f"{name} gives a {type(logits).__name__}, not logits")
-    if logits.shape != expected:
-        raise ConfigError(f"{name} gives {tuple(logits.shape)} for an image, not {expected}: one logit per class")
+    with errors_of_network(f"{name}:"):
+        check_logits(counted.outputs, 1, data.classes)
     return counted
 
 
-def _check_last_batch(config: Config, node: dict[str, Any], data: DataSet) -> None:
-    """Raise ConfigError if the last batch has a single image and the network's batch norm needs more."""
-    size, images = config.recipe.batch_size, data.epoch_images
-    if min(size, images) != 1 and images % size != 1:
-        return
-    channels, height, width = data.image_shape
-    try:
+def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, bf16: bool) -> None:
+    """Raise ConfigError for a network that cannot take training steps, or not with the last batch.
+
+    The tests of this package train its own networks, so only a last batch of one image may be too small for them.
+    """
+    sizes = batch_sizes(data.epoch_images, config.recipe.batch_size)
+    counts = {min(sizes[0], MANY)} if from_elsewhere(node) else set()
+    if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
+        counts.add(1)
+    height = data.image_shape[1]
+    for count in sorted(counts):
+        images = _first_images(data, count)
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
-            image = scale(torch.zeros(1, channels, height, width), side)
-            forward_untrained(node, data.image_shape, data.classes, image, training=True)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        others = (*range(min(size, images) - 1, 1, -1), *range(size + 1, images + 1))
-        better = next((other for other in others if images % other != 1), None)
-        way_out = f"recipe.batch_size={better}" if better else "more images"
-        raise ConfigError(
-            f"model={config.model['name']} has batch norm, which cannot take the last batch of one image "
-            f"({images} images in batches of recipe.batch_size={size}); {way_out} leaves none"
-        ) from error
+            try:
+                with errors_of_network(f"model={config.model['name']} cannot be trained:"):
+                    rehearse(node, data.image_shape, data.classes, scale(images, side), bf16)
+            except ConfigError as error:
+                if count > 1 or "more than 1 value per channel" not in str(error):
+                    raise
+                _refuse_last_batch(config, data.epoch_images, error)
+
+
+def _first_images(data: DataSet, count: int) -> Tensor:
+    """Return training images as a network sees them, without augmentation: real ones, because one may reject others."""
+    return normalize(data.train.images[:count], data.train.mean, data.train.std).cpu()
+
+
+def _refuse_last_batch(config: Config, images: int, error: Exception) -> None:
+    """Raise ConfigError for batch norm that cannot take the last batch, of one image."""
+    size = config.recipe.batch_size
+    others = (*range(min(size, images) - 1, 1, -1), *range(size + 1, images + 1))
+    better = next((other for other in others if images % other != 1), None)
+    way_out = f"recipe.batch_size={better}" if better else "more images"
+    raise ConfigError(
+        f"model={config.model['name']} has batch norm, which cannot take the last batch of one image "
+        f"({images} images in batches of recipe.batch_size={size}); {way_out} leaves none"
+    ) from error
