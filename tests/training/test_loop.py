@@ -10,6 +10,7 @@ from torch import nn
 
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
+from attnconv.training.rehearsal import FEW
 from attnconv.training.schedules import lr_factor
 
 STEPS = 3  # an epoch of 40 images in batches of 16
@@ -30,12 +31,16 @@ class Witness(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(classes))
         self.dropout = nn.Dropout(0.5)
-        self.bias.register_hook(lambda gradient: self.steps[-1].update(gradient=gradient.clone()))
+        self.bias.register_hook(self.keep)
+
+    def keep(self, gradient):
+        if self.steps:
+            self.steps[-1]["gradient"] = gradient.clone()
 
     def forward(self, images):
-        if not images.is_meta:
+        if len(images) > FEW:  # not in the checks before training
             self.modes.append(self.training)
-        if self.training and not images.is_meta:
+        if self.training and len(images) > FEW:
             if len(self.steps) == self.stop_at:
                 raise KeyboardInterrupt
             mask = self.dropout(torch.ones(100))

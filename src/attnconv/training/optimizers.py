@@ -1,7 +1,5 @@
 """Optimizers and their parameter groups."""
 
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -41,9 +39,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     Shared weights occur once. Weights that are computed from other parameters, as by weight norm, are not included.
     """
     in_encodings = {id(parameter) for encoding in _encodings(model) for parameter in encoding.parameters()}
-    # mypy types the `weight` of linear and convolutional layers differently; all are parameters.
     weights = [
-        cast(nn.Parameter, module.weight)
+        module.weight
         for name, module in model.named_modules()
         if isinstance(module, MATRIX_MODULES)
         and name.split(".")[0] not in ENDS
