@@ -11,6 +11,7 @@ Weights outside of linear and convolutional modules (locally_connected, depthwis
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
         ConfigError: see `build_model`.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # A constructor may load weights, and there is no memory for them here.
+            warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
             model = build_model(node, image_shape, classes)
     except ConfigError as error:
         if "meta" not in str(error).lower():
