@@ -18,7 +18,6 @@ a file, with hardware, versions and commit.
 """
 
 import os
-from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: else the profiler prints a lot when it measures memory
 
@@ -29,7 +28,7 @@ from attnconv.errors import one_line_errors
 from attnconv.files import append_json_line
 from attnconv.report.tables import BENCH_HEADER, bench_row, markdown
 from attnconv.runs.provenance import measured_on
-from attnconv.settings.arguments import ScriptParser, check_target, positive
+from attnconv.settings.arguments import ScriptParser, a_path, check_target, positive
 from attnconv.training.device import choose_device
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="run our network under torch.compile, as with compile=true"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append each line to this file")
+    parser.add_argument("--json", type=a_path, metavar="FILE", help="append each line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
     device = choose_device(arguments.device)

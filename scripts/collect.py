@@ -20,7 +20,7 @@ from attnconv.report.collect import Gathered, check_version, gather
 from attnconv.report.runs_table import runs_folder, tabulate
 from attnconv.report.weights import choose_weights, keep_weights
 from attnconv.runs.status import collected_weights
-from attnconv.settings.arguments import ScriptParser, existing_folder
+from attnconv.settings.arguments import ScriptParser, a_path, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, nargs="+", help="folders of run folders")
     parser.add_argument(
-        "--into", type=Path, default=REPOSITORY / "results", help="folder of collected results (results/)"
+        "--into", type=a_path, default=REPOSITORY / "results", help="folder of collected results (results/)"
     )
     parser.add_argument("--replace", action="store_true", help="replace a different run of the same name")
     parser.add_argument("--heads", action="store_true", help="also keep heads.png, 0.4 MB per run")

@@ -34,7 +34,7 @@ from attnconv.models.weight_files import load_weights
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import build_untrained, load_trained, run_folder_of
 from attnconv.runs.provenance import commit, describe_device
-from attnconv.settings.arguments import ScriptParser, above_zero, check_target, positive
+from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive
 from attnconv.training.device import choose_device
 
 SWEPT_IMAGES = 8
@@ -123,7 +123,7 @@ def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--model", metavar="NAME", help="a model of configs/model/ or of timm")
-    parser.add_argument("--checkpoint", type=Path, help="a run folder, a file in one, or any file of weights")
+    parser.add_argument("--checkpoint", type=a_path, help="a run folder, a file in one, or any file of weights")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=above_zero, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
     parser.add_argument("--batch", type=positive, default=100, help="test images per batch")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file (default for a run: its folder)")
+    parser.add_argument("--json", type=a_path, help="write the numbers to this file (default for a run: its folder)")
     parser.add_argument(
         "--sweep", nargs="*", metavar="NAME", help="convert timm models: the named ones, or twenty families"
     )

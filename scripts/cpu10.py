@@ -9,7 +9,6 @@ keeps. To repeat an entry, move or delete that folder.
 """
 
 import json
-from pathlib import Path
 
 import torch
 
@@ -17,7 +16,7 @@ from attnconv.bench.cpu10 import ENTRIES, enter
 from attnconv.errors import one_line_errors
 from attnconv.files import append_json_line
 from attnconv.runs.provenance import measured_on
-from attnconv.settings.arguments import ScriptParser, above_zero, check_target, positive, whole_number
+from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive, whole_number
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", type=whole_number(0), default=0, help="0")
     parser.add_argument("--minutes", type=above_zero, default=10.0, help="10; use less for a quick test")
     parser.add_argument("--epochs", type=positive, help="of sa_quadratic and conv3x3, which do not follow the clock")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append the line to this file")
+    parser.add_argument("--json", type=a_path, metavar="FILE", help="append the line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
     about = measured_on(torch.device("cpu"))  # before the training, during which files may change

@@ -14,7 +14,7 @@ from attnconv.report.complaints import exit_with
 from attnconv.report.figures.catalog import entries
 from attnconv.report.figures.gallery import make_figures, read_index
 from attnconv.report.figures.of_run import figures_of_run
-from attnconv.settings.arguments import ScriptParser, existing_folder
+from attnconv.settings.arguments import ScriptParser, a_path, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--results", type=existing_folder, default=REPOSITORY / "results", help="results/")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="draw only these figures")
     parser.add_argument("--list", action="store_true", help="list the figures and draw none")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="draw the figures of this run")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help="with --run: folder for its figures (RUN/figures)")
+    parser.add_argument("--run", type=a_path, metavar="RUN", help="draw the figures of this run")
+    parser.add_argument("--into", type=a_path, metavar="FOLDER", help="with --run: for its figures (RUN/figures)")
     parser.add_argument("--data", metavar="FOLDER", help="with --run: folder of its images, if they were moved")
     arguments = parser.parse_args()
     if arguments.run and (arguments.only or arguments.list):

@@ -22,7 +22,7 @@ from attnconv.report.complaints import exit_with
 from attnconv.report.page.assemble import assemble
 from attnconv.report.page.contents import IMAGES, from_results, from_runs
 from attnconv.report.page.images import first_of_each_class, save_images
-from attnconv.settings.arguments import ScriptParser, check_target, existing_folder
+from attnconv.settings.arguments import ScriptParser, a_path, check_target, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 3_000_000  # bytes of the page of results/
@@ -56,8 +56,8 @@ def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run folders of finished runs")
-    parser.add_argument("--out", type=Path, help="the file to write: docs/index.html, or page.html for RUN")
+    parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
+    parser.add_argument("--out", type=a_path, help="the file to write: docs/index.html, or page.html for RUN")
     parser.add_argument(
         "--results", type=existing_folder, default=REPOSITORY / "results", help="folder of collected results (results/)"
     )

@@ -8,16 +8,14 @@ Prints one line per image: its file and the most probable classes with their pro
     `attnconv.load(RUN).predict(images)` does the same.
 """
 
-from pathlib import Path
-
 from attnconv.errors import one_line_errors
-from attnconv.settings.arguments import ScriptParser, positive
+from attnconv.settings.arguments import ScriptParser, a_path, positive
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, such as .png and .jpg")
+    parser.add_argument("images", type=a_path, nargs="+", metavar="IMAGE", help="image files, such as .png and .jpg")
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--top", type=positive, default=3, help="number of classes per image (3)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")

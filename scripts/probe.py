@@ -10,8 +10,6 @@ numbers are measured on test images, for the trained and for the initial weights
 architecture. Prints the numbers of the layers.
 """
 
-from pathlib import Path
-
 from attnconv.analysis.calibration import calibration
 from attnconv.analysis.probe import compact, probe
 from attnconv.errors import one_line_errors
@@ -20,7 +18,7 @@ from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import find_weights, load_trained, read_run_config
 from attnconv.runs.provenance import commit
-from attnconv.settings.arguments import ScriptParser, check_target, positive, whole_number
+from attnconv.settings.arguments import ScriptParser, a_path, check_target, positive, whole_number
 from attnconv.training.device import choose_device
 
 CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
@@ -28,8 +26,8 @@ CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run folders of finished runs")
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="write the calibration's rows to this file")
+    parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
+    parser.add_argument("--calibration", type=a_path, metavar="FILE", help="write the calibration's rows to this file")
     parser.add_argument("--data", help="folder of the data, if it has moved")
     parser.add_argument("--images", type=positive, default=100, help="number of test images to average attention over")
     parser.add_argument(
@@ -56,9 +54,11 @@ def main() -> None:
         write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": known}).encode())
     for folder in arguments.runs:
         trained = load_trained(folder, arguments.data, device, trusted=arguments.trust)
-        found = probe(trained, arguments.images, arguments.fit_images)
+        # the numbers of images that probe.json records: no more than there are
+        images, fitted = (min(asked, len(trained.data.test)) for asked in (arguments.images, arguments.fit_images))
+        found = probe(trained, images, fitted)
         head, dirty = commit()
-        about = {"run": run_name(trained.config), "images": arguments.images, "fit_images": arguments.fit_images}
+        about = {"run": run_name(trained.config), "images": images, "fit_images": fitted}
         about |= {"patch": trained.config.scale.patch, "commit": head, "dirty": dirty}
         write_whole(folder / "probe.json", compact(about | found).encode())
         print(f"{about['run']}: {folder}/probe.json")

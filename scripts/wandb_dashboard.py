@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from attnconv.errors import UserError, one_line_errors
+from attnconv.files import in_one_line
 from attnconv.report.workspace import GROUP_BY, NAME, build, sections
 from attnconv.settings.arguments import ScriptParser
 
@@ -24,21 +25,20 @@ def save(entity: str | None, project: str) -> str:
     """Save the workspace and return its address.
 
     Raises:
-        UserError: the package is missing, or W&B has no login.
+        UserError: the package is missing, W&B has no login, or it cannot be reached.
     """
     import wandb
 
     try:
-        logged_in, reason = wandb.login(prompt=False), "run wandb login"
-    except wandb.errors.Error as error:
-        logged_in, reason = False, str(error).partition("\n")[0]
-    if not logged_in:
-        raise UserError(f"W&B is not logged in ({reason}); {LOCAL}")
-    try:
-        workspace = build(RESULTS, entity or wandb.Api().default_entity or "", project)
+        if not wandb.login(prompt=False):
+            raise UserError(f"W&B is not logged in (run wandb login); {LOCAL}")
+        return str(build(RESULTS, entity or wandb.Api().default_entity or "", project).save().url)
     except ImportError as error:
         raise UserError("wandb-workspaces is not installed: pip install 'attnconv[workspaces]'") from error
-    return str(workspace.save().url)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the library raises
+        raise UserError(f"W&B cannot be used ({in_one_line(error)}); {LOCAL}") from error
 
 
 def main() -> None:

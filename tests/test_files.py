@@ -1,10 +1,23 @@
 """Missing or damaged input files: each error takes one line and names the file."""
 
 import json
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from attnconv.files import FileError, kind_of, read_csv, read_json, read_json_lines
+from attnconv.files import (
+    FileError,
+    append_json_line,
+    kind_of,
+    read_csv,
+    read_json,
+    read_json_lines,
+    require_targets,
+    write_whole,
+)
+from attnconv.report.page.images import read_images
 from attnconv.report.runs_table import read_runs
 from attnconv.report.theorem_page import read_examined
 from attnconv.runs.records import RESULT_KEYS
@@ -91,6 +104,44 @@ def test_damaged_probe_and_sweep_files_are_named(tmp_path):
         noted_cells(tmp_path)
 
 
+def test_damaged_npz_files_are_one_line_errors(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, pixels=np.zeros(9))
+    path.write_bytes(path.read_bytes().replace(b"pixels.npy", b"PIXELS.npy", 1))
+    with pytest.raises(FileError, match=r"images\.npz is a zip archive \(File name in directory"):
+        read_images(path)
+
+
+def test_a_line_is_appended_after_a_torn_one(tmp_path):
+    path = tmp_path / "x.jsonl"
+    append_json_line(path, {"part": 1})
+    path.write_text(path.read_text().rstrip())
+    append_json_line(path, {"part": 2})
+    assert read_json_lines(path) == [{"part": 1}, {"part": 2}]
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        append_json_line(Path("/dev/full"), {"part": 1})
+
+
+def test_pipes_and_devices_are_written_in_place(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    require_targets(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, b"content")
+    assert os.read(reader, 99) == b"content"
+    assert pipe.is_fifo()
+    os.close(reader)
+    write_whole(Path("/dev/null"), b"content")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write all files")
+def test_a_file_without_write_permission_is_refused(tmp_path):
+    (tmp_path / "kept").touch(0o444)
+    with pytest.raises(FileError, match="kept cannot be written: you have no permission"):
+        require_targets(tmp_path / "kept")
+
+
 def test_text_detection_allows_a_truncated_last_character():
     assert kind_of("ö".encode()[:1] + b"x").startswith("of an unknown type")
     assert kind_of(b"x" + "ö".encode()[:1]) == "text, beginning 'x'"
@@ -103,6 +154,7 @@ def test_text_detection_allows_a_truncated_last_character():
         ("config.yaml", "epochs: 0\n" + CONFIG, "config.yaml is not the configuration of a run (epochs: 0)"),
         ("config.yaml", "", "config.yaml is not the configuration of a run"),
         ("config.yaml", "a: [", "config.yaml has unexpected content"),
+        ("config.yaml", f"epochs: 1\n{CONFIG.replace('x', '../x')}", "config.yaml has a name that is not NAME/MODEL"),
         ("result.json", "", "result.json is empty (0 bytes)"),
         ("result.json", "{}", "result.json lacks 'status'"),
         (

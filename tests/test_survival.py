@@ -154,6 +154,24 @@ def test_a_run_resumes_after_a_full_or_read_only_disk_error(tiny, monkeypatch, c
     torture.assert_same(calm, hurt)
 
 
+def test_a_sweep_resumes_a_run_that_a_full_disk_stopped(tiny, monkeypatch, start_sweep):
+    config, calls, real = tiny(), itertools.count(1), os.fsync
+
+    def full_once(descriptor):
+        if next(calls) == 11:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_once)
+        with pytest.raises(RunFolderError, match="No space left on device; once it can, rerun the same command"):
+            run(config)
+    result = json.loads((run_folder_path(config) / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert "No space left on device" in result["reason"]
+    assert start_sweep(config) == [config.seed]
+
+
 def test_a_nonfinite_loss_error_names_the_step_batch_and_checkpoint(tiny, monkeypatch):
     config = tiny("checkpoint_steps=2")
     calls, real = itertools.count(1), TrainSplit.augmented
@@ -186,6 +204,20 @@ def test_out_of_memory_errors_name_the_setting_to_lower(tiny, monkeypatch, part,
     monkeypatch.setattr(trainer_module, part, fail)
     with pytest.raises(OutOfMemory, match=f"lower {setting}"):
         run(tiny())
+
+
+def test_a_closed_pipe_behind_stdout_interrupts_a_run(tiny, monkeypatch):
+    """`| head` closes it. The run has not failed, so a sweep resumes it."""
+    config = tiny()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", gone)
+        with pytest.raises(BrokenPipeError):
+            run(config)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # for what is still buffered
+    assert json.loads((run_folder_path(config) / "result.json").read_text())["status"] == "interrupted"
+    assert run(config)["status"] == "done"
 
 
 def test_a_run_folder_in_use_is_refused_and_its_process_is_named(tiny):

@@ -1,6 +1,7 @@
 """Errors that a user can fix, each reported in one line."""
 
 import difflib
+import io
 import os
 import re
 import shlex
@@ -49,6 +50,10 @@ class Stopped(BaseException):
     def exit_code(self) -> int:
         """Return 128 + the signal, as shells do: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self.signum
+
+
+class CannotWrite(RunFolderError):
+    """A run that the disk stopped: it was full or could not be written. The same command resumes it."""
 
 
 class AlreadyDone(RunFolderError):
@@ -115,7 +120,8 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
 
     By default Hydra prints its errors itself, without a suggestion; HYDRA_FULL_ERROR makes it raise them.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    _mend_streams()
     try:
         try:
             yield
@@ -156,10 +162,19 @@ def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
     return None
 
 
+def _mend_streams() -> None:
+    """Let every print succeed: to a stream that the shell closed (>&-), and in letters that an encoding lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # This also takes the stream's number, so that no file of a run gets it.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _flush() -> None:
     """Flush stdout here, where a closed pipe and a full disk are handled."""
-    if sys.stdout is None:  # closed by the shell: >&-
-        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -6,9 +6,11 @@ import difflib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import yaml
@@ -16,6 +18,7 @@ import yaml
 from attnconv.errors import UserError, line_of_user
 
 UNFINISHED = ".partial"
+STREAMS = (Path("/dev"), Path("/dev/fd"))  # folders of devices
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -24,6 +27,10 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the old file is unchanged.
     """
+    if _is_stream(path):
+        with path.open("ab", buffering=0) as stream:
+            stream.write(content)
+        return
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         with unfinished.open("wb") as file:
@@ -31,9 +38,10 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except OSError as error:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)  # a full disk has no room for a partial file
-        error.filename = str(path)  # the name that the caller knows
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the caller knows
         raise
     # The rename is stored in the folder, which must also reach the disk.
     folder = os.open(path.parent, os.O_RDONLY)
@@ -52,11 +60,20 @@ def require_targets(*paths: Path) -> None:
     for path in paths:
         if path.is_dir():
             raise FileError(f"{path} cannot be written: it is a folder")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise FileError(f"{path} cannot be written: you have no permission")
+        if _is_stream(path):
+            continue
         above = next(parent for parent in path.absolute().parents if parent.exists())
         if not above.is_dir():
             raise FileError(f"{path} cannot be written: {above} is not a folder")
         if not os.access(above, os.W_OK | os.X_OK):
             raise FileError(f"{path} cannot be written: you have no permission to write in {above}")
+
+
+def _is_stream(path: Path) -> bool:
+    """Return whether a path is a pipe or a device, such as /dev/stdout, which a file must not replace."""
+    return path.exists() and (path.parent in STREAMS or path.is_fifo())
 
 
 def forget_unfinished(folder: Path) -> None:
@@ -91,6 +108,13 @@ WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", flags=re.IGNORECASE)
 # The first field is a small number (a version); a string or a message follows.
 PROTOBUF = re.compile(rb"\x08[\x01-\x20][\x0a\x12\x1a\x22\x2a\x32\x3a\x42]")
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+
+
+# What readers of CSV, JSON, YAML, .npy and .npz raise for damaged content, and what is made from their content.
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, ArithmeticError, LookupError, EOFError, MemoryError, RecursionError,
+    NotImplementedError, TokenError, csv.Error, yaml.YAMLError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class FileError(UserError):
@@ -171,7 +195,7 @@ def reading(path: Path) -> Iterator[None]:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
     except KeyError as error:
         raise FileError(f"{path} lacks {error}") from error
-    except (ValueError, TypeError, AttributeError, EOFError, csv.Error, yaml.YAMLError, RecursionError) as error:
+    except UNREADABLE as error:
         kind = kind_of(first_bytes(path))
         what = "has unexpected content" if kind.startswith("text") else f"is {kind}"
         if kind == "a NumPy array" and path.suffix == ".npy":
@@ -196,7 +220,7 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
         FileError: see `reading`.
     """
     with reading(path):
-        return _object(path.read_text(), keys)
+        return _object(path.read_text("utf-8"), keys)
 
 
 def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = False) -> list[dict[str, Any]]:
@@ -209,14 +233,23 @@ def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = Fal
         FileError: see `reading`.
     """
     with reading(path):
-        *lines, last = path.read_text().split("\n")
+        *lines, last = path.read_text("utf-8").split("\n")
         return [_object(line, keys) for line in (lines if torn_end or not last else [*lines, last])]
 
 
 def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Append an object to a .jsonl file."""
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    """Append an object to a .jsonl file, on a line of its own even if the last one has no end.
+
+    Raises:
+        OSError: the file cannot be written; the error names it.
+    """
+    torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * torn + json.dumps(line) + "\n")
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
@@ -225,7 +258,7 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
     Raises:
         FileError: see `reading`.
     """
-    with reading(path), path.open(newline="") as file:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, strict=True))
         for number, row in enumerate(rows, 1):
             for column in columns:

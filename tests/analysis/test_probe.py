@@ -9,13 +9,13 @@ import torch
 
 from attnconv.analysis.heads import head_statistics
 from attnconv.analysis.probe import probe
-from attnconv.errors import ConfigError, RunFolderError
+from attnconv.errors import ConfigError, DataError, RunFolderError
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import load_trained
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import evaluate
-from conftest import script
+from conftest import script, write_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,12 @@ def test_probing_a_network_without_attention_is_refused(tiny):
         probe(trained(tiny("model=conv3x3")))
 
 
+def test_probing_on_a_single_test_image_is_refused(tiny, tmp_path):
+    write_arrays(tmp_path / "arrays", test=1)
+    with pytest.raises(DataError, match="need two or more test images"):
+        probe(trained(tiny("model=sa_quadratic", "epochs=1")))
+
+
 def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsys):
     convolutional, attentive = (
         tiny("model=conv3x3", "epochs=4"),
@@ -86,9 +92,10 @@ def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsy
     assert json.loads((tmp_path / "row.json").read_text())["layers"] == 2
     assert called("conv_to_attention", "--checkpoint", folder, "--alpha", 0.01)[0] == 1, "predictions changed"
 
-    code, out, _ = called("probe", run_folder_path(attentive), "--images", 4, "--fit-images", 10)
+    code, out, _ = called("probe", run_folder_path(attentive), "--images", 4, "--fit-images", 600)
     assert code == 0
     written = json.loads((run_folder_path(attentive) / "probe.json").read_text())
+    assert (written["images"], written["fit_images"]) == (4, 20), "there are no more"
     assert len(written["heads"]) == 12
     assert "| 2 trained |" in out
 

@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torchvision.datasets import CIFAR10
 
 from attnconv.config import DataConfig
@@ -52,6 +53,8 @@ def test_hash_does_not_depend_on_the_integer_type(arrays):
         ("train_labels", lambda a: a + 1, "class 0 has no training image"),
         ("test_labels", lambda a: a + 1, "test labels go up to 4, train labels only to 3"),
         ("test_images", lambda a: a[:, :4], "differ in shape"),
+        ("train_images", lambda a: a[:, :, :0], "have no pixels"),
+        ("train_labels", lambda a: a.astype("m8[s]"), "must be 40 integers"),
     ],
 )
 def test_malformed_arrays_are_refused(arrays, name, change, complaint):
@@ -139,8 +142,18 @@ def test_original_cifar10_archive_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(files["test_batch"])]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(files["batches.meta"])})
 
+    unpack = torchvision.datasets.utils.extract_archive
+
+    def unpacked(*arguments):
+        unpack(*arguments)
+        assert not (tmp_path / CIFAR10.base_folder).exists(), "other processes see only whole files"
+
+    monkeypatch.setattr(torchvision.datasets.utils, "extract_archive", unpacked)
     source = load_source(config(tmp_path), CPU)
     assert source.train.images.shape == (50, 32, 32, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CIFAR10.base_folder, CIFAR10.filename]
+    archive.unlink()
+    assert load_source(config(tmp_path), CPU).sha256 == source.sha256, "from the unpacked files"
     # The archive stores rows of red, then green, then blue.
     first = batches["data_batch_1"][0].reshape(3, 32, 32).transpose(1, 2, 0)
     assert np.array_equal(source.train.images[0], first)

@@ -1,7 +1,10 @@
 """Collecting run folders: complete, in a fixed order, reproducible, and without silent omissions."""
 
 import csv
+import errno
+import itertools
 import json
+import os
 import shutil
 
 import pytest
@@ -106,6 +109,21 @@ def test_collecting_adds_runs_and_replaces_a_run_of_the_same_name_only_on_reques
     assert len(gather(one / "default", results, replace=True).added) == 1, "a run has its name wherever it lies"
     tabulate(results)
     assert rows(results)[0]["recipe.lr"] == "0.1"
+
+
+def test_a_full_disk_leaves_no_half_of_a_run(tiny, tmp_path, monkeypatch):
+    run(tiny())
+    calls, real = itertools.count(1), os.fsync
+
+    def full(descriptor):
+        if next(calls) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        gather(tmp_path / "outputs", tmp_path / "results")
+    assert files(tmp_path / "results") == {}
 
 
 def test_external_runs_are_stored_separately_and_marked_in_the_table(tiny, tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from attnconv.files import read_csv
+from attnconv.files import FileError, read_csv
 from attnconv.report.pages import MANIFEST, Pages, manifest
 from attnconv.report.verify import check_costs, check_figures, check_manifest, check_pages, check_runs, rounds_to
 from conftest import REPOSITORY
@@ -75,6 +75,13 @@ def test_a_damaged_run_is_named_and_other_checks_still_run(copy, command):
     shutil.rmtree(copy / "results" / RUN)
     _, gone = check_runs(copy)
     assert gone == f"results/runs.csv lists {RUN.removeprefix('runs/')}, but its folder does not exist"
+
+
+def test_a_damaged_cell_of_the_papers_table_is_named(copy):
+    path = copy / "results/paper.csv"
+    path.write_text(path.read_text().replace("11173962", "many"))
+    with pytest.raises(FileError, match=r"paper\.csv has unexpected content \(invalid literal for int"):
+        list(check_costs(copy))
 
 
 def test_missing_results_are_one_error_line_each_and_other_tables_are_built(copy, command):

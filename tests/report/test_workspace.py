@@ -31,6 +31,13 @@ def test_a_dry_run_prints_the_workspace(command, monkeypatch):
     assert "| With little data convolution wins. | **" in claims["markdown"]
 
 
+def test_an_invalid_wandb_variable_is_a_one_line_error_that_names_it(command, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "sideways")
+    finished = command("scripts/wandb_dashboard.py")
+    assert (finished.returncode, finished.stderr.count("\n")) == (2, 1)
+    assert finished.stderr.startswith("error: W&B cannot be used (1 validation error for Settings mode Input should be")
+
+
 def test_without_a_login_the_error_suggests_local_alternatives(command):
     finished = command("scripts/wandb_dashboard.py")
     assert finished.returncode == 2

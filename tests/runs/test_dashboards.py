@@ -44,7 +44,8 @@ def read_back(folder):
 
 
 def test_wandb_run_has_group_config_summary_and_weights(tiny, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name, value in {"MODE": "offline", "RUN_ID": "", "PROJECT": "", "TAGS": ""}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     config = tiny("logger=wandb", "logger.weights=true", "seed=3", "data.fraction=0.5", "name=study")
     result = run(config)
     start, summary, _, artifacts = read_back(run_folder_path(config))
@@ -83,6 +84,13 @@ def test_settings_override_wandb_variables_which_override_defaults(tiny, monkeyp
     }  # fmt: skip
     assert "model" not in artifacts, "weights are kept when asked for"
     assert not (run_folder_path(config) / "wandb").exists()
+
+
+def test_an_invalid_wandb_variable_is_named_and_empty_ones_are_not_set(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_RUN_ID", "")
+    monkeypatch.setenv("WANDB_MODE", "sideways")
+    assert run(tiny("logger=wandb", "epochs=1"))["status"] == "done"
+    assert "wandb is off for this run (1 validation error for Settings mode Input should be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variables", [{}, {"WANDB_MODE": "online"}])

@@ -1,5 +1,6 @@
 """Invalid arguments of train.py and the scripts: one-line errors that suggest a fix, and exit code 2."""
 
+import io
 import os
 import runpy
 import signal
@@ -172,6 +173,10 @@ NUMERIC = [
         ("verify", ["--nope"], "unrecognized arguments: --nope"),
         ("verify", ["--repository", "absent"], "absent: no such folder"),
         ("collect", [".", "--external", "a/b"], "'a/b' is not a name"),
+        ("collect", [".", "--into", ""], "argument --into: the path is empty"),
+        ("collect", [".", "--into=~/absent/results"], "no run folder below ."),
+        ("status", ["~nobody_has_this_name"], "~nobody_has_this_name: no such folder"),
+        ("probe", ["~nobody_has_this_name/run"], "~nobody_has_this_name/run does not exist"),
     ],
 )
 def test_invalid_script_arguments_are_one_line_errors(command, script, arguments, complaint):
@@ -221,6 +226,20 @@ def test_a_full_disk_behind_stdout_is_a_one_line_error(command, stdout_to):
     with open("/dev/full", "w") as full:
         stdout_to(full)
         assert command("scripts/status.py", "--help") == (2, ["error: output: No space left on device"])
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(command, stdout_to, tmp_path):
+    (tmp_path / "größe/frac1/seed0").mkdir(parents=True)
+    shown = io.BytesIO()
+    stdout_to(io.TextIOWrapper(shown, "ascii"))
+    assert command("scripts/status.py", ".") == (0, [])
+    assert rb"gr\xf6\xdfe/frac1/seed0" in shown.getvalue()
+
+
+def test_hydra_prints_no_errors_itself(command, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    code, errors = command("train.py", "model=absent")
+    assert (code, len(errors)) == (2, 1)
 
 
 def test_a_script_reports_errors_without_stdout(command, stdout_to):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_metrics import own_predictions
 
+from attnconv.errors import ConfigError
 from attnconv.run import run
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import run_folder_path
@@ -31,6 +32,22 @@ def start(tmp_path, *overrides):
     if not (tmp_path / "arrays").exists():
         write_arrays(tmp_path / "arrays")
     return Script("train.py", *TINY_SCALE, *fixed(tmp_path), *overrides, cwd=REPOSITORY, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK and LOCAL_RANK: start the run with torchrun"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many is not a number"),
+    ],
+)
+def test_incomplete_variables_of_torchrun_are_refused(tiny, monkeypatch, variables, complaint):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=complaint):
+        run(tiny())
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert run(tiny("epochs=1"))["processes"] == 1
 
 
 LONG = ("epochs=2", "recipe.batch_size=1")  # an epoch of 3,000 steps

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attnconv.analysis.conv_similarity import head_numbers, layer_numbers
 from attnconv.analysis.heads import attention_mixers, mixer_traffic
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, DataError
 from attnconv.runs.load import Trained, build_untrained
 
 
@@ -35,7 +35,10 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
 
     Raises:
         ConfigError: the network has no attention layer, or a layer gives numbers that are not finite.
+        DataError: there are fewer than two test images to fit and test on.
     """
+    if min(fit_images, len(trained.data.test)) < 2:
+        raise DataError(f"{trained.data.origin}: fitting and testing convolutions need two or more test images")
     found: dict[str, list[dict[str, Any]]] = {"heads": [], "layers": []}
     shown, _ = next(trained.data.test.batches(max(images, fit_images)))
     initial = build_untrained(trained.config, trained.data).to(shown.device).eval()

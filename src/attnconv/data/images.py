@@ -52,7 +52,7 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         FileError: it does not exist or cannot be read; DataError: it is not an image.
     """
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     head = first_bytes(path)
     try:
         with Image.open(path) as image:

@@ -25,7 +25,7 @@ def check_root(config: DataConfig) -> None:
         return
     if not config.root:
         raise DataError("data.root is empty: set data.root=FOLDER, the folder of the images")
-    root = Path(config.root).expanduser()
+    root = Path(os.path.expanduser(config.root))
     if root.is_file():
         raise DataError(f"data.root={root} is a file; set data.root={root.parent}, the folder that holds it")
     if config.source == "arrays" and not root.is_dir():
@@ -35,7 +35,8 @@ def check_root(config: DataConfig) -> None:
         raise DataError(f"you have no permission to read the folder data.root={root}")
     if holds_data(root, config.source) or not root.is_dir():
         return
-    for place, off in ((root.parent, "up"), *((child, "down") for child in sorted(root.iterdir()))):
+    below = sorted(child for child in root.iterdir() if not child.name.startswith("."))  # a download may be hidden
+    for place, off in ((root.parent, "up"), *((child, "down") for child in below)):
         if (off == "down" or _belongs_to(root)) and holds_data(place, config.source):
             raise DataError(f"the images are not in data.root={root}, but one level {off}; set data.root={place}")
     if config.source == "cifar10" and _belongs_to(root):
@@ -55,7 +56,7 @@ def files_of(config: DataConfig) -> dict[str, list[int]]:
     """
     if config.source not in FROM_FOLDERS:
         return {}
-    root = Path(config.root).expanduser()
+    root = Path(os.path.expanduser(config.root))
     files = [*(root / f"{name}.npy" for name in ARRAYS), root / ARCHIVE, *sorted((root / BATCHES).glob("*"))]
     found = {file.relative_to(root).as_posix(): file.stat() for file in files if file.is_file()}
     # Not the modification time, which copying may preserve.

@@ -5,6 +5,7 @@ Each source returns the same four arrays and a content hash, so later code does 
 
 import hashlib
 import os
+import tempfile
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,7 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
         DataError: it is missing or damaged, or has a wrong shape, type or label range.
     """
     check_root(config)
-    root = Path(config.root).expanduser()
+    root = Path(os.path.expanduser(config.root))
     if config.source == "pairs":
         images = config.train_images, config.test_images
         lower = "data.train_images={}, data.test_images={}".format(*images)
@@ -75,7 +76,7 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
     Raises:
         DataError: the folder holds neither, or they are damaged or have a wrong shape, type or label range.
     """
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     images, labels = (folder / f"test_{kind}.npy" for kind in ("images", "labels"))
     if images.is_file() and labels.is_file():
         found = _read_array(images), _read_array(labels)
@@ -148,23 +149,53 @@ def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, check_md5
 
-    archive = root / CIFAR10.filename
+    archive, batches = root / CIFAR10.filename, root / CIFAR10.base_folder
     if archive.is_file() and not check_md5(str(archive), CIFAR10.tgz_md5):
         raise DataError(f"{archive} is damaged: its md5 is not {CIFAR10.tgz_md5}; delete it to download it again")
-    batches = [(root / CIFAR10.base_folder / name, md5) for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)]
-    if not archive.is_file():
-        damaged = [path.name for path, md5 in batches if not check_integrity(str(path), md5)]
-        if damaged and (root / CIFAR10.base_folder).exists():
+    files = (*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"]))
+    damaged = [name for name, md5 in files if not check_integrity(str(batches / name), md5)]
+    if damaged and not archive.is_file():
+        if batches.exists():
             raise DataError(
-                f"{root / CIFAR10.base_folder} is damaged: {', '.join(damaged)} are missing or not as published; "
+                f"{batches} is damaged: {', '.join(damaged)} are missing or not as published; "
                 "delete that folder to download it again"
             )
-        if damaged:
-            _require_download(CIFAR10.url, root, CIFAR10.filename)
+        _require_download(CIFAR10.url, root, CIFAR10.filename)
     try:
-        train, test = (CIFAR10(str(root), train=train, download=True) for train in (True, False))
+        return _unpacked(root, archive) if damaged else _read_batches(root)
     except (RuntimeError, OSError) as error:
         raise DataError(f"CIFAR-10 in {root} cannot be read: {error}") from error
+
+
+def _unpacked(root: Path, archive: Path) -> dict[str, np.ndarray]:
+    """Return the images of the archive, downloaded if it does not exist, and keep its files in `root`.
+
+    It is unpacked into a folder of its own, and its files are moved, because other processes may do the same.
+    """
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_and_extract_archive, extract_archive
+
+    if not archive.is_file():
+        root.mkdir(parents=True, exist_ok=True)
+    keeps = os.access(root, os.W_OK | os.X_OK)
+    with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root if keeps else None) as place:
+        if archive.is_file():
+            extract_archive(str(archive), place)
+        else:
+            download_and_extract_archive(CIFAR10.url, place, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+        found = _read_batches(Path(place))
+        for file in sorted(Path(place).rglob("*")) if keeps else ():
+            if file.is_file():
+                target = root / file.relative_to(place)
+                target.parent.mkdir(exist_ok=True)
+                file.replace(target)
+    return found
+
+
+def _read_batches(root: Path) -> dict[str, np.ndarray]:
+    from torchvision.datasets import CIFAR10
+
+    train, test = (CIFAR10(str(root), train=train) for train in (True, False))
     return {
         "train_images": train.data,
         "train_labels": np.asarray(train.targets),
@@ -223,12 +254,14 @@ def _check_split(split: str, images: np.ndarray, labels: np.ndarray, origin: str
         raise DataError(
             f"{origin}: {split}_images must be uint8 N x H x W x 3 (or 1), not {images.dtype} {images.shape}"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise DataError(
             f"{origin}: {split}_labels must be {len(images)} integers, one per image, not {labels.dtype} {labels.shape}"
         )
     if len(labels) == 0:
         raise DataError(f"{origin}: the {split} split is empty")
+    if images.size == 0:
+        raise DataError(f"{origin}: {split}_images have no pixels: their shape is {images.shape}")
     if labels.min() < 0 or labels.max() >= 1000:
         raise DataError(
             f"{origin}: {split}_labels must lie in 0..classes-1, at most 999; they span {labels.min()}..{labels.max()}"

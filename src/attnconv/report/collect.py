@@ -5,6 +5,7 @@ of runs from other people. Collecting twice changes nothing.
 """
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,8 +97,13 @@ def _keep(
             collected_weights(results, name).unlink(missing_ok=True)  # of the other run
         for file in (*WHERE_THERE, *EXAMINED, PICTURE) if another else ():  # of the replaced run
             (kept / file).unlink(missing_ok=True)
-        for file, data in content.items():
-            write_whole(kept / file, data)
+        try:
+            for file, data in content.items():
+                write_whole(kept / file, data)
+        except OSError:
+            if not before:
+                shutil.rmtree(kept)  # half of a run
+            raise
         gathered.added.append(name)
 
 
@@ -141,4 +147,4 @@ def _dirty(examined: Path) -> bool:
 
 def _in_short(result: bytes) -> str:
     run = json.loads(result)
-    return f"the run of commit {str(run['commit'])[:7]} with test accuracy {run['test_acc']}"
+    return f"the run of commit {str(run.get('commit'))[:7]} with test accuracy {run['test_acc']}"

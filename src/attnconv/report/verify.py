@@ -15,7 +15,7 @@ def check_manifest(repository: Path) -> Iterator[str]:
     """Check that each file of results/ has its recorded hash, and that none is missing or new."""
     results = repository / "results"
     with reading(results / MANIFEST):
-        lines = (results / MANIFEST).read_text().splitlines()
+        lines = (results / MANIFEST).read_text("utf-8").splitlines()
         recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = {name: digest for digest, _, name in (line.partition("  ") for line in manifest(results).splitlines())}
     for name in sorted(recorded.keys() | found.keys()):
@@ -69,13 +69,15 @@ def check_costs(repository: Path) -> Iterator[str]:
     from attnconv.models.cost import build_unfilled, flops_paper, parameters
 
     image = torch.zeros(1, 3, 32, 32, device="meta")
-    for row in read_csv(repository / "results/paper.csv", ("model", "parameters", "flops_published")):
+    path = repository / "results/paper.csv"
+    for row in read_csv(path, ("model", "parameters", "flops_published")):
         model = build_unfilled(compose([f"model={row['model']}"]).model, (3, 32, 32), 10)
-        found = parameters(model)
-        if found != int(row["parameters"]):
-            yield f"{row['model']} has {found:,} parameters; results/paper.csv says {int(row['parameters']):,}"
-        flops, published = flops_paper(model, image), row["flops_published"]
-        if not rounds_to(flops, published):
+        found, flops, published = parameters(model), flops_paper(model, image), row["flops_published"]
+        with reading(path):
+            wanted, right = int(row["parameters"]), rounds_to(flops, published)
+        if found != wanted:
+            yield f"{row['model']} has {found:,} parameters; results/paper.csv says {wanted:,}"
+        if not right:
             yield f"{row['model']} needs {flops:,} FLOPs; the paper says {published}"
 
 

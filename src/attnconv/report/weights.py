@@ -103,7 +103,7 @@ def _metadata(folder: Path, name: str) -> dict[str, str]:
     Raises:
         RunFolderError: the run has no weights.
     """
-    result, path = json.loads((folder / "result.json").read_text()), folder / "weights.safetensors"
+    result, path = json.loads((folder / "result.json").read_text("utf-8")), folder / "weights.safetensors"
     if not path.exists():
         raise RunFolderError(f"{folder} has no weights.safetensors")
     source = hashlib.sha256(path.read_bytes()).hexdigest()

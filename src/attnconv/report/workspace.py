@@ -43,9 +43,10 @@ def sections(results: Path) -> list[dict[str, Any]]:
 
 def claims(results: Path) -> str:
     """Return the verdicts of results/claims.md in one short table."""
-    rows = [line.split(" | ") for line in (results / "claims.md").read_text().splitlines() if line.startswith("| [")]
-    lines = [f"| {claim} | {verdict.partition(';')[0].partition(':')[0]} |" for _, claim, _, verdict, *_ in rows]
-    return "\n".join(["| claim | verdict |", "| --- | --- |", *lines])
+    lines = (results / "claims.md").read_text("utf-8").splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| [")]
+    cells = [f"| {claim} | {verdict.partition(';')[0].partition(':')[0]} |" for _, claim, _, verdict, *_ in rows]
+    return "\n".join(["| claim | verdict |", "| --- | --- |", *cells])
 
 
 def build(results: Path, entity: str, project: str) -> Any:

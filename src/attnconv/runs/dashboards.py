@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attnconv.config import Config
 from attnconv.data.dataset import DataSet
 from attnconv.data.preprocessing import class_names
+from attnconv.files import in_one_line
 from attnconv.runs.adapter import Adapter, Conclusion, History
 from attnconv.runs.trackio_run import TrackioRun
 from attnconv.runs.wandb_run import WandbRun, disabled
@@ -71,5 +72,5 @@ class Dashboard:
             if adapter is not None and call != adapter.finish:
                 with suppress(Exception):  # the first error is the one to report
                     adapter.finish("failed")
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = in_one_line(error)
             print(f"warning: {self._name} is off for this run ({reason}); the run folder has it all", file=sys.stderr)

@@ -135,7 +135,7 @@ class RunFolder:
             self._clear_failure()
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
-            (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+            (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n", "utf-8")
             frozen = replace(self.config, precision=self.precision or self.config.precision)
             if self.data_hash is not None:
                 write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash, self._data_files))
@@ -145,7 +145,7 @@ class RunFolder:
             (self.path / "result.json").unlink(missing_ok=True)  # left by an earlier process
         except Timeout as error:
             try:
-                who = (self.path / ".owner").read_text().strip()
+                who = (self.path / ".owner").read_text("utf-8").strip()
             except FileNotFoundError:
                 who = "another process"
             raise InUse(f"{who} is using {self.path}; wait for it, or choose another name=") from error
@@ -180,7 +180,7 @@ class RunFolder:
         """Append a record as one line to a .jsonl file and flush it to the disk; do nothing for None."""
         if record is None:
             return
-        with (self.path / file).open("a") as lines:
+        with (self.path / file).open("a", encoding="utf-8") as lines:
             lines.write(_line(record))
             lines.flush()
             os.fsync(lines.fileno())

@@ -1,5 +1,6 @@
 """Load a trained network from a run folder, or by its name in results/weights/."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
     Raises:
         RunFolderError: neither exists; the message lists similar names.
     """
-    folder = Path(run).expanduser()
+    folder = Path(os.path.expanduser(run))
     if folder.exists() or not _is_name(str(run)):
         return folder
     names = committed_runs(results)

@@ -52,7 +52,7 @@ def describe_cpu() -> dict[str, Any]:
     Several processors may share one model name; family and flags decide which kernels run, and so affect rounding.
     """
     path = Path("/proc/cpuinfo")  # Linux only
-    return {**parse_cpuinfo(path.read_text() if path.exists() else ""), "threads": torch.get_num_threads()}
+    return {**parse_cpuinfo(path.read_text("utf-8") if path.exists() else ""), "threads": torch.get_num_threads()}
 
 
 def parse_cpuinfo(text: str) -> dict[str, Any]:

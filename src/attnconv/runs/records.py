@@ -18,6 +18,7 @@ FORMAT = 3
 STATUSES = ("done", "failed", "interrupted")  # in result.json
 
 DATA_FILE = "data.json"
+PARTS = ("NAME", "MODEL", "SCALE-RECIPE", "FRACTION", "SEED")  # of the name of a run
 
 MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 
@@ -66,9 +67,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config is None:
         raise Damaged(folder, "no config.yaml")
     try:
-        name_of(config)
+        parts = name_of(config).split("/")
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(folder, "config.yaml is not the configuration of a run") from error
+    if len(parts) != len(PARTS) or {"", ".", ".."} & set(parts):  # it would lead out of results/
+        raise Damaged(folder, f"config.yaml has a name that is not {'/'.join(PARTS)}: {'/'.join(parts)}")
     if not isinstance(config.get("epochs"), int) or config["epochs"] < 1:
         detail = f"config.yaml is not the configuration of a run (epochs: {config.get('epochs')})"
         raise Damaged(folder, detail)

@@ -95,7 +95,7 @@ def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
     noted: dict[Path, dict[str, Any]] = {}
     for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):
         with reading(file):
-            noted |= {outputs / cell["folder"]: cell for cell in json.loads(file.read_text())}
+            noted |= {outputs / cell["folder"]: cell for cell in json.loads(file.read_text("utf-8"))}
     return noted
 
 
@@ -120,7 +120,7 @@ def running_process(folder: Path) -> str | None:
     lock = folder / ".lock"
     if not lock.exists():
         return None
-    with lock.open() as file:
+    with lock.open("rb") as file:
         try:
             # The run's own lock is exclusive. A shared lock does not block other readers, and needs no write
             # permission.
@@ -129,7 +129,7 @@ def running_process(folder: Path) -> str | None:
         except BlockingIOError:
             pass
     try:
-        return (folder / ".owner").read_text().strip()
+        return (folder / ".owner").read_text("utf-8").strip()
     except FileNotFoundError:
         return "a process that has just started"
 

@@ -1,5 +1,6 @@
 """A run in Weights & Biases. Settings override W&B's environment variables, and these override the defaults."""
 
+import glob
 import os
 import re
 import shutil
@@ -31,11 +32,13 @@ class WandbRun:
     """
 
     def __init__(self, config: Config, folder: Path, history: History):
+        for name in [name for name in os.environ if name.startswith("WANDB_") and not os.environ[name]]:
+            del os.environ[name]  # W&B refuses an empty value
         import wandb
 
         self._wandb, self._config, self._folder = wandb, config, folder
         name = _identity(folder)
-        for earlier in _files(folder).glob(f"offline-run-*-{name}"):
+        for earlier in _files(folder).glob(f"offline-run-*-{glob.escape(name)}"):
             shutil.rmtree(earlier)
         self._run = self._start(None if under_agent() else name)
         self._run.define_metric("epoch")
@@ -128,7 +131,7 @@ def _identity(folder: Path) -> str:
     path = folder / ".wandb-id"
     if not path.exists():
         write_whole(path, uuid.uuid4().hex[:8].encode())
-    return path.read_text()
+    return path.read_text("utf-8")
 
 
 def _files(folder: Path) -> Path:

@@ -142,9 +142,16 @@ def above_zero(text: str) -> float:
     return number
 
 
+def a_path(text: str) -> Path:
+    """Convert an argument to a path. Shells do not expand the ~ of --into=~/results."""
+    if not text:  # the path of nothing is the working folder
+        raise argparse.ArgumentTypeError("the path is empty (an unset shell variable?)")
+    return Path(os.path.expanduser(text))
+
+
 def existing_folder(text: str) -> Path:
     """Convert an argument to the path of an existing folder."""
-    path = Path(text).expanduser()
+    path = a_path(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
     if not os.access(path, os.R_OK | os.X_OK):

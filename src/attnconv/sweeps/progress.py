@@ -19,7 +19,7 @@ def progress_line(record: Path, outputs: Path) -> str | None:
     """
     if not (record / CELLS_FILE).exists():
         return None
-    noted = {outputs / cell["folder"]: cell for cell in json.loads((record / CELLS_FILE).read_text())}
+    noted = {outputs / cell["folder"]: cell for cell in json.loads((record / CELLS_FILE).read_text("utf-8"))}
     states = {folder: look(folder) for folder in noted}
     statuses = [state.status for state in states.values()]
     at_once = statuses.count("running") + 1  # including the one that is about to start

@@ -136,7 +136,7 @@ def _reason(worker: _Worker) -> str | None:
     code = worker.process.returncode
     if code == 0:
         return None
-    lines = worker.log.read_text(errors="replace").strip().splitlines()
+    lines = worker.log.read_text("utf-8", errors="replace").strip().splitlines()
     last = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
     if code < 0:
         last = f"killed by {signal.Signals(-code).name}"

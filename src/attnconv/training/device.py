@@ -96,7 +96,7 @@ def take_threads() -> None:
     let a job see all cores of a node, whatever it requested.
     """
     given = os.environ.get("SLURM_CPUS_PER_TASK")
-    if given and given.isdigit() and "OMP_NUM_THREADS" not in os.environ:
+    if given and given.isdecimal() and int(given) and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(int(given))
 
 

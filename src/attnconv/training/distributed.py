@@ -65,18 +65,31 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
 
     Raises:
         ConfigError: torchrun started a sweep. If one process failed, the others could not know which run to continue.
+            Or its environment variables are incomplete, or there are more processes than GPUs.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    count, rank, local_rank = map(_variable, ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    if count is None or count == 1:
         return Processes(), device
     if in_sweep():
         raise ConfigError("torchrun trains one run at a time; start a sweep (-m) without it")
-    rank = int(os.environ["RANK"])
+    if rank is None or local_rank is None:
+        raise ConfigError(f"WORLD_SIZE={count} without RANK and LOCAL_RANK: start the run with torchrun, or unset it")
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if local_rank >= torch.cuda.device_count():
+            gpus = torch.cuda.device_count()
+            raise ConfigError(f"torchrun started process {local_rank} on a machine with {gpus} GPUs; start {gpus}")
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Processes(rank, count), device
+
+
+def _variable(name: str) -> int | None:
+    """Return the number in an environment variable of torchrun, or None without one."""
+    text = os.environ.get(name)
+    if text and not text.isdecimal():
+        raise ConfigError(f"{name}={text} is not a number: start the run with torchrun, or unset {name}")
+    return int(text) if text else None
 
 
 def check_batches(processes: Processes, images: int, batch_size: int) -> None:

@@ -5,11 +5,13 @@ import math
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.errors import Diverged, OutOfMemory, RunFolderError, Stopped
+from attnconv.errors import CannotWrite, Diverged, OutOfMemory, Stopped
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
 from attnconv.training.memory import is_out_of_memory
 from attnconv.training.metrics import NotFinite, Score
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 
 
 def explain(error: Exception, config: Config, folder: RunFolder, images: int, doing: str) -> Exception:
@@ -37,8 +39,8 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
         setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
         value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
         return OutOfMemory(f"out of memory in {doing}; lower {setting}={value}, or the scale")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return RunFolderError(
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return CannotWrite(
             f"{folder.path} cannot be written: {error.strerror}; "
             "once it can, rerun the same command to resume from the last checkpoint"
         )
@@ -47,8 +49,10 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
 
 def outcome_of(error: BaseException) -> dict[str, Any]:
     """Return the part of result.json about a run that an error or a signal ended."""
-    if isinstance(error, KeyboardInterrupt | Stopped | SystemExit):
+    if isinstance(error, KeyboardInterrupt | Stopped | SystemExit | BrokenPipeError | CannotWrite):
+        # BrokenPipeError: `| head` has closed stdout
         reason = error.reason if isinstance(error, Stopped) else None
+        reason = str(error) if isinstance(error, CannotWrite) else reason
         return {"status": "interrupted"} | ({"reason": reason} if reason else {})
     return {"status": "failed"} | ({"reason": reason_of(error)} if isinstance(error, Exception) else {})
 

@@ -52,7 +52,7 @@ class Entry:
 
 @cache
 def _captions() -> dict[str, str]:
-    return tomllib.loads(CAPTIONS.read_text())
+    return tomllib.loads(CAPTIONS.read_text("utf-8"))
 
 
 def _nothing(results: Results) -> tuple[()]:

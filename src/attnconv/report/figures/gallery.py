@@ -108,7 +108,7 @@ def stale_figures(results: Path, errors: list[str]) -> list[str]:
             ):
                 stale.append(entry.name)
     shown = folder / "README.md"
-    if not shown.exists() or shown.read_text() != page(index):
+    if not shown.exists() or shown.read_text("utf-8") != page(index):
         stale.append("README.md")
     return stale
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attnconv.files import reading
 from attnconv.report.figures.data import CentersInTraining, Curve, Curves, Gaussians, Maps, Weights
 from attnconv.report.figures.results import Results, Row, grid_of, read_heads, read_maps, title_of
 from attnconv.runs.records import read_config
@@ -67,7 +68,8 @@ def gaussians(
 def gaussians_of(folder: Path, title: str) -> Gaussians:
     """Return the heads of a run after its last recorded epoch."""
     last = read_heads(folder)[-1]
-    return Gaussians.of(title, grid_of(folder, read_config(folder)), last)
+    with reading(folder / "heads.jsonl"):
+        return Gaussians.of(title, grid_of(folder, read_config(folder)), last)
 
 
 def centers_in_training(results: Results, scale: str) -> CentersInTraining | None:
@@ -81,8 +83,9 @@ def centers_in_training_of(folder: Path, title: str) -> CentersInTraining:
     lines = read_heads(folder)
     last = len(lines) - 1
     chosen = [lines[index] for index in sorted({round(last * (step / (PANELS - 1)) ** 1.5) for step in range(PANELS)})]
-    layer = min(LAYER, len(lines[-1]["centers"]))
-    centers = np.array([line["centers"][layer - 1] for line in chosen], float)
+    with reading(folder / "heads.jsonl"):
+        layer = min(LAYER, len(lines[-1]["centers"]))
+        centers = np.array([line["centers"][layer - 1] for line in chosen], float)
     return CentersInTraining(
         title, grid_of(folder, read_config(folder)), layer, [line["epoch"] for line in chosen], centers
     )

@@ -3,6 +3,7 @@
 This module does not import matplotlib.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,14 +122,18 @@ def read_probe(folder: Path) -> dict[str, Any]:
     Raises:
         FileError: it is missing or damaged.
     """
-    return read_json(folder / "probe.json", ("layers",))
+    path = folder / "probe.json"
+    found = read_json(path, ("layers",))
+    with reading(path):
+        layer_shares(found), is_corrected(found)  # the content that figures need
+    return found
 
 
 def layer_shares(probe: dict[str, Any], quantity: str = "conv3") -> dict[str, list[float]]:
-    """A number of every layer, of the initial and of the trained weights."""
+    """Return a number of every layer, of the initial and of the trained weights; nan where it could not be measured."""
     found: dict[str, list[float]] = {"initial": [], "trained": []}
     for layer in probe["layers"]:
-        found[layer["weights"]].append(layer[quantity])
+        found[layer["weights"]].append(math.nan if layer[quantity] is None else layer[quantity])
     return found
 
 

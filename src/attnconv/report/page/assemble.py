@@ -20,7 +20,7 @@ EXPORT = re.compile(r"^export ((?:async )?function|const) (\w+)", flags=re.MULTI
 
 def assemble(data: dict[str, Any]) -> str:
     """Return the page that shows `data`."""
-    style, script = (PARTS / "page.css").read_text(), bundle(ENTRY)
+    style, script = (PARTS / "page.css").read_text("utf-8"), bundle(ENTRY)
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
@@ -28,7 +28,7 @@ def assemble(data: dict[str, Any]) -> str:
     # In a script element, only "<" could end the data early.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"policy": policy, "style": style, "script": script, "data": text}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (PARTS / "page.html").read_text())
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (PARTS / "page.html").read_text("utf-8"))
 
 
 def bundle(entry: str) -> str:
@@ -46,7 +46,7 @@ def bundle(entry: str) -> str:
 def _collect(name: str, modules: dict[str, str]) -> None:
     if name in modules:
         return
-    source = (PARTS / f"{name}.js").read_text()
+    source = (PARTS / f"{name}.js").read_text("utf-8")
     for _, imported in IMPORT.findall(source):
         _collect(imported, modules)
     exported = ", ".join(found for _, found in EXPORT.findall(source))
