@@ -2,8 +2,8 @@
 
 Prints one line per run, including all runs of sweeps that were started there:
 
-    done, running (with its process), interrupted (by a signal), unfinished (killed), failed (with the reason),
-        damaged or unreadable (with the reason), waiting (not started)
+    done, running (with its process), interrupted (by a signal or a full disk), unfinished (killed),
+        failed, damaged or unreadable (with the reason), waiting (not started)
 
 If runs of a sweep are not done, the last line estimates the time left from finished runs.
 """

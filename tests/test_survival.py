@@ -15,7 +15,7 @@ import torch
 import attnconv.training.trainer as trainer_module
 import torture
 from attnconv.data.dataset import TrainSplit
-from attnconv.errors import Diverged, OutOfMemory, RunFolderError
+from attnconv.errors import ConfigError, Diverged, OutOfMemory, RunFolderError
 from attnconv.models.build import build_model
 from attnconv.run import run
 from attnconv.runs.checkpoint import Position, load_checkpoint, newest, save_checkpoint
@@ -218,6 +218,14 @@ def test_a_closed_pipe_behind_stdout_interrupts_a_run(tiny, monkeypatch):
         os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # for what is still buffered
     assert json.loads((run_folder_path(config) / "result.json").read_text())["status"] == "interrupted"
     assert run(config)["status"] == "done"
+
+
+def test_compiling_without_a_compiler_is_a_user_error(tiny):
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "/absent/c++")}),
+        pytest.raises(ConfigError, match=r"compile=true needs a C\+\+ compiler"),
+    ):
+        run(tiny("compile=true", "epochs=1"))
 
 
 def test_a_run_folder_in_use_is_refused_and_its_process_is_named(tiny):

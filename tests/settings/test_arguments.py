@@ -46,6 +46,7 @@ def command(monkeypatch, capsys, tmp_path):
         ),
         (["seed=range(0,3)"], "seed=range(0,3) has several values"),
         (["-m", "seed=range(0,x)"], "seed=range(0,x): TypeError while evaluating"),
+        (["-m", "seed=range(0,2,0)"], "seed=range(0,2,0): the step of a range must not be 0"),
         (["seed"], "the argument 'seed' has no value: write seed=VALUE"),
         (["größe=3"], "unknown setting 'größe'"),
         (["batch_size=10"], "unknown setting 'batch_size'; did you mean 'recipe.batch_size'?"),

@@ -83,7 +83,8 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
         _check_split("test", *found, origin=f"arrays in {folder}")
         return found
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist{near(folder)}")
+        is_file = f"{folder} is a file; choose {folder.parent}, the folder that holds it"
+        raise DataError(is_file if folder.exists() else f"the folder {folder} does not exist{near(folder)}")
     if not holds_data(folder, config.source):
         raise DataError(f"{folder} has no {images.name} and {labels.name}{near(images)}")
     source = load_source(replace(config, root=str(folder)), torch.device("cpu"))

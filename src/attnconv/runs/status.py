@@ -20,8 +20,8 @@ class State:
     """The status of a run.
 
     Attributes:
-        status: done; running; interrupted (by a signal); unfinished (killed); failed; damaged; unreadable;
-            waiting (not started).
+        status: done; running; interrupted (by a signal or a full disk); unfinished (killed); failed;
+            damaged; unreadable; waiting (not started).
         detail: the reason, or the process.
         epoch, epochs: number of recorded epochs, and of all epochs.
         result: the content of result.json; empty without one.

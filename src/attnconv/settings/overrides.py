@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, RangeSweep, ValueType
 
 from attnconv.config import CONFIGS, Config, valid_keys
 from attnconv.errors import ConfigError, nearest
@@ -20,7 +20,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
 
     Raises:
         ConfigError: an override removes a setting, sets a part of a value, chooses a config file by something other
-            than a name, or sets a section of Hydra to a value.
+            than a name, sets a section of Hydra to a value, or has a range without a step.
         HydraException: an override cannot be parsed.
     """
     for override in OverridesParser.create().parse_overrides([*overrides]):
@@ -35,6 +35,8 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(f"{typed}: hydra holds settings: set hydra.KEY=VALUE")
         if key.startswith("hydra."):
             _check_hydra(override)
+        if isinstance(override.value(), RangeSweep) and not override.value().step:
+            raise ConfigError(f"{typed}: the step of a range must not be 0")
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
             raise ConfigError(f"{typed} does not name a file of configs/{key}{nearest('', valid)}")

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.errors import CannotWrite, Diverged, OutOfMemory, Stopped
+from attnconv.errors import CannotWrite, ConfigError, Diverged, OutOfMemory, Stopped
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
 from attnconv.training.memory import is_out_of_memory
@@ -39,6 +39,8 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
         setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
         value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
         return OutOfMemory(f"out of memory in {doing}; lower {setting}={value}, or the scale")
+    if config.compile and "InvalidCxxCompiler" in str(error):
+        return ConfigError("compile=true needs a C++ compiler, and this machine has none: install g++, or leave it out")
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return CannotWrite(
             f"{folder.path} cannot be written: {error.strerror}; "
