@@ -35,7 +35,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(f"{typed}: hydra holds settings: set hydra.KEY=VALUE")
         if key.startswith("hydra."):
             _check_hydra(override)
-        if isinstance(override.value(), RangeSweep) and not override.value().step:
+        if isinstance(value := override.value(), RangeSweep) and not value.step:
             raise ConfigError(f"{typed}: the step of a range must not be 0")
         if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
