@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads, rounded
 from attnconv.data.dataset import Split
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.models.backbone import Backbone
 from attnconv.models.frozen import LEARNED, learned_heads
 
 if TYPE_CHECKING:
@@ -41,17 +40,19 @@ def heads_in(weights: Path) -> dict[str, list[Any]]:
 
 
 class HeadWatcher:
-    """Read the attention layers of the paper's network. Without attention layers, there is no map and no figure.
+    """Read the attention layers of a model. Without attention layers, there is no record, no map and no figure.
 
     Args:
-        model: the network; one without the paper's backbone has no map and no figure either.
+        model: the network; `grid`, (H, W) of its maps, is needed for maps and figures.
         name: the network's name in figures.
     """
 
     def __init__(self, model: nn.Module, name: str):
         self._model, self._name = model, name
-        self._mixers = attention_mixers(model) if isinstance(model, Backbone) else []
-        self._grid = model.grid if isinstance(model, Backbone) else (0, 0)
+        grid: Any = getattr(model, "grid", None)  # a user's network may use this name for anything
+        sized = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(side, int) for side in grid)
+        self._grid: tuple[int, int] = grid if sized else (0, 0)  # of no use without mixers
+        self._mixers = attention_mixers(model) if sized else []
 
     def record(self, epoch: int) -> dict[str, Any] | None:
         """Return one line of heads.jsonl, or None if no head is Gaussian."""
