@@ -68,8 +68,8 @@ def test_fill_replaces_only_the_text_between_markers():
 def bench_line(ratio, **changes):
     side = {"images_per_second": 1068.2, "peak_bytes": 3 * 2**20, "flops_per_second": 2e11}
     line = {
-        "part": "step", "model": "sa_quadratic", "scale": "mini", "batch": 128, "positions": [8, 8], "compiled": False, "overrides": [],
-        "device": "a CPU", "precision": "bf16", "dirty": False, "published": side, "ours": side,
+        "part": "step", "model": "sa_quadratic", "scale": "mini", "batch": 128, "positions": [8, 8], "compiled": False,
+        "overrides": [], "device": "a CPU", "precision": "bf16", "dirty": False, "published": side, "ours": side,
         "ratio": {"median": ratio, "low": 1.0, "high": 9.0}, "matmul_fp32": {"median": 1e11},
         "matmul_bf16": {"median": 4e11}, "ratio_fp32": {"median": 1.5, "low": 1.0, "high": 2.0},
     }  # fmt: skip
