@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attnconv.models.cost import build_untrained
 from attnconv.models.layout import place
 from attnconv.runs.checkpoint import check_state
+from attnconv.settings.limits import is_ours
 from attnconv.training.device import autocast
 
 FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if a network splits its batch into groups
@@ -16,9 +17,8 @@ FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if
 
 def from_elsewhere(node: dict[str, Any]) -> bool:
     """Return whether a `model` node names a class that is not part of this package, or a model of timm."""
-    target = str(node.get("_target_", "attnconv."))
-    parts = (part for part in node.values() if isinstance(part, dict))
-    return not target.startswith("attnconv.") or target.endswith(".timm_model") or any(map(from_elsewhere, parts))
+    foreign = "_target_" in node and (not is_ours(node) or node["_target_"].endswith(".timm_model"))
+    return foreign or any(from_elsewhere(part) for part in node.values() if isinstance(part, dict))
 
 
 def rehearse(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, bf16: bool) -> None:
