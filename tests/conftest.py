@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra._internal.hydra import Hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
-from attnconv.config import CONFIGS, Config, freeze
+import composed_once
+from attnconv.config import Config, freeze
 from attnconv.settings.composition import composed
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
@@ -67,22 +68,10 @@ def environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def mode_found_once() -> Iterator[None]:
-    """Look up hydra.mode once per choice of files: for each command, Hydra composes all files twice to find it."""
-    find, found = Hydra.get_mode, {}
-
-    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        chosen = [override for override in overrides if may_set_mode(override.lstrip("+~").partition("=")[0])]
-        key = (config_name, *chosen, *(place.path for place in self.config_loader.get_search_path().get_path()))
-        if key not in found:
-            found[key] = find(self, config_name, chosen)
-        return found[key]
-
-    def may_set_mode(key: str) -> bool:
-        return key.startswith("hydra") or "@" in key or (CONFIGS / key).is_dir()
-
+def files_composed_once() -> Iterator[None]:
+    """Let Hydra compose each choice of files only once in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Hydra, "get_mode", get_mode)
+        patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed_once.load)
         yield
 
 

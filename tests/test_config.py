@@ -7,8 +7,10 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
+import composed_once
 from attnconv import config as settings
 from attnconv.config import CONFIGS, Config, freeze, register_schema, valid_keys
 from attnconv.errors import ConfigError, explain_composition_error, nearest
@@ -64,7 +66,8 @@ def test_every_model_builds_at_every_scale_and_with_every_recipe(model):
         "experiment=speedrun logger=none seed=3 recipe.sizes=[0.5,1]",
     ],
 )
-def test_compose_gives_the_same_configuration_as_hydra(overrides):
+def test_compose_gives_the_same_configuration_as_hydra(monkeypatch, overrides):
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed_once.HYDRAS_OWN)
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         expected = freeze(hydra_compose("config", overrides.split()))

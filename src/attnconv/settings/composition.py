@@ -1,6 +1,6 @@
 """Compose configs/ as Hydra does. A choice of files takes Hydra a quarter of a second, so it is composed only once."""
 
-import copy
+import pickle
 from collections.abc import Sequence
 from functools import cache
 
@@ -27,14 +27,14 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
         return _compose(overrides)
     ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
     files = [override for override in parsed if _chooses_files(override)]
-    found = copy.deepcopy(_of_files(tuple(str(override.input_line) for override in files), _stamps()))
+    found = _of_files(tuple(str(override.input_line) for override in files))
     ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if override not in files], found)
     return found
 
 
 def swept_by(experiment: str) -> dict[str, str]:
     """Return the values that an experiment file sweeps, by setting."""
-    found = _of_files((f"experiment={experiment}",), _stamps(), hydra=True)
+    found = _of_files((f"experiment={experiment}",), hydra=True)
     return {str(key): str(values) for key, values in found.hydra.sweeper.params.items()}
 
 
@@ -42,9 +42,14 @@ def _chooses_files(override: Override) -> bool:
     return override.is_hydra_override() or (CONFIGS / override.key_or_group).is_dir()
 
 
+def _of_files(files: tuple[str, ...], hydra: bool = False) -> DictConfig:
+    copied: DictConfig = pickle.loads(_pickled(files, _stamps(), hydra))  # six times as fast as copy.deepcopy
+    return copied
+
+
 @cache
-def _of_files(files: tuple[str, ...], _: Stamps, hydra: bool = False) -> DictConfig:
-    return _compose(files, hydra)
+def _pickled(files: tuple[str, ...], _: Stamps, hydra: bool) -> bytes:
+    return pickle.dumps(_compose(files, hydra))
 
 
 def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
