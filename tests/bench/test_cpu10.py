@@ -66,7 +66,7 @@ def test_a_peer_learns_and_its_rate_follows_the_clock(data, clock, monkeypatch):
 
 
 def test_a_pass_shows_every_image_at_most_once(data):
-    batches = cpu10._batches(data, 0, PEER)
+    batches = cpu10._batches(data, compose(["logger=none", *PEER.data]).data, 0, PEER.batch_size)
     shown = torch.cat([next(batches)[1] for _ in range(9)])
     assert shown.bincount().tolist() == data.train.labels.bincount().tolist()
 

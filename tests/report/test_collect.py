@@ -163,13 +163,15 @@ def test_a_run_with_a_damaged_file_is_not_collected(tiny, tmp_path):
     config = tiny("model=sa_quadratic")
     run(config)
     folder = run_folder_path(config)
-    for name, complaint in (
-        ("heads.jsonl", "heads.jsonl has unexpected content"),
-        ("predictions.npy", "predictions.npy is not a NumPy array"),
-        ("attention_maps.npy", "attention_maps.npy is not a NumPy array"),
+    for name, length, complaint in (
+        ("heads.jsonl", 0, "heads.jsonl has unexpected content"),
+        ("predictions.npy", 0, "predictions.npy is not a NumPy array"),
+        ("predictions.npy", -1, "predictions.npy is damaged"),
+        ("attention_maps.npy", 0, "attention_maps.npy is not a NumPy array"),
+        ("attention_maps.npy", 40, "attention_maps.npy is damaged"),
     ):
         whole = (folder / name).read_bytes()
-        (folder / name).write_text("nope\n")
+        (folder / name).write_bytes(whole[:length] or b"nope\n")
         gathered = gather(tmp_path / "outputs", tmp_path / "results")
         assert not gathered.added
         (found,) = gathered.damaged.values()

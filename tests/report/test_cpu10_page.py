@@ -28,6 +28,15 @@ def test_seeds_of_an_entry_on_one_machine_are_one_row():
     ]  # fmt: skip
 
 
+def test_runs_with_another_number_of_epochs_are_another_row():
+    found = rows(line(epochs=8), line(epochs=7, seed=1), line(epochs=7.2, entry="peer"), line(epochs=6.9, entry="peer"))
+    assert [(row[1], row[2], row[5]) for row in found] == [
+        ("`ours`", "1", "8"),
+        ("`ours`", "1", "7"),
+        ("`peer`", "1", "6.9"),
+    ]
+
+
 def test_classes_keep_their_order_and_entries_are_ranked_in_them():
     found = rows(
         line(entry="a", mixing="both", test_acc=0.99),

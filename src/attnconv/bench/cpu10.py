@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from attnconv.bench.peers import PEERS, Lookahead, Peer
 from attnconv.bench.timing import matmul, take_turns
-from attnconv.config import Config, compose
+from attnconv.config import Config, DataConfig, compose
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import UserError
@@ -149,7 +149,7 @@ def train_for(peer: Peer, network: nn.Module, data: DataSet, seed: int, seconds:
     spent = longest = 0.0
     curve: CURVE = []
     shown = 0
-    batches = _batches(data, seed, peer)
+    batches = _batches(data, compose(["logger=none", *peer.data]).data, seed, peer.batch_size)
     # a step that would end too late is not taken
     while spent + longest <= seconds:
         started = time.perf_counter()
@@ -166,15 +166,14 @@ def train_for(peer: Peer, network: nn.Module, data: DataSet, seed: int, seconds:
     return {"train_seconds": spent, "images": shown, "epochs": shown / len(data.train), "curve": curve}
 
 
-def _batches(data: DataSet, seed: int, peer: Peer) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: DataSet, config: DataConfig, seed: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield augmented batches without end; the images that do not fill a batch wait for a later pass."""
-    config = compose(["logger=none", *peer.data]).data
     for epoch in itertools.count():
         plan = plan_epoch(
             len(data.train), seed, epoch, config.crop_padding, config.flip, CPU, alternating=config.alternating_flip
         )
-        for start in range(0, len(plan) - peer.batch_size + 1, peer.batch_size):
-            yield data.train.augmented(plan[start : start + peer.batch_size])
+        for start in range(0, len(plan) - size + 1, size):
+            yield data.train.augmented(plan[start : start + size])
 
 
 def _step(

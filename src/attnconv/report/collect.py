@@ -14,11 +14,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from attnconv.config import CONFIGS, Config
 from attnconv.files import read_json, write_whole
 from attnconv.report.runs_table import runs_folder
-from attnconv.runs.records import Damaged, Newer, name_of, read_config, read_result
+from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
 from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
-WHERE_THERE = ("predictions.npy", "attention_maps.npy", "heads.jsonl")  # runs before format 3 lack the first two
+WHERE_THERE = (*ARRAYS, "heads.jsonl")
 PICTURE = "heads.png"
 PLACES = ("output", "collected")
 EXAMINED = ("probe.json", "conversion.json")  # written by scripts/probe.py and scripts/conv_to_attention.py, if used
@@ -56,13 +56,20 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             name, content = _read_finished(folder, heads)
         except OSError as error:
             gathered.damaged[place] = cannot_be_read(error)
+        except Damaged as damage:
+            gathered.damaged[place] = damage.detail
         else:
             _keep(folder, name, content, results, gathered, replace, source)
     return gathered
 
 
 def _read_finished(folder: Path, heads: bool) -> tuple[str, dict[str, bytes]]:
-    """Return the name of a finished run, and the content of its records by file."""
+    """Return the name of a finished run, and the content of its records by file.
+
+    Raises:
+        Damaged: a .npy file is cut off.
+    """
+    require_whole_arrays(folder)
     content = {file: (folder / file).read_bytes() for file in KEPT}
     content["config.yaml"] = _placeless(content["config.yaml"])
     more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from attnconv.config import up_to_date
 from attnconv.errors import RunFolderError
-from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml
+from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
 
 # Format of result.json and the files next to it; without the key, it is 1. Format 2 added FLOPs, steps and data.equal;
 # 3 added predictions, maps, CPU seconds and the CPU, and reduced heads.jsonl to centers and spreads.
@@ -20,6 +20,7 @@ STATUSES = ("done", "failed", "interrupted")  # in result.json
 DATA_FILE = "data.json"
 PARTS = ("NAME", "MODEL", "SCALE-RECIPE", "FRACTION", "SEED")  # of the name of a run
 
+ARRAYS = ("predictions.npy", "attention_maps.npy")  # runs before format 3 lack them
 MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 
 # Keys in the last line of metrics.jsonl; result.json has them too, with an underscore for the slash.
@@ -157,9 +158,25 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
 def _check_kept(folder: Path) -> None:
     """Raise Damaged if an optional file exists and is not what its name says; this does not need NumPy."""
     read_lines(folder, "heads.jsonl")
-    for file in ("predictions.npy", "attention_maps.npy"):
+    for file in ARRAYS:
         if (folder / file).exists() and not _read(folder, file, first_bytes).startswith(MAGIC):
             raise Damaged(folder, f"{file} is not a NumPy array")
+
+
+def require_whole_arrays(folder: Path) -> None:
+    """Check that the .npy files of a run can be read to their end.
+
+    Raises:
+        Damaged: one is cut off, or is not what its name says.
+    """
+    import numpy as np
+
+    def read(path: Path) -> None:
+        with reading(path):
+            np.load(path, allow_pickle=False)
+
+    for file in ARRAYS:
+        _read(folder, file, read)
 
 
 def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:
