@@ -10,6 +10,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -38,7 +39,7 @@ def load(
     values = [override for override in parsed if not _chooses_files(self, override)]
     files = [str(override.input_line) for override in parsed if override not in values]
     sweeps = any(override.is_sweep_override() for override in parsed)
-    key = (config_name, run_mode if sweeps else None, *files)
+    key = (config_name, run_mode if sweeps else None, JobRuntime.instance().get("name"), *files)
     if key not in _found:
         _found[key] = pickle.dumps(HYDRAS_OWN(self, config_name, files, run_mode, from_shell, False))
     config: DictConfig = pickle.loads(_found[key])

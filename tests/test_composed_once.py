@@ -65,3 +65,10 @@ def test_hydra_refuses_the_same_overrides(overrides, mode):
         with pytest.raises(type(hydras.value)) as found:
             composed(composed_once.load, overrides, mode)
         assert str(found.value) == str(hydras.value)
+
+
+def test_what_a_command_composed_is_not_taken_for_a_composition_elsewhere(command, monkeypatch):
+    monkeypatch.setattr(composed_once, "_found", {})
+    assert command("train.py", "--cfg", "job").returncode == 0
+    found, expected = (composed(load, [], RunMode.RUN) for load in (composed_once.load, composed_once.HYDRAS_OWN))
+    assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
