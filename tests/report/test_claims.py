@@ -274,6 +274,7 @@ def test_the_convolutional_claim_is_judged_for_each_encoding(tmp_path):
     (verdict,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
     assert [part.status for part in verdict.parts] == ["holds", "does not hold", "not run"]
     assert "by layer +0.21 +0.21 +0.21 +0.21 +0.21 +0.21" in verdict.parts[0].text
+    assert verdict.parts[0].text.startswith("`sa_quadratic`, all images: ")
 
 
 @pytest.mark.parametrize(("residual_falls_by", "status"), [(0.2, "holds"), (0.0, "undecided"), (-0.2, "does not hold")])

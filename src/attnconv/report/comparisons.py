@@ -23,6 +23,11 @@ def block(row: Row) -> Hashable:
     return row["source"], row["seed"], row["subset_hash"]
 
 
+def share_of_images(fraction: float) -> str:
+    """Return a fraction of the training images in words."""
+    return "all images" if fraction == 1 else f"{fraction:.3g} of the images"
+
+
 def cells(rows: Iterable[Row]) -> dict[float, Cell]:
     """Sort the runs of one protocol by fraction, model and block, with the smallest fraction first.
 

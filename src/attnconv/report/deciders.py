@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
-from attnconv.report.comparisons import REFERENCE, SURE, ByBlock
+from attnconv.report.comparisons import REFERENCE, SURE, ByBlock, share_of_images
 from attnconv.report.evidence import PRECISIONS, Arm, Contrast, Evidence
 from attnconv.report.network_deciders import NETWORK_DECIDERS, more_convolutional
 from attnconv.report.protocols import Protocol, protocols
@@ -59,8 +59,7 @@ def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[
     """Return a part for a comparison; too few seeds are not decisive."""
     models = " - ".join(f"`{part[side].partition('/')[2]}`" for side in ("ours", "theirs"))
     label = f"{part['label']}, " if "label" in part else ""
-    images = "all images" if part["fraction"] == 1 else f"{part['fraction']:.3g} of the images"
-    text = f"{models} ({label}{part.get('scale', 'mini')}, {images})"
+    text = f"{models} ({label}{part.get('scale', 'mini')}, {share_of_images(part['fraction'])})"
     decides = not part.get("shown", False)
     if contrast is None:
         return Part(NOT_RUN, text, decides=decides)

@@ -5,7 +5,7 @@ from typing import Any
 
 from attnconv.files import read_csv, read_json, reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
-from attnconv.report.comparisons import SURE, Row
+from attnconv.report.comparisons import SURE, Row, share_of_images
 from attnconv.report.evidence import Evidence
 from attnconv.report.stats import Estimate, holm, mean
 
@@ -116,7 +116,7 @@ def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
         by_layer = " ".join(f"{fmean(change):+.2f}" for change in zip(*_by_seed(probes, "conv3"), strict=True))
         row = probes[0][0]
         text = (
-            f"`{encoding}`, {row['fraction']:.3g} of the images: 3 x 3 share {_estimate(share)} (by layer {by_layer}), "
+            f"`{encoding}`, {share_of_images(row['fraction'])}: 3 x 3 share {_estimate(share)} (by layer {by_layer}), "
             f"joint lemma residual {_estimate(residual)}, n={len(probes)} ({row['precision']})"
         )
         few = len(probes) < claim["seeds"]
