@@ -1,9 +1,13 @@
 """Settings that would have no effect because of other settings."""
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
+from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError
-from attnconv.settings.contradictions import require_effect
+from attnconv.models.build import build_seeded_model
+from attnconv.settings.contradictions import require_effect, unused_by_network
 from conftest import TINY_SCALE, compose
 
 IDLE = [
@@ -55,7 +59,7 @@ def test_contradictions_are_one_line_errors(refused, overrides):
         "recipe=paper model=resnet18 recipe.schedule=cosine",  # sets milestones
         "eval_mirrored=false data.flip=false",
         "recipe.centers_lr=0.1 model=sa_gated",
-        "scale.layers=3 recipe.dropout=0.5 model=resnet18",  # scale and recipe settings are shared by all models
+        "scale.layers=3 recipe.dropout=0.5 model=resnet18",  # all models share these: there is a note instead
         "logger=trackio logger.group=a",
         "recipe.milestones=[2,4] recipe.schedule=step",
     ],
@@ -82,3 +86,47 @@ def test_a_sweep_override_must_have_an_effect_in_at_least_one_run(override, fine
 
 def test_a_sweep_with_a_setting_without_effect_is_refused_before_any_run(refused):
     assert "eval_mirrored=True has no effect" in refused("-m", "eval_mirrored=true", "data.flip=false")
+
+
+OTHER_VALUES = {
+    "scale.layers": 3, "scale.heads": 25, "scale.width": 32, "scale.hidden": 10, "scale.patch": 2,
+    "scale.center_std": 3.0, "scale.cnn_width": 4, "recipe.dropout": 0.4, "recipe.attention_dropout": 0.4,
+}  # fmt: skip
+NEED_A_FILE = ("sa_quadratic_copied", "sa_quadratic_pruned", "timm")
+
+
+def one_model_of_each_kind() -> list[str]:
+    """Return one model file for each class of networks and mixers and each start of frozen heads."""
+    kinds = {}
+    for path in sorted(CONFIGS.glob("model/*.yaml")):
+        if path.stem not in NEED_A_FILE:
+            kind = [OmegaConf.select(OmegaConf.load(path), key) for key in ("_target_", "mixer._target_", "start")]
+            kinds.setdefault(tuple(kind), path.stem)
+    return list(kinds.values())
+
+
+@pytest.mark.parametrize("model", one_model_of_each_kind())
+def test_settings_are_unused_if_and_only_if_they_leave_the_network_as_it_is(model):
+    def outputs(*overrides):
+        config = compose([f"model={model}", "scale=mini", "recipe=paper", *small, *overrides])
+        network = build_seeded_model(config.model, (3, 32, 32), 10, seed=0)
+        torch.manual_seed(1)
+        return network.train()(images), {key for key, _ in unused_by_network(config)}
+
+    small = ["scale.layers=2", "scale.width=16", "scale.hidden=8", "scale.cnn_width=2"]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before, _ = outputs()
+    for key, value in OTHER_VALUES.items():
+        after, unused = outputs(f"{key}={value}")
+        assert torch.equal(before, after) == (key in unused), key
+
+
+@pytest.mark.parametrize("model", ["resnet10", "vit"])
+def test_sizes_that_the_network_does_not_use_are_noted(train, model):
+    code, _, err = train(f"model={model}", "scale.heads=4")
+    assert code == 0
+    assert f"note: scale.heads=4 has no effect on model={model}\n" in err
+
+
+def test_a_size_that_only_the_matched_model_uses_is_not_noted(train):
+    assert "scale.heads" not in train("model=resnet10", "scale.heads=4", "match=parameters")[2]

@@ -1,10 +1,13 @@
 """Runs that need more memory or images than there are fail early."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from attnconv.errors import ConfigError, OutOfMemory
+from attnconv.models.cost import activation_bytes, build_untrained
 from attnconv.training.setup import prepare
-from conftest import write_arrays
+from conftest import compose, write_arrays
 
 
 def test_an_explicit_batch_size_above_the_number_of_images_is_refused(refused):
@@ -46,3 +49,14 @@ def test_padding_too_large_for_memory_is_refused(tiny, tmp_path):
     write_arrays(tmp_path / "arrays", train=2000)
     with pytest.raises(OutOfMemory, match=r"padded images need .*lower data.crop_padding=4096"):
         prepare(tiny("data.crop_padding=4096"))
+
+
+def test_a_batch_whose_activations_exceed_the_memory_is_refused(tiny, tmp_path, monkeypatch):
+    write_arrays(tmp_path / "arrays", train=2000, side=32)
+    large = ["model=sa_quadratic", "recipe.batch_size=2000", "scale.layers=6", "scale.width=64", "scale.hidden=256"]
+    needed = 2000 * activation_bytes(build_untrained(compose(["scale=mini"]).model, (3, 32, 32), 4), (3, 32, 32))
+    for spare, refused in ((1, False), (-1, True)):
+        monkeypatch.setattr("attnconv.training.memory.physical_memory", lambda spare=spare: needed + spare)
+        expected = pytest.raises(OutOfMemory, match=r"a batch of 2,000 images need .*lower recipe.batch_size=2000")
+        with expected if refused else nullcontext():
+            prepare(tiny(*large, "scale.heads=9"))

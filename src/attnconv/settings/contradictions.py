@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from attnconv.data.root import FROM_FOLDERS
 from attnconv.errors import ConfigError
+from attnconv.settings.limits import is_ours
 
 if TYPE_CHECKING:
     from attnconv.config import Config
 
 GAUSSIAN = ("QuadraticEncoding", "GeneralizedQuadraticEncoding", "GatedAttention")
+WITHOUT_HEADS = (
+    "Convolution", "DepthwiseGlobal", "FullyConnected", "Involution", "LocallyConnected", "TokenMlp",
+)  # fmt: skip
+SIZES = ("layers", "heads", "width", "hidden", "patch", "center_std", "cnn_width")  # of a scale
+DROPOUTS = ("dropout", "attention_dropout")  # of a recipe
 OF_SWEEPS = ("collected", "retry_failed")
 OF_WANDB = ("entity", "tags", "notes", "job_type")
 OF_LOGGERS = (*OF_WANDB, "project", "group", "weights", "pictures_every")
@@ -60,6 +66,41 @@ def idle_settings(config: "Config") -> Iterator[tuple[str, str]]:
     yield from _idle_logger(config)
     if config.match is None:
         yield "match_model", "match is null; set match=parameters or match=flops"
+
+
+def unused_by_network(config: "Config") -> Iterator[tuple[str, float]]:
+    """Yield the sizes of the scale and the dropouts of the recipe that the network does not use, each with its value.
+
+    These are not errors, because all models share the settings.
+    """
+    node = config.model
+    taken = set(_leaves(node))
+    values = {value for _, value in taken}
+    for part, names in (("scale", SIZES), ("recipe", DROPOUTS)):
+        if part == "scale" and config.match is not None:
+            continue  # the model that sets the budget has these sizes
+        for name in names:
+            value = getattr(getattr(config, part), name)
+            argument = "width" if name == "cnn_width" else name
+            found = (argument, value) in taken if is_ours(node) else value in values
+            if not found or name in _ignored(node):
+                yield f"{part}.{name}", value
+
+
+def _ignored(node: dict[str, Any]) -> tuple[str, ...]:
+    """Return arguments that the network accepts, as all networks do, and does not use."""
+    mixer = node.get("mixer")
+    if isinstance(mixer, dict) and str(mixer["_target_"]).rpartition(".")[2] in WITHOUT_HEADS:
+        return ("heads", "attention_dropout")
+    return ("center_std",) if node.get("start", "random") != "random" else ()
+
+
+def _leaves(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        elif isinstance(value, int | float | str):
+            yield name, value
 
 
 def _idle_data(config: "Config") -> Iterator[tuple[str, str]]:

@@ -14,6 +14,11 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def fits(needed: int) -> bool:
+    """Return whether this machine's memory holds `needed` bytes."""
+    return needed <= physical_memory()
+
+
 def require_memory(needed: int, what: str, lower: str) -> None:
     """Check that something fits into this machine's memory.
 
@@ -25,8 +30,8 @@ def require_memory(needed: int, what: str, lower: str) -> None:
     Raises:
         OutOfMemory: it does not fit.
     """
-    there_is = physical_memory()
-    if needed > there_is:
+    if not fits(needed):
+        there_is = physical_memory()
         raise OutOfMemory(
             f"{what} need {needed / 2**30:,.1f} GiB of memory, and this machine has {there_is / 2**30:,.1f}; "
             f"lower {lower}"

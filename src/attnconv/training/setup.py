@@ -1,5 +1,6 @@
 """The setup of a run: build and check everything before a byte is written."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.models.build import build_seeded_model, check_node, errors_of_network
 from attnconv.models.cost import (
     ForwardPass,
+    activation_bytes,
     build_unfilled,
+    build_untrained,
     forward_once,
     forward_untrained,
     parameters,
@@ -27,11 +30,11 @@ from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
-from attnconv.settings.contradictions import asked_for
+from attnconv.settings.contradictions import asked_for, unused_by_network
 from attnconv.settings.limits import is_ours
-from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
+from attnconv.training.device import autocast, choose_device, choose_precision, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
-from attnconv.training.memory import TRAINING_BYTES, is_out_of_memory, require_memory
+from attnconv.training.memory import TRAINING_BYTES, fits, is_out_of_memory, require_memory
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precompile import batch_sizes, precompile, training_shapes
 from attnconv.training.rehearsal import MANY, check_logits, from_elsewhere, rehearse
@@ -133,6 +136,8 @@ def _prepare(config: Config) -> Setup:
     node, match = resolve_node(config, data.image_shape, data.classes)
     _check_memory(config, node, data)
     counted = _check_logits(config, node, data, device)
+    if device.type == "cpu" and not from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
+        _check_activations(config, node, data, processes, counted.flops_full)
     _check_sizes(config, node, data)
     _check_steps(config, node, data, processes, bf16=precision == "bf16" and device.type == "cpu")
     # Built on the CPU, so that equal seeds give equal weights on all devices.
@@ -140,7 +145,7 @@ def _prepare(config: Config) -> Setup:
     if config.recipe.whitening:
         with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
-    notes = _check_batch_size(config, data.epoch_images)
+    notes = (*_check_batch_size(config, data.epoch_images), *_unused_settings(config))
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)
@@ -179,6 +184,13 @@ def _check_batch_size(config: Config, images: int) -> tuple[str, ...]:
     return (f"{few}; each step uses all of them",)
 
 
+def _unused_settings(config: Config) -> Iterator[str]:
+    """Yield a note for each setting of the command line that other networks use, and this one does not."""
+    for key, value in unused_by_network(config):
+        if asked_for(key):
+            yield f"{key}={value} has no effect on model={config.model['name']}"
+
+
 def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
     """Raise OutOfMemory for a network that is too large to train in this machine's memory, before it is built.
 
@@ -205,6 +217,26 @@ def _check_logits(config: Config, node: dict[str, Any], data: DataSet, device: t
     with errors_of_network(f"{name}:"):
         check_logits(counted.outputs, 1, data.classes)
     return counted
+
+
+def _check_activations(
+    config: Config, node: dict[str, Any], data: DataSet, processes: Processes, flops: int | None
+) -> None:
+    """Raise OutOfMemory for a batch whose activations are too large to keep in this machine's memory."""
+    images = math.ceil(min(config.recipe.batch_size, data.epoch_images) / processes.count)
+    channels, *sides = data.image_shape
+    largest = [round(max(config.recipe.sizes, default=1) * side) for side in sides]
+    # The usual batch needs no closer look: each number that is kept costs some FLOPs.
+    if flops is not None and fits(4 * flops * images):
+        return
+    needed = 0
+    for build in (build_unfilled, build_untrained):  # a real network may keep less than its definition needs
+        with torch.random.fork_rng(devices=[]), autocast(config.precision, torch.device("cpu")):
+            model = build(node, data.image_shape, data.classes)
+            needed = images * activation_bytes(model, (channels, *largest))
+        if fits(needed):
+            return
+    require_memory(needed, f"the activations of a batch of {images:,} images", f"recipe.batch_size={images}")
 
 
 def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, bf16: bool) -> None:
