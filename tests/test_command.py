@@ -138,7 +138,7 @@ def test_joblib_trains_in_parallel_and_divides_the_threads(train, tmp_path, monk
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
     get_reusable_executor().shutdown(wait=True)
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert [result["device"].rpartition(", ")[2] for result in results] == [f"{threads} threads"] * 2
+    assert [result["cpu"]["threads"] for result in results] == [threads] * 2
 
 
 @pytest.mark.parametrize("setting", ["n_jobs=0", "batch_size=0", "pre_dispatch=some"])

@@ -9,7 +9,7 @@ def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
         "name": name, "model": model, "recipe": "modern", "scale": "mini", "data": "cifar10", "fraction": fraction,
         "equal": equal, "train_images": int(50_000 * fraction), "subset_seed": seed, "holdout": 0, "seed": seed,
         "epochs": epochs, "steps": 1_955, "test_acc": accuracy, "val_acc": None, "precision": "bf16",
-        "device": "a CPU, 1 threads", "cpu_family": None, "commit": "0" * 40, "subset_hash": f"{fraction}-{seed}",
+        "device": "a CPU, 1 thread", "cpu_family": None, "commit": "0" * 40, "subset_hash": f"{fraction}-{seed}",
         "format": 3,
     }  # fmt: skip
     return found | changes

@@ -114,7 +114,7 @@ def test_the_page_lists_commits_hosts_trials_and_gains():
              for rate, accuracy in (("0.5", 0.6), ("1", 0.61), ("2", 0.615))]  # fmt: skip
     trials = [{"trial": name} for name in ("start", "start", "recipe.lr=0.04", "sa_learned: slower")]
     page = data_size_page([*CONTROL, *ATTENTION, *rates], trials)
-    assert "Commits 0000000; bf16; a CPU, 1 threads." in page
+    assert "Commits 0000000; bf16; a CPU, 1 thread." in page
     assert "| `sa_quadratic` | 2 | not run |" in page
     assert "| `sa_learned` | 1 | +0.5 at 2 x (bf16, 3 runs) |" in page
     assert f"](runs/{EPOCHS}/sa_learned/mini-modern)" in page

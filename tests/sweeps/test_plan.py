@@ -131,7 +131,7 @@ def test_damaged_label_files_are_errors_that_name_the_file(tmp_path, content):
 def test_rates_use_wall_time_on_a_gpu_and_cpu_time_on_one_cpu_thread(tmp_path):
     recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 50, "fraction": 1.0}
     recorded |= {"status": "done", "seconds": 10.0, "cpu_seconds": 4.0}
-    for device, seconds in (("NVIDIA H200", 10), ("AMD EPYC, 1 threads", 4), ("AMD EPYC, 12 threads", None)):
+    for device, seconds in (("NVIDIA H200", 10), ("AMD EPYC, 1 thread", 4), ("AMD EPYC, 12 threads", None)):
         (tmp_path / "run/m/mini-modern/frac1/seed0").mkdir(parents=True, exist_ok=True)
         (tmp_path / "run/m/mini-modern/frac1/seed0/result.json").write_text(json.dumps(recorded | {"device": device}))
         expected = 0.0026 * 100 if seconds is None else seconds

@@ -146,6 +146,7 @@ class _Row:
         if "cpu" in self.result:
             cpu = self.result["cpu"]
             values |= {"cpu_family": cpu["family"], "cpu_flags": " ".join(cpu["flags"]), "cpu_threads": cpu["threads"]}
+        values["device"] = values["device"].replace(", 1 threads", ", 1 thread")  # as older runs wrote it
         row: dict[str, Any] = {"run": self.run, "source": self.source, "kept_out": kept_out(self.result)}
         row |= {key: values.get(key) for key in IDENTITY}
         row |= {key: self.settings.get(key) for key in varying}

@@ -42,7 +42,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{describe_cpu()['model']}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{describe_cpu()['model']}, {threads} thread{'s' if threads > 1 else ''}"
     return f"{device.type} on {platform.machine()}"
 
 

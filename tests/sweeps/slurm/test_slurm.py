@@ -140,7 +140,7 @@ def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluste
     assert "1 of 8 runs are not done; rerun the same command to run what is missing" in err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_a")
     result = json.loads((folder(tmp_path, "slow_a") / "result.json").read_text())
-    assert result["device"].endswith(", 1 threads"), "as many as the job asked for"
+    assert result["device"].endswith(", 1 thread"), "as many as the job asked for"
 
     process = command(*sweep[:1])
     code, cells, counts, err = finish(process)
