@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from attnconv.errors import RunFolderError, one_line_errors
+from attnconv.errors import RunFolderError, counted, one_line_errors
 from attnconv.files import require_targets
 from attnconv.report.collect import Gathered, check_version, gather
 from attnconv.report.runs_table import runs_folder, tabulate
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def report(outputs: Path, gathered: Gathered) -> int:
     """Print what happened to the runs below `outputs`, and return the number of problems."""
-    print(f"{outputs}: {len(gathered.added)} runs added, {len(gathered.known)} already known")
+    print(f"{outputs}: {counted(len(gathered.added), 'run')} added, {len(gathered.known)} already known")
     for title, runs in (
         ("not finished", gathered.unfinished),
         ("damaged", gathered.damaged),

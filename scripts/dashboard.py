@@ -7,7 +7,7 @@ only in the seed form a group.
 
 from pathlib import Path
 
-from attnconv.errors import UserError, one_line_errors
+from attnconv.errors import UserError, counted, one_line_errors
 from attnconv.runs.records import Damaged
 from attnconv.runs.status import find_folders
 from attnconv.runs.trackio_run import PROJECT, import_run
@@ -45,7 +45,7 @@ def main() -> None:
     if not added:
         places = ", ".join(map(str, arguments.places)) or "results/runs and outputs"
         parser.error(f"no readable runs in {places}; train one with python train.py")
-    print(f"{added} runs in the project {arguments.project}", flush=True)
+    print(f"{counted(added, 'run')} in the project {arguments.project}", flush=True)
     if not arguments.no_show:
         trackio.show(project=arguments.project, block_thread=True)
 

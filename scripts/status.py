@@ -11,7 +11,7 @@ If runs of a sweep are not done, the last line estimates the time left from fini
 from collections import Counter
 from pathlib import Path
 
-from attnconv.errors import one_line_errors
+from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, time_left
 from attnconv.runs.status import STATUSES, State, noted_cells, survey
 from attnconv.settings.arguments import ScriptParser, existing_folder
@@ -46,7 +46,10 @@ def main() -> None:
     for name, state in states.items():
         print(line(name, state, width))
     counts = Counter(state.status for state in states.values())
-    print(f"{len(states)} runs: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]))
+    print(
+        f"{counted(len(states), 'run')}: "
+        + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    )
     at_once = counts["running"] or AT_ONCE
     seconds = time_left(folders, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
     if seconds is not None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from attnconv.config import valid_keys
-from attnconv.errors import one_line_errors
+from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
 from attnconv.runs.status import BROKEN, look
@@ -78,7 +78,7 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
             print(f"{duration(seconds):>12}  {run_name(cell.config)}")
     total = sum(seconds for seconds, _ in left)
     done = sum(not seconds for seconds, _ in left)
-    print(f"{len(cells)} runs, {done} done, about {duration(total / at_once)} left with {at_once} at once")
+    print(f"{counted(len(cells), 'run')}, {done} done, about {duration(total / at_once)} left with {at_once} at once")
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 import composed_once
 from attnconv import config as settings
 from attnconv.config import CONFIGS, Config, freeze, register_schema, valid_keys
-from attnconv.errors import ConfigError, explain_composition_error, nearest
+from attnconv.errors import ConfigError, nearest
 from attnconv.models.cost import build_unfilled
 from attnconv.settings.composition import composed
+from attnconv.settings.explain import explain_composition_error
 from conftest import compose
 
 # Model settings that have no default.

@@ -3,8 +3,6 @@
 import difflib
 import io
 import os
-import re
-import shlex
 import signal
 import sys
 import traceback
@@ -114,6 +112,11 @@ def _same_leaf(name: str, names: list[str]) -> list[str]:
     return candidates
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 run", "1,000 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
     """Print errors that a user can fix in one line on stderr and exit with code 2; let others show their traceback.
@@ -152,6 +155,8 @@ def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
     if isinstance(error, UserError):
         return " ".join(str(error).split("\n"))
     if _is_of(error, "hydra", "omegaconf"):
+        from attnconv.settings.explain import explain_composition_error
+
         return explain_composition_error(error, valid_keys)
     if _is_of(error, "yaml"):
         return explain_yaml_error(error)
@@ -210,98 +215,3 @@ def explain_yaml_error(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}, line {mark.line + 1}" if mark else str(getattr(error, "name", "a YAML file"))
     return f"{where}: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}"
-
-
-# The packages of Hydra's plugins, by option.
-PLUGINS = {
-    "optuna": "hydra-optuna-sweeper",
-    "ax": "hydra-ax-sweeper",
-    "nevergrad": "hydra-nevergrad-sweeper",
-    "joblib": "hydra-joblib-launcher",
-    "submitit_local": "hydra-submitit-launcher",
-    "submitit_slurm": "hydra-submitit-launcher",
-}
-
-
-def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> str:
-    """Return Hydra's message in one line, with the nearest valid key or option."""
-    argument = explain_argument(error, valid_keys)
-    if argument is not None:
-        return argument
-    text = str(error)
-    where = re.search(r"In '([^']+)'", text)
-    prefix = f"configs/{where.group(1)}.yaml: " if where else ""
-
-    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
-    if option:
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        group, choice = option.groups()
-        if group in ("hydra/launcher", "hydra/sweeper") and choice in PLUGINS:
-            return f"{group}={choice} needs a plugin that is not installed: pip install {PLUGINS[choice]}"
-        return f"{prefix}{group}={choice} does not exist{nearest(choice, options)}"
-
-    missing_config = re.search(r"Cannot find primary config '([^']+)'", text)
-    if missing_config:
-        return f"--config-name {missing_config.group(1)} does not exist in the configuration folders"
-
-    key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
-    if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
-        valid, (group, _, _) = set(valid_keys), key.group(1).partition(".")
-        if group == "experiment":
-            return f"{prefix}its first line must be # @package _global_"
-        if key.group(1) in valid and group == "model":
-            return f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have"
-        if key.group(1) in valid:
-            return f"{prefix}'{key.group(1)}' cannot be set, because {group} holds no settings"
-        return f"{prefix}unknown setting '{key.group(1)}'{nearest(key.group(1), valid)}"
-
-    missing = re.search(r"Missing mandatory value: (\S+)", text)
-    if missing:
-        name = key.group(1) if key else missing.group(1)
-        return f"{name} has no default: set {name}=VALUE"
-
-    replaced = re.search(r"Merge error: \w+ is not a subclass of (\w+)Config\. value: (.*)", text)
-    if replaced:
-        return f"{prefix}{replaced.group(1).lower()} must be settings and their values, not {replaced.group(2)}"
-    if re.search("Cannot merge (Dict|List)Config with (Dict|List)Config", text):
-        return f"{prefix}it has a list where another file has settings, or settings where another has a list"
-
-    # Hydra's own message leaves out what was wrong with the value; the cause has it.
-    if error.__cause__ is not None and text.startswith("Error merging override"):
-        text = f"{text}: {error.__cause__}"
-    lines = [line.strip() for line in text.splitlines()]
-    about = ("object_type=", "reference_type=", "full_key:", "See ")
-    message = " ".join(line for line in lines if line and not line.startswith(about))
-    return prefix + (f"{key.group(1)}: " if key else "") + message
-
-
-def explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None:
-    """Return what is wrong with an argument that Hydra cannot read and how to write it, or None for other errors."""
-    from hydra.errors import OverrideParseException
-
-    text = str(error)
-    several = re.match(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text)
-    if several:
-        override = several.group(1) or several.group(2)
-        return (
-            f"{override} has several values: add -m for one run per value, write {override.partition('=')[0]}"
-            f"=[A,B] for a list, or {quoted(override)} for one text"
-        )
-    if not isinstance(error, OverrideParseException):
-        return None
-    key, equals, _ = error.override.partition("=")
-    if not re.fullmatch(r"[\w$./:@-]+", key.lstrip("+~"), flags=re.ASCII):
-        return f"unknown setting '{key}'{nearest(key, valid_keys) if key else ''}"
-    if not equals:
-        return f"the argument '{key}' has no value: write {key}=VALUE"
-    function = re.match(r"Error parsing override .*\n(.*)", text)
-    if function:  # of a sweep, such as range(): it could be read, but not evaluated
-        return f"{error.override}: {function.group(1)}"
-    return f"{error.override} cannot be parsed; quote the value for the shell and for Hydra: {quoted(error.override)}"
-
-
-def quoted(override: str) -> str:
-    """Return an override that sets its value as one string, quoted for the shell."""
-    key, _, value = override.partition("=")
-    text = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{text}"')

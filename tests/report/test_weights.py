@@ -102,7 +102,7 @@ def test_weights_that_cannot_be_stored_are_errors_and_nothing_is_written(tiny, t
         refusal = collect("--weights", "*")
     size = (folder / "weights.safetensors").stat().st_size
     assert size > 2 * 3_000
-    assert refusal.startswith("error: the weights of 1 runs need ")
+    assert refusal.startswith("error: the weights of 1 run need ")
     assert "the limit is 0.003 MB: choose fewer runs, or delete some files" in refusal
 
     tensors = load_file(folder / "weights.safetensors")

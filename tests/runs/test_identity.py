@@ -97,7 +97,7 @@ def test_hydra_job_chdir_does_not_move_outputs(train, tmp_path):
     assert (code, "seed0 is already finished" in errors) == (2, True)
     assert gather(tmp_path / "here/outputs", tmp_path / "here/results").added
     code, shown, _ = train("-m", "seed=0", "collected=results", "output=new", *moved)
-    assert (code, shown.splitlines()[-1]) == (0, "sweep of 1 runs: 1 skipped")
+    assert (code, shown.splitlines()[-1]) == (0, "sweep of 1 run: 1 skipped")
 
 
 def test_the_documented_hyperparameter_sweep_works(train, tmp_path):

@@ -49,7 +49,7 @@ def test_a_network_without_one_logit_per_class_is_refused_before_training(refuse
     (tmp_path / "own/model").mkdir(parents=True)
     (tmp_path / "own/model/mine.yaml").write_text("name: mine\n_target_: torch.nn.Identity\n")
     line = refused("--config-dir", tmp_path / "own", "model=mine")
-    assert line == "error: model=mine: it gives (1, 3, 8, 8) for an image, not (1, 4): one logit per class"
+    assert line == "error: model=mine: it gives (1, 3, 8, 8) for 1 image, not (1, 4): one logit per class"
 
 
 @pytest.mark.parametrize("name", ["5", "nope", "timm"])

@@ -79,7 +79,7 @@ def test_failed_runs_are_retried_only_on_request(sweep, tiny, capsys):
             folder.close()
             raise RuntimeError("the loss")
 
-    with pytest.raises(SweepIncomplete, match="1 of 2 runs are not done; retry_failed=true retries failed runs"):
+    with pytest.raises(SweepIncomplete, match="1 of 2 runs is not done; retry_failed=true retries failed runs"):
         sweep(0, 1, fail=write_failure)
     cells, counts = summary(capsys)
     assert cells[1] == ("failed", "the loss")
@@ -129,7 +129,7 @@ def test_a_damaged_folder_is_reported_and_not_rerun(sweep, tiny, capsys):
         sweep(0)
     assert summary(capsys)[0][0] == (
         "damaged",
-        "metrics.jsonl has 0 of 1 epochs; delete the folder to run it again",
+        "metrics.jsonl has 0 of 1 epoch; delete the folder to run it again",
     )
 
 
@@ -146,7 +146,7 @@ def test_a_failing_launcher_is_reported(sweep, capsys):
     def give_up(overrides):
         raise OSError("a worker was killed")
 
-    with pytest.raises(SweepIncomplete, match="1 of 1 runs are not done; rerun the same command"):
+    with pytest.raises(SweepIncomplete, match="1 of 1 run is not done; rerun the same command"):
         sweep(0, launch=give_up)
     assert "error: the launcher failed: OSError: a worker was killed" in capsys.readouterr().err
 
@@ -237,7 +237,7 @@ def test_an_unreadable_run_does_not_hide_the_others(sweep, tiny, tmp_path, file)
 @pytest.mark.parametrize(
     ("file", "content", "detail"),
     [
-        ("timing.jsonl", None, "timing.jsonl has 0 of 1 epochs"),
+        ("timing.jsonl", None, "timing.jsonl has 0 of 1 epoch"),
         ("result.json", "{", "result.json has unexpected content (Expecting"),
         ("result.json", "[]", "result.json has unexpected content (found a list instead"),
         ("config.yaml", "a: [", "config.yaml has unexpected content (while parsing"),
@@ -253,6 +253,6 @@ def test_damaged_files_are_reported_and_other_runs_still_run(sweep, tiny, file, 
     state = look(folder)
     assert state.status == "damaged"
     assert detail in state.detail
-    with pytest.raises(SweepIncomplete, match="1 of 2 runs are not done; see above"):
+    with pytest.raises(SweepIncomplete, match="1 of 2 runs is not done; see above"):
         sweep(0, 1)
     assert sweep.ran == [1]

@@ -159,5 +159,5 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
     write_arrays(tmp_path / "arrays", train=33)
     finished = torchrun(tmp_path, "recipe.batch_size=16")
     assert finished.returncode != 0
-    assert "torchrun started 2 processes, but a batch has only 1 images (33 images in batches of 16)" in finished.stderr
+    assert "torchrun started 2 processes, but a batch has only 1 image (33 images in batches of 16)" in finished.stderr
     assert not (tmp_path / "outputs").exists()

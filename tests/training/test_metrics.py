@@ -119,7 +119,7 @@ def test_mirrored_accuracy_uses_the_mean_logits_of_each_mirrored_pair(tiny, caps
             assert metrics(config)[-1][f"{name}/{kind}"] == result[f"{name}_{kind}"]
     said = capsys.readouterr()
     assert (
-        "test accuracy {test_acc:.2%} ({test_acc_mirrored:.2%} with mirror images) after 1 epochs".format_map(result)
+        "test accuracy {test_acc:.2%} ({test_acc_mirrored:.2%} with mirror images) after 1 epoch".format_map(result)
         in said.out
     )
     assert (

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from attnconv.errors import RunFolderError
+from attnconv.errors import RunFolderError, counted
 from attnconv.files import write_whole
 from attnconv.models.weight_files import read_weights
 from attnconv.report.runs_table import kept_out
@@ -75,7 +75,7 @@ def _check_room(chosen: dict[Path, str], results: Path) -> None:
     if there + sum(sizes.values()) > LIMIT:
         largest = max(sizes, key=lambda name: sizes[name])
         raise RunFolderError(
-            f"the weights of {len(sizes)} runs need {_megabytes(sum(sizes.values()))} (largest: {largest}, "
+            f"the weights of {counted(len(sizes), 'run')} need {_megabytes(sum(sizes.values()))} (largest: {largest}, "
             f"{_megabytes(sizes[largest])}), and {results}/weights already has {_megabytes(there)}; "
             f"the limit is {_megabytes(LIMIT)}: choose fewer runs, or delete some files"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.config import up_to_date
-from attnconv.errors import RunFolderError
+from attnconv.errors import RunFolderError, counted
 from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
 
 # Format of result.json and the files next to it; without the key, it is 1. Format 2 added FLOPs, steps and data.equal;
@@ -128,7 +128,7 @@ def read_epochs(folder: Path, file: str, epochs: int) -> list[dict[str, Any]]:
     """
     records = read_lines(folder, file)
     if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
-        raise Damaged(folder, f"{file} has {len(records)} of {epochs} epochs")
+        raise Damaged(folder, f"{file} has {len(records)} of {counted(epochs, 'epoch')}")
     return records
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import check_root
-from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError
+from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError, counted
 from attnconv.files import write_whole
 from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
@@ -196,8 +196,8 @@ def summary(outcomes: list[Outcome]) -> str:
         for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome.status))
     ]
     counts = Counter(outcome.status for outcome in outcomes)
-    counted = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
-    return "\n".join([*lines, f"sweep of {len(outcomes)} runs: {counted}"])
+    by_status = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+    return "\n".join([*lines, f"sweep of {counted(len(outcomes), 'run')}: {by_status}"])
 
 
 def _settled(cell: Cell) -> Outcome | None:
@@ -225,7 +225,7 @@ def _outcome(cell: Cell, reason: str | None) -> Outcome:
         return Outcome(cell, "done", _accuracy(state.result))
     if reason is not None and state.status in ("waiting", "failed"):
         return Outcome(cell, "failed", reason)
-    progress = f"after {state.epoch} of {state.epochs} epochs" if state.epochs else ""
+    progress = f"after {state.epoch} of {counted(state.epochs, 'epoch')}" if state.epochs else ""
     return Outcome(cell, state.status, "; ".join(part for part in (progress, reason or state.detail) if part))
 
 
@@ -242,7 +242,8 @@ def _advice(incomplete: list[Outcome], total: int) -> str:
         advice.append("retry_failed=true retries failed runs")
     if not advice:
         advice.append("see above")
-    return f"error: {len(incomplete)} of {total} runs are not done; {', '.join(advice)}"
+    are = "is" if len(incomplete) == 1 else "are"
+    return f"error: {len(incomplete)} of {counted(total, 'run')} {are} not done; {', '.join(advice)}"
 
 
 def _difference(one: Cell, other: Cell) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from attnconv.errors import counted
 from attnconv.runs.checkpoint import Position
 from attnconv.runs.folder import RunFolder
 from attnconv.training.metrics import Score, Tally
@@ -90,17 +91,20 @@ def opening_lines(identity: dict[str, Any], folder: RunFolder, position: Positio
     if position != Position():
         resuming = f", resuming after epoch {position.epochs_done}"
         if position.steps_in_epoch:
-            resuming += f" and {position.steps_in_epoch} steps"
+            resuming += f" and {counted(position.steps_in_epoch, 'step')}"
     return (
         "{model}: {parameters:,} parameters, recipe={recipe}, scale={scale}, {train_images:,} training images "
-        "from {data_origin}\n{epochs} epochs in {precision} on {device}".format_map(identity)
+        "from {data_origin}\n".format_map(identity)
+        + counted(identity["epochs"], "epoch")
+        + " in {precision} on {device}".format_map(identity)
         + f"{resuming}, into {folder.path}{matched}"
     )
 
 
 def closing_line(result: dict[str, Any], folder: RunFolder) -> str:
     """Return the line to print after the last epoch: accuracies, time and the run folder."""
-    line = f"test accuracy {_accuracy(result, 'test')} after {result['epochs']} epochs in {result['seconds']:.0f} s"
+    epochs = counted(result["epochs"], "epoch")
+    line = f"test accuracy {_accuracy(result, 'test')} after {epochs} in {result['seconds']:.0f} s"
     if "val_acc" in result:
         line += f"; validation accuracy {_accuracy(result, 'val')}"
     heads = f"; heads: {folder.heads_picture}" if folder.heads_picture.exists() else ""

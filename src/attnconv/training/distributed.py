@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from attnconv.config import in_sweep
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, counted
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             gpus = torch.cuda.device_count()
-            raise ConfigError(f"torchrun started process {local_rank} on a machine with {gpus} GPUs; start {gpus}")
+            raise ConfigError(
+                f"torchrun started process {local_rank} on a machine with {counted(gpus, 'GPU')}; start {gpus}"
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -97,7 +99,7 @@ def check_batches(processes: Processes, images: int, batch_size: int) -> None:
     smallest = images % batch_size or batch_size
     if smallest < processes.count:
         raise ConfigError(
-            f"torchrun started {processes.count} processes, but a batch has only {smallest} images "
+            f"torchrun started {processes.count} processes, but a batch has only {counted(smallest, 'image')} "
             f"({images:,} images in batches of {batch_size}); start fewer, or change recipe.batch_size"
         )
 

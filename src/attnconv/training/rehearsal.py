@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.errors import counted
 from attnconv.models.cost import build_untrained
 from attnconv.models.layout import place
 from attnconv.runs.checkpoint import check_state
@@ -50,8 +51,8 @@ def check_logits(logits: Any, images: int, classes: int) -> None:
     if not isinstance(logits, Tensor):
         raise ValueError(f"it gives a {type(logits).__name__}, not logits")
     if logits.shape != (images, classes):
-        what = "an image" if images == 1 else f"{images} images"
-        raise ValueError(f"it gives {tuple(logits.shape)} for {what}, not {(images, classes)}: one logit per class")
+        what, wanted = counted(images, "image"), (images, classes)
+        raise ValueError(f"it gives {tuple(logits.shape)} for {what}, not {wanted}: one logit per class")
     if not logits.is_floating_point():
         kind = str(logits.dtype).removeprefix("torch.")
         raise ValueError(f"it gives numbers of type {kind}, not logits, which are floating-point numbers")

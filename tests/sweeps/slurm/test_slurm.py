@@ -137,7 +137,7 @@ def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluste
     assert f"job {array}_1 ended as CANCELLED" in cells["slow_b"][1]
     assert counts == "sweep of 8 runs: 7 done, 1 unfinished"
     assert code == 1
-    assert "1 of 8 runs are not done; rerun the same command to run what is missing" in err
+    assert "1 of 8 runs is not done; rerun the same command to run what is missing" in err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_a")
     result = json.loads((folder(tmp_path, "slow_a") / "result.json").read_text())
     assert result["device"].endswith(", 1 thread"), "as many as the job asked for"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from attnconv.analysis.heads import attention_mixers
 from attnconv.config import Config
-from attnconv.errors import DataError, RunFolderError
+from attnconv.errors import DataError, RunFolderError, counted
 from attnconv.files import require_targets
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.report.figures import curves, gaussians, layers, maps, paper_data
@@ -57,7 +57,7 @@ def read_history(folder: Path, config: Config) -> History:
         raise RunFolderError(f"{folder}/metrics.jsonl is damaged ({error})") from error
     if not lines:
         raise RunFolderError(f"{folder} has no epoch yet, so there is nothing to draw")
-    epochs = f"{len(lines)} epochs" if len(lines) == config.epochs else f"epoch {len(lines)} of {config.epochs}"
+    epochs = counted(len(lines), "epoch") if len(lines) == config.epochs else f"epoch {len(lines)} of {config.epochs}"
     return History(f"{run_name(config)}, {epochs}", str(config.model["name"]), metrics)
 
 
