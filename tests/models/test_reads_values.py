@@ -12,8 +12,8 @@ from attnconv.analysis.exchange import exchange
 from attnconv.data.dataset import Split, load_dataset
 from attnconv.models.build import build_seeded_model
 from attnconv.models.cost import parameters
+from attnconv.training.checks import check_network
 from attnconv.training.distributed import Processes
-from attnconv.training.setup import _check_logits, _check_sizes, _check_steps
 
 
 class Linear(nn.Module):
@@ -161,9 +161,7 @@ def test_gpu_only_network_passes_all_checks_before_training(tiny):
     node = {"name": "mine", "_target_": f"{__name__}.OnTheGPU", "width": 8}
     config = tiny("recipe.sizes=[0.5,1]", "recipe.batch_size=13")
     data = load_dataset(config.data, torch.device("cpu"))
-    assert _check_logits(config, node, data, torch.device("cuda")).flops_full is None
-    _check_sizes(config, node, data)
-    _check_steps(config, node, data, Processes(), bf16=False)
+    assert check_network(config, node, data, Processes(), torch.device("cuda")).flops_full is None
 
 
 def test_parameters_can_be_matched_but_flops_cannot(train, refused, tmp_path, own):

@@ -1,0 +1,246 @@
+"""Check before a byte is written that a run can train: memory, sizes of images and batches, and the network itself.
+
+A network from elsewhere rehearses a few training steps, because only its code knows what it needs.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnconv.config import Config
+from attnconv.data.augmentation import normalize, scale
+from attnconv.data.dataset import DataSet
+from attnconv.errors import ConfigError, counted
+from attnconv.models.build import errors_of_network
+from attnconv.models.cost import (
+    ForwardPass,
+    activation_bytes,
+    build_unfilled,
+    build_untrained,
+    forward_once,
+    forward_untrained,
+    parameters,
+)
+from attnconv.models.layout import place
+from attnconv.runs.checkpoint import check_state
+from attnconv.settings.contradictions import asked_for, unused_by_network
+from attnconv.settings.limits import is_ours
+from attnconv.training.device import autocast
+from attnconv.training.distributed import Processes
+from attnconv.training.memory import TRAINING_BYTES, fits, require_memory
+from attnconv.training.precompile import batch_sizes
+
+FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if a network splits its batch into groups
+
+
+def check_network(
+    config: Config, node: dict[str, Any], data: DataSet, processes: Processes, device: torch.device
+) -> ForwardPass:
+    """Check that a network fits into memory, maps images to logits, and can take training steps.
+
+    Args:
+        node: describes the network: `config.model` with its matched width.
+
+    Returns:
+        A counted forward pass of one training image.
+
+    Raises:
+        ConfigError, OutOfMemory: a check fails; the message names the setting.
+    """
+    on_cpu = device.type == "cpu"
+    _check_memory(config, node, data)
+    found = _check_forward(config, node, data, device)
+    if on_cpu and not _from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
+        _check_activations(config, node, data, processes, found.flops_full)
+    _check_sizes(config, node, data)
+    _check_steps(config, node, data, processes, bf16=on_cpu and config.precision == "bf16")
+    return found
+
+
+def check_batch_size(config: Config, images: int) -> tuple[str, ...]:
+    """Return a note if a batch cannot be filled; raise ConfigError if the batch size was set on the command line."""
+    size = config.recipe.batch_size
+    if size <= images:
+        return ()
+    few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
+    if config.data.fraction == 1 and asked_for("recipe.batch_size"):
+        raise ConfigError(f"{few}; set recipe.batch_size={images} or less")
+    return (f"{few}; each step uses all of them",)
+
+
+def unused_settings(config: Config) -> Iterator[str]:
+    """Yield a note for each setting of the command line that other networks use, and this one does not."""
+    for key, value in unused_by_network(config):
+        if asked_for(key):
+            yield f"{key}={value} has no effect on model={config.model['name']}"
+
+
+def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise OutOfMemory for a network that is too large to train in this machine's memory, before it is built.
+
+    A network whose constructor reads the values of tensors has to be built first.
+    """
+    model = build_unfilled(node, data.image_shape, data.classes)
+    count, buffers = parameters(model), sum(buffer.numel() * buffer.itemsize for buffer in model.buffers())
+    of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)
+    lower = ", ".join(f"scale.{name}={getattr(config.scale, name)}" for name in of_scale)
+    if not is_ours(node) or "width" not in node:
+        lower = "the size of the network"
+    needed = TRAINING_BYTES * count + buffers
+    require_memory(needed, f"model={config.model['name']} has {count:,} parameters, which", lower)
+
+
+def _check_forward(config: Config, node: dict[str, Any], data: DataSet, device: torch.device) -> ForwardPass:
+    """Return a forward pass, or raise ConfigError for a network that does not map images to one logit per class."""
+    name = f"model={config.model['name']}"
+    found = forward_once(node, data.image_shape, data.classes, _first_images(data, 1))
+    if found.missing:
+        if device.type == "cpu":
+            raise ConfigError(f"{name} does not run on a CPU: {found.missing}")
+        return found  # training on the GPU shows whether it runs
+    with errors_of_network(f"{name}:"):
+        _require_logits(found.outputs, 1, data.classes)
+    return found
+
+
+def _check_activations(
+    config: Config, node: dict[str, Any], data: DataSet, processes: Processes, flops: int | None
+) -> None:
+    """Raise OutOfMemory for a batch whose activations are too large to keep in this machine's memory."""
+    images = math.ceil(min(config.recipe.batch_size, data.epoch_images) / processes.count)
+    channels, *sides = data.image_shape
+    largest = [round(max(config.recipe.sizes, default=1) * side) for side in sides]
+    # The usual batch needs no closer look: each number that is kept costs some FLOPs.
+    if flops is not None and fits(4 * flops * images):
+        return
+    needed = 0
+    for build in (build_unfilled, build_untrained):  # a real network may keep less than its definition needs
+        with torch.random.fork_rng(devices=[]), autocast(config.precision, torch.device("cpu")):
+            model = build(node, data.image_shape, data.classes)
+            needed = images * activation_bytes(model, (channels, *largest))
+        if fits(needed):
+            return
+    require_memory(needed, f"the activations of a batch of {images:,} images", f"recipe.batch_size={images}")
+
+
+def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
+    """Raise ConfigError for an image size that training images cannot have or the network cannot take."""
+    height = data.image_shape[1]
+    for size in dict.fromkeys(config.recipe.sizes):
+        side = round(size * height)
+        if side < 1:
+            raise ConfigError(f"recipe.sizes={config.recipe.sizes}: images cannot be {side} pixels high")
+        if config.recipe.cropped_from is not None and side > height:
+            raise ConfigError(
+                f"recipe.sizes={config.recipe.sizes}: a crop of height {side} does not fit into height {height}; "
+                "recipe.cropped_from=null scales images instead"
+            )
+        with errors_of_network(f"recipe.sizes={config.recipe.sizes}: at {size:g}"):
+            image = scale(_first_images(data, 1), side)
+            forward_untrained(node, data.image_shape, data.classes, image)
+
+
+def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, bf16: bool) -> None:
+    """Raise ConfigError for a network that cannot take training steps, or not with the last batch.
+
+    The tests of this package train its own networks, so only a last batch of one image may be too small for them.
+    """
+    sizes = batch_sizes(data.epoch_images, config.recipe.batch_size)
+    counts = {min(sizes[0], MANY)} if _from_elsewhere(node) else set()
+    if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
+        counts.add(1)
+    height = data.image_shape[1]
+    for count in sorted(counts):
+        images = _first_images(data, count)
+        for side in {round(share * height) for share in config.recipe.sizes} or {height}:
+            try:
+                with errors_of_network(f"model={config.model['name']} cannot be trained:"):
+                    _rehearse(node, data.image_shape, data.classes, scale(images, side), bf16)
+            except ConfigError as error:
+                if count > 1 or "more than 1 value per channel" not in str(error):
+                    raise
+                _refuse_last_batch(config, data.epoch_images, error)
+
+
+def _refuse_last_batch(config: Config, images: int, error: Exception) -> None:
+    """Raise ConfigError for batch norm that cannot take the last batch, of one image."""
+    size = config.recipe.batch_size
+    others = (*range(min(size, images) - 1, 1, -1), *range(size + 1, images + 1))
+    better = next((other for other in others if images % other != 1), None)
+    way_out = f"recipe.batch_size={better}" if better else "more images"
+    raise ConfigError(
+        f"model={config.model['name']} has batch norm, which cannot take the last batch of one image "
+        f"({images} images in batches of recipe.batch_size={size}); {way_out} leaves none"
+    ) from error
+
+
+def _first_images(data: DataSet, count: int) -> Tensor:
+    """Return training images as a network sees them, without augmentation: real ones, because one may reject others."""
+    return normalize(data.train.images[:count], data.train.mean, data.train.std).cpu()
+
+
+def _from_elsewhere(node: dict[str, Any]) -> bool:
+    """Return whether a `model` node names a class that is not part of this package, or a model of timm."""
+    foreign = "_target_" in node and (not is_ours(node) or node["_target_"].endswith(".timm_model"))
+    return foreign or any(_from_elsewhere(part) for part in node.values() if isinstance(part, dict))
+
+
+def _rehearse(
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, bf16: bool
+) -> None:
+    """Take training steps, but for the optimizer's, with a new network on the CPU.
+
+    A network with an operator that the CPU lacks passes: training on the GPU shows whether it runs.
+
+    Args:
+        images: (B, C, H, W) on the CPU, laid out as in training.
+        bf16: use autocast.
+
+    Raises:
+        ConfigError: see `build_model`.
+        Exception: whatever the network raises; ValueError if it does not give logits, or cannot learn.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            _steps(build_untrained(node, image_shape, classes), images[:FEW], classes, bf16)
+        except Exception as error:
+            if isinstance(error, NotImplementedError) and "backend" in str(error):
+                return
+            if len(images) <= FEW:
+                raise
+            _steps(build_untrained(node, image_shape, classes), images, classes, bf16)
+
+
+def _steps(model: nn.Module, images: Tensor, classes: int, bf16: bool) -> None:
+    check_state(model)
+    place(model, images.device)
+    model.train()
+    for _ in range(2):  # the second step fails if a network keeps what it computed in the first
+        with autocast("bf16" if bf16 else "fp32", images.device):
+            logits = model(images.clone())
+        _require_logits(logits, len(images), classes)
+        if not logits.requires_grad:
+            raise ValueError("it has no parameters, only frozen ones, or a forward pass without gradients")
+        loss = F.cross_entropy(logits.float(), torch.zeros(len(images), dtype=torch.int64))
+        if not loss.isfinite():
+            raise ValueError("it gives nan or inf before any training")
+        loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            raise ValueError(f"the gradient of {name} is sparse, which the optimizers cannot use")
+
+
+def _require_logits(logits: Any, images: int, classes: int) -> None:
+    """Raise ValueError for what is not one floating-point logit per image and class."""
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"it gives a {type(logits).__name__}, not logits")
+    if logits.shape != (images, classes):
+        what, wanted = counted(images, "image"), (images, classes)
+        raise ValueError(f"it gives {tuple(logits.shape)} for {what}, not {wanted}: one logit per class")
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise ValueError(f"it gives numbers of type {kind}, not logits, which are floating-point numbers")
