@@ -25,15 +25,6 @@ from attnconv.settings.limits import (
 )
 from attnconv.settings.types import convert, typed, untyped
 
-# Removed settings of older runs, each with the value at which the current schema still describes the run.
-RETIRED = {"recipe.ema": None}
-
-# Code that moved: its name in older runs, and its current name.
-MOVED = {
-    "attnconv.mixers.distance.distance_encoding": "attnconv.mixers.continuous_bias.distance_encoding",
-    "attnconv.models.zoo.timm_model": "attnconv.models.timm_models.timm_model",
-}
-
 # Registered at import, because a process that a launcher starts composes before it calls anything in this module.
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 # recipe_for_model/ has one file per family; VGG shares the published settings of residual networks.
@@ -278,27 +269,6 @@ def model_node(name: str, like: Config) -> dict[str, Any]:
 def to_plain(config: Config) -> dict[str, Any]:
     """Return a configuration as nested dictionaries of plain values, as in config.yaml."""
     return asdict(config)
-
-
-def up_to_date(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of an older run's config.yaml in the current format.
-
-    Drop removed settings that were off, and replace the old names of code that moved.
-    """
-    for key, off in RETIRED.items():
-        part, _, leaf = key.rpartition(".")
-        node = plain.get(part)
-        if isinstance(node, dict) and node.get(leaf) == off:
-            node.pop(leaf, None)
-    if "model" in plain:
-        plain["model"] = _renamed(plain["model"])
-    return plain
-
-
-def _renamed(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: MOVED.get(value, value) if key == "_target_" else _renamed(value) for key, value in node.items()}
-    return [_renamed(item) for item in node] if isinstance(node, list) else node
 
 
 def valid_keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:

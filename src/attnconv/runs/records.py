@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from attnconv.config import up_to_date
 from attnconv.errors import RunFolderError, counted
 from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
 
@@ -28,6 +27,16 @@ ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 
 # Keys in the result.json of all finished runs, of any version.
 RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
+
+
+# Removed settings of older runs, each with the value at which the current schema still describes the run.
+RETIRED = {"recipe.ema": None}
+
+# Code that moved: its name in older runs, and its current name.
+MOVED = {
+    "attnconv.mixers.distance.distance_encoding": "attnconv.mixers.continuous_bias.distance_encoding",
+    "attnconv.models.zoo.timm_model": "attnconv.models.timm_models.timm_model",
+}
 
 
 class Damaged(RunFolderError):
@@ -76,7 +85,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config.get("epochs"), int) or config["epochs"] < 1:
         detail = f"config.yaml is not the configuration of a run (epochs: {config.get('epochs')})"
         raise Damaged(folder, detail)
-    return up_to_date({str(key): value for key, value in config.items()})
+    return _up_to_date({str(key): value for key, value in config.items()})
+
+
+def _up_to_date(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of an older run's config.yaml in the current format.
+
+    Drop removed settings that were off, and replace the old names of code that moved.
+    """
+    for key, off in RETIRED.items():
+        part, _, leaf = key.rpartition(".")
+        node = plain.get(part)
+        if isinstance(node, dict) and node.get(leaf) == off:
+            node.pop(leaf, None)
+    if "model" in plain:
+        plain["model"] = _renamed(plain["model"])
+    return plain
+
+
+def _renamed(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: MOVED.get(value, value) if key == "_target_" else _renamed(value) for key, value in node.items()}
+    return [_renamed(item) for item in node] if isinstance(node, list) else node
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
