@@ -4,7 +4,7 @@
     python scripts/bench_window.py --device cuda
 
 Prints median times and the fitted exponents: of K^2 on a fixed map, and of the number of pixels with a fixed K.
-    Exponent 1 is linear; attention over the whole map has exponent 2 in the number of pixels.
+Exponent 1 is linear; attention over the whole map has exponent 2 in the number of pixels.
 """
 
 import math

@@ -3,7 +3,7 @@
     python scripts/cpu10.py sa_quadratic --seed 0 --json results/cpu10.jsonl
     python scripts/cpu10.py airbench94 --json results/external/NAME/cpu10.jsonl      (on your machine)
 
-Run it alone on the machine. Our networks train a number of epochs that ten minutes hold on the machines in LOG.md; if
+Run it alone on the machine. Our networks train for as many epochs as fit into ten minutes on the machines in LOG.md; if
 your machine is slower or faster, set --epochs. A run of ours is also a run folder in outputs/, which scripts/collect.py
 keeps. To repeat an entry, move or delete that folder.
 """

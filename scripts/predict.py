@@ -4,8 +4,8 @@
     python scripts/predict.py sa_quadratic cat.png --resize      a network in results/weights/, by the name of its model
 
 Prints one line per image: its file and the most probable classes with their probabilities. Images must have the size
-    and channels of the training images; --resize crops them around their center and scales them. No data set is needed.
-    `attnconv.load(RUN).predict(images)` does the same.
+and channels of the training images; --resize crops them around their center and scales them. No data set is needed.
+`attnconv.load(RUN).predict(images)` does the same.
 """
 
 from attnconv.errors import one_line_errors

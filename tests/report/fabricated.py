@@ -8,7 +8,8 @@ def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
         "run": f"{name}/{model}/mini-modern/frac{fraction:g}/seed{seed}", "source": None, "kept_out": None,
         "name": name, "model": model, "recipe": "modern", "scale": "mini", "data": "cifar10", "fraction": fraction,
         "equal": equal, "train_images": int(50_000 * fraction), "subset_seed": seed, "holdout": 0, "seed": seed,
-        "epochs": epochs, "steps": 1_955, "test_acc": accuracy, "val_acc": None, "precision": "bf16",
+        "epochs": epochs, "steps": 1_955, "train_acc": 0.9, "test_acc": accuracy, "val_acc": None,
+        "parameters": 450_000, "precision": "bf16",
         "device": "a CPU, 1 thread", "cpu_family": None, "commit": "0" * 40, "subset_hash": f"{fraction}-{seed}",
         "format": 3,
     }  # fmt: skip

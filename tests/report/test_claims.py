@@ -134,13 +134,46 @@ def test_two_of_three_seeds_leave_a_claim_undecided(verdict):
 def test_superiority_claims_need_every_deciding_comparison(verdict):
     learned = seeds("table1_bf16", "sa_learned", higher(0.02))
     matched = seeds("table1_bf16", "sa_learned_content", LOW)
-    wide = seeds("encodings_full_width_bf16", "sa_learned_content", LOW)
+    wide = seeds("encodings_full_width_bf16", "sa_learned_content", LOW, parameters=900_000)
     assert verdict("A3", learned + matched + wide).status == "holds"
     partly = verdict("A3", learned + matched)
     assert partly.status == "undecided"
-    assert partly.verdict.startswith("undecided; some parts not run: ")
+    assert partly.verdict.startswith("undecided; some parts not run (all parts: ")
     below = seeds("encodings_full_width_bf16", "sa_learned_content", higher(0.04))
     assert verdict("A3", learned + matched + below).status == "does not hold"
+
+
+def test_comparisons_that_are_missing_count_in_the_family(verdict):
+    near = [accuracy + by for accuracy, by in zip(LOW, (0.005, 0.006, 0.0022), strict=True)]  # p = 0.045 alone
+    runs = seeds("table1_bf16", "sa_learned", near) + seeds("table1_bf16", "sa_learned_content", LOW)
+    assert [part.status for part in verdict("A3", runs).parts] == ["undecided", "not run"]
+
+
+def test_external_copies_of_a_run_are_not_more_seeds(verdict):
+    runs = [row("table1_bf16", model, accuracy) for model, accuracy in (("conv3x3", 0.8), ("sa_quadratic", 0.801))]
+    copies = [one | {"source": lab} for one in runs for lab in ("a", "b")]
+    assert verdict("A1", runs + copies).number.count("n=1 (bf16), 3 are needed") == 1
+    elsewhere = [one | {"source": lab, "test_acc": one["test_acc"] + by} for lab, by in (("a", 0.001), ("b", 0.002))
+                 for one in runs]  # fmt: skip
+    found = verdict("A1", runs + elsewhere)
+    assert "n=3 (2 external) (bf16), 3 are needed" in found.number, "one seed on three machines"
+    assert found.status == "undecided"
+
+
+def test_runs_of_different_length_are_not_paired(verdict):
+    runs = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0), epochs=60)
+    assert verdict("A1", runs).parts[0].status == "not run"
+
+
+def test_runs_that_two_experiments_repeat_count_once_in_the_spread(tmp_path):
+    local = seeds("mixers_kernel3_fp32", "local_attention", (0.884, 0.8838, 0.8855), precision="fp32")
+    control = [
+        seeds(f"{name}_fp32", "conv3x3", (0.88, 0.8826, 0.8793), precision="fp32") for name in ("mixers", "table1")
+    ]
+    arms = Arm(("mixers_kernel3",), "local_attention"), Arm(("mixers", "table1"), "conv3x3")
+    once, twice = (Evidence(tmp_path, local + runs).contrast(*arms) for runs in (control[0], control[0] + control[1]))
+    assert once.gap.estimate == twice.gap.estimate
+    assert twice.gap.estimate.df == 2
 
 
 def test_frozen_heads_in_fp32_decide_one_part_of_a_claim(verdict):
@@ -219,6 +252,14 @@ def test_the_recipe_claim_needs_the_same_ranking_in_every_seed(verdict):
         assert found.status == status
 
 
+def test_the_recipe_claim_needs_a_side_in_table1(verdict):
+    runs = [run for model in ("conv3x3", "sa_quadratic") for run in seeds("table1_bf16", model, LOW)]
+    runs += seeds("table1_bf16", "sa_learned", higher(0.0001))
+    for model, accuracies in (("conv3x3", (0.7, 0.7)), ("sa_quadratic", (0.7, 0.7)), ("sa_learned", (0.6, 0.6))):
+        runs += seeds("optimizer_bf16", model, accuracies, recipe="paper")
+    assert verdict("A5", runs).status == "undecided"
+
+
 def test_the_sinusoidal_claim_compares_the_sign_with_learned_encodings(verdict, tmp_path):
     quadratic = seeds("table1_bf16", "sa_quadratic", LOW)
     for known, other, status in ((-0.02, -0.02, "holds"), (-0.02, 0.02, "does not hold"), (0.02, 0.02, "holds"),
@@ -227,6 +268,24 @@ def test_the_sinusoidal_claim_compares_the_sign_with_learned_encodings(verdict, 
         part, _ = verdict("R2", runs + seeds("encodings_bf16", "sa_sinusoidal", higher(other))).parts
         assert part.status == status, (known, other)
     assert verdict("R2", quadratic).parts[0].status == "not run"
+    alone = [row("table1_bf16", "sa_learned", 0.801)]
+    part, _ = verdict("R2", quadratic + alone + seeds("encodings_bf16", "sa_sinusoidal", higher(-0.02))).parts
+    assert part.status == "undecided", "one seed of sa_learned has no side"
+
+
+@pytest.mark.parametrize(
+    ("share", "residual", "status"), [(-0.2, -0.2, "holds"), (0.2, 0.2, "does not hold"), (-0.2, 0.2, "does not hold")]
+)
+def test_the_sinusoidal_claim_compares_both_measures_with_learned_encodings(tmp_path, share, residual, status):
+    runs = [
+        probed(tmp_path, row(f"{name}_bf16", model, 0.8, seed), conv3=[0.5 + of_share + 0.01 * seed] * 6,
+               residual=[0.5 + of_residual + 0.01 * seed] * 6)
+        for name, model, of_share, of_residual in (
+            ("table1", "sa_learned", -0.2, -0.2), ("encodings", "sa_sinusoidal", share, residual)
+        ) for seed in range(3)
+    ]  # fmt: skip
+    (verdict,), _ = judge([CLAIMS["R2"]], Evidence(tmp_path, runs), DECIDERS)
+    assert verdict.parts[1].status == status
 
 
 def test_probe_claims_are_judged_by_layer_and_seed(verdict, tmp_path):
@@ -273,7 +332,7 @@ def test_the_convolutional_claim_is_judged_for_each_encoding(tmp_path):
     claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic", "sa_learned", "sa_distance"]})
     (verdict,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
     assert [part.status for part in verdict.parts] == ["holds", "does not hold", "not run"]
-    assert "by layer +0.21 +0.21 +0.21 +0.21 +0.21 +0.21" in verdict.parts[0].text
+    assert "by layer +0.21 [+0.19, +0.23], +0.21" in verdict.parts[0].text
     assert verdict.parts[0].text.startswith("`sa_quadratic`, all images: ")
 
 
@@ -305,6 +364,8 @@ def test_the_locality_and_sharing_claim_needs_every_model(verdict):
     found = verdict("W1", runs)
     assert [part.status for part in found.parts] == ["holds", "holds", "not run"]
     assert found.status == "undecided"
+    more = seeds("mixers_fp32", "conv3x3", (*higher(0.06), 0.86), fraction=0.25, precision="fp32")
+    assert verdict("W1", runs + more).parts == found.parts, "one precision for the whole order"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,11 @@ def test_runs_with_another_seed_subset_or_source_are_not_paired():
 
 
 def test_external_runs_are_pooled_and_marked():
-    theirs = [run | {"source": "ada", "run": "../external/ada/x"} for run in CONTROL + ATTENTION if run["seed"] == 0]
+    theirs = [
+        run | {"source": "ada", "run": "../external/ada/x", "test_acc": run["test_acc"] + 0.001}
+        for run in CONTROL + ATTENTION
+        if run["seed"] == 0
+    ]
     page = data_size_page([*CONTROL, *ATTENTION, *theirs], [])
     assert ", n=4 (1 external)" in page
 
@@ -114,7 +118,7 @@ def test_the_page_lists_commits_hosts_trials_and_gains():
              for rate, accuracy in (("0.5", 0.6), ("1", 0.61), ("2", 0.615))]  # fmt: skip
     trials = [{"trial": name} for name in ("start", "start", "recipe.lr=0.04", "sa_learned: slower")]
     page = data_size_page([*CONTROL, *ATTENTION, *rates], trials)
-    assert "Commits 0000000; bf16; a CPU, 1 thread." in page
+    assert "Commit 0000000; bf16; a CPU, 1 thread." in page
     assert "| `sa_quadratic` | 2 | not run |" in page
     assert "| `sa_learned` | 1 | +0.5 at 2 x (bf16, 3 runs) |" in page
     assert f"](runs/{EPOCHS}/sa_learned/mini-modern)" in page

@@ -73,7 +73,7 @@ class Verdict:
         """Return the status, and the cost of missing runs."""
         if self.status == NOT_RUN:
             return f"not run: {self.claim['cost']}"
-        return f"{self.status}; some parts not run: {self.claim['cost']}" if self.missing else self.status
+        return f"{self.status}; some parts not run (all parts: {self.claim['cost']})" if self.missing else self.status
 
     @property
     def number(self) -> str:
@@ -134,9 +134,11 @@ Verdicts: **holds**; **does not hold**; **undecided**: the interval allows both,
 its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32).
 
 Differences are in percentage points of test accuracy after the last epoch, seed by seed, with Student's 95% interval
-from a standard deviation that is pooled over the models and fractions of the experiment. The comparisons of one
-claim form a family, corrected by Holm. "Within 1 point" means the whole interval. n: pairs of runs, or runs.
-Differences under 1 point also have McNemar's test on the predictions, if these were kept.
+from a standard deviation that is pooled over the models and fractions of the experiment; this assumes equal noise at
+all fractions. "Above 0, by Holm": the comparisons of a claim form a family, in which those that have not been run count
+with p = 1. "Within 1 point" means that the whole interval is. n: pairs of runs, or runs. Differences under 1 point also
+have McNemar's test on the predictions, if these were kept. It compares these trained networks on the test images, and
+often finds a difference between two networks of one model, too; no verdict depends on it.
 
 """
 

@@ -1,9 +1,9 @@
 """Pair runs, and compare their accuracies in points with an interval.
 
-Two runs form a pair if they have the same seed, subset of the images, source, precision, recipe and scale.
+Two runs form a pair if they have the same seed, subset of the images, length, source, precision, recipe and scale.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -18,9 +18,25 @@ ByBlock = dict[Hashable, Row]
 Cell = dict[str, ByBlock]  # by model; one fraction of the images in one protocol
 
 
-def block(row: Row) -> Hashable:
-    """Return the key that the two runs of a pair share within a protocol: source, seed and subset."""
-    return row["source"], row["seed"], row["subset_hash"]
+def block(row: Row) -> tuple[Any, ...]:
+    """Return the key that the two runs of a pair share within a protocol: source, seed, subset and length."""
+    return row["source"], row["seed"], row["subset_hash"], row["equal"], row["epochs"]
+
+
+def distinct(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the runs, our own first, without repetitions of the same training under another name or by someone else.
+
+    A repetition adds no information about the noise of seeds. Training is deterministic, so it has the same accuracies.
+    """
+    seen = set()
+    for row in sorted(rows, key=lambda row: row["source"] or ""):
+        same = (
+            *(row[key] for key in ("model", "parameters", "precision", "recipe", "scale", "train_acc", "test_acc")),
+            *block(row)[1:],
+        )
+        if same not in seen:
+            seen.add(same)
+            yield row
 
 
 def share_of_images(fraction: float) -> str:
@@ -36,7 +52,9 @@ def cells(rows: Iterable[Row]) -> dict[float, Cell]:
     """
     found: dict[float, Cell] = {}
     kinds = set()
-    for row in sorted(rows, key=lambda row: (row["fraction"], row["model"] != REFERENCE, row["model"], row["seed"])):
+    for row in sorted(
+        distinct(rows), key=lambda row: (row["fraction"], row["model"] != REFERENCE, row["model"], row["seed"])
+    ):
         kinds.add((row["precision"], row["recipe"], row["scale"]))
         found.setdefault(row["fraction"], {}).setdefault(row["model"], {})[block(row)] = row
     if len(kinds) > 1:

@@ -17,7 +17,8 @@ LEVELS = (0.45, 0.6, 0.7, 0.8)  # accuracies for which the images needed are int
 INTRODUCTION = f"""# How much data does each model need?
 
 Made by `python scripts/make_tables.py` from the runs of `python train.py experiment=data_size` in results/runs.csv;
-all images at equal epochs are `experiment=table1`. All models have as many parameters as `sa_quadratic`.
+runs on all images at equal epochs are those of `experiment=table1`. All models have as many parameters as
+`sa_quadratic`.
 
 - Accuracy is the test accuracy of the last epoch, in percent, with a 95% interval and the number of runs. Each seed
   has its own subset, which all models use.
@@ -25,11 +26,11 @@ all images at equal epochs are `experiment=table1`. All models have as many para
   They are computed on the logit of accuracy. **Bold**: significant at 5% with Holm's correction over the table.
 - All cells of a protocol share one standard deviation, which gives three seeds usable intervals. It assumes that
   fractions are equally noisy; if the table shows that one is noisier, its intervals are too narrow
-  (`attnconv.report.stats` has the rates).
+  (`attnconv.report.stats` says how often they miss the truth).
 - *Images needed*: images that a model needs for an accuracy, divided by those of `{REFERENCE}`, interpolated in the
   logarithm of the images, for each seed. *Slope*: growth of the difference of logits per doubling of the images.
-- *The order changes between* the nearest two fractions at which different sides are significantly ahead; else it is not
-  located.
+- *The order changes between*: the two closest fractions at which different models are significantly ahead; "not
+  located" if there are no such fractions.
 """
 
 
@@ -156,7 +157,9 @@ def origin_text(rows: Iterable[Row]) -> str:
     """Return the commits, precision and machines of some runs as text."""
     rows = list(rows)
     commits, devices = (sorted({of(row) for row in rows}) for of in (lambda row: row["commit"][:7], _machine))
-    return f"Commits {', '.join(commits)}; {rows[0]['precision']}; {'; '.join(devices)}."
+    return (
+        f"Commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}; {rows[0]['precision']}; {'; '.join(devices)}."
+    )
 
 
 def _machine(row: Row) -> str:

@@ -9,13 +9,14 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
-from attnconv.report.comparisons import REFERENCE, SURE, ByBlock, share_of_images
+from attnconv.report.comparisons import REFERENCE, SURE, share_of_images
 from attnconv.report.evidence import PRECISIONS, Arm, Contrast, Evidence
-from attnconv.report.network_deciders import NETWORK_DECIDERS, more_convolutional
+from attnconv.report.network_deciders import NETWORK_DECIDERS, change_in_training
 from attnconv.report.protocols import Protocol, protocols
-from attnconv.report.stats import Estimate, holm
+from attnconv.report.stats import Estimate, holm, sign
 
 STEPS_A_PASS = 391  # over all images, at the batch size of recipe=modern
+TABLE1_SEEDS = 3  # a side that two models take in table1 counts from this many seeds on
 
 
 def within(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -32,9 +33,10 @@ def within(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def above(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if each difference is above 0, with Holm's correction over the deciding ones."""
-    found = list(contrasts(claim, evidence))
-    tested = [contrast.gap.estimate for part, contrast in found if contrast and enough(part, contrast)]
-    sure = significant(tested)
+    found = [(part, contrast) for part, contrast in contrasts(claim, evidence)]
+    deciding = [(part, contrast) for part, contrast in found if not part.get("shown", False)]
+    tested = [contrast.gap.estimate for part, contrast in deciding if contrast and contrast.seeds >= part["seeds"]]
+    sure = significant(tested, len(deciding))
 
     def status(contrast: Contrast) -> str:
         estimate = contrast.gap.estimate
@@ -63,22 +65,22 @@ def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[
     decides = not part.get("shown", False)
     if contrast is None:
         return Part(NOT_RUN, text, decides=decides)
-    few = contrast.gap.estimate.n < part["seeds"]
+    few = contrast.seeds < part["seeds"]
     text = f"{text}: {contrast}" + (f", {part['seeds']} are needed" if few else "")
     found = contrast.gap
     return Part(UNDECIDED if few else status(contrast), text, contrast.folders, decides, found.value, str(found))
 
 
-def enough(part: dict[str, Any], contrast: Contrast) -> bool:
-    """Return whether a comparison belongs to the tested family."""
-    return not part.get("shown", False) and contrast.gap.estimate.n >= part["seeds"]
+def significant(known: list[Estimate], family: int) -> dict[int, bool]:
+    """Return for each estimate, by its id(), whether it is significant with Holm's correction over the family.
 
-
-def significant(family: list[Estimate]) -> dict[int, bool]:
-    """Return for each estimate, by its id(), whether it is significant with Holm's correction over the family."""
-    tested = [(estimate, estimate.p) for estimate in family if estimate.p is not None]
-    adjusted = holm([p for _, p in tested])
-    return {id(estimate): p < SURE for (estimate, _), p in zip(tested, adjusted, strict=True)}
+    Args:
+        family: number of comparisons. Those that have not been made count with p = 1, so that making them later
+            cannot take a verdict back.
+    """
+    tested = [(estimate, estimate.p) for estimate in known if estimate.p is not None]
+    adjusted = holm([p for _, p in tested] + [1.0] * (family - len(tested)))
+    return {id(estimate): p < SURE for (estimate, _), p in zip(tested, adjusted, strict=False)}
 
 
 def signed(value: float) -> str:
@@ -95,7 +97,8 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
         for model in claim["models"]
         if protocol is not None
     }
-    sure = significant([one for one in slopes.values() if one is not None and one.n >= claim["seeds"]])
+    known = [one for one in slopes.values() if one is not None and one.n >= claim["seeds"]]
+    sure = significant(known, len(claim["protocols"]) * len(claim["models"]))
     parts = []
     for name, model in itertools.product(claim["protocols"], claim["models"]):
         protocol, estimate = of_claim[name], slopes.get((name, model))
@@ -121,7 +124,8 @@ def _title(name: str) -> str:
 def _protocol(name: str, found: list[Protocol]) -> Protocol | None:
     """Return the protocol called EQUAL_EPOCHS, in the precision with more runs."""
     equal, _, epochs = name.partition("_")
-    alike = [one for one in found if (one.equal, one.epochs, one.scale) == (equal, int(epochs), "mini")]
+    wanted = equal, int(epochs), "mini", "modern"
+    alike = [one for one in found if (one.equal, one.epochs, one.scale, one.recipe) == wanted]
     return max(alike, key=lambda one: (len(one.rows), -PRECISIONS.index(one.precision)), default=None)
 
 
@@ -135,19 +139,27 @@ def same_order(claim: Claim, evidence: Evidence) -> list[Part]:
     parts = []
     for other in ("sa_quadratic", REFERENCE):
         text = f"`sa_learned` - `{other}`"
-        pair = [Arm(("optimizer",), model, recipe="paper") for model in ("sa_learned", other)]
-        known = evidence.contrast(*(Arm(("table1",), model) for model in ("sa_learned", other)))
-        contrast = evidence.contrast(*pair)
+        learned, against = (Arm(("optimizer",), model, recipe="paper") for model in ("sa_learned", other))
+        known = evidence.contrast(Arm(("table1",), "sa_learned"), Arm(("table1",), other))
+        contrast = evidence.contrast(learned, against)
         if known is None or contrast is None:
             parts.append(Part(NOT_RUN, text))
             continue
-        a, b = (evidence.runs(arm, contrast.precision) for arm in pair)
-        signs = {(a[key]["test_acc"] > b[key]["test_acc"]) == (known.gap.value > 0) for key in a if key in b}
-        few = contrast.gap.estimate.n < claim["seeds"]
-        status = UNDECIDED if few or len(signs) > 1 else HOLDS if signs.pop() else FAILS
+        a, b = (evidence.runs(arm, contrast.precision) for arm in (learned, against))
+        sides = {sign(a[key]["test_acc"] - b[key]["test_acc"]) for key in a if key in b}
+        few = contrast.seeds < claim["seeds"]
+        side = sure_sign(known, TABLE1_SEEDS)
+        undecided = few or not side or len(sides) > 1 or 0 in sides
+        status = UNDECIDED if undecided else HOLDS if sides == {side} else FAILS
         text += f": {contrast}; in table1 {known}"
         parts.append(Part(status, text, contrast.folders))
     return parts
+
+
+def sure_sign(contrast: Contrast, seeds: int) -> int:
+    """Return the sign of a difference, or 0 if it is not significant, or has fewer seeds."""
+    p = contrast.gap.estimate.p
+    return sign(contrast.gap.value) if contrast.seeds >= seeds and p is not None and p < SURE else 0
 
 
 def same_signs(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -164,44 +176,42 @@ def same_signs(claim: Claim, evidence: Evidence) -> list[Part]:
     if known is None or contrast is None:
         parts = [Part(NOT_RUN, text)]
     else:
-        few, p = contrast.gap.estimate.n < claim["seeds"], contrast.gap.estimate.p
-        same = (contrast.gap.value > 0) == (known.gap.value > 0)
-        status = UNDECIDED if few or p is None or p >= SURE else HOLDS if same else FAILS
-        parts = [Part(status, f"{text}: {contrast}; `sa_learned`: {known}", contrast.folders)]
-    of_both = [more_convolutional(_encoding(claim, name), evidence)[0] for name in ("sa_learned", "sa_sinusoidal")]
-    statuses = [part.status for part in of_both]
-    same_change = UNDECIDED if UNDECIDED in statuses else HOLDS if statuses[0] == statuses[1] else FAILS
-    status = NOT_RUN if NOT_RUN in statuses else same_change
-    return [*parts, Part(status, "; ".join(part.text for part in of_both), of_both[1].folders)]
+        signs = [(sure_sign(known, TABLE1_SEEDS), sure_sign(contrast, claim["seeds"]))]
+        parts = [Part(alike(signs), f"{text}: {contrast}; `sa_learned`: {known}", contrast.folders)]
+    changes = [change_in_training(name, claim["seeds"], evidence) for name in ("sa_learned", "sa_sinusoidal")]
+    text = "; ".join(change.text for change in changes)
+    if not all(change.folders for change in changes):
+        return [*parts, Part(NOT_RUN, text)]
+    signs = list(zip(*(change.signs for change in changes), strict=True))
+    return [*parts, Part(alike(signs), text, changes[1].folders)]
 
 
-def _encoding(claim: Claim, name: str) -> Claim:
-    return Claim({"encodings": [name], "seeds": claim["seeds"]})
+def alike(signs: list[tuple[int, int]]) -> str:
+    """Return the verdict on the claim that the two signs of each pair are equal; 0 is a sign that is not known."""
+    if any(one * other < 0 for one, other in signs):
+        return FAILS
+    return HOLDS if all(one * other > 0 for one, other in signs) else UNDECIDED
 
 
 def ordered(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if each model differs from the next one in the order of accuracy, with Holm's correction."""
     arms = [Arm.parse(text, fraction=claim["fraction"]) for text in claim["arms"]]
-    means = {arm: _mean_accuracy(evidence, arm) for arm in arms}
-    known = sorted((arm for arm in arms if means[arm] is not None), key=lambda arm: -(means[arm] or 0))
-    pairs = [(pair, evidence.contrast(*pair)) for pair in itertools.pairwise(known)]
-    tested = [c.gap.estimate for _, c in pairs if c is not None and c.gap.estimate.n >= claim["seeds"]]
-    sure = significant(tested)
-    parts = [
-        Part(
-            HOLDS if contrast and sure.get(id(contrast.gap.estimate)) else UNDECIDED,
-            f"`{ours.model}` - `{theirs.model}`: {contrast or 'no pairs'}",
-            contrast.folders if contrast else (),
-        )
-        for (ours, theirs), contrast in pairs
-    ]
-    return parts + [Part(NOT_RUN, f"`{arm.model}`") for arm in arms if means[arm] is None]
-
-
-def _mean_accuracy(evidence: Evidence, arm: Arm) -> float | None:
-    found: list[ByBlock] = [evidence.runs(arm, precision) for precision in PRECISIONS]
-    largest = max(found, key=len)
-    return fmean(row["test_acc"] for row in largest.values()) if largest else None
+    by_precision = {precision: {arm: evidence.runs(arm, precision) for arm in arms} for precision in PRECISIONS}
+    # One precision for all, because accuracies of two precisions are never compared.
+    precision = max(PRECISIONS, key=lambda precision: sum(map(bool, by_precision[precision].values())))
+    means = {
+        arm: fmean(row["test_acc"] for row in runs.values()) for arm, runs in by_precision[precision].items() if runs
+    }
+    known = sorted(means, key=lambda arm: -means[arm])
+    pairs = [(pair, evidence.contrast(*pair, [precision])) for pair in itertools.pairwise(known)]
+    tested = [c.gap.estimate for _, c in pairs if c is not None and c.seeds >= claim["seeds"]]
+    sure = significant(tested, len(arms) - 1)
+    parts = []
+    for (ours, theirs), contrast in pairs:
+        apart = contrast is not None and sure.get(id(contrast.gap.estimate)) and contrast.gap.value > 0
+        text = f"`{ours.model}` - `{theirs.model}`: {contrast or 'no pairs'}"
+        parts.append(Part(HOLDS if apart else UNDECIDED, text, contrast.folders if contrast else ()))
+    return parts + [Part(NOT_RUN, f"`{arm.model}`") for arm in arms if arm not in means]
 
 
 def reaches(claim: Claim, evidence: Evidence) -> list[Part]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from attnconv.files import FileError, read_json, reading
-from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, gap, spread_of
+from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, distinct, gap, spread_of
 from attnconv.report.stats import McNemar, mcnemar
 
 PRECISIONS = ("bf16", "fp32")
@@ -56,10 +56,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model compared with another in one precision."""
+    """One model compared with another in one precision.
+
+    Args:
+        seeds: number of different seeds among the pairs; external pairs may repeat one.
+    """
 
     precision: str
     gap: Gap
+    seeds: int
     folders: tuple[str, ...]
     mcnemar: McNemar | None
 
@@ -86,17 +91,17 @@ class Evidence:
         """Return the runs of an arm, by block."""
         return {
             block(row): row
-            for row in self.rows
-            if arm.holds(row, precision) and row["model"] == arm.model and row["fraction"] == arm.fraction
+            for row in distinct(row for row in self.rows if arm.holds(row, precision))
+            if row["model"] == arm.model and row["fraction"] == arm.fraction
         }
 
-    def contrast(self, ours: Arm, theirs: Arm) -> Contrast | None:
+    def contrast(self, ours: Arm, theirs: Arm, precisions: Iterable[str] = PRECISIONS) -> Contrast | None:
         """Compare two arms in the precision with more pairs of runs; return None if there are no pairs.
 
         The standard deviation is pooled over all models and fractions of the experiments.
         """
         best: tuple[int, str, ByBlock, ByBlock] | None = None
-        for precision in PRECISIONS:
+        for precision in precisions:
             a, b = self.runs(ours, precision), self.runs(theirs, precision)
             count = len(a.keys() & b.keys())
             if count and (best is None or count > best[0]):
@@ -109,15 +114,15 @@ class Evidence:
         shared = [key for key in a if key in b]
         folders = dict.fromkeys(runs[key]["run"].rpartition("/frac")[0] for runs in (a, b) for key in shared)
         close = abs(found.value) < UNDER_A_POINT
-        return Contrast(precision, found, tuple(folders), self._mcnemar(a, b, shared) if close else None)
+        seeds = len({a[key]["seed"] for key in shared})
+        return Contrast(precision, found, seeds, tuple(folders), self._mcnemar(a, b, shared) if close else None)
 
     def _cells(self, arms: list[Arm], precision: str) -> Iterable[Cell]:
         """Return the runs of the experiments by fraction; a model counts once for each of its experiments."""
         found: dict[float, Cell] = {}
-        for row in self.rows:
-            if any(arm.holds(row, precision) for arm in arms):
-                of_model = found.setdefault(row["fraction"], {}).setdefault(f"{row['name']}/{row['model']}", {})
-                of_model[block(row)] = row
+        for row in distinct(row for row in self.rows if any(arm.holds(row, precision) for arm in arms)):
+            of_model = found.setdefault(row["fraction"], {}).setdefault(f"{row['name']}/{row['model']}", {})
+            of_model[block(row)] = row
         return found.values()
 
     def _mcnemar(self, ours: ByBlock, theirs: ByBlock, shared: list[Any]) -> McNemar | None:
@@ -152,16 +157,19 @@ class Evidence:
     def probes(self, model: str, scale: str = "mini") -> list[tuple[Row, dict[str, Any]]]:
         """Return the largest group of probed runs of a model that differ only in the seed, with their probe results.
 
-        Among groups of equal size, it is that with the largest fraction. Results with uncommitted changes are left out.
+        These are runs on CIFAR-10 without a validation set. Among groups of equal size, it is that with the largest
+        fraction. Results with uncommitted changes are left out.
 
         Raises:
             FileError: a probe.json is damaged.
         """
-        groups: dict[tuple[float, str, str], list[tuple[Row, dict[str, Any]]]] = {}
+        groups: dict[tuple[float, str, str, str, int], list[tuple[Row, dict[str, Any]]]] = {}
         for row in self.rows:
             path = self.results / "runs" / row["run"] / "probe.json"
-            if (row["model"], row["scale"]) == (model, scale) and not row["source"] and path.exists():
+            alike = (row["model"], row["scale"], row["data"], row["holdout"]) == (model, scale, "cifar10", 0)
+            if alike and not row["source"] and path.exists():
                 found = read_json(path, PROBE_KEYS)
                 if not found["dirty"]:
-                    groups.setdefault((row["fraction"], row["name"], row["precision"]), []).append((row, found))
+                    kind = row["fraction"], row["name"], row["precision"], row["recipe"], row["epochs"]
+                    groups.setdefault(kind, []).append((row, found))
         return max(groups.items(), key=lambda group: (len(group[1]), group[0]))[1] if groups else []

@@ -1,5 +1,6 @@
 """Decide claims about networks, from conversions, probes, measured costs and the distance task."""
 
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
@@ -7,7 +8,7 @@ from attnconv.files import read_csv, read_json, reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
 from attnconv.report.comparisons import SURE, Row, share_of_images
 from attnconv.report.evidence import Evidence
-from attnconv.report.stats import Estimate, holm, mean
+from attnconv.report.stats import Estimate, holm, mean, sign
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
@@ -27,7 +28,7 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
     done = [row for row in swept if "refused" not in row]
     with reading(sweep if swept else evidence.results):
         return [
-            _conversion("trained networks of runs", trained, "largest_logit", 1, claim["tolerance"]),
+            _conversion("trained networks", trained, "largest_logit", 1, claim["tolerance"]),
             _conversion("networks of timm", done, "logits_range", claim["networks"], claim["tolerance"]),
         ]
 
@@ -104,38 +105,59 @@ def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if training raises the best 3 x 3 share and lowers the lemma residual, per encoding, by Holm."""
-    parts = []
-    for encoding in claim["encodings"]:
-        # Probes before the joint residual measured the shares with a bias.
-        probes = [one for one in evidence.probes(encoding) if all(RESIDUAL in layer for layer in one[1]["layers"])]
-        if not probes:
-            parts.append(Part(NOT_RUN, f"`{encoding}`"))
-            continue
-        share, residual = (mean(_changes(probes, name)) for name in ("conv3", RESIDUAL))
-        by_layer = " ".join(f"{fmean(change):+.2f}" for change in zip(*_by_seed(probes, "conv3"), strict=True))
-        row = probes[0][0]
-        text = (
-            f"`{encoding}`, {share_of_images(row['fraction'])}: 3 x 3 share {_estimate(share)} (by layer {by_layer}), "
-            f"joint lemma residual {_estimate(residual)}, n={len(probes)} ({row['precision']})"
-        )
-        few = len(probes) < claim["seeds"]
-        status = UNDECIDED if few else _both(share, residual)
-        text += f", {claim['seeds']} are needed" if few else ""
-        folders = tuple(row["run"] for row, _ in probes)
-        effect = f"{_estimate(share)}, n={len(probes)}"
-        parts.append(Part(status, text, folders, value=share.value, effect=effect))
-    return parts
+    """Hold if training raises the best 3 x 3 share and lowers the joint residual, per encoding, by Holm."""
+    changes = [change_in_training(encoding, claim["seeds"], evidence) for encoding in claim["encodings"]]
+    return [
+        Part(change.status, change.text, change.folders, value=change.share, effect=change.effect) for change in changes
+    ]
 
 
-def _both(share: Estimate, residual: Estimate) -> str:
-    """Return whether a layer is more convolutional by both measures, less by one, or neither significantly."""
-    if share.p is None or residual.p is None:
-        return UNDECIDED
-    sure = [p < SURE for p in holm([share.p, residual.p])]
-    if all(sure) and share.value > 0 > residual.value:
-        return HOLDS
-    return FAILS if (sure[0] and share.value < 0) or (sure[1] and residual.value > 0) else UNDECIDED
+@dataclass(frozen=True)
+class Change:
+    """How training changes how convolutional a network is, averaged over its layers.
+
+    Args:
+        text: what was found.
+        folders: of the probed runs; none if there are none.
+        share: trained minus initial share of the best 3 x 3 convolution, with its interval in `effect`.
+        signs: of the changes of that share and of the joint residual; 0 if not significant by Holm, or too few seeds.
+    """
+
+    text: str
+    folders: tuple[str, ...] = ()
+    share: float = 0.0
+    effect: str = ""
+    signs: tuple[int, int] = (0, 0)
+
+    @property
+    def status(self) -> str:
+        """Return the verdict: more convolutional by both measures, less by one, or neither significantly."""
+        if not self.folders:
+            return NOT_RUN
+        share, residual = self.signs
+        return HOLDS if share > 0 > residual else FAILS if share < 0 or residual > 0 else UNDECIDED
+
+
+def change_in_training(encoding: str, seeds: int, evidence: Evidence) -> Change:
+    """Return how training changes the networks with an encoding of positions; `seeds` are needed for a sign."""
+    # Probes before the joint residual measured the shares with a bias.
+    probes = [one for one in evidence.probes(encoding) if all(RESIDUAL in layer for layer in one[1]["layers"])]
+    if not probes:
+        return Change(f"`{encoding}`")
+    share, residual = (mean(_changes(probes, name)) for name in ("conv3", RESIDUAL))
+    by_layer = ", ".join(_estimate(mean(change)) for change in zip(*_by_seed(probes, "conv3"), strict=True))
+    row, n = probes[0][0], len(probes)
+    text = (
+        f"`{encoding}`, {share_of_images(row['fraction'])}: 3 x 3 share {_estimate(share)} (by layer {by_layer}), "
+        f"joint residual {_estimate(residual)}, n={n} ({row['precision']})"
+    )
+    if n < seeds:
+        text += f", {seeds} are needed"
+    signs = (0, 0)
+    if n >= seeds and share.p is not None and residual.p is not None:
+        of_share, of_residual = (p < SURE for p in holm([share.p, residual.p]))
+        signs = (of_share * sign(share.value), of_residual * sign(residual.value))
+    return Change(text, tuple(row["run"] for row, _ in probes), share.value, f"{_estimate(share)}, n={n}", signs)
 
 
 def _by_seed(probes: Probes, name: str) -> list[list[float]]:

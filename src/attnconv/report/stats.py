@@ -97,6 +97,11 @@ class Estimate:
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
 
 
+def sign(value: float) -> int:
+    """Return 1, 0 or -1."""
+    return (value > 0) - (value < 0)
+
+
 def logit(accuracy: float) -> float:
     """Return log(p / (1 - p)); 0 and 1 count as half an image right or wrong."""
     clipped = min(max(accuracy, HALF_AN_IMAGE), 1 - HALF_AN_IMAGE)
@@ -229,7 +234,8 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
     """Compare two models image by image, over seeds that share the test images (Durkalski et al. 2003).
 
     Images are the clusters, so an image that one model classifies correctly with all seeds counts once. For one seed,
-    this is McNemar's test without continuity correction.
+    this is McNemar's test without continuity correction. It compares the trained networks, not the models: networks of
+    one model with two seeds often differ significantly.
 
     Args:
         ours, theirs: right or wrong, (seeds, images).

@@ -22,14 +22,14 @@ NUMBERS = {**OF_HEADS, **OF_LAYERS}
 
 INTRODUCTION = """# Convolution as attention, and attention as convolution
 
-Made by `python scripts/make_tables.py` from the conversion.json and probe.json of the runs in results/runs, which
-`python scripts/conv_to_attention.py --checkpoint RUN` and `python scripts/probe.py RUN` write.
+Made by `python scripts/make_tables.py` from conversion.json and probe.json in the run folders of results/runs.
+`python scripts/conv_to_attention.py --checkpoint RUN` and `python scripts/probe.py RUN` write these files.
 
 ## Any convolution can be converted to attention
 
 Each convolution of a trained network is replaced by attention with a quadratic encoding, one head per tap, and both
 networks see the test images in float32. Parameters, FLOPs and time are ratios of attention to convolution. Compare
-differences with the range of a logit over images ("that differ by"), which the first networks did not record.
+differences with the range of a logit over images ("that differ by"), which older runs did not record (empty cells).
 
 """
 
@@ -37,7 +37,7 @@ SWEEP = """
 ### Twenty families of timm
 
 Models with random weights, and with noise on batch norm statistics and on constant initial values, on random images of
-the smallest size from 32 pixels on that a model accepts, in float64, made by
+the smallest size, at least 32 pixels, that the model accepts, in float64, made by
 `python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. Compare differences with the range of a
 logit over images.
 
@@ -186,7 +186,7 @@ def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
     parts += [SEEDS, OLD if old else "", "\n", likeness_summary(probed)]
     for run, found in probed:
         ratio = max((layer.get("fit_ratio", 0) for layer in found["layers"]), default=0)
-        fit = f" (p/n up to {ratio:.2g})" if ratio else ""
+        fit = f" (up to {ratio:.2g} weights per pixel)" if ratio else ""
         fitted = found["fit_images"] // 2
         about = f"`{run['run']}`: {found['images']} images, convolutions fitted to {fitted}{fit} and evaluated"
         parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(found)}")

@@ -113,12 +113,12 @@ def test_sharp_heads_match_the_convolution(visit):
     said.append(page.inner_text("#theorem .readout"))
     assert choices(page)["alpha"] == "104"
     assert said[1].startswith(
-        "Alpha 104: attention differs from the convolution by at most 0, away from the border by 0,"
+        "Alpha 104: attention differs from the convolution by at most 0 (away from the border: 0); outputs"
     )
     page.get_by_role("radio", name="the image alone").check(force=True)
     said.append(page.inner_text("#theorem .readout"))
     assert "heads at the border look at the nearest existing pixels" in said[2]
-    assert "away from the border by 0," in said[2]
+    assert "(away from the border: 0)" in said[2]
     assert len(set(said)) == 3
 
 
@@ -178,7 +178,7 @@ def test_switching_heads_and_hiding_patches_change_the_prediction(visit):
     page.keyboard.press("Enter")
     assert choices(page) == {"heads": "t...o.", "hidden": "4"}
     numbers.append(page.inner_html("#network table"))
-    assert "2 of 6 heads changed, 1 patches hidden" in page.inner_text("#network .readout >> nth=0")
+    assert "2 of 6 heads changed, 1 patch hidden" in page.inner_text("#network .readout >> nth=0")
     page.get_by_role("button", name="As trained").click()
     assert page.inner_html("#network table") == numbers[0]
     assert len(set(numbers)) == 4

@@ -81,5 +81,5 @@ export async function countRight(page, now, say) {
     if (page.state.values.heads !== state) return;
     if (index % 10 === 9) say(`${index + 1} of ${set.labels.length} images ...`);
   }
-  say(`Of ${set.labels.length} images ${right} are right with these heads, ${asTrained} as trained.`);
+  say(`${right} of ${set.labels.length} images are right with these heads; as trained, ${asTrained} are.`);
 }

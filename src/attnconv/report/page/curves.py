@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from attnconv.errors import counted
 from attnconv.report.comparisons import REFERENCE
 from attnconv.report.data_size import LEVELS
 from attnconv.report.page.command import command_of
@@ -39,9 +40,9 @@ def data_size(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         for cell in protocol.cells.values():
             for model, runs in cell.items():
                 curves[model].append(_point(list(runs.values())))
-        steps = f"{protocol.epochs} epochs over the images used"
+        steps = f"{counted(protocol.epochs, 'epoch')} over the images used"
         if protocol.equal != "epochs":
-            steps = f"as many steps as {protocol.epochs} epochs over all images"
+            steps = f"as many steps as {counted(protocol.epochs, 'epoch')} over all images"
         title = f"{steps}, {protocol.scale} scale, {protocol.recipe} recipe, {protocol.precision}"
         about = {"name": protocol.rows[0]["name"], "title": title, "runs": [row["run"] for row in protocol.rows]}
         listed = [{"model": model, "points": points} for model, points in curves.items()]

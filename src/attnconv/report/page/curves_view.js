@@ -31,7 +31,7 @@ function aboutRun({ point, text }, say) {
 }
 
 const described = ({ model, train_images: images, seed, epochs, test_acc: share_, minutes, clock }) =>
-  `${model}, ${thousands(images)} images, ${epochs} epochs, seed ${seed}: ${accuracy(share_)} in ${minutes} ` +
+  `${model}, ${thousands(images)} images, ${epochs} ${epochs === 1 ? "epoch" : "epochs"}, seed ${seed}: ${accuracy(share_)} in ${minutes} ` +
   `${clock ? "wall-clock minutes" : "CPU minutes"}`;
 
 const dotOf = (point, x) => ({ x, y: point.test_acc, size: 3, text: described(point), point });

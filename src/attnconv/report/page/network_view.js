@@ -217,7 +217,8 @@ function drawBars(picture, { trained, altered, names, image }) {
 function inWords({ run, trained, altered, names, image, modes, hidden }) {
   const says = (shares) => `${names[best(shares)]} (${percent(Math.max(...shares))})`;
   const changes = modes.flat().filter((mode) => mode !== "on").length;
-  const about = `${changes} of ${modes.flat().length} heads changed, ${hidden.size} patches hidden`;
+  const patches = `${hidden.size} ${hidden.size === 1 ? "patch" : "patches"}`;
+  const about = `${changes} of ${modes.flat().length} heads changed, ${patches} hidden`;
   const truth = image.label === undefined ? "" : ` It is ${names[image.label]}.`;
   const text = `The network says ${says(altered)}, and as trained ${says(trained)}: ${about}.${truth} `;
   return [text, `Its accuracy on the whole test set is ${accuracy(run.test_acc)} (`, runLink(run), ")."];

@@ -125,8 +125,8 @@ function compare({ image, height, width, centers, weights, alpha, padded }) {
 function inWords({ alpha, padded }, { all, inside, largest }) {
   const border = padded ? "" : " Without padding, heads at the border look at the nearest existing pixels.";
   return (
-    `Alpha ${alpha}: attention differs from the convolution by at most ${scientific(all)}, away from the border by ` +
-    `${scientific(inside)}, of outputs up to ${largest.toFixed(2)}.${border}`
+    `Alpha ${alpha}: attention differs from the convolution by at most ${scientific(all)} (away from the border: ` +
+    `${scientific(inside)}); outputs reach ${largest.toFixed(2)}.${border}`
   );
 }
 
