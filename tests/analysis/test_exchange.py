@@ -120,6 +120,39 @@ class CallsForward(Logits):
         return self[0].forward(x).mean((2, 3))
 
 
+class ByKeyword(Logits):
+    def forward(self, x):
+        return self[0](input=x).mean((2, 3))
+
+
+class ChecksFeatures(nn.Module):
+    def forward(self, x):
+        if not x.std() > 0:
+            raise ValueError("dead features")
+        return x
+
+
+class OneDoubleNumber(Logits):
+    def __init__(self):
+        super().__init__()
+        self.register_parameter("scale", nn.Parameter(torch.full((), 2.0, dtype=torch.float64)))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale.float()
+
+
+class OnlyConvolutions(nn.Sequential):
+    """Refuses to hold other layers."""
+
+    def __setattr__(self, name, value):
+        if isinstance(value, nn.Module) and not isinstance(value, nn.Conv2d):
+            raise TypeError("only convolutions")
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        return super().forward(x).mean((2, 3))
+
+
 class FixedKernel(nn.Conv2d):
     """Its weight is a buffer, so it has no parameters."""
 
@@ -132,7 +165,17 @@ class FixedKernel(nn.Conv2d):
 
 @pytest.mark.parametrize(
     ("network", "layers"),
-    [(Random(), 1), (InPlace(), 1), (OwnGradient(), 1), (CallsForward(), 1), (Logits(FixedKernel()), 2)],
+    [
+        (Random(), 1),
+        (InPlace(), 1),
+        (OwnGradient(), 1),
+        (CallsForward(), 1),
+        (Logits(FixedKernel()), 2),
+        (ByKeyword(), 1),
+        (Logits(nn.Identity(), ChecksFeatures()), 1),
+        (OneDoubleNumber(), 1),
+        (OnlyConvolutions(nn.Conv2d(3, 4, 3)), 1),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_odd_networks_keep_their_predictions(network, layers):
@@ -214,6 +257,11 @@ class OtherAttributes(nn.Conv2d):
         return F.conv2d(self.padding(x), self.weight, self.bias)
 
 
+class PadsManyImages(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias, padding=1 if len(x) > 2 else 0)
+
+
 class SkipsLayersOnOneImage(Logits):
     """Layers after the first run only on batches of two or more images."""
 
@@ -238,6 +286,7 @@ class SkipsLayersOnOneImage(Logits):
             Inconvertible,
             r"converted network cannot run .* 'transposed' \(test_exchange.py, line \d+\)",
         ),
+        (Logits(PadsManyImages(4, 4, 3)), Inconvertible, "the converted network has other logits, by up to"),
         (SkipsOtherLayers(), Inconvertible, r"the converted network returns \(5, 3\), not \(5, 4\)"),
         (Logits(OtherAttributes()), Inconvertible, r"1 \(OtherAttributes: its attributes are not those of a conv"),
         (Logits(nn.Conv2d(4, 4, 30)), Inconvertible, r"the network cannot run on these images: .* \(test_exchange.py"),

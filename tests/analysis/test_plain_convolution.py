@@ -74,6 +74,23 @@ class Conditional(nn.Conv2d):
         return F.conv2d(x, self.weight * x.mean(), self.bias)
 
 
+class StridesByBatch(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias, 2 if len(x) > 1 else 1)
+
+
+class SizedUnusually(nn.Conv2d):
+    def forward(self, x):
+        if x.shape[-1] != 50:
+            raise AssertionError
+        return super().forward(x)
+
+
+class PaddedAndCropped(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(F.pad(x, (-1, -1, -1, -1)))
+
+
 class Adapted(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) + x.mean()
@@ -117,6 +134,9 @@ def with_hook(kind):
 
 REFUSED = {
     "its weight depends on its input": lambda: Conditional(4, 4, 3),
+    "its stride, dilation, groups or": lambda: StridesByBatch(4, 4, 3),
+    "cannot be called: AssertionError \\(test_plain_convolution": lambda: SizedUnusually(4, 4, 3),
+    "pads in two ways": lambda: PaddedAndCropped(4, 4, 3, padding=1),
     "changes the convolution's output": lambda: Adapted(4, 4, 3),
     "computes 2 convolutions": lambda: Twice(4, 4, 3),
     "input or output in place": lambda: Activated(4, 4, 3),

@@ -107,7 +107,8 @@ class ConvolutionAsAttention(nn.Module):
         rows, columns = self.axis_probs(height, width)
         return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)[None]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # the name that PyTorch's convolutions use
+        x = input
         self._check(x)
         maps = x if x.dim() == len(self.kernel_size) + 2 else x[None]
         pads = self.pads

@@ -65,12 +65,12 @@ def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
     before: dict[Any, Any] = {}
     for name, module in model.named_modules():
         before[module] = vars(module).get("forward")
-        module.forward = watched(name, module, module.forward)
+        vars(module)["forward"] = watched(name, module, module.forward)
     try:
         with Watch():
             yield
     finally:
         for module, forward in before.items():
-            del module.forward
+            vars(module).pop("forward", None)
             if forward is not None:
-                module.forward = forward
+                vars(module)["forward"] = forward

@@ -89,7 +89,7 @@ def _replace(model: nn.Module, by: Mapping[nn.Module, nn.Module]) -> dict[str, n
     for parent in list(model.modules()):
         for child, module in list(parent._modules.items()):
             if module is not None and module in by:
-                setattr(parent, child, by[module])
+                parent._modules[child] = by[module]  # not setattr, which a network may restrict
     return names
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from attnconv.errors import UserError
-from attnconv.files import in_one_line
+from attnconv.files import in_one_line, with_line
 
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 # These hooks compute the weight from other parameters before each call; other hooks may do anything.
@@ -94,13 +94,14 @@ def _read(layer: Any) -> PlainConvolution:
             raise Inconvertible("not a 1-D or 2-D convolution")
         # All remainders by the stride, because SAME padding depends on them; for PyTorch's own layers, two maps
         # suffice.
-        own = type(layer).forward not in (nn.Conv1d.forward, nn.Conv2d.forward) or "forward" in vars(layer)
-        sizes = range(max(_each(layer.stride, axes)) + 2 if own else 2)
+        sizes = range(max(_each(layer.stride, axes)) + 2 if _has_own_code(layer) else 2)
         calls = [_watch(layer, axes, extra) for extra in sizes]
     first = calls[0]
     for call in calls[1:]:
         if not (same_numbers(call.weight, first.weight) and same_numbers(call.bias, first.bias)):
             raise Inconvertible("its weight depends on its input")
+        if call.settings != first.settings:
+            raise Inconvertible("its stride, dilation, groups or kind of padding depends on its input")
     return PlainConvolution(
         first.weight, first.bias, first.stride, first.dilation, first.groups, _pads(calls), first.pad_mode
     )
@@ -118,6 +119,18 @@ class _Call:
     pads: tuple[int, ...]
     pad_mode: str
     size: tuple[int, ...]  # of the map before padding
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Return what must be the same for all inputs, besides the weights."""
+        return self.stride, self.dilation, self.groups, self.pad_mode
+
+
+def _has_own_code(layer: nn.Module) -> bool:
+    """Return whether a layer computes its output by other code than PyTorch's convolutions."""
+    names = ("forward", "_conv_forward")
+    of_torch = {getattr(kind, name) for kind in (nn.Conv1d, nn.Conv2d) for name in names}
+    return any(getattr(type(layer), name, None) not in of_torch or name in vars(layer) for name in names)
 
 
 def _watch(layer: Any, axes: int, extra: int) -> _Call:
@@ -137,7 +150,7 @@ def _watch(layer: Any, axes: int, extra: int) -> _Call:
         try:
             out = layer(x)
         except Exception as error:  # a layer may raise any error
-            raise Inconvertible(f"cannot be called: {str(error).splitlines()[0]}") from error
+            raise Inconvertible(f"cannot be called: {with_line(error)}") from error
     call = _only_convolution(seen, x, out, axes)
     _refuse_changes_in_place(call, untouched, out)
     return call
@@ -162,7 +175,7 @@ def _only_convolution(seen: "_Recorder", x: Tensor, out: Any, axes: int) -> _Cal
         raise Inconvertible("changes the convolution's output")
     stride, dilation = _each(found["stride"], axes), _each(found["dilation"], axes)
     own = _own_pads(found["padding"], tuple(found["weight"].shape[2:]), dilation)
-    if any(own) and mode != "constant":
+    if any(own) and (mode != "constant" or min(pads) < 0):
         raise Inconvertible("pads in two ways")
     pads = pads + (0,) * (len(own) - len(pads))
     return _Call(
