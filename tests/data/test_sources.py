@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from torchvision.datasets import CIFAR10
 from attnconv.config import DataConfig
 from attnconv.data.dataset import load_dataset
 from attnconv.data.sources import load_source
-from attnconv.errors import DataError
+from attnconv.errors import DataError, UserError
 from conftest import REPOSITORY, write_arrays
 
 CPU = torch.device("cpu")
@@ -67,6 +69,15 @@ def test_a_missing_array_is_named(arrays):
     (arrays / "test_labels.npy").unlink()
     with pytest.raises(DataError, match=r"lacks test_labels\.npy"):
         load_source(config(arrays), CPU)
+
+
+def test_a_folder_and_a_pipe_are_not_missing_arrays(arrays):
+    path = arrays / "test_labels.npy"
+    for make, kind in ((Path.mkdir, "is a folder"), (os.mkfifo, "is a pipe")):
+        path.rmdir() if path.is_dir() else path.unlink()
+        make(path)
+        with pytest.raises(UserError, match=rf"test_labels\.npy {kind}"):
+            load_source(config(arrays), CPU)
 
 
 def test_a_truncated_array_is_named(arrays):

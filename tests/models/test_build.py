@@ -1,11 +1,14 @@
 """Invalid `model` nodes: the error names the key and the expected value, before anything is built."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 from omegaconf import OmegaConf
+from torch import nn
 
 from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError
-from attnconv.models.build import check_node
+from attnconv.models.build import build_model, check_node
 from attnconv.settings.composition import composed
 from conftest import TINY_SCALE
 
@@ -15,8 +18,9 @@ WRONG = [
     ("sa_quadratic", "mixer", DELETED, "model.mixer is missing: attnconv.models.backbone.Backbone needs it"),
     ("sa_quadratic", "mixer", "conv", "model.mixer must have a _target_ (the class to build) and its arguments, not"),
     ("sa_quadratic", "mixer", [1], "model.mixer must have a _target_ (the class to build) and its arguments, not [1]"),
-    ("sa_quadratic", "mixer", {"encoding": 5}, "model.mixer._partial_ must be true"),
-    ("sa_quadratic", "mixer", {"_partial_": True}, "model.mixer has no _target_"),
+    ("sa_quadratic", "mixer", {"encoding": 5}, "model.mixer must have a _target_ (the class to build)"),
+    ("sa_quadratic", "mixer", {"_partial_": True}, "model.mixer must have a _target_ (the class to build)"),
+    ("sa_quadratic", "classes", 10, "model.classes=10 cannot be set: it comes from the data"),
     ("sa_quadratic", "mixer.encoding", None, "model.mixer.encoding must have a _target_"),
     ("sa_quadratic", "mixer.encoding", DELETED, "model.mixer.encoding is missing: attnconv.mixers.positional.Pos"),
     ("sa_quadratic", "mixer._partial_", False, "model.mixer._partial_ must be true"),
@@ -50,6 +54,34 @@ def test_errors_name_the_invalid_key(model, key, value, complaint):
     with pytest.raises(ConfigError) as caught:
         check_node(node)
     assert str(caught.value).startswith(complaint)
+
+
+class Own(nn.Module):
+    """A network whose arguments have annotations of all kinds."""
+
+    def __init__(
+        self,
+        image_shape,
+        classes,
+        name,
+        sizes: [int, int] = (1, 2),
+        bare: Sequence = (),
+        options: dict | None = None,
+        act: str | Callable = "relu",
+        depth: int = None,  # noqa: RUF013
+        rate: float = "auto",
+        body: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.given = name, list(sizes), list(bare), options, act, depth, rate, body
+
+
+def test_own_arguments_of_all_kinds_are_accepted():
+    body = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.ReLU"}]}
+    given = {"sizes": [3, 4], "bare": [1], "options": {"a": 1}, "act": "gelu", "depth": None, "rate": "auto"}
+    model = build_model({"name": "x", "_target_": f"{__name__}.Own", **given, "body": body}, (3, 8, 8), 4)
+    assert model.given[:-1] == ("x", *given.values())
+    assert isinstance(model.given[-1][0], nn.ReLU)
 
 
 @pytest.mark.slow

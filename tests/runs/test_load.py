@@ -163,3 +163,16 @@ def test_trusted_modules_are_loaded(folder, monkeypatch):
     with pytest.raises(UserError, match="if you trust it, add --trust mine"):
         load_trained(folder)
     assert load_trained(folder, trusted=["mine"]).config.model["mixer"]["_target_"] == "mine.Own"
+
+
+def test_advice_to_trust_a_nested_class_names_its_module(folder, monkeypatch):
+    code = "from attnconv.mixers.convolution import Convolution\nclass Outer:\n    class Own(Convolution): pass\n"
+    (folder / "nested.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    mixer = model_of(folder)["mixer"]
+    changed(folder, model=model_of(folder, mixer={**mixer, "_target_": "nested.Outer.Own"}))
+    with pytest.raises(UserError, match=r"add --trust nested\.Outer$"):
+        load_trained(folder)
+    with pytest.raises(UserError, match=r"add --trust nested$"):
+        load_trained(folder, trusted=["nested.Outer"])
+    load_trained(folder, trusted=["nested"])

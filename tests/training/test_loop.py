@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ class Witness(nn.Module):
             if len(self.steps) == self.stop_at:
                 raise KeyboardInterrupt
             mask = self.dropout(torch.ones(100))
-            self.steps.append({"images": images.clone(), "mask": mask, "bias": self.bias.detach().clone()})
+            drawn = torch.tensor([np.random.rand(), random.random()])  # noqa: NPY002
+            bias = self.bias.detach().clone()
+            self.steps.append({"images": images.clone(), "mask": mask, "drawn": drawn, "bias": bias})
         return self.bias + torch.zeros(len(images), 1, device=images.device)
 
 
@@ -120,7 +123,7 @@ def test_resumed_run_repeats_the_steps_of_an_uninterrupted_run(witnessed, stop_a
     together = before + Witness.steps
     assert len(together) == len(calm) == 2 * STEPS
     for one, other in zip(together, calm, strict=True):
-        for part in ("images", "mask", "bias"):
+        for part in ("images", "mask", "drawn", "bias"):
             assert torch.equal(one[part], other[part]), part
 
 

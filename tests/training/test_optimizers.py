@@ -156,6 +156,18 @@ def test_timm_muon_checkpoints_can_be_resumed():
     assert all(torch.allclose(value, state[name], rtol=0, atol=1e-6) for name, value in network.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_muon_leaves_complex_and_empty_weights_to_adamw():
+    model = nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64), nn.Linear(4, 0), nn.Linear(0, 4))
+    optimizer = build_optimizer(model, compose(["recipe=modern"]).recipe, "fp32")
+    before = model[0].weight.detach().clone()
+    out = model[2](model[1](torch.randn(3, 4))) + torch.view_as_real(model[0](torch.randn(3, 4) + 0j)).sum(-1)
+    out.square().sum().backward()
+    optimizer.step()
+    change = torch.view_as_real(model[0].weight.detach() - before)
+    assert (change.abs().amax((0, 1)) > 0).all(), "real and imaginary part"
+
+
 def test_muon_gets_shared_weights_once_and_computed_weights_never():
     config = compose(["recipe=modern"])
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))

@@ -21,7 +21,7 @@ from attnconv.config import DataConfig
 from attnconv.data.root import ARRAYS, check_root, files_of, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
-from attnconv.files import in_one_line, kind_of, near
+from attnconv.files import first_bytes, in_one_line, kind_of, near
 from attnconv.training.memory import require_memory
 
 PAIR_BYTES = 3 * SIDE * SIDE * 9  # of one image: int64 while it is drawn, and uint8 afterwards
@@ -109,7 +109,7 @@ def _hash_of_files(source: str, root: str, stamp: tuple[tuple[str | int, ...], .
 
 
 def _read_arrays(root: Path) -> dict[str, np.ndarray]:
-    missing = [f"{name}.npy" for name in ARRAYS if not (root / f"{name}.npy").is_file()]
+    missing = [f"{name}.npy" for name in ARRAYS if not os.path.lexists(root / f"{name}.npy")]
     if missing:
         raise DataError(
             f"{root} lacks {', '.join(missing)}; images are uint8 N x H x W x 3, labels integers 0..classes-1"
@@ -118,6 +118,8 @@ def _read_arrays(root: Path) -> dict[str, np.ndarray]:
 
 
 def _read_array(path: Path) -> np.ndarray:
+    if not path.is_file():
+        first_bytes(path)  # says that it is a folder, a pipe, or a link to nothing
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -21,6 +21,7 @@ from attnconv.training.memory import is_out_of_memory
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
+OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 # Errors that networks raise for arguments and images that they cannot take.
@@ -40,8 +41,8 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
     Raises:
         ConfigError: the target does not take an argument, refuses the combination, or builds something else.
     """
-    arguments = {key: value for key, value in node.items() if key != "name"}
     check_node(node)
+    arguments = _arguments(node)
     name = f"model={node.get('name', '?')}"
     with errors_of_network(f"{name}:"):
         model = instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
@@ -99,7 +100,10 @@ def check_node(node: dict[str, Any]) -> None:
     Raises:
         ConfigError: a class or an argument is wrong; the message names the key.
     """
-    arguments = {key: value for key, value in node.items() if key != "name"}
+    for key in GIVEN:
+        if key in node:
+            raise ConfigError(f"model.{key}={node[key]} cannot be set: it comes from the data")
+    arguments = _arguments(node)
     parameters = _check_arguments(arguments, "model")
     absent = [name for name in GIVEN if name not in parameters]
     if absent and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -108,7 +112,7 @@ def check_node(node: dict[str, Any]) -> None:
             f"classes; it lacks {' and '.join(absent)}"
         )
     for name, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        required = parameter.default is parameter.empty and parameter.kind not in VARIADIC and "_args_" not in node
         if required and name not in (*arguments, *GIVEN):
             raise ConfigError(f"model.{name} is missing: {node['_target_']} needs it")
 
@@ -122,21 +126,28 @@ def may_be_fraction(node: dict[str, Any], name: str) -> bool:
     return annotated is float or "float" in str(annotated)
 
 
+def _arguments(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a `model` node gives its class: all but the model's name, unless the class has such an argument."""
+    return {key: value for key, value in node.items() if key != "name" or key in _parameters(node, "model")}
+
+
 def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Parameter]:
     """Check each `_target_` below `node` and its keys against the target's signature, and return that signature."""
     parameters = _parameters(node, path)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in node.items():
-        if key in ("_target_", "_partial_"):
+        if key in OF_HYDRA:
             continue
         known = parameters.get(key)
         if known is None and not open_ended:
             raise ConfigError(f"{path}.{key}: {node['_target_']} does not have this argument{nearest(key, parameters)}")
-        if known is not None:
+        if known is not None and not _is_default(value, known):
             _check_type(f"{path}.{key}", value, known.annotation)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and "_target_" in value:  # others are arguments that are dictionaries
             _check_arguments(value, f"{path}.{key}")
     for key, parameter in parameters.items():
+        if "_args_" in node:
+            break
         if _is_part(parameter.annotation) and parameter.default is parameter.empty and key not in node:
             raise ConfigError(f"{path}.{key} is missing: {node['_target_']} needs it")
     return parameters
@@ -167,25 +178,32 @@ def _is_part(annotation: Any) -> bool:
     return any(get_origin(kind) is Callable or getattr(kind, "_is_protocol", False) for kind in kinds)
 
 
+def _is_default(value: Any, parameter: inspect.Parameter) -> bool:
+    """Return whether a value is the default of its argument, which the annotation may leave out."""
+    return value is parameter.default or (type(value) is type(parameter.default) and value == parameter.default)
+
+
 def _check_type(key: str, value: Any, annotation: Any) -> None:
     """Raise ConfigError for a value whose type does not match the plain type that annotates the target's argument."""
     if get_origin(annotation) is Sequence:
         if not isinstance(value, list):
             raise ConfigError(f"{key} must be a list, not {value!r}")
-        for element in value:
-            _check_type(key, element, get_args(annotation)[0])
+        for kind in get_args(annotation)[:1]:  # a bare Sequence has none
+            for element in value:
+                _check_type(key, element, kind)
         return
     of_several = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
     wanted = [kind for kind in of_several or (annotation,) if kind is not NoneType]
     if value is None and len(wanted) < len(of_several):
         return
-    if _is_part(annotation):
-        if not isinstance(value, dict):
+    parts = [kind for kind in wanted if _is_part(kind)]
+    if parts and (len(parts) == len(wanted) or isinstance(value, dict)):
+        if not isinstance(value, dict) or "_target_" not in value:
             raise ConfigError(f"{key} must have a _target_ (the class to build) and its arguments, not {value!r}")
         if value.get("_partial_") is not True:
             raise ConfigError(f"{key}._partial_ must be true: the network adds more arguments")
         return
-    if len(wanted) != 1 or wanted[0] not in IN_WORDS:
+    if len(wanted) != 1 or not any(wanted[0] is kind for kind in IN_WORDS):  # an annotation may be unhashable
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number if wanted[0] is float else type(value) is wanted[0]):

@@ -55,16 +55,18 @@ def refuse_foreign_targets(node: Any, trusted: Sequence[str] = ()) -> None:
 
 def _refuse_foreign_target(name: str, trusted: Sequence[str]) -> None:
     builders = (*KNOWN_BUILDERS, *trusted)
+    module = name.rpartition(".")[0]
     if _is_in(name, (*builders, *KNOWN_MODULES)):
         target = import_target(name)
         # A dotted name may lead out of a known module: timm.models.os.system.
-        home = getattr(target, "__module__", "")
+        home = getattr(getattr(target, "func", target), "__module__", "")  # `func` of a functools.partial
         is_module = inspect.isclass(target) and issubclass(target, nn.Module)
         if _is_in(home, builders) or (is_module and _is_in(home, KNOWN_MODULES)):
             return
+        module = home if _is_in(name, trusted) else module
     raise ConfigError(
         f"_target_={name} is code from outside this package, torch.nn and timm, and runs only if you allow it; "
-        f"if you trust it, add --trust {name.rpartition('.')[0]}"
+        f"if you trust it, add --trust {module}"
     )
 
 

@@ -190,6 +190,8 @@ class Trained:
             return test.images.cpu().numpy(), test.labels.cpu().numpy()
         if isinstance(data, str | Path):
             return load_test(self.config.data, Path(data))
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise DataError("data to evaluate must be a folder, or a pair: (images, labels)")
         images, labels = data
         return images, labels
 

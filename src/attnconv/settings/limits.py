@@ -80,6 +80,12 @@ def is_ours(node: dict[str, Any]) -> bool:
     return str(node["_target_"]).startswith("attnconv.")
 
 
+def from_elsewhere(node: dict[str, Any]) -> bool:
+    """Return whether a `model` node names a class that is not part of this package, or a model of timm."""
+    foreign = "_target_" in node and (not is_ours(node) or node["_target_"].endswith(".timm_model"))
+    return foreign or any(from_elsewhere(part) for part in node.values() if isinstance(part, dict))
+
+
 def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
     if isinstance(value, list):
         for element in value:

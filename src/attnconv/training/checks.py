@@ -4,7 +4,7 @@ A network from elsewhere rehearses a few training steps, because only its code k
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from attnconv.config import Config
 from attnconv.data.augmentation import normalize, scale
 from attnconv.data.dataset import DataSet
 from attnconv.errors import ConfigError, counted
-from attnconv.models.build import errors_of_network
+from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
 from attnconv.models.cost import (
     ForwardPass,
     activation_bytes,
@@ -28,7 +28,7 @@ from attnconv.models.cost import (
 from attnconv.models.layout import place
 from attnconv.runs.checkpoint import check_state
 from attnconv.settings.contradictions import asked_for, unused_by_network
-from attnconv.settings.limits import is_ours
+from attnconv.settings.limits import from_elsewhere, is_ours
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.memory import TRAINING_BYTES, fits, require_memory
@@ -54,7 +54,7 @@ def check_network(
     on_cpu = device.type == "cpu"
     _check_memory(config, node, data)
     found = _check_forward(config, node, data, device)
-    if on_cpu and not _from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
+    if on_cpu and not from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
         _check_activations(config, node, data, processes, found.flops_full)
     _check_sizes(config, node, data)
     _check_steps(config, node, data, processes, bf16=on_cpu and config.precision == "bf16")
@@ -150,7 +150,7 @@ def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes:
     The tests of this package train its own networks, so only a last batch of one image may be too small for them.
     """
     sizes = batch_sizes(data.epoch_images, config.recipe.batch_size)
-    counts = {min(sizes[0], MANY)} if _from_elsewhere(node) else set()
+    counts = {min(sizes[0], MANY)} if from_elsewhere(node) else set()
     if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
         counts.add(1)
     height = data.image_shape[1]
@@ -183,12 +183,6 @@ def _first_images(data: DataSet, count: int) -> Tensor:
     return normalize(data.train.images[:count], data.train.mean, data.train.std).cpu()
 
 
-def _from_elsewhere(node: dict[str, Any]) -> bool:
-    """Return whether a `model` node names a class that is not part of this package, or a model of timm."""
-    foreign = "_target_" in node and (not is_ours(node) or node["_target_"].endswith(".timm_model"))
-    return foreign or any(_from_elsewhere(part) for part in node.values() if isinstance(part, dict))
-
-
 def _rehearse(
     node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, bf16: bool
 ) -> None:
@@ -204,24 +198,29 @@ def _rehearse(
         ConfigError: see `build_model`.
         Exception: whatever the network raises; ValueError if it does not give logits, or cannot learn.
     """
+
+    def build() -> nn.Module:
+        return build_seeded_model(node, image_shape, classes, seed=0)
+
     with torch.random.fork_rng(devices=[]):
         try:
-            _steps(build_untrained(node, image_shape, classes), images[:FEW], classes, bf16)
+            _steps(build, images[:FEW], classes, bf16)
         except Exception as error:
             if isinstance(error, NotImplementedError) and "backend" in str(error):
                 return
             if len(images) <= FEW:
                 raise
-            _steps(build_untrained(node, image_shape, classes), images, classes, bf16)
+            _steps(build, images, classes, bf16)
 
 
-def _steps(model: nn.Module, images: Tensor, classes: int, bf16: bool) -> None:
+def _steps(build: Callable[[], nn.Module], images: Tensor, classes: int, bf16: bool) -> None:
+    model = build()
     check_state(model)
     place(model, images.device)
+    shapes, parameters_before = _shapes(model), list(map(id, model.parameters()))
     model.train()
     for _ in range(2):  # the second step fails if a network keeps what it computed in the first
-        with autocast("bf16" if bf16 else "fp32", images.device):
-            logits = model(images.clone())
+        logits = _logits(model, images, bf16)
         _require_logits(logits, len(images), classes)
         if not logits.requires_grad:
             raise ValueError("it has no parameters, only frozen ones, or a forward pass without gradients")
@@ -232,6 +231,40 @@ def _steps(model: nn.Module, images: Tensor, classes: int, bf16: bool) -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and parameter.grad.layout != torch.strided:
             raise ValueError(f"the gradient of {name} is sparse, which the optimizers cannot use")
+    if _shapes(model) != shapes or list(map(id, model.parameters())) != parameters_before:
+        raise ValueError("its forward pass makes or replaces parameters or buffers; make them in __init__")
+    _require_complete_state(model, build(), images, bf16)
+
+
+def _logits(model: nn.Module, images: Tensor, bf16: bool) -> Any:
+    with autocast("bf16" if bf16 else "fp32", images.device):
+        return model(images.clone())
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: getattr(value, "shape", None) for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+def _require_complete_state(model: nn.Module, fresh: nn.Module, images: Tensor, bf16: bool) -> None:
+    """Raise ValueError if a new network with the state of a trained one gives other logits.
+
+    Checkpoints and weights hold the state only.
+    """
+    place(fresh, images.device)
+    fresh.load_state_dict(model.state_dict())
+    both = []
+    for network in (model, fresh):
+        network.eval()
+        seed_generators(0)
+        both.append(_logits(network, images, bf16))
+    trained, loaded = (logits.float() for logits in both)
+    rounding = 16 * torch.finfo(both[0].dtype).eps * trained.abs().max().item()
+    if not torch.allclose(trained, loaded, rtol=0, atol=rounding, equal_nan=True):
+        raise ValueError(
+            "after training steps, a new network with its state_dict() gives other logits: it keeps state elsewhere, "
+            "which checkpoints do not hold, or draws from a generator that cannot be seeded"
+        )
 
 
 def _require_logits(logits: Any, images: int, classes: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
+from attnconv.models.build import seed_generators
 from attnconv.runs.checkpoint import Position
 from attnconv.training.cutmix import Mix
 from attnconv.training.device import autocast
@@ -96,8 +97,8 @@ def _train_step(
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * settings.factor(step)
-    # Dropout draws from PyTorch's generator. Seeding it by the step makes the draw a function of (seed, step).
-    torch.manual_seed(_dropout_seed(settings.seed, step, settings.processes.rank))
+    # Dropout draws from a global generator. Seeding these by the step makes the draw a function of (seed, step).
+    seed_generators(_dropout_seed(settings.seed, step, settings.processes.rank))
     with autocast(settings.precision, images.device):
         logits = model(images)
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)

@@ -45,6 +45,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
         if isinstance(module, MATRIX_MODULES)
         and name.split(".")[0] not in ENDS
         and isinstance(module.weight, nn.Parameter)
+        and module.weight.numel()
+        and not module.weight.is_complex()  # Muon would drop the imaginary part
         and id(module.weight) not in in_encodings
     ]
     return list(dict.fromkeys(weights))
