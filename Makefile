@@ -22,7 +22,7 @@ quickstart: setup  ## train on handwritten digits to at least 97%; ARGS=... adds
 	$(RUN) train.py experiment=quickstart $(ARGS)
 
 study: setup  ## train or resume the runs that decide the claims (days); ONLY=table1 selects a row
-	$(RUN) scripts/study.py $(if $(ONLY),--only $(ONLY))
+	$(RUN) scripts/study.py $(foreach row,$(ONLY),--only $(row))
 
 page: setup  ## make docs/index.html, the page to explore results/, without training
 	$(RUN) scripts/make_page.py
@@ -74,7 +74,7 @@ format: setup-dev  ## let ruff fix lint errors and format
 	$(VENV)/bin/ruff format .
 
 clean:  ## remove .venv and caches, but not outputs/ and data/
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

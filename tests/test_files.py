@@ -162,7 +162,7 @@ def test_text_detection_allows_a_truncated_last_character():
             '{"status": "fine"}',
             "result.json has the status 'fine', not one of done, failed, interrupted",
         ),
-        ("result.json", '{"status": "done", "format": "x"}', "result.json has the format 'x', not a number"),
+        ("result.json", '{"status": "done", "format": "x"}', "result.json has the format 'x', not a whole number"),
         ("result.json", '{"status": "done"}', "result.json lacks name, model, recipe"),
         (
             "metrics.jsonl",
@@ -180,7 +180,9 @@ def test_invalid_files_in_a_run_folder_are_reported_as_damaged(tmp_path, file, c
     folder = tmp_path / "x/frac1/seed0"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)
-    (folder / "result.json").write_text(json.dumps({"status": "done"} | dict.fromkeys(RESULT_KEYS, "x")))
+    (folder / "result.json").write_text(
+        json.dumps({"status": "done", **dict.fromkeys(RESULT_KEYS, "x"), "fraction": 1.0, "seed": 0, "versions": {}})
+    )
     (folder / file).write_text(content)
     state = look(folder)
     assert state.status == "damaged"

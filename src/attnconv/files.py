@@ -258,7 +258,7 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
     Raises:
         FileError: see `reading`.
     """
-    with reading(path), path.open(newline="", encoding="utf-8") as file:
+    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets add a mark
         rows = list(csv.DictReader(file, strict=True))
         for number, row in enumerate(rows, 1):
             for column in columns:

@@ -19,6 +19,7 @@ RESULTS = REPOSITORY / "results"
 CLAIMS = {claim["id"]: claim for claim in read_claims(RESULTS / "claims.yaml", DECIDERS)}
 FAMILIES = {"T": 2, "A": 5, "H": 4, "L": 3, "R": 2, "D": 2, "S": 3, "G": 1, "N": 1, "W": 1, "C": 1, "P": 1, "V": 1}
 IDS = [f"{letter}{number}" for letter, count in FAMILIES.items() for number in range(1, count + 1)]
+FIELDS = "id: X, claim: c, source: s, decided_by: d, holds_if: h, decide: above, command: c, cost: c"
 LOW = (0.800, 0.802, 0.801)
 
 
@@ -375,6 +376,12 @@ def test_the_locality_and_sharing_claim_needs_every_model(verdict):
         ("- {id: X}", "claim X lacks claim, source"),
         ("- {id: X, claim: c, source: s, decided_by: d, holds_if: h, decide: guess, command: c, cost: c}", "'guess'"),
         ("[", "has unexpected content"),
+        (
+            f"- {{{FIELDS}, parts: [{{ours: a/b, theirs: c/d, seeds: 3, show: true}}]}}",
+            "claim X: a part has ours, seeds, theirs",
+        ),
+        (f"- {{{FIELDS}}}\n- {{{FIELDS}}}", "several claims are called X"),
+        (f"- {{{FIELDS}, cost: null}}".replace("cost: c, ", ""), "claim X: cost must be text"),
     ],
 )
 def test_an_invalid_claims_file_is_a_one_line_error(tmp_path, text, complaint):
@@ -395,6 +402,8 @@ def test_damaged_evidence_is_named_and_other_claims_are_still_judged(tmp_path):
     assert str(folder / "probe.json") in str(errors[0])
     assert "its evidence is damaged" in claims_page(verdicts)
     lacking = Claim({key: value for key, value in CLAIMS["A1"].items() if key != "margin"})
+    incomplete = [{key: value for key, value in one.items() if key != "holdout"} for one in runs[1:]]
+    assert "claim A1: its fields" in str(judge([CLAIMS["A1"]], Evidence(tmp_path, incomplete), DECIDERS)[1][0])
     assert "claim A1 lacks margin" in str(judge([lacking], Evidence(tmp_path, runs), DECIDERS)[1][0])
 
 

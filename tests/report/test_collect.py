@@ -184,6 +184,43 @@ def test_a_run_with_a_damaged_file_is_not_collected(tiny, tmp_path):
     assert not (kept / "heads.png").exists(), "pictures only on request"
 
 
+def test_results_with_impossible_values_are_not_collected(tiny, tmp_path):
+    config = tiny()
+    run(config)
+    path = run_folder_path(config) / "result.json"
+    whole = json.loads(path.read_text())
+    for change, complaint in (
+        ({"test_acc": 88.6}, "result.json says test/acc 88.6, which is not a share from 0 to 1"),
+        ({"test_acc": True}, "result.json says test/acc True"),
+        ({"versions": None}, "result.json has versions None"),
+        ({"device": 5}, "result.json has device 5"),
+        ({"model": "resnet18"}, "result.json is of another run: its model is resnet18, not conv3x3"),
+        ({"seed": 3}, "result.json is of another run: its seed is 3, not 0"),
+    ):
+        path.write_text(json.dumps(whole | change))
+        (found,) = gather(tmp_path / "outputs", tmp_path / "results").damaged.values()
+        assert found.startswith(complaint)
+    path.write_text(json.dumps(whole))
+    (path.parent / "probe.json").write_text('{"dirty": fal')
+    assert next(iter(gather(tmp_path / "outputs", tmp_path / "results").damaged.values())).startswith("probe.json")
+    (path.parent / "probe.json").unlink()
+    (path.parent / "config.yaml").write_text((path.parent / "config.yaml").read_text() + "x: ${\n")
+    assert next(iter(gather(tmp_path / "outputs", tmp_path / "results").damaged.values())).startswith("config.yaml")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_counts_once_however_it_is_copied_or_linked(tiny, tmp_path):
+    run(tiny())
+    (tmp_path / "outputs/loop").symlink_to(".")
+    assert len(gather(tmp_path / "outputs", tmp_path / "results").added) == 1
+    runs = tmp_path / "results/runs"
+    shutil.copytree(runs / "default", runs / "copy")
+    assert list(tabulate(tmp_path / "results").values()) == [
+        "this is the run default/conv3x3/mini-modern/frac1/seed0 in another folder"
+    ]
+    assert len(rows(tmp_path / "results")) == 1
+
+
 def test_the_command_lists_damaged_and_unfinished_runs_and_fails(command, outputs, tmp_path):
     results = tmp_path / "results"
     finished = command("scripts/collect.py", outputs, "--into", results)

@@ -6,6 +6,7 @@ import platform
 import pytest
 import torch
 
+from attnconv.errors import counted
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.provenance import describe_cpu, parse_cpuinfo
@@ -62,7 +63,7 @@ def test_results_record_the_cpu_and_cpu_seconds(tiny):
     result = run(config)
     assert result["cpu"] == describe_cpu()
     assert result["cpu"]["threads"] == torch.get_num_threads()
-    assert result["device"] == f"{result['cpu']['model']}, {torch.get_num_threads()} threads"
+    assert result["device"] == f"{result['cpu']['model']}, {counted(torch.get_num_threads(), 'thread')}"
     lines = (run_folder_path(config) / "timing.jsonl").read_text().splitlines()
     times = [json.loads(line) for line in lines]
     assert all(record["train_cpu_seconds"] > 0 and record["eval_cpu_seconds"] > 0 for record in times)

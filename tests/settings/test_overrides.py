@@ -32,6 +32,22 @@ def test_boolean_settings_must_be_true_or_false(refused, override):
     assert f" must be true or false: set {key}=true or {key}=false" in refused(override)
 
 
+def test_an_experiment_cannot_be_swept(refused):
+    assert "each experiment has a grid of its own" in refused("-m", "experiment=table1,optimizer")
+
+
+@pytest.mark.parametrize("override", ["hydra/launcher=null", "hydra/sweeper=5"])
+def test_plugins_of_hydra_need_a_file_name(refused, override):
+    assert f"{override} does not name a file of {override.partition('=')[0]}" in refused("-m", override)
+
+
+def test_a_file_that_hydra_would_ignore_is_refused(refused, tmp_path):
+    (tmp_path / "own/recipe").mkdir(parents=True)
+    (tmp_path / "own/recipe/modern.yaml").write_text("lr: 1\n")
+    assert "own/recipe/modern.yaml would be ignored" in refused("--config-dir", tmp_path / "own")
+    assert "--config-dir is empty" in refused("--config-dir", "")
+
+
 @pytest.mark.parametrize("override", NOT_NAMES)
 def test_config_groups_need_a_file_name(refused, override):
     assert f"{override} does not name a file of configs/{override.partition('=')[0]}" in refused(override)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from attnconv.errors import CellFailed, RunFolderError, Stopped, SweepIncomplete
+from attnconv.errors import CellFailed, ConfigError, RunFolderError, Stopped, SweepIncomplete
 from attnconv.run import run, run_in_sweep
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.status import look, noted_cells, survey
@@ -68,6 +68,11 @@ def test_finished_runs_are_skipped(sweep, capsys):
     assert {seed: status for seed, (status, _) in cells.items()} == {0: "skipped", 1: "skipped", 2: "done"}
     assert counts == "sweep of 3 runs: 2 skipped, 1 done"
     assert sweep(0, 1, 2) == []
+
+
+def test_outputs_cannot_be_swept(tiny, start_sweep, tmp_path):
+    with pytest.raises(ConfigError, match="output cannot be swept"):
+        start_sweep(tiny(f"output={tmp_path}/a"), tiny(f"output={tmp_path}/b"))
 
 
 def test_failed_runs_are_retried_only_on_request(sweep, tiny, capsys):

@@ -46,6 +46,20 @@ def first_seeds(precision):
     }
 
 
+def test_a_row_that_is_named_twice_is_planned_once(tmp_path):
+    assert [len(cells) for cells in plan("bf16", ["optimizer", "optimizer"], ["seed=0"], tmp_path).values()] == [3]
+
+
+def test_overrides_that_the_study_cannot_use_are_refused(tmp_path):
+    for override, complaint in (
+        ("name=x", "two runs would share the folder .* differ only in recipe.lr_scale"),
+        ("collected=results", "the rows of the study set collected"),
+        ("hydra/launcher=joblib", "has no effect: the study starts its runs without"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            plan("bf16", ["learning_rates"], [override, *(["model=conv3x3"] if "name" in override else [])], tmp_path)
+
+
 def test_the_networks_of_all_rows_build_within_their_matching_budget():
     cells = {}
     for cell in (cell for of_row in first_seeds("bf16").values() for cell in of_row):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attnconv.errors import UserError
-from attnconv.files import FileError, read_yaml, reading
+from attnconv.files import UNREADABLE, FileError, in_one_line, read_yaml, reading
 from attnconv.report.evidence import Evidence
 from attnconv.report.tables import markdown
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 KEYS = ("id", "claim", "source", "decided_by", "holds_if", "decide", "command", "cost")
+NEEDED_OF_PART = {"ours", "theirs", "seeds"}
+OF_PART = NEEDED_OF_PART | {"fraction", "scale", "label", "shown"}
 SHORT = 2  # the table of all claims shows up to this many parts in full
 
 
@@ -107,8 +109,19 @@ def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
         lacking = [key for key in KEYS if key not in fields]
         if lacking:
             raise FileError(f"{path}: claim {fields.get('id', '?')} lacks {', '.join(lacking)}")
+        where = f"{path}: claim {fields['id']}"
+        if not_text := [key for key in KEYS if not isinstance(fields[key], str)]:
+            raise FileError(f"{where}: {', '.join(not_text)} must be text")
         if fields["decide"] not in known:
-            raise FileError(f"{path}: claim {fields['id']} is decided by {fields['decide']!r}, which does not exist")
+            raise FileError(f"{where} is decided by {fields['decide']!r}, which does not exist")
+        parts = fields.get("parts", [])
+        for part in parts if isinstance(parts, list) else [parts]:
+            if not isinstance(part, dict) or not OF_PART >= part.keys() >= NEEDED_OF_PART:
+                raise FileError(f"{where}: a part has {', '.join(sorted(NEEDED_OF_PART))}, and if needed "
+                                f"{', '.join(sorted(OF_PART - NEEDED_OF_PART))}, not {part}")  # fmt: skip
+    names = [fields["id"] for fields in listed]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise FileError(f"{path}: several claims are called {', '.join(sorted(twice))}")
     return [Claim(fields) for fields in listed]
 
 
@@ -122,6 +135,10 @@ def judge(
             parts = functions[claim["decide"]](claim, evidence)
         except UserError as error:
             errors.append(error)
+            parts = [Part(UNDECIDED, "its evidence is damaged")]
+        except UNREADABLE as error:
+            what = f"claim {claim['id']}: its fields in claims.yaml or its evidence are damaged ({in_one_line(error)})"
+            errors.append(FileError(what))
             parts = [Part(UNDECIDED, "its evidence is damaged")]
         verdicts.append(Verdict(claim, parts))
     return verdicts, errors

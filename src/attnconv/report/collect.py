@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from attnconv.config import CONFIGS, Config
-from attnconv.files import read_json, write_whole
+from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_whole
 from attnconv.report.runs_table import runs_folder
 from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
 from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look
@@ -67,13 +68,22 @@ def _read_finished(folder: Path, heads: bool) -> tuple[str, dict[str, bytes]]:
     """Return the name of a finished run, and the content of its records by file.
 
     Raises:
-        Damaged: a .npy file is cut off.
+        Damaged: a file cannot be read, or a .npy file is cut off.
     """
     require_whole_arrays(folder)
     content = {file: (folder / file).read_bytes() for file in KEPT}
-    content["config.yaml"] = _placeless(content["config.yaml"])
+    try:
+        content["config.yaml"] = _placeless(content["config.yaml"])
+    except (OmegaConfBaseException, *UNREADABLE) as error:
+        raise Damaged(folder, f"config.yaml cannot be read ({in_one_line(error)})") from error
     more = (*WHERE_THERE, *EXAMINED, *((PICTURE,) if heads else ()))
     content |= {file: (folder / file).read_bytes() for file in more if (folder / file).exists()}
+    for file in EXAMINED:
+        if file in content:
+            try:
+                _dirty(folder / file)
+            except FileError as error:
+                raise Damaged(folder, str(error).removeprefix(f"{folder}/")) from error
     return name_of(read_config(folder)), content
 
 

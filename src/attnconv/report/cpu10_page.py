@@ -11,7 +11,10 @@ from attnconv.report.tables import markdown
 
 FILE = "cpu10.jsonl"
 LIMIT_SECONDS = 600.0
-KEYS = ("entry", "mixing", "limit_seconds", "train_seconds", "test_acc", "dirty")
+KEYS = (
+    "entry", "seed", "mixing", "limit_seconds", "train_seconds", "epochs", "test_acc", "seconds_to_80", "matmul_gflops",
+    "parameters", "device", "precision", "dirty",
+)  # fmt: skip
 CLASSES = {"attention": "attention only", "convolution": "convolution only", "both": "anything"}
 HEADER = [
     "class", "entry", "runs", "test accuracy, mean (range)", "80% after", "passes over the images", "parameters",

@@ -15,7 +15,7 @@ from attnconv.config import flatten
 from attnconv.errors import RunFolderError
 from attnconv.files import read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
-from attnconv.runs.records import FORMAT, Damaged, read_finished
+from attnconv.runs.records import FORMAT, Damaged, name_of, read_finished
 from attnconv.runs.status import find_folders
 
 # Columns of runs.csv that come from result.json, in this order; the varying settings come before the last one.
@@ -68,7 +68,10 @@ def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
         for folder in find_folders(runs_folder(results, source)):
             name = folder.relative_to(runs_folder(results, source)).as_posix()
             try:
-                rows.append(_Row(name, source, *read_finished(folder)))
+                config, result, metrics = read_finished(folder)
+                if name_of(config) != name:
+                    raise Damaged(folder, f"this is the run {name_of(config)} in another folder")
+                rows.append(_Row(name, source, config, result, metrics))
             except Damaged as damage:
                 damaged[folder.relative_to(results).as_posix()] = damage.detail
     rows.sort(key=_Row.place)
@@ -105,10 +108,10 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 def _value(column: str, cell: str) -> Any:
     """Return the value of a cell of runs.csv: a number, True or False, text, or None."""
+    if cell and column in TEXT:
+        return cell
     if cell in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[cell]
-    if column in TEXT:
-        return cell
     for kind in (int, float):
         try:
             return kind(cell)
@@ -146,7 +149,7 @@ class _Row:
         if "cpu" in self.result:
             cpu = self.result["cpu"]
             values |= {"cpu_family": cpu["family"], "cpu_flags": " ".join(cpu["flags"]), "cpu_threads": cpu["threads"]}
-        values["device"] = values["device"].replace(", 1 threads", ", 1 thread")  # as older runs wrote it
+        values["device"] = str(values.get("device") or "").replace(", 1 threads", ", 1 thread")  # of older runs
         row: dict[str, Any] = {"run": self.run, "source": self.source, "kept_out": kept_out(self.result)}
         row |= {key: values.get(key) for key in IDENTITY}
         row |= {key: self.settings.get(key) for key in varying}

@@ -68,11 +68,11 @@ class Rates:
         for run in (run for folder in folders for run in find_folders(folder)):
             try:
                 result = read_result(run) or {}
-            except Damaged:  # a study and scripts/status.py report it
+                if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
+                    key = result["model"], result["scale"], result["precision"]
+                    found.setdefault(key, []).append(seconds / _images_seen(result))
+            except (Damaged, ZeroDivisionError):  # a study and scripts/status.py report it
                 continue
-            if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
-                key = result["model"], result["scale"], result["precision"]
-                found.setdefault(key, []).append(seconds / _images_seen(result))
         return cls(found)
 
     def seconds(self, work: Work) -> float:

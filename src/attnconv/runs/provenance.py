@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from attnconv.errors import counted
+
 COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
 MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
@@ -42,8 +44,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        threads = torch.get_num_threads()
-        return f"{describe_cpu()['model']}, {threads} thread{'s' if threads > 1 else ''}"
+        return f"{describe_cpu()['model']}, {counted(torch.get_num_threads(), 'thread')}"
     return f"{device.type} on {platform.machine()}"
 
 

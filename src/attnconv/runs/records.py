@@ -25,6 +25,14 @@ MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 # Keys in the last line of metrics.jsonl; result.json has them too, with an underscore for the slash.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 
+# Types of values in result.json that readers rely on.
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "model", "recipe", "scale", "data", "device", "reason"), str),
+    **dict.fromkeys(("versions", "cpu", "match"), dict),
+    **dict.fromkeys(("seed", "epochs", "train_images"), int),
+    **dict.fromkeys(("fraction", "seconds"), float | int),
+}
+
 # Keys in the result.json of all finished runs, of any version.
 RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
 
@@ -123,7 +131,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         raise Damaged(folder, f"result.json has the status {result['status']!r}, not one of {', '.join(STATUSES)}")
     written = result.get("format", 1)
     if not isinstance(written, int):
-        raise Damaged(folder, f"result.json has the format {written!r}, not a number")
+        raise Damaged(folder, f"result.json has the format {written!r}, not a whole number")
+    for key, kind in TYPES.items():
+        if key in result and not isinstance(result[key], kind):
+            raise Damaged(folder, f"result.json has {key} {result[key]!r}")
     if written > FORMAT:
         detail = f"result.json has format {written}, of a newer version; this one knows {FORMAT}: update this checkout"
         raise Newer(folder, detail)
@@ -180,9 +191,22 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     _check_kept(folder)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
+        if said is not None and not (isinstance(said, float | int) and 0 <= said <= 1):
+            raise Damaged(folder, f"result.json says {name} {said!r}, which is not a share from 0 to 1")
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
+    if not isinstance(metrics[-1].get("train/acc"), float | int):
+        raise Damaged(folder, "the last line of metrics.jsonl has no train/acc")
+    for key, said in _identity(config).items():
+        if result[key] != said:
+            raise Damaged(folder, f"result.json is of another run: its {key} is {result[key]}, not {said}")
     return config, result, metrics
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what config.yaml and result.json both say about a run."""
+    names = {part: config[part].get("name") for part in ("model", "recipe", "scale", "data")}
+    return names | {"name": config["name"], "fraction": config["data"]["fraction"], "seed": config["seed"]}
 
 
 def _check_kept(folder: Path) -> None:

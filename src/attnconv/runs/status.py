@@ -3,6 +3,7 @@
 import fcntl
 import glob
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def find_folders(outputs: Path) -> list[Path]:
     """Return the run folders below `outputs`, sorted by name."""
     # Path.glob does not follow links, and a study may be on another disk.
     found = glob.glob("**/frac*/seed*", root_dir=outputs, recursive=True)
-    return sorted(outputs / place for place in found if (outputs / place).is_dir())
+    # A link may lead to a folder above it: each run counts once, under its shortest name.
+    once = {os.path.realpath(outputs / place): place for place in sorted(found, key=len, reverse=True)}
+    return sorted(outputs / place for place in once.values() if (outputs / place).is_dir())
 
 
 def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State]:

@@ -71,7 +71,7 @@ def import_run(folder: Path, project: str) -> None:
     from trackio import SQLiteStorage
 
     plain, run = read_config(folder), name_of(read_config(folder))
-    if plain["logger"]["name"] == "trackio" and displayed(run) in SQLiteStorage.get_runs(project):
+    if flatten(plain).get("logger.name") == "trackio" and displayed(run) in SQLiteStorage.get_runs(project):
         return  # it logs there itself
     lines = [line for line in read_lines(folder, "metrics.jsonl") if len(line) > 1]
     # The same as for a live run, so that runs of a group are shown together.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
-from attnconv.config import Config
+from attnconv.config import CONFIGS, Config
 from attnconv.errors import ConfigError, UserError
 from attnconv.files import require_targets
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
@@ -71,8 +71,20 @@ def _check_flags(found: argparse.Namespace) -> None:
             raise UserError(f"{flag} needs --cfg: python train.py --cfg job {flag}")
     if found.shell_completion and not any(override.partition("=")[0] in COMPLETION for override in found.overrides):
         raise UserError(f"--shell-completion needs one of {', '.join(f'{name}=SHELL' for name in COMPLETION)}")
+    if found.config_dir is not None:
+        _check_config_dir(found.config_dir)
     if found.experimental_rerun is not None:
         raise UserError("--experimental-rerun is not supported; rerun the same command to resume a run")
+
+
+def _check_config_dir(folder: str) -> None:
+    """Raise UserError for a folder with a file that Hydra would ignore, because configs/ has one of that name."""
+    if not folder:
+        raise UserError("--config-dir is empty (an unset shell variable?)")
+    for ours in CONFIGS.glob("*/*.yaml") if Path(folder).resolve() != CONFIGS else ():
+        theirs = Path(folder, ours.relative_to(CONFIGS))
+        if theirs.exists():
+            raise UserError(f"{theirs} would be ignored, because configs/ has a file of that name: rename it")
 
 
 # The option by which each optimizing sweeper maximizes; by default they all minimize.

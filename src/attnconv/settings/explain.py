@@ -79,7 +79,7 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
         override = several.group(1) or several.group(2)
         return (
             f"{override} has several values: add -m for one run per value, write {override.partition('=')[0]}"
-            f"=[A,B] for a list, or {_quoted(override)} for one text"
+            f"=[A,B] for a list, or {quoted(override)} for one text"
         )
     if not isinstance(error, OverrideParseException):
         return None
@@ -91,10 +91,10 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
     function = re.match(r"Error parsing override .*\n(.*)", text)
     if function:  # of a sweep, such as range(): it could be read, but not evaluated
         return f"{error.override}: {function.group(1)}"
-    return f"{error.override} cannot be parsed; quote the value for the shell and for Hydra: {_quoted(error.override)}"
+    return f"{error.override} cannot be parsed; quote the value for the shell and for Hydra: {quoted(error.override)}"
 
 
-def _quoted(override: str) -> str:
+def quoted(override: str) -> str:
     """Return an override that sets its value as one string, quoted for the shell."""
     key, _, value = override.partition("=")
     text = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')

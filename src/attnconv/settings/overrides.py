@@ -37,9 +37,12 @@ def check_overrides(overrides: Iterable[str]) -> None:
             _check_hydra(override)
         if isinstance(value := override.value(), RangeSweep) and not value.step:
             raise ConfigError(f"{typed}: the step of a range must not be 0")
-        if (CONFIGS / key).is_dir() and not all(map(_is_name, _values(override))):
+        if key == "experiment" and override.is_sweep_override():
+            raise ConfigError(f"{typed}: each experiment has a grid of its own; start one command per experiment")
+        if _chooses_a_file(key) and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
-            raise ConfigError(f"{typed} does not name a file of configs/{key}{nearest('', valid)}")
+            place = f"configs/{key}" if valid else key
+            raise ConfigError(f"{typed} does not name a file of {place}{nearest('', valid)}")
 
 
 def _check_hydra(override: Override) -> None:
@@ -69,6 +72,10 @@ def _values(override: Override) -> Iterator[Any]:
         yield override.value()
     elif override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         yield from override.sweep_iterator()
+
+
+def _chooses_a_file(key: str) -> bool:
+    return (CONFIGS / key).is_dir() or key in {f"hydra/{group}" for group in HYDRA_GROUPS}
 
 
 def _is_name(value: Any) -> bool:

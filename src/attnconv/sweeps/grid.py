@@ -155,7 +155,11 @@ def check_cells(cells: list[Cell]) -> None:
     for cell in cells:
         other = by_folder.setdefault(cell.folder, cell)
         if other is not cell:
-            raise ConfigError(f"two runs would share the folder {cell.folder}: {_difference(other, cell)}")
+            raise ConfigError(clash(other, cell))
+        if cell.config.output != cells[0].config.output:
+            raise ConfigError(
+                "output cannot be swept, because a sweep is recorded in one folder: start one per output="
+            )
         if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
             raise ConfigError(f"collected={cell.config.collected} is not a folder")
         status = look(cell.folder).status
@@ -244,6 +248,11 @@ def _advice(incomplete: list[Outcome], total: int) -> str:
         advice.append("see above")
     are = "is" if len(incomplete) == 1 else "are"
     return f"error: {len(incomplete)} of {counted(total, 'run')} {are} not done; {', '.join(advice)}"
+
+
+def clash(one: Cell, other: Cell) -> str:
+    """Return the error for two different runs in one folder."""
+    return f"two runs would share the folder {one.folder}: {_difference(one, other)}"
 
 
 def _difference(one: Cell, other: Cell) -> str:

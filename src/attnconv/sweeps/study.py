@@ -17,10 +17,14 @@ from attnconv.runs.estimate import Rates, work_of
 from attnconv.settings.composition import composed, swept_by
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
-from attnconv.sweeps.grid import Cell
+from attnconv.sweeps.grid import Cell, clash
 
 # Settings that no override may change, each with what to type instead.
-SET_BY_ROWS = {"experiment": "; --only ROW chooses", "precision": "; --precision chooses"}
+SET_BY_ROWS = {
+    "experiment": "; --only ROW chooses",
+    "precision": "; --precision chooses",
+    "collected": "; runs in results/ count as done",
+}
 
 # The essential rows. On a slow machine their cells are mixed, small ones first.
 ESSENTIAL = ("table1", "learning_rates", "frozen_heads", "data_size", "small")
@@ -135,16 +139,22 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
     for override in overrides:
         if (key := override.partition("=")[0].lstrip("+")) in SET_BY_ROWS:
             raise ConfigError(f"{override}: the rows of the study set {key}; leave it out{SET_BY_ROWS[key]}")
+        if key.startswith("hydra"):
+            raise ConfigError(f"{override} has no effect: the study starts its runs without Hydra's launchers")
     of_study = rows(precision)
     for name in only:
         if name not in of_study:
             raise ConfigError(f"the study has no row {name}{nearest(name, of_study)}")
     cells: dict[str, list[Cell]] = {}
-    seen: set[Path] = set()
-    for name in list(only) or of_study:
-        found = {cell.folder: cell for sweep in of_study[name] for cell in expand(sweep, precision, overrides)}
-        cells[name] = [_collected(cell, str(results)) for folder, cell in found.items() if folder not in seen]
-        seen |= found.keys()
+    seen: dict[Path, Cell] = {}
+    for name in dict.fromkeys(only) or of_study:
+        cells[name] = []
+        for cell in (cell for sweep in of_study[name] for cell in expand(sweep, precision, overrides)):
+            other = seen.setdefault(cell.folder, cell)
+            if other is cell:
+                cells[name].append(_collected(cell, str(results)))
+            elif other.config != cell.config:
+                raise ConfigError(clash(other, cell))
     require_effect([(cell.config, cell.overrides) for of_row in cells.values() for cell in of_row])
     return _with_sources(cells)
 

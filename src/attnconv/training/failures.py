@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.errors import CannotWrite, ConfigError, Diverged, OutOfMemory, Stopped, line_of_user
+from attnconv.errors import CannotWrite, ConfigError, Diverged, OutOfMemory, Stopped, UserError, line_of_user
 from attnconv.files import with_line
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
@@ -47,7 +47,7 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
             f"{folder.path} cannot be written: {error.strerror}; "
             "once it can, rerun the same command to resume from the last checkpoint"
         )
-    if line_of_user(error):
+    if line_of_user(error) and not isinstance(error, UserError):
         return ConfigError(f"model={config.model['name']} failed in {doing}: {with_line(error)}")
     return error
 

@@ -2,13 +2,17 @@
 
 import json
 import re
+import shlex
 from functools import cache
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
 from attnconv.config import CONFIGS, compose, flatten, to_plain
 from attnconv.runs.identity import free_to_change, with_defaults
+from attnconv.settings.explain import quoted
 
 GROUPS = ("model", "scale", "recipe", "data")
 ANY_MODEL = "conv3x3"  # replaces a model without a file in configs/; other settings stay the same
@@ -19,12 +23,12 @@ def command_of(config: dict[str, Any]) -> str:
     settings = with_defaults(flatten(config))
     names = {group: config[group]["name"] for group in GROUPS} | {"model": _model_file(config["model"]["name"])}
     missing = [key for group in ("model", "data") for key in _without_default(group, names[group])]
-    needed = [f"{key}={_written(settings[key])}" for key in missing]
+    needed = [_written(key, settings[key]) for key in missing]
     known = (CONFIGS / "model" / f"{names['model']}.yaml").exists()
     composed = names if known else names | {"model": ANY_MODEL}
     today = _composed(*(f"{group}={name}" for group, name in composed.items()), *(needed if known else []))
     different = [
-        f"{key}={_written(value)}"
+        _written(key, value)
         for key, value in settings.items()
         if key in today and today[key] != value and not free_to_change(key) and not _follows(key)
         and key not in missing and (known or not key.startswith("model."))
@@ -56,6 +60,18 @@ def _composed(*overrides: str) -> dict[str, Any]:
     return flatten(to_plain(compose(list(overrides))))
 
 
-def _written(value: Any) -> str:
+def _written(key: str, value: Any) -> str:
+    """Return KEY=VALUE for a shell; text that Hydra would read as something else is quoted for it, too."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return text if re.fullmatch(r"[\w./~+-]+", text) else f"'{text}'"
+    if isinstance(value, str) and not _is_read_as(f"{key}={text}", value):
+        return quoted(f"{key}={text}")
+    safe = re.fullmatch(r"[\w./~+-]+", text)
+    return f"{key}={text if safe else shlex.quote(text)}"
+
+
+def _is_read_as(override: str, value: str) -> bool:
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return not parsed.is_sweep_override() and parsed.value() == value

@@ -1,6 +1,7 @@
 """The runs and images on the page: those of results/, or a user's own."""
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def from_runs(
         "calibration": calibration(results),
         "colors": colors(run["model"] for run in runs),
     }
-    return {"made": f"python scripts/make_page.py {' '.join(map(str, folders))}"} | found
+    return {"made": f"python scripts/make_page.py {shlex.join(map(str, folders))}"} | found
 
 
 def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
