@@ -63,6 +63,8 @@ def main() -> None:
             print(" | ".join(rows[-1]), flush=True)
             if arguments.json is not None:
                 append_json_line(arguments.json, line | about)
+    if not rows and "growth" not in arguments.only:
+        parser.error("no measurement has one of these parts and one of these models")
     if rows:
         print(markdown(BENCH_HEADER, rows))
     if "growth" in arguments.only:

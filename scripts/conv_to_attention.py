@@ -34,7 +34,7 @@ from attnconv.models.weight_files import load_weights
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import build_untrained, load_trained, run_folder_of
 from attnconv.runs.provenance import commit, describe_device
-from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive
+from attnconv.settings.arguments import ScriptParser, a_path, a_place, above_zero, check_target, positive
 from attnconv.training.device import choose_device
 
 SWEPT_IMAGES = 8
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )
-    parser.add_argument("--data", help="folder of the data, if it has moved")
+    parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
     parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
     parser.add_argument("--alpha", type=above_zero, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")
     parser.add_argument("--batch", type=positive, default=100, help="test images per batch")

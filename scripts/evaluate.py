@@ -10,13 +10,15 @@ Prints the accuracy, the accuracy of each class, and the classes that it is most
 """
 
 from attnconv.errors import one_line_errors
-from attnconv.settings.arguments import ScriptParser
+from attnconv.settings.arguments import ScriptParser, a_place
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
-    parser.add_argument("--data", metavar="FOLDER", help="labeled images (default: the test images of the run)")
+    parser.add_argument(
+        "--data", type=a_place, metavar="FOLDER", help="labeled images (default: the test images of the run)"
+    )
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(

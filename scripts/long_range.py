@@ -10,6 +10,7 @@ which some pixel of the last layer sees both marks. `counting` is the accuracy o
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ CLUTTER = 6  # of configs/data/pairs.yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def read_cell(folder: Path) -> dict[str, Any]:
+def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     """Return one run as a row."""
-    result, config = look(folder).result, read_run_config(folder)
+    result, config = look(folder).result, read_run_config(folder, trusted)
     if config.data.clutter != CLUTTER:
         raise RunFolderError(f"{folder}: this table needs runs with data.clutter={CLUTTER}")
     wall = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
@@ -48,7 +49,7 @@ def read_cell(folder: Path) -> dict[str, Any]:
     }
 
 
-def read_cells(outputs: Path) -> list[dict[str, Any]]:
+def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row for each finished run of the experiment.
 
     Raises:
@@ -63,7 +64,7 @@ def read_cells(outputs: Path) -> list[dict[str, Any]]:
         raise RunFolderError(f"no finished run of experiment=long_range below {outputs}")
     if len(folders) < len(states):
         print(f"{len(states) - len(folders)} unfinished runs are skipped")
-    rows = [read_cell(folder) for folder in folders]
+    rows = [read_cell(folder, trusted) for folder in folders]
     if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
         raise RunFolderError("several runs have the same settings, and the table shows one: keep one seed per folder")
     if len(precisions := {row["precision"] for row in rows}) > 1:
@@ -75,10 +76,13 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
     parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
+    )
     arguments = parser.parse_args()
     path, page = arguments.into / "long_range.csv", arguments.into / "long_range.md"
     require_targets(path, page)
-    rows = read_cells(arguments.outputs)
+    rows = read_cells(arguments.outputs, arguments.trust)
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

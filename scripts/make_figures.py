@@ -14,7 +14,7 @@ from attnconv.report.complaints import exit_with
 from attnconv.report.figures.catalog import entries
 from attnconv.report.figures.gallery import make_figures, read_index
 from attnconv.report.figures.of_run import figures_of_run
-from attnconv.settings.arguments import ScriptParser, a_path, existing_folder
+from attnconv.settings.arguments import ScriptParser, a_path, a_place, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,7 +45,12 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="list the figures and draw none")
     parser.add_argument("--run", type=a_path, metavar="RUN", help="draw the figures of this run")
     parser.add_argument("--into", type=a_path, metavar="FOLDER", help="with --run: for its figures (RUN/figures)")
-    parser.add_argument("--data", metavar="FOLDER", help="with --run: folder of its images, if they were moved")
+    parser.add_argument(
+        "--data", type=a_place, metavar="FOLDER", help="with --run: folder of its images, if they were moved"
+    )
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
+    )
     arguments = parser.parse_args()
     if arguments.run and (arguments.only or arguments.list):
         parser.error("--run draws all figures of one run: leave out --only and --list")
@@ -55,7 +60,7 @@ def main() -> None:
     if arguments.list:
         show_list(arguments.results)
     elif arguments.run:
-        figures_of_run(arguments.run, arguments.into, arguments.data)
+        figures_of_run(arguments.run, arguments.into, arguments.data, arguments.trust)
     else:
         errors = draw_all(arguments.results, arguments.only)
     exit_with(errors)

@@ -22,7 +22,7 @@ from attnconv.report.complaints import exit_with
 from attnconv.report.page.assemble import assemble
 from attnconv.report.page.contents import IMAGES, from_results, from_runs
 from attnconv.report.page.images import first_of_each_class, save_images
-from attnconv.settings.arguments import ScriptParser, a_path, check_target, existing_folder
+from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target, existing_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 3_000_000  # bytes of the page of results/
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--results", type=existing_folder, default=REPOSITORY / "results", help="folder of collected results (results/)"
     )
-    parser.add_argument("--data", help="folder of the data, if it has moved")
+    parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
     )

@@ -18,7 +18,7 @@ from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import find_weights, load_trained, read_run_config
 from attnconv.runs.provenance import commit
-from attnconv.settings.arguments import ScriptParser, a_path, check_target, positive, whole_number
+from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target, positive, whole_number
 from attnconv.training.device import choose_device
 
 CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
@@ -28,7 +28,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--calibration", type=a_path, metavar="FILE", help="write the calibration's rows to this file")
-    parser.add_argument("--data", help="folder of the data, if it has moved")
+    parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
     parser.add_argument("--images", type=positive, default=100, help="number of test images to average attention over")
     parser.add_argument(
         "--fit-images",

@@ -3,6 +3,7 @@
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 import attnconv
 from attnconv.analysis.attention import attention_layers
 from attnconv.data.preprocessing import read_preprocessing
-from attnconv.errors import UserError
+from attnconv.errors import ConfigError, DataError, RunFolderError, UserError
 from attnconv.models.weight_files import read_weights
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import find_run
@@ -49,6 +50,55 @@ def test_attnconv_run_is_the_function_not_the_module():
     from attnconv.run import run
 
     assert attnconv.run is run
+
+
+@pytest.mark.parametrize("given", ["seed=1", [1], {"seed": 1}, 5, [None]])
+def test_compose_takes_a_list_of_texts(given):
+    with pytest.raises(ConfigError, match="compose takes a list of texts"):
+        attnconv.compose(given)
+
+
+def test_compose_reads_its_settings_as_a_command_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = attnconv.compose(setting for setting in ("seed=1", "output=~/runs"))
+    assert (config.seed, config.output) == (1, f"{tmp_path}/runs")
+    for wrong in ("seed=1,2", "retry_failed=true", "sead=1"):
+        with pytest.raises(ConfigError):
+            attnconv.compose([wrong])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("epochs", 0, "epochs"),
+        ("epochs", "many", "epochs must be a whole number"),
+        ("epoch", 3, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ("recipe.optimizer", "lion", "recipe.optimizer=lion is not one of sgd"),
+        ("recipe.batch_size", 0, "recipe.batch_size"),
+        ("data.fraction", 2.0, "data.fraction"),
+        ("output", Path("outputs"), "output must be text"),
+        ("name", "a/../b", "name"),
+        ("model", None, "model must not be null"),
+    ],
+)
+def test_an_edited_configuration_is_checked_before_it_runs(tiny, tmp_path, key, value, complaint):
+    config = tiny()
+    part = config
+    *parents, leaf = key.split(".")
+    for name in parents:
+        part = getattr(part, name)
+    setattr(part, leaf, value)
+    with pytest.raises(ConfigError, match=complaint):
+        attnconv.run(config)
+    assert not (tmp_path / "outputs").exists()
+    with pytest.raises(ConfigError, match="this is a dict, not a configuration"):
+        attnconv.run({"seed": 1})
+
+
+def test_load_takes_texts_for_paths(folder):
+    assert attnconv.load(folder, weights=f"{folder}/weights.safetensors", trusted="mine").folder == folder
+    with pytest.raises(RunFolderError, match="by its folder or its name"):
+        attnconv.load(None)
 
 
 def test_predict_works_without_the_data_set(network, folder, moved, tmp_path):
@@ -151,6 +201,23 @@ def test_invalid_images_are_one_line_errors(network, images, complaint):
     with pytest.raises(UserError, match=complaint) as refused:
         network.predict(images)
     assert "\n" not in str(refused.value)
+
+
+def test_images_are_turned_upright_and_tensors_taken_from_anywhere(network, moved, tmp_path):
+    images = np.load(moved / "test_images.npy")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(images[0]).save(tmp_path / "turned.png", exif=exif)
+    opened = network.predict_proba(Image.open(tmp_path / "turned.png"))
+    assert np.array_equal(opened, network.predict_proba(tmp_path / "turned.png"))
+    assert np.array_equal(opened, network.predict_proba(images[0][::-1, ::-1]))
+    several = [torch.from_numpy(image) for image in images[:3]]
+    assert np.array_equal(network.predict_proba(several), network.predict_proba(images[:3]))
+    with pytest.raises(DataError, match="not images of one size"):
+        network.predict([images[0], images[1][:4]])
+    for layer, query in ((1.5, None), (1, 3), (1, (1, 2, 3)), (1, (1.5, 1))):
+        with pytest.raises(ConfigError):
+            network.attention(images[0], layer, query)
 
 
 def test_resize_converts_images_of_other_sizes_and_modes(network, tmp_path):

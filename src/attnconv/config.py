@@ -6,7 +6,7 @@ model is built (`attnconv.models.build`).
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -195,7 +195,24 @@ def freeze(composed: DictConfig) -> Config:
     """
     composed = composed.copy()
     convert(composed, Config)
-    config = typed(Config, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    return _checked(typed(Config, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)))
+
+
+def checked(config: Any) -> Config:
+    """Return a configuration that Python code may have edited, checked as those of command lines are.
+
+    Raises:
+        ConfigError: see `freeze`; also if it is not a configuration.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"this is a {type(config).__name__}, not a configuration: make one with attnconv.compose")
+    for part, prefix in ((config, ""), *((getattr(config, name), f"{name}.") for name in ("data", "recipe", "scale"))):
+        for name in vars(part).keys() - {setting.name for setting in fields(part)}:
+            raise ConfigError(f"unknown setting '{prefix}{name}'{nearest(prefix + name, valid_keys())}")
+    return _checked(typed(Config, asdict(config)))
+
+
+def _checked(config: Config) -> Config:
     check_limits(config)
     for key, value in flatten(config.model, "model.").items():
         if value == "":
@@ -224,46 +241,34 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def compose(overrides: list[str] | None = None) -> Config:
-    """Return the configuration that `python train.py OVERRIDES` would run."""
-    from attnconv.settings.composition import composed
-    from attnconv.settings.contradictions import require_effect
-    from attnconv.settings.overrides import check_overrides
-
-    check_overrides(overrides or [])
-    config = freeze(composed(overrides or []))
-    require_effect([(config, overrides or [])])
-    return config
-
-
-def model_node(name: str, like: Config) -> dict[str, Any]:
-    """Return the `model` node of another model, under the scale and the recipe of `like`.
+def compose(overrides: Iterable[str] | None = None) -> Config:
+    """Return the configuration that `python train.py OVERRIDES` would run.
 
     Raises:
-        ConfigError: the model does not exist, or needs settings of its own.
+        ConfigError: see `freeze`; also if it is not a list of texts, or one cannot be read or has no effect.
     """
-    from hydra import compose as hydra_compose
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
-    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
+    from attnconv.settings.arguments import expand_home
     from attnconv.settings.composition import composed
+    from attnconv.settings.contradictions import refuse_of_sweeps, require_effect
+    from attnconv.settings.explain import explain_composition_error
+    from attnconv.settings.overrides import check_overrides
 
-    # Inside a command, Hydra is already initialized and knows the folders that --config-dir added.
-    inside_command = GlobalHydra.instance().is_initialized()
+    if overrides is not None and (isinstance(overrides, str | dict) or not isinstance(overrides, Iterable)):
+        raise ConfigError(f"compose takes a list of texts, such as compose(['seed=1']), not {overrides!r}")
+    given = list(overrides or [])
+    if not all(isinstance(override, str) for override in given):
+        raise ConfigError(f"compose takes a list of texts, such as compose(['seed=1']), not {given}")
+    given = list(map(expand_home, given))
     try:
-        found = hydra_compose("config", [f"model={name}"]) if inside_command else composed([f"model={name}"])
-    except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
-        valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
-        raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
-    for part in ("scale", "recipe"):
-        OmegaConf.update(found, part, asdict(getattr(like, part)))
-    try:
-        node = OmegaConf.to_container(found.model, resolve=True, throw_on_missing=True)
-    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
-        raise ConfigError(f"match_model={name} has a setting without a default, and cannot be a reference") from error
-    assert isinstance(node, dict)
-    return {str(key): value for key, value in node.items()}
+        check_overrides(given)
+        refuse_of_sweeps(given)
+        config = freeze(composed(given))
+    except HydraException as error:
+        raise ConfigError(explain_composition_error(error, valid_keys())) from error
+    require_effect([(config, given)])
+    return config
 
 
 def to_plain(config: Config) -> dict[str, Any]:

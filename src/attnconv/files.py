@@ -130,6 +130,8 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
     try:
         if path.is_dir():
             raise FileError(f"{path} is a folder, not a file")
+        if path.is_symlink() and not path.exists():
+            raise FileError(f"{path} is a link to {os.readlink(path)}, which does not exist")
         if not path.exists():
             raise FileError(f"{path} does not exist{near(path)}")
         if not path.is_file():  # opening a pipe would wait for its other end

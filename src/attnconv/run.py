@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Any
 
-from attnconv.config import Config
+from attnconv.config import Config, checked
 from attnconv.errors import AlreadyDone, CellFailed, InUse, UserError
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.records import read_result
@@ -29,7 +29,7 @@ def run(config: Config) -> dict[str, Any]:
             records.
         Stopped: a signal stopped the run; a checkpoint exists, and result.json says so.
     """
-    setup = prepare(config)
+    setup = prepare(checked(config))
     with setup.claimed(), Interrupts(several=setup.processes.count > 1, parent=pool()) as interrupts:
         trainer = Trainer(setup, interrupts)
         with trainer.recorded():

@@ -8,13 +8,12 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from attnconv.analysis.profile import CLAIMS, cost_row, study_models
-from attnconv.config import model_node
 from attnconv.errors import ConfigError
 from attnconv.mixers.global_convolution import DepthwiseGlobal
 from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
 from attnconv.models.cost import activation_bytes, build_unfilled, counted_forward, flops_full, flops_paper, parameters
-from attnconv.models.match import match_width
+from attnconv.models.match import match_width, model_node
 from attnconv.models.resnet import NonLocalBlock
 from conftest import REPOSITORY, compose
 
@@ -171,6 +170,11 @@ def test_matched_width_may_be_many_times_the_configured_one():
     assert match_width(conv, full, "parameters", CIFAR, 10).node["width"] > 8 * conv["width"]
 
 
+class Nothing(nn.Flatten):
+    def __init__(self, image_shape, classes):
+        super().__init__()
+
+
 def test_unreachable_budgets_are_refused():
     # Its weights over positions alone outnumber all weights of the other model.
     config = compose(["model=mlp_mixer", "scale=mini", "scale.width=8"])
@@ -178,6 +182,11 @@ def test_unreachable_budgets_are_refused():
         ConfigError, match=r"no width of model=mlp_mixer comes within 2% .* nearest, model.width=1, has"
     ):
         match_width(config.model, model_node("conv3x3", config), "parameters", CIFAR, 10)
+    with pytest.raises(ConfigError, match=r"scales a number, and model.width=\[8, 16\] is not one"):
+        match_width({**config.model, "width": [8, 16]}, config.model, "parameters", CIFAR, 10)
+    nothing = {"name": "nothing", "_target_": f"{__name__}.Nothing"}
+    with pytest.raises(ConfigError, match="match_model=nothing has no parameters, so it sets no budget"):
+        match_width(config.model, nothing, "parameters", CIFAR, 10)
     with pytest.raises(ConfigError, match="has no width for match=parameters to scale"):
         match_width({"name": "timm_x"}, config.model, "parameters", CIFAR, 10)
     with pytest.raises(ConfigError, match=r"match_model=sa_quadratik does not exist; did you mean 'sa_quadratic'"):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv.analysis.heads import attention_mixers, mixer_inputs
+from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
     """Return the attention of each layer of a network for images (B, C, height, width), in order of depth.
 
     Raises:
-        ConfigError: a layer attends within windows, not to the whole map.
+        ConfigError: a layer attends within windows, not to the whole map, or gives no probabilities.
     """
     if attention_mixers(model):
         return list(_of_mixers(model, images))
@@ -57,7 +57,7 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
 def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
     for mixer, x in zip(attention_mixers(model), mixer_inputs(model, images), strict=True):
         _, height, width, _ = x.shape
-        yield LayerAttention(mixer.attention_probs(height, width, x).float().cpu(), (height, width), 0)
+        yield LayerAttention(probs_of(mixer, height, width, x).cpu(), (height, width), 0)
 
 
 def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:

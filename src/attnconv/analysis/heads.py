@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attnconv.errors import ConfigError, counted
 from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
 IMAGES_AT_ONCE = 10  # attention probabilities take (N, HW, HW) per image and layer
+ROUNDING = 0.01  # of the sum of a row of probabilities, also in 16 bits
 DECIMALS = 4  # of centers and spreads in heads.jsonl
 
 
@@ -37,19 +39,70 @@ def central_query(height: int, width: int) -> int:
     return height // 2 * width + width // 2
 
 
+class NotShown(ConfigError):
+    """Attention that has no single map of all positions, such as attention within windows."""
+
+
+@torch.no_grad()
+def probs_of(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
+    """Return the probabilities of a mixer, (B or 1, N, Q, K) in float32, checked, because it may be a user's.
+
+    Args:
+        height, width: of the map.
+        x: the maps (B, H, W, D).
+
+    Raises:
+        ConfigError: they are not what the contract asks for (attnconv.mixers.base).
+    """
+    probs, what = mixer.attention_probs(height, width, x), f"attention_probs of {type(mixer).__name__}"
+    if not isinstance(probs, Tensor):
+        raise ConfigError(f"{what} gives a {type(probs).__name__}, not a tensor")
+    pixels, images = height * width, {1, 1 if x is None else len(x)}
+    if probs.dim() != 4 or probs.shape[0] not in images or not probs.shape[1] or probs.shape[2:] != (pixels, pixels):
+        wanted = f"({' or '.join(map(str, sorted(images)))}, heads, {pixels}, {pixels})"
+        raise ConfigError(f"{what} gives {tuple(probs.shape)} for a map of {height}x{width}, not {wanted}")
+    probs = probs.detach().float()
+    if not probs.isfinite().all():
+        raise ConfigError(f"{what} gives numbers that are not finite")
+    largest = probs.sum(dim=-1).max().item()
+    if probs.min() < 0 or largest > 1 + ROUNDING:
+        numbers = f"the lowest is {probs.min().item():.3g}, and a row adds up to {largest:.3g}"
+        raise ConfigError(f"{what} does not give probabilities: {numbers}")
+    return probs
+
+
 @torch.no_grad()
 def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Return the input of each attention mixer when the model, without dropout, sees images (B, C, height, width)."""
-    captured: list[Tensor] = []
+    """Return the input of each attention mixer when the model, without dropout, sees images (B, C, height, width).
+
+    Raises:
+        NotShown: a mixer is not called exactly once, with maps (B, H, W, D).
+    """
+    mixers = attention_mixers(model)
+    calls: list[list[Any]] = [[] for _ in mixers]
     hooks = [
-        mixer.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
-        for mixer in attention_mixers(model)
+        mixer.register_forward_pre_hook(
+            lambda _, inputs, named, seen=seen: seen.extend((*inputs, *named.values())[:1]), with_kwargs=True
+        )
+        for mixer, seen in zip(mixers, calls, strict=True)
     ]
     model.eval()
-    model(images)
-    for hook in hooks:
-        hook.remove()
-    return captured
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for mixer, seen in zip(mixers, calls, strict=True):
+        _require_one_map(mixer, seen)
+    return [x for (x,) in calls]
+
+
+def _require_one_map(mixer: nn.Module, inputs: list[Any]) -> None:
+    if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].dim() != 4:
+        raise NotShown(
+            f"{type(mixer).__name__} is called {counted(len(inputs), 'time')} per image, or not with one map of all "
+            "positions (B, H, W, D); its maps cannot be shown"
+        )
 
 
 @torch.no_grad()
@@ -58,11 +111,18 @@ def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tu
 
     Args:
         images: (B, C, height, width), passed to the model without dropout, `batch` at a time.
+
+    Raises:
+        NotShown: see `mixer_inputs`.
     """
+    mixer_inputs(model, images[:1])
     mixers = attention_mixers(model)
     traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
     hooks = [
-        mixer.register_forward_hook(lambda _, inputs, out, seen=seen: seen.append((inputs[0].cpu(), out.cpu())))
+        mixer.register_forward_hook(
+            lambda _, inputs, named, out, seen=seen: seen.append(((*inputs, *named.values())[0].cpu(), out.cpu())),
+            with_kwargs=True,
+        )
         for mixer, seen in zip(mixers, traffic, strict=True)
     ]
     model.eval()
@@ -79,8 +139,8 @@ def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) 
 
     Position-only attention is the same for all maps and needs no x.
     """
-    probs = mixer.attention_probs(height, width, x)[:, :, central_query(height, width)]
-    return probs.float().mean(dim=0).reshape(-1, height, width).cpu()
+    probs = probs_of(mixer, height, width, x)[:, :, central_query(height, width)]
+    return probs.mean(dim=0).reshape(-1, height, width).cpu()
 
 
 @torch.no_grad()
@@ -89,14 +149,20 @@ def central_maps(model: nn.Module, height: int, width: int, images: Tensor) -> l
 
     Args:
         images: (B, C, height, width); attention that depends on content is averaged over these.
+
+    Raises:
+        NotShown: see `mixer_inputs`; also if a mixer sees maps of another size.
     """
     mixers = attention_mixers(model)
     if all(isinstance(mixer, PositionalAttention) for mixer in mixers):
         return [central_probs(mixer, height, width) for mixer in mixers]
     sums = []
     for chunk in images.split(IMAGES_AT_ONCE):
-        inputs = zip(mixers, mixer_inputs(model, chunk), strict=True)
-        sums.append([len(chunk) * central_probs(mixer, height, width, x) for mixer, x in inputs])
+        inputs = mixer_inputs(model, chunk)
+        if any(x.shape[1:3] != (height, width) for x in inputs):
+            raise NotShown("attention within windows has no map of all positions")
+        pairs = zip(mixers, inputs, strict=True)
+        sums.append([len(chunk) * central_probs(mixer, height, width, x) for mixer, x in pairs])
     return [torch.stack(layer).sum(dim=0) / len(images) for layer in zip(*sums, strict=True)]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_similarity import head_numbers, layer_numbers
-from attnconv.analysis.heads import attention_mixers, mixer_traffic
+from attnconv.analysis.heads import attention_mixers, mixer_traffic, probs_of
 from attnconv.errors import ConfigError, DataError
 from attnconv.runs.load import Trained, build_untrained
 
@@ -56,8 +56,8 @@ def _describe(model: nn.Module, images: Tensor, fit_images: Tensor) -> dict[str,
     mixers = attention_mixers(model)
     for layer, (mixer, (inputs, outputs)) in enumerate(zip(mixers, mixer_traffic(model, fit_images), strict=True), 1):
         _, height, width, _ = inputs.shape
-        probs = mixer.attention_probs(height, width, inputs[: len(images)].to(images.device)).float().cpu()
-        if not (probs.isfinite().all() and outputs.isfinite().all()):
+        probs = probs_of(mixer, height, width, inputs[: len(images)].to(images.device)).cpu()
+        if not outputs.isfinite().all():
             raise ConfigError(
                 f"attention layer {layer} gives numbers that are not finite: there is nothing to describe"
             )

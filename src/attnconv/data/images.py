@@ -35,10 +35,10 @@ def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = 
     if isinstance(images, Sequence) and all(isinstance(one, str | os.PathLike | Image.Image) for one in images):
         if not images:
             raise DataError("there are no images")
-        opened = [one if isinstance(one, Image.Image) else open_image(Path(one)) for one in images]
+        opened = [_upright(one) if isinstance(one, Image.Image) else open_image(Path(one)) for one in images]
         names = ["the image" if isinstance(one, Image.Image) else str(one) for one in images]
     else:
-        array = _checked(np.asarray(images), image_shape)
+        array = _checked(_as_array(images), image_shape)
         if array.shape[1:] == (*image_shape[1:], image_shape[0]):
             return np.ascontiguousarray(array)  # PyTorch does not support negative strides
         opened = [_from_array(one) for one in array]
@@ -62,8 +62,28 @@ def open_image(path: Path) -> Image.Image:
         if kind.endswith(" image"):
             raise DataError(f"{path} is {kind} that is damaged or of a kind that Pillow cannot read") from error
         raise DataError(f"{path} is not an image: it is {kind}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} has too many pixels ({in_one_line(error)})") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path} is damaged, or not an image ({in_one_line(error)})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an opened image with its EXIF orientation applied."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"the image is damaged, or closed ({in_one_line(error)})") from error
+
+
+def _as_array(images: Any) -> np.ndarray:
+    """Return arrays or tensors, on any device, or a list of them, as one array."""
+    try:
+        if isinstance(images, list | tuple):
+            return np.stack([_as_array(one) for one in images]) if images else np.asarray(images)
+        return np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"these are not images of one size: {in_one_line(error)}") from error
 
 
 def _checked(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

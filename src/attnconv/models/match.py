@@ -7,11 +7,13 @@ rounds it.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from attnconv.config import Config, model_node
-from attnconv.errors import ConfigError
+from omegaconf import OmegaConf
+
+from attnconv.config import CONFIGS, Config
+from attnconv.errors import ConfigError, nearest
 from attnconv.models.build import may_be_fraction
 from attnconv.models.cost import build_unfilled, forward_once, parameters
 
@@ -51,6 +53,36 @@ def resolve_node(config: Config, image_shape: tuple[int, int, int], classes: int
     return match.node, match
 
 
+def model_node(name: str, like: Config) -> dict[str, Any]:
+    """Return the `model` node of another model, under the scale and the recipe of `like`.
+
+    Raises:
+        ConfigError: the model does not exist, or needs settings of its own.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+    from attnconv.settings.composition import composed
+
+    # Inside a command, Hydra is already initialized and knows the folders that --config-dir added.
+    inside_command = GlobalHydra.instance().is_initialized()
+    try:
+        found = hydra_compose("config", [f"model={name}"]) if inside_command else composed([f"model={name}"])
+    except (HydraException, ValueError) as error:  # ValueError: model=5 is not a name
+        valid = {path.stem for path in CONFIGS.glob("model/*.yaml")}
+        raise ConfigError(f"match_model={name} does not exist{nearest(name, valid)}") from error
+    for part in ("scale", "recipe"):
+        OmegaConf.update(found, part, asdict(getattr(like, part)))
+    try:
+        node = OmegaConf.to_container(found.model, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        raise ConfigError(f"match_model={name} has a setting without a default, and cannot be a reference") from error
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
+
+
 def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int, int, int], classes: int) -> Match:
     """Return `node` with its width scaled to the cost of `reference`, within 2%.
 
@@ -65,6 +97,9 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
     """
     if "width" not in node:
         raise ConfigError(f"model={node['name']} has no width for match={budget} to scale")
+    if not _is_size(node["width"]):
+        raise ConfigError(f"match={budget} scales a number, and model.width={node['width']} is not one above 0")
+    two = _is_size(node.get("hidden"))
 
     costs: dict[tuple[Any, Any], int] = {}
 
@@ -86,7 +121,9 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
         return flops
 
     target = count(reference)
-    scaled = _match_two_widths(node, target, cost) if "hidden" in node else _match_one_width(node, target, cost)
+    if not target:
+        raise ConfigError(f"match_model={reference['name']} has no {budget}, so it sets no budget")
+    scaled = _match_two_widths(node, target, cost) if two else _match_one_width(node, target, cost)
     result = Match(scaled, budget, target, cost(scaled))
     if abs(result.difference) > TOLERANCE:
         raise ConfigError(
@@ -94,6 +131,10 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
             f"model={reference['name']}: the nearest, model.width={scaled['width']}, has {result.achieved:,}"
         )
     return result
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _match_one_width(node: Node, target: int, cost: Callable[[Node], int]) -> Node:
@@ -131,8 +172,7 @@ def _buildable(width: int, at: Callable[[int], Node], cost: Callable[[Node], int
             refusal = error
         else:
             return candidate
-    assert refusal is not None
-    raise refusal
+    raise ConfigError(f"match needs model.width={width:g} or more: {refusal}") from refusal
 
 
 def _nearest(lowest: int, start: int, cost: Callable[[int], int], target: int) -> int:

@@ -3,13 +3,14 @@
 This module records centers and spreads per epoch (the paper's Figure 3), maps, and a figure (Figure 4).
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from attnconv.analysis.heads import attention_mixers, central_maps, gaussian_heads, rounded
+from attnconv.analysis.heads import NotShown, attention_mixers, central_maps, gaussian_heads, rounded
 from attnconv.data.dataset import Split
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.frozen import LEARNED, learned_heads
@@ -67,7 +68,12 @@ class HeadWatcher:
         """
         if not self._mixers:
             return None
-        layers = central_maps(self._model, *self._grid, first_images(split))
+        try:
+            layers = central_maps(self._model, *self._grid, first_images(split))
+        except NotShown as reason:
+            print(f"note: no attention maps: {reason}", file=sys.stderr)
+            self._mixers = []
+            return None
         maps = np.full((len(layers), max(map(len, layers)), *self._grid), np.nan, np.float16)
         for layer, probs in zip(maps, layers, strict=True):
             layer[: len(probs)] = probs.numpy()

@@ -29,7 +29,7 @@ def load(
     run: str | Path,
     root: str | None = None,
     device: str = "cpu",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     trusted: Sequence[str] = (),
 ) -> Trained:
     """Load a trained network, ready to predict.
@@ -47,11 +47,13 @@ def load(
         FileError: its weights are damaged or belong to another network.
         ConfigError: its configuration does not fit this version.
     """
+    if not isinstance(run, str | os.PathLike):
+        raise RunFolderError(f"a run is given by its folder or its name, not by a {type(run).__name__}")
     folder = find_run(run)
-    config = read_run_config(folder, trusted)
+    config = read_run_config(folder, (trusted,) if isinstance(trusted, str) else trusted or ())
     if root is not None:
-        config.data.root = root
-    weights = weights or find_weights(folder)
+        config.data.root = os.path.expanduser(root)
+    weights = Path(os.path.expanduser(weights)) if weights else find_weights(folder)
     preprocessing = read_preprocessing(folder, config.data)
     if start_weights(flatten(config.model, "model.")):
         config.model["start"] = str(weights)  # they include the heads that the run started with
@@ -71,9 +73,9 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
         RunFolderError: neither exists; the message lists similar names.
     """
     folder = Path(os.path.expanduser(run))
-    if folder.exists() or not _is_name(str(run)):
+    if folder.exists() or not _is_name(str(run).rstrip("/")):
         return folder
-    names = committed_runs(results)
+    run, names = str(run).rstrip("/"), committed_runs(results)
     found = [name for name in names if str(run) in (name, model_of(name))]
     found = [name for name in found if name.endswith("/frac1/seed0")] or found
     if len(found) > 1:

@@ -1,5 +1,6 @@
 """A trained network, ready for any images: predict, evaluate, inspect its attention."""
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,7 +126,7 @@ class Trained:
         if len(arrays) != 1:
             raise DataError(f"attention needs exactly one image, not {len(arrays)}")
         layers = self._attention(arrays)
-        if not 1 <= layer <= len(layers):
+        if not isinstance(layer, int) or not 1 <= layer <= len(layers):
             raise ConfigError(f"layer must be in 1..{len(layers)}, not {layer}")
         found = layers[layer - 1]
         height, width = found.grid
@@ -197,7 +198,10 @@ class Trained:
 
 
 def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
-    labels = np.asarray(labels)
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:
+        raise DataError(f"labels must be {count} integers, one per image") from error
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise DataError(f"labels must be {count} integers, one per image, not {labels.dtype} {labels.shape}")
     return labels.astype(np.int64)
@@ -206,13 +210,16 @@ def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
 def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:
     """Return the index of a query among the tokens of a layer."""
     height, width = layer.grid
-    if query == "class" and layer.prefix:
-        return 0
     if isinstance(query, str):
+        if query == "class" and layer.prefix:
+            return 0
         raise ConfigError(f"query={query!r}: the network has no class token; use (row, column)")
-    row, column = query
+    try:
+        row, column = map(operator.index, query)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"query={query!r} is not a position: use (row, column)") from error
     if not (0 <= row < height and 0 <= column < width):
-        raise ConfigError(f"query={tuple(query)} is outside the map, which has {height}x{width} positions (from 0)")
+        raise ConfigError(f"query={(row, column)} is outside the map, which has {height}x{width} positions (from 0)")
     return layer.prefix + row * width + column
 
 

@@ -161,6 +161,11 @@ def a_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def a_place(text: str) -> str:
+    """Convert an argument to the path of data, as settings hold it."""
+    return str(a_path(text))
+
+
 def existing_folder(text: str) -> Path:
     """Convert an argument to the path of an existing folder."""
     path = a_path(text)

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.analysis.heads import NotShown, attention_mixers, mixer_inputs, probs_of
 from attnconv.config import Config
 from attnconv.data.augmentation import normalize, scale
 from attnconv.data.dataset import DataSet
-from attnconv.errors import ConfigError, counted
+from attnconv.errors import ConfigError, UserError, counted
 from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
 from attnconv.models.cost import (
     ForwardPass,
@@ -205,6 +206,8 @@ def _rehearse(
     with torch.random.fork_rng(devices=[]):
         try:
             _steps(build, images[:FEW], classes, bf16)
+        except UserError:
+            raise
         except Exception as error:
             if isinstance(error, NotImplementedError) and "backend" in str(error):
                 return
@@ -234,6 +237,18 @@ def _steps(build: Callable[[], nn.Module], images: Tensor, classes: int, bf16: b
     if _shapes(model) != shapes or list(map(id, model.parameters())) != parameters_before:
         raise ValueError("its forward pass makes or replaces parameters or buffers; make them in __init__")
     _require_complete_state(model, build(), images, bf16)
+    _require_probabilities(model, images)
+
+
+def _require_probabilities(model: nn.Module, images: Tensor) -> None:
+    """Raise ConfigError for an attention mixer whose probabilities could not be drawn after training."""
+    try:
+        inputs = mixer_inputs(model, images.clone())
+    except NotShown:  # a run has no maps then
+        return
+    for mixer, x in zip(attention_mixers(model), inputs, strict=True):
+        with errors_of_network(f"attention_probs of {type(mixer).__name__}:"):
+            probs_of(mixer, x.shape[1], x.shape[2], x)
 
 
 def _logits(model: nn.Module, images: Tensor, bf16: bool) -> Any:

@@ -218,12 +218,12 @@ class Trainer:
             self.dashboard.picture(epoch, figure)
 
     def _conclude(self) -> None:
-        """Save maps, weights and numbers after the last epoch."""
+        """Save weights, maps and numbers after the last epoch."""
+        export_weights(self.folder.weights, self.model)
         maps = self.heads.maps(self.data.test)
         if maps is not None:
             self.folder.write_array("attention_maps.npy", maps)
         self._show_heads(self.config.epochs, self.data.test)
-        export_weights(self.folder.weights, self.model)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
         self.numbers = outcome(self.folder, self.images) | self.numbers | peak
         assert self.dashboard is not None

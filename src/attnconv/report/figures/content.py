@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from attnconv.analysis.heads import attention_mixers, mixer_inputs
+from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.data.dataset import normalize
 from attnconv.report.figures.data import ImageMaps, Weights
 from attnconv.report.figures.maps import of_images
@@ -37,7 +37,7 @@ def image_maps(trained: Trained, title: str) -> ImageMaps:
     for mixer, inputs in zip(attention_mixers(trained.model), mixer_inputs(trained.model, shown), strict=True):
         _, height, width, _ = inputs.shape
         places = np.array([(int(row * height), int(column * width)) for _, row, column in chosen])
-        probs = mixer.attention_probs(height, width, inputs)
+        probs = probs_of(mixer, height, width, inputs)
         probs = probs.expand(len(chosen), -1, -1, -1)
         seen = [probs[image, :, row * width + column] for image, (row, column) in enumerate(places)]
         layers.append(torch.stack(seen).unflatten(-1, (height, width)).float().cpu().numpy())

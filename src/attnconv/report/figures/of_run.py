@@ -1,6 +1,6 @@
 """All figures of one run: its accuracy, and for attention where its heads look."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -20,20 +20,23 @@ from attnconv.runs.load import load_trained, read_run_config
 from attnconv.runs.records import read_lines
 
 
-def figures_of_run(folder: Path, into: Path | None = None, root: str | None = None) -> None:
+def figures_of_run(
+    folder: Path, into: Path | None = None, root: str | None = None, trusted: Sequence[str] = ()
+) -> None:
     """Draw all possible figures of a run folder, and print the files and the figures that are skipped.
 
     Args:
         folder: a run folder with at least one epoch.
         into: folder for the figures; folder/figures if None.
         root: folder of the run's images, if it has moved.
+        trusted: modules, besides attnconv, torch.nn and timm, that may define the run's model.
 
     Raises:
         RunFolderError, ConfigError, FileError: it is not a run folder, has no epoch yet, or is damaged.
     """
-    config, into = read_run_config(folder), into or folder / "figures"
+    config, into = read_run_config(folder, trusted), into or folder / "figures"
     history = read_history(folder, config)
-    figures = list(_figures(folder, config, history, root))  # all of them, before the first is written
+    figures = list(_figures(folder, config, history, root, trusted))  # all of them, before the first is written
     require_targets(*(into / f"{name}.{kind}" for name, _ in figures for kind in FORMATS))
     into.mkdir(parents=True, exist_ok=True)
     for name, figure in figures:
@@ -61,7 +64,9 @@ def read_history(folder: Path, config: Config) -> History:
     return History(f"{run_name(config)}, {epochs}", str(config.model["name"]), metrics)
 
 
-def _figures(folder: Path, config: Config, history: History, root: str | None) -> Iterator[tuple[str, Figure]]:
+def _figures(
+    folder: Path, config: Config, history: History, root: str | None, trusted: Sequence[str]
+) -> Iterator[tuple[str, Figure]]:
     yield "accuracy", curves.history(history)
     if (folder / "heads.jsonl").exists():
         yield "centers", gaussians.centers(paper_data.gaussians_of(folder, history.title))
@@ -77,12 +82,12 @@ def _figures(folder: Path, config: Config, history: History, root: str | None) -
         share = Share(history.model, history.model, is_corrected(probe), **layer_shares(probe))
         yield "convolution_share", layers.convolution_share(Shares(history.title, [share], []))
     if (folder / "weights.safetensors").exists() and (folder / "attention_maps.npy").exists():
-        yield from _of_images(folder, history.title, root)
+        yield from _of_images(folder, history.title, root, trusted)
 
 
-def _of_images(folder: Path, title: str, root: str | None) -> Iterator[tuple[str, Figure]]:
+def _of_images(folder: Path, title: str, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     """Yield attention in single images, for networks whose attention depends on them."""
-    trained = load_trained(folder, root)
+    trained = load_trained(folder, root, trusted=trusted)
     if all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
         return
     try:
