@@ -206,7 +206,8 @@ def checked(config: Any) -> Config:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"this is a {type(config).__name__}, not a configuration: make one with attnconv.compose")
-    for part, prefix in ((config, ""), *((getattr(config, name), f"{name}.") for name in ("data", "recipe", "scale"))):
+    parts = [("", config), *((f"{name}.", part) for name, part in vars(config).items() if is_dataclass(part))]
+    for prefix, part in parts:
         for name in vars(part).keys() - {setting.name for setting in fields(part)}:
             raise ConfigError(f"unknown setting '{prefix}{name}'{nearest(prefix + name, valid_keys())}")
     return _checked(typed(Config, asdict(config)))

@@ -126,7 +126,7 @@ class Trained:
         if len(arrays) != 1:
             raise DataError(f"attention needs exactly one image, not {len(arrays)}")
         layers = self._attention(arrays)
-        if not isinstance(layer, int) or not 1 <= layer <= len(layers):
+        if not isinstance(layer, int | np.integer) or not 1 <= layer <= len(layers):
             raise ConfigError(f"layer must be in 1..{len(layers)}, not {layer}")
         found = layers[layer - 1]
         height, width = found.grid

@@ -90,7 +90,7 @@ def unused_by_network(config: "Config") -> Iterator[tuple[str, float]]:
 def _ignored(node: dict[str, Any]) -> tuple[str, ...]:
     """Return arguments that the network accepts, as all networks do, and does not use."""
     mixer = node.get("mixer")
-    if isinstance(mixer, dict) and str(mixer["_target_"]).rpartition(".")[2] in WITHOUT_HEADS:
+    if isinstance(mixer, dict) and is_ours(mixer) and mixer["_target_"].rpartition(".")[2] in WITHOUT_HEADS:
         return ("heads", "attention_dropout")
     return ("center_std",) if node.get("start", "random") != "random" else ()
 
