@@ -107,7 +107,7 @@ def test_a_repeated_sweep_runs_only_missing_runs_and_reports_failures(train, com
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (["experiment=glob(nothing_is_called_so*)"], "the sweep is empty"),
+        (["model=glob(nothing_is_called_so*)"], "the sweep is empty"),
         (["seed=range(3,3)"], "the sweep is empty"),
         (["epohcs=1,2"], "unknown setting 'epohcs'; did you mean 'epochs'?"),
         (["seed=0,-1"], "seed must be at least 0, not -1"),

@@ -7,7 +7,6 @@ import pytest
 
 from attnconv.config import compose
 from attnconv.runs.folder import RunFolder
-from attnconv.runs.records import RESULT_KEYS
 from conftest import PYTHON, REPOSITORY, TINY_SCALE
 
 pytestmark = pytest.mark.slow
@@ -38,12 +37,15 @@ def test_status_script_imports_no_heavy_libraries(tmp_path):
 @pytest.mark.parametrize("mode", [[], ["-m"]])
 def test_finished_runs_are_refused_or_skipped_without_importing_torch(arrays, tmp_path, mode):
     overrides = [*TINY_SCALE, "epochs=1", "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs"]
-    folder = RunFolder(compose(overrides))
+    config = compose(overrides)
+    folder = RunFolder(config)
     folder.data_hash = "of the arrays"  # the arrays are not read again: their file times are unchanged
     folder.open()
     for file in ("metrics.jsonl", "timing.jsonl"):
-        folder.append(file, {"epoch": 1, "test/acc": 0.5})
-    folder.write_result(dict.fromkeys(RESULT_KEYS, "x") | {"status": "done", "test_acc": 0.5})
+        folder.append(file, {"epoch": 1, "train/acc": 0.5, "test/acc": 0.5})
+    about = {"name": config.name, "model": config.model["name"], "fraction": 1.0, "seed": 0, "versions": {}}
+    about |= {part: getattr(config, part).name for part in ("recipe", "scale", "data")}
+    folder.write_result(about | {"status": "done", "test_acc": 0.5, "dirty": False})
     folder.close()
     run = (
         f"import runpy, sys; sys.argv[:] = ['train.py', *{mode + overrides!r}]\n"

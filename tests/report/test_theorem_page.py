@@ -52,7 +52,7 @@ def test_the_page_shows_conversion_and_probe_results(examined):
     assert likeness_summary([(row, probed) for row in runs if row["model"] == "sa_quadratic"]) in page
     assert likeness_table(probed) in page
     assert "### sa_quadratic\n" in page
-    assert "8 images, convolutions fitted to 10 (p/n up to " in page
+    assert "8 images, convolutions fitted to 10 (up to " in page
 
 
 def test_layer_rows_average_heads_before_and_after_training(examined):

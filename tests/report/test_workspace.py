@@ -28,7 +28,7 @@ def test_a_dry_run_prints_the_workspace(command, monkeypatch):
     assert panels["Data size"][0]["x"] == "config:fraction"
     assert panels["Heads and confusion matrix"][0]["media_keys"] == ["heads"]
     (claims,) = panels["Claims"]
-    assert "| With little data convolution wins. | **" in claims["markdown"]
+    assert "| With little data, convolution wins. | **" in claims["markdown"]
 
 
 def test_an_invalid_wandb_variable_is_a_one_line_error_that_names_it(command, monkeypatch):
