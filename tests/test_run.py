@@ -140,9 +140,9 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe)
 
 def test_an_unfinished_run_of_another_configuration_names_the_changed_settings(tiny, monkeypatch):
     monkeypatch.setattr(trainer_module, "evaluate", lambda *arguments, **options: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ConfigError, match="model=conv3x3 failed in evaluation: division by zero") as failed:
         run(tiny("checkpoint_steps=1"))
-    assert json.loads(read(tiny(), "result.json"))["reason"] == "ZeroDivisionError: division by zero"
+    assert json.loads(read(tiny(), "result.json"))["reason"] == f"ConfigError: {failed.value}"
     with pytest.raises(RunFolderError) as refused:
         run(tiny("recipe.lr=0.5"))
     assert str(refused.value) == (
