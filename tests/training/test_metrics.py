@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attnconv.analysis.heads import attention_mixers, central_query
+from attnconv.errors import ConfigError
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.load import load_trained
@@ -132,7 +133,7 @@ def test_eval_mirrored_can_be_enabled_when_resuming(tiny, noise, monkeypatch):
     before = ("epochs=3", "eval_mirrored=false")
     with monkeypatch.context() as patch:
         patch.setattr("attnconv.training.trainer.export_weights", lambda *arguments: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ConfigError, match="division by zero"):
             run(tiny(*noise, *before))
     last = max((RunFolder(tiny(*noise, *before)).checkpoints).iterdir())
     last.unlink()

@@ -151,7 +151,7 @@ def test_warm_up_covers_every_input_shape_of_a_run(tiny, monkeypatch, cropped_fr
         monkeypatch.setattr(sys.modules["attnconv.run"], "prepare", lambda config, this=this: this)
         if name == "warm":
             monkeypatch.setattr("attnconv.training.trainer.train_epoch", lambda *arguments, **options: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(ConfigError, match="division by zero"):
                 run(config)
         else:
             run(config)
