@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_metrics import own_predictions
 
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, counted
 from attnconv.run import run
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import run_folder_path
@@ -78,7 +78,7 @@ def test_signal_saves_a_mid_epoch_checkpoint_from_which_the_run_resumes(tmp_path
     opening = again.stdout.readline()
     again.send_signal(signal.SIGKILL)
     assert again.finish().returncode == -signal.SIGKILL
-    assert f"resuming after epoch 0 and {position['steps_in_epoch']} steps" in opening
+    assert f"resuming after epoch 0 and {counted(position['steps_in_epoch'], 'step')}" in opening
 
 
 def test_second_signal_ends_the_run_immediately(tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.training.checks import FEW
+from attnconv.training.metrics import Tally
 from attnconv.training.schedules import lr_factor
 
 STEPS = 3  # an epoch of 40 images in batches of 16
@@ -125,6 +126,20 @@ def test_resumed_run_repeats_the_steps_of_an_uninterrupted_run(witnessed, stop_a
     for one, other in zip(together, calm, strict=True):
         for part in ("images", "mask", "drawn", "bias"):
             assert torch.equal(one[part], other[part]), part
+
+
+def test_steps_leave_the_generators_of_other_code_as_they_were(witnessed, monkeypatch):
+    """Dashboards draw the names of files from Python's generator."""
+    states, add = set(), Tally.add
+
+    def add_and_look(*arguments):
+        states.add((random.getstate(), np.random.get_state()[1].tobytes()))  # noqa: NPY002
+        add(*arguments)
+
+    monkeypatch.setattr(Tally, "add", add_and_look)
+    Witness.start()
+    run(witnessed())
+    assert len(states) == 1
 
 
 def test_result_is_from_the_last_epoch_and_validation_is_separate_from_test(tiny, arrays):

@@ -94,6 +94,21 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
 
 
+@contextmanager
+def seeded_generators(seed: int) -> Iterator[None]:
+    """Seed all global generators while entered; then Python's and NumPy's go on from where they were.
+
+    Libraries draw names of files from these, which must not repeat.
+    """
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    seed_generators(seed)
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
 def check_node(node: dict[str, Any]) -> None:
     """Check the classes that a `model` node names and their arguments, without building anything.
 

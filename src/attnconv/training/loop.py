@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
-from attnconv.models.build import seed_generators
+from attnconv.models.build import seeded_generators
 from attnconv.runs.checkpoint import Position
 from attnconv.training.cutmix import Mix
 from attnconv.training.device import autocast
@@ -98,13 +98,13 @@ def _train_step(
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * settings.factor(step)
     # Dropout draws from a global generator. Seeding these by the step makes the draw a function of (seed, step).
-    seed_generators(_dropout_seed(settings.seed, step, settings.processes.rank))
-    with autocast(settings.precision, images.device):
-        logits = model(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    # DistributedDataParallel averages over processes, whose shares may differ by one image.
-    (loss * (settings.processes.count * len(labels) / batch)).backward()
+    with seeded_generators(_dropout_seed(settings.seed, step, settings.processes.rank)):
+        with autocast(settings.precision, images.device):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel averages over processes, whose shares may differ by one image.
+        (loss * (settings.processes.count * len(labels) / batch)).backward()
     optimizer.step()
     return logits, loss
 
