@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from attnconv.files import FileError, read_csv
+from attnconv.report.evidence import Evidence
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import protocols
@@ -60,9 +61,11 @@ def test_missing_data_gives_no_figure_and_damaged_data_an_error(tmp_path):
 
 def test_readme_numbers_match_the_data():
     readme = (REPOSITORY / "README.md").read_text()
-    share = next(share for share in convolution_shares(RESULTS).networks if share.model == "sa_quadratic")
-    for values in (share.initial, share.trained):
-        assert f"{min(values):.0%} to {max(values):.0%}" in readme
+    probes = Evidence(RESULTS.path, RESULTS.runs).probes("sa_quadratic")
+    assert f"after, on all images ({['', 'one seed', 'two seeds', 'three seeds'][len(probes)]})" in readme
+    for weights in ("initial", "trained"):
+        shares = [layer["conv3"] for _, probe in probes for layer in probe["layers"] if layer["weights"] == weights]
+        assert f"{min(shares):.0%} to {max(shares):.0%}" in readme
     content = [need.ratio for need in needs(RESULTS)[0].needs if need.model == "sa_learned_content"]
     assert f"{min(content):.1f} to {max(content):.1f} times" in readme
     by_images = protocols(RESULTS)[0].accuracies.values()

@@ -15,6 +15,7 @@ def by_epoch(found: Curves) -> Figure:
     """Draw test accuracy by epoch, one thin line per seed."""
     figure, axis = _seeds(found)
     axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
