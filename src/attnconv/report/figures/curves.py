@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from attnconv.report.colors import look
 from attnconv.report.figures.data import Curve, Curves, History
@@ -15,7 +15,7 @@ def by_epoch(found: Curves) -> Figure:
     """Draw test accuracy by epoch, one thin line per seed."""
     figure, axis = _seeds(found)
     axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
