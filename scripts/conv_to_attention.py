@@ -124,9 +124,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--model", metavar="NAME", help="a model of configs/model/ or of timm")
     parser.add_argument("--checkpoint", type=a_path, help="a run folder, a file in one, or any file of weights")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
     parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
     parser.add_argument("--alpha", type=above_zero, default=ALPHA, help="sharpness of the heads, in 1/pixels^2")

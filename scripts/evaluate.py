@@ -21,9 +21,7 @@ def main() -> None:
     )
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     arguments = parser.parse_args()
     from attnconv.runs.load import load  # imports torch
 

@@ -76,9 +76,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
     parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     arguments = parser.parse_args()
     path, page = arguments.into / "long_range.csv", arguments.into / "long_range.md"
     require_targets(path, page)

@@ -48,9 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=a_place, metavar="FOLDER", help="with --run: folder of its images, if they were moved"
     )
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     arguments = parser.parse_args()
     if arguments.run and (arguments.only or arguments.list):
         parser.error("--run draws all figures of one run: leave out --only and --list")

@@ -62,9 +62,7 @@ def main() -> None:
         "--results", type=existing_folder, default=REPOSITORY / "results", help="folder of collected results (results/)"
     )
     parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     parser.add_argument("--choose-images", action="store_true", help="first select the images of results/ again")
     arguments = parser.parse_args()
     arguments.out = arguments.out or (Path("page.html") if arguments.runs else REPOSITORY / "docs" / "index.html")

@@ -19,9 +19,7 @@ def main() -> None:
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--top", type=positive, default=3, help="number of classes per image (3)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     arguments = parser.parse_intermixed_args()
     from attnconv.runs.load import load  # imports torch
 

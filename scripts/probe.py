@@ -37,9 +37,7 @@ def main() -> None:
         help="number of test images, half to fit convolutions and half to evaluate them",
     )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
-    )
+    parser.add_trust()
     arguments = parser.parse_args()
     if not arguments.runs and arguments.calibration is None:
         parser.error("no run given: probe.py RUN [RUN ...]")

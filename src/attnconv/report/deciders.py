@@ -33,7 +33,7 @@ def within(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def above(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if each difference is above 0, with Holm's correction over the deciding ones."""
-    found = [(part, contrast) for part, contrast in contrasts(claim, evidence)]
+    found = list(contrasts(claim, evidence))
     deciding = [(part, contrast) for part, contrast in found if not part.get("shown", False)]
     tested = [contrast.gap.estimate for part, contrast in deciding if contrast and contrast.seeds >= part["seeds"]]
     sure = significant(tested, len(deciding))

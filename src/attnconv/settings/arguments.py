@@ -124,6 +124,12 @@ class ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
 
+    def add_trust(self) -> None:
+        """Add --trust, which may be given several times, for runs of a user's own models."""
+        self.add_argument(
+            "--trust", action="append", default=[], metavar="MODULE", help="your own module that defines a run's model"
+        )
+
 
 def whole_number(at_least: int) -> Callable[[str], int]:
     """Return an argument type: a whole number of at least `at_least`."""
