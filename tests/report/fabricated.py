@@ -1,4 +1,28 @@
-"""Fabricated rows of runs.csv, for pages and claims."""
+"""Fabricated rows of runs.csv, for pages and claims, and the verdicts on them."""
+
+import json
+from pathlib import Path
+
+from attnconv.report.claims import judge, read_claims
+from attnconv.report.deciders import DECIDERS
+from attnconv.report.evidence import Evidence
+from conftest import REPOSITORY
+
+RESULTS = REPOSITORY / "results"
+CLAIMS = {claim["id"]: claim for claim in read_claims(RESULTS / "claims.yaml", DECIDERS)}
+LOW = (0.800, 0.802, 0.801)
+
+
+def higher(by):
+    """Return accuracies of three seeds that are higher than LOW by about `by`."""
+    return tuple(accuracy + by + wobble for accuracy, wobble in zip(LOW, (0.0005, -0.0005, 0), strict=True))
+
+
+def verdict(name, runs=(), results=Path("no results")):
+    """Judge one claim, given by its id, on these runs alone."""
+    verdicts, errors = judge([CLAIMS[name]], Evidence(results, list(runs)), DECIDERS)
+    assert errors == []
+    return verdicts[0]
 
 
 def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
@@ -19,3 +43,26 @@ def row(name, model, accuracy, seed=0, fraction=1.0, **changes):
 def seeds(name, model, accuracies, **changes):
     """Return one such run for each accuracy, with seeds 0, 1, ..."""
     return [row(name, model, accuracy, seed, **changes) for seed, accuracy in enumerate(accuracies)]
+
+
+def probed(results, run, layers=6, **of_layer):
+    """Write the probe.json of a run with one head per layer, from lists of values by layer."""
+    heads = [
+        {
+            "weights": "trained",
+            "layer": layer + 1,
+            "head": 1,
+            **{name: values[layer] for name, values in of_layer.items()},
+        }
+        for layer in range(layers)
+    ]
+    found = [
+        {"layer": layer + 1, "weights": weights, "conv3": conv3, "joint_residual": residual}
+        for layer in range(layers)
+        for weights, conv3, residual in (("initial", 0.5, 0.5), ("trained", of_layer.get("conv3", [0.5] * 6)[layer],
+                                                                  of_layer.get("residual", [0.5] * 6)[layer]))
+    ]  # fmt: skip
+    path = results / "runs" / run["run"] / "probe.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"dirty": False, "images": 8, "heads": heads, "layers": found}))
+    return run

@@ -1,0 +1,119 @@
+"""Verdicts on accuracies: the thresholds of results/claims.yaml applied to fabricated runs."""
+
+import pytest
+from fabricated import LOW, higher, row, seeds, verdict
+
+
+@pytest.mark.parametrize(
+    ("by", "status"), [(0.0, "holds"), (0.03, "does not hold"), (-0.03, "does not hold"), (0.009, "undecided")]
+)
+def test_equality_claims_need_the_whole_interval_within_the_margin(by, status):
+    runs = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(by))
+    assert verdict("A1", runs).status == status
+
+
+def test_two_of_three_seeds_leave_a_claim_undecided():
+    runs = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0)[:2])
+    found = verdict("A1", runs)
+    assert found.status == "undecided"
+    assert "n=2 (bf16), 3 are needed" in found.number
+
+
+def test_superiority_claims_need_every_deciding_comparison():
+    learned = seeds("table1_bf16", "sa_learned", higher(0.02))
+    matched = seeds("table1_bf16", "sa_learned_content", LOW)
+    wide = seeds("encodings_full_width_bf16", "sa_learned_content", LOW, parameters=900_000)
+    assert verdict("A3", learned + matched + wide).status == "holds"
+    partly = verdict("A3", learned + matched)
+    assert partly.status == "undecided"
+    assert partly.verdict.startswith("undecided; some parts not run (all parts: ")
+    below = seeds("encodings_full_width_bf16", "sa_learned_content", higher(0.04))
+    assert verdict("A3", learned + matched + below).status == "does not hold"
+
+
+def test_comparisons_that_are_missing_count_in_the_family():
+    near = [accuracy + by for accuracy, by in zip(LOW, (0.005, 0.006, 0.0022), strict=True)]  # p = 0.045 alone
+    runs = seeds("table1_bf16", "sa_learned", near) + seeds("table1_bf16", "sa_learned_content", LOW)
+    assert [part.status for part in verdict("A3", runs).parts] == ["undecided", "not run"]
+
+
+def test_frozen_heads_in_fp32_decide_one_part_of_a_claim():
+    five = (*LOW, 0.803, 0.799)
+    runs, ahead = [], {"": 0.02, "_random": 0, "_shifts": 0.03, "_copied": 0.0201}
+    for kind, by in ahead.items():
+        where = {"fraction": 0.1, "precision": "fp32"}
+        runs += seeds("frozen_heads_fp32", f"sa_quadratic{kind}", [accuracy + by for accuracy in five], **where)
+    positions, copies = verdict("L2", runs), verdict("L3", runs)
+    assert [part.status for part in positions.parts if part.decides] == ["holds", "not run"]
+    assert [part.status for part in copies.parts] == ["holds", "not run"]
+    assert "n=5 (fp32)" in positions.number
+    shown = next(part for part in positions.parts if "shifts" in part.text)
+    assert not shown.decides
+    assert shown.text.startswith("`sa_quadratic` - `sa_quadratic_shifts` (mini, 0.1 of the images): -1.0")
+
+
+def test_a_widening_gap_refutes_the_claim_that_it_closes():
+    name, runs = "data_size_steps_5", []
+    for fraction, gain in ((0.01, 0.0), (0.05, 0.02), (0.25, 0.05)):
+        runs += seeds(name, "conv3x3", LOW, fraction=fraction)
+        runs += seeds(name, "sa_quadratic", higher(gain), fraction=fraction)
+        runs += seeds(name, "sa_learned", higher(-gain), fraction=fraction)
+    parts = {part.text.partition(":")[0]: part.status for part in verdict("D2", runs).parts}
+    assert parts["`sa_quadratic` - `conv3x3` after 1,955 steps"] == "holds"
+    assert parts["`sa_learned` - `conv3x3` after 1,955 steps"] == "does not hold"
+    assert parts["`sa_learned_content` - `conv3x3` after 1,955 steps"] == "not run"
+    assert parts["`sa_quadratic` - `conv3x3` after 391 steps"] == "not run"
+    assert verdict("D2", runs).status == "does not hold"
+
+
+def test_the_recipe_claim_needs_the_same_ranking_in_every_seed():
+    runs = seeds("table1_bf16", "conv3x3", higher(0.02)) + seeds("table1_bf16", "sa_quadratic", higher(0.02))
+    runs += seeds("table1_bf16", "sa_learned", LOW)
+    paper = {"recipe": "paper"}
+    others = [
+        run for model in ("conv3x3", "sa_quadratic") for run in seeds("optimizer_bf16", model, (0.7, 0.7), **paper)
+    ]
+    for learned, status in (((0.6, 0.6), "holds"), ((0.6, 0.8), "undecided"), ((0.8, 0.8), "does not hold")):
+        found = verdict("A5", runs + others + seeds("optimizer_bf16", "sa_learned", learned, **paper))
+        assert found.status == status
+
+
+def test_the_recipe_claim_needs_a_side_in_table1():
+    runs = [run for model in ("conv3x3", "sa_quadratic") for run in seeds("table1_bf16", model, LOW)]
+    runs += seeds("table1_bf16", "sa_learned", higher(0.0001))
+    for model, accuracies in (("conv3x3", (0.7, 0.7)), ("sa_quadratic", (0.7, 0.7)), ("sa_learned", (0.6, 0.6))):
+        runs += seeds("optimizer_bf16", model, accuracies, recipe="paper")
+    assert verdict("A5", runs).status == "undecided"
+
+
+def test_the_sinusoidal_claim_compares_the_sign_with_learned_encodings():
+    quadratic = seeds("table1_bf16", "sa_quadratic", LOW)
+    for known, other, status in ((-0.02, -0.02, "holds"), (-0.02, 0.02, "does not hold"), (0.02, 0.02, "holds"),
+                                 (0.02, -0.02, "does not hold")):  # fmt: skip
+        runs = quadratic + seeds("table1_bf16", "sa_learned", higher(known))
+        part, _ = verdict("R2", runs + seeds("encodings_bf16", "sa_sinusoidal", higher(other))).parts
+        assert part.status == status, (known, other)
+    assert verdict("R2", quadratic).parts[0].status == "not run"
+    alone = [row("table1_bf16", "sa_learned", 0.801)]
+    part, _ = verdict("R2", quadratic + alone + seeds("encodings_bf16", "sa_sinusoidal", higher(-0.02))).parts
+    assert part.status == "undecided", "one seed of sa_learned has no side"
+
+
+def test_the_accuracy_claim_counts_only_attention_and_names_the_best_so_far():
+    small = {"scale": "small"}
+    control = row("small_bf16", "conv3x3", 0.95, **small)
+    best = row("small_bf16", "sa_quadratic", 0.93, **small)
+    assert verdict("V1", [control, best]).number == "best so far, `sa_quadratic`: 93.00%, n=1 (bf16)"
+    assert verdict("V1", [control, best]).status == "undecided"
+    assert verdict("V1", [control, best | {"test_acc": 0.938}]).status == "holds"
+    assert verdict("V1", [best | {"test_acc": 0.938, "holdout": 0.1}]).status == "not run"
+
+
+def test_the_locality_and_sharing_claim_needs_every_model():
+    by_model = (("conv3x3", 0.04), ("mlp_mixer", 0.02), ("locally_connected", 0))
+    runs = [run for model, by in by_model for run in seeds("mixers_bf16", model, higher(by), fraction=0.25)]
+    found = verdict("W1", runs)
+    assert [part.status for part in found.parts] == ["holds", "holds", "not run"]
+    assert found.status == "undecided"
+    more = seeds("mixers_fp32", "conv3x3", (*higher(0.06), 0.86), fraction=0.25, precision="fp32")
+    assert verdict("W1", runs + more).parts == found.parts, "one precision for the whole order"

@@ -1,0 +1,70 @@
+"""Pairs of runs behind the claims: what counts as a seed, what is paired, and the same images."""
+
+import numpy as np
+import pytest
+from fabricated import LOW, higher, row, seeds, verdict
+
+from attnconv.files import FileError
+from attnconv.report.evidence import Arm, Evidence
+
+
+def test_external_copies_of_a_run_are_not_more_seeds():
+    runs = [row("table1_bf16", model, accuracy) for model, accuracy in (("conv3x3", 0.8), ("sa_quadratic", 0.801))]
+    copies = [one | {"source": lab} for one in runs for lab in ("a", "b")]
+    assert verdict("A1", runs + copies).number.count("n=1 (bf16), 3 are needed") == 1
+    elsewhere = [one | {"source": lab, "test_acc": one["test_acc"] + by} for lab, by in (("a", 0.001), ("b", 0.002))
+                 for one in runs]  # fmt: skip
+    found = verdict("A1", runs + elsewhere)
+    assert "n=3 (2 external) (bf16), 3 are needed" in found.number, "one seed on three machines"
+    assert found.status == "undecided"
+
+
+def test_runs_of_different_length_are_not_paired():
+    runs = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0), epochs=60)
+    assert verdict("A1", runs).parts[0].status == "not run"
+
+
+def test_runs_that_two_experiments_repeat_count_once_in_the_spread(tmp_path):
+    local = seeds("mixers_kernel3_fp32", "local_attention", (0.884, 0.8838, 0.8855), precision="fp32")
+    control = [
+        seeds(f"{name}_fp32", "conv3x3", (0.88, 0.8826, 0.8793), precision="fp32") for name in ("mixers", "table1")
+    ]
+    arms = Arm(("mixers_kernel3",), "local_attention"), Arm(("mixers", "table1"), "conv3x3")
+    once, twice = (Evidence(tmp_path, local + runs).contrast(*arms) for runs in (control[0], control[0] + control[1]))
+    assert once.gap.estimate == twice.gap.estimate
+    assert twice.gap.estimate.df == 2
+
+
+def test_precisions_are_not_mixed_and_the_one_with_more_pairs_is_used(tmp_path):
+    few = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0.05)[:2])
+    fp32 = {"precision": "fp32"}
+    many = seeds("table1_fp32", "conv3x3", LOW, **fp32) + seeds("table1_fp32", "sa_quadratic", higher(0), **fp32)
+    evidence = Evidence(tmp_path, few + many)
+    found = evidence.contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3"))
+    assert (found.precision, found.gap.estimate.n) == ("fp32", 3)
+    crossed = Evidence(tmp_path, seeds("table1_bf16", "conv3x3", LOW) + many[3:])
+    assert crossed.contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")) is None
+
+
+def test_mcnemar_uses_stored_predictions_for_gaps_below_one_point(tmp_path):
+    labels = np.zeros(1_000, dtype=np.uint8)
+    np.save(tmp_path / "test_labels.npy", labels)
+    runs = []
+    for model, wrong in (("conv3x3", 200), ("sa_quadratic", 204)):
+        for seed in range(3):
+            predictions = labels.copy()
+            predictions[:wrong] = 1
+            runs.append(row("table1_bf16", model, 1 - wrong / 1_000, seed))
+            folder = tmp_path / "runs" / runs[-1]["run"]
+            folder.mkdir(parents=True)
+            np.save(folder / "predictions.npy", predictions)
+    evidence = Evidence(tmp_path, runs)
+    arms = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
+    found = evidence.contrast(*arms).mcnemar
+    assert (found.only_ours, found.only_theirs) == (0, 12)
+    assert found.p == pytest.approx(0.0455, abs=1e-4), "four images, not twelve"
+    np.save(folder / "predictions.npy", labels)
+    with pytest.raises(FileError, match=r"predictions.npy has accuracy 1.0, result.json 0.796"):
+        evidence.contrast(*arms)
+    (folder / "predictions.npy").unlink()
+    assert evidence.contrast(*arms).mcnemar is None

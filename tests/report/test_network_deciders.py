@@ -1,0 +1,84 @@
+"""Verdicts on trained networks: probes and conversions against the thresholds of results/claims.yaml."""
+
+import json
+
+import pytest
+from fabricated import CLAIMS, probed, row, verdict
+
+from attnconv.report.claims import Claim, judge
+from attnconv.report.deciders import DECIDERS
+from attnconv.report.evidence import Evidence
+
+
+@pytest.mark.parametrize(
+    ("share", "residual", "status"), [(-0.2, -0.2, "holds"), (0.2, 0.2, "does not hold"), (-0.2, 0.2, "does not hold")]
+)
+def test_the_sinusoidal_claim_compares_both_measures_with_learned_encodings(tmp_path, share, residual, status):
+    runs = [
+        probed(tmp_path, row(f"{name}_bf16", model, 0.8, seed), conv3=[0.5 + of_share + 0.01 * seed] * 6,
+               residual=[0.5 + of_residual + 0.01 * seed] * 6)
+        for name, model, of_share, of_residual in (
+            ("table1", "sa_learned", -0.2, -0.2), ("encodings", "sa_sinusoidal", share, residual)
+        ) for seed in range(3)
+    ]  # fmt: skip
+    assert verdict("R2", runs, tmp_path).parts[1].status == status
+
+
+def test_probe_claims_are_judged_by_layer_and_seed(tmp_path):
+    small = [row("small_bf16", "sa_quadratic", 0.9, seed, scale="small", run=f"small/{seed}") for seed in (0, 1)]
+    probed(tmp_path, small[0], radius_50=[1, 1.2, 1.1, 1.3, 2, 3])
+    assert verdict("H1", small, tmp_path).status == "undecided", "one seed of two"
+    probed(tmp_path, small[1], radius_50=[1, 1.2, 1.1, 1.1, 2, 3])
+    assert verdict("H1", small, tmp_path).status == "does not hold", "layer 4 of the second seed"
+    learned = probed(tmp_path, row("small_bf16", "sa_learned", 0.9, scale="small"), one_pixel=[0.1, 0.6, 0.7, 0, 0, 0])
+    assert verdict("H2", [learned], tmp_path).status == "holds"
+    content = probed(tmp_path, row("table1_bf16", "sa_learned_content", 0.9), by_content=[0.9, 0.9, 0.9, 0.9, 0.9, 0.5])
+    assert verdict("H4", [content], tmp_path).status == "does not hold"
+    wide = probed(tmp_path, row("encodings_16_heads_bf16", "sa_quadratic", 0.9), radius_50=[1, 1, 2, 2, 2, 1])
+    assert [part.status for part in verdict("H3", [wide], tmp_path).parts] == ["holds", "not run"]
+
+
+def test_the_theorem_claim_needs_unchanged_predictions_in_every_network(tmp_path):
+    run = row("quarter", "resnet18", 0.8)
+    (tmp_path / "runs" / run["run"]).mkdir(parents=True)
+    (tmp_path / "theorem").mkdir()
+    found = {"dirty": False, "images": 10, "predictions_changed": 0, "largest_difference": 1e-6, "largest_logit": 8.0}
+    (tmp_path / "runs" / run["run"] / "conversion.json").write_text(json.dumps(found))
+    assert [part.status for part in verdict("T1", [run], tmp_path).parts] == ["holds", "not run"]
+    network = {"model": "x", "images": 10, "predictions_changed": 0, "largest_difference": 1e-6, "logits_range": 0.5}
+    for rows_of_sweep, status in (
+        ([network] * 20, "holds"),
+        ([network] * 19 + [{"model": "y", "refused": "no"}], "undecided"),
+        ([network] * 19 + [network | {"predictions_changed": 1}], "does not hold"),
+        ([network] * 19 + [network | {"logits_range": 1e-3}], "does not hold"),
+    ):
+        (tmp_path / "theorem/sweep.json").write_text(json.dumps({"rows": rows_of_sweep}))
+        assert verdict("T1", [run], tmp_path).status == status
+    (tmp_path / "theorem/sweep.json").write_text('{"rows": [{}]}')
+    errors = judge([CLAIMS["T1"]], Evidence(tmp_path, [run]), DECIDERS)[1]
+    assert str(errors[0]).startswith(f"{tmp_path}/theorem/sweep.json lacks")
+
+
+def test_the_convolutional_claim_is_judged_for_each_encoding(tmp_path):
+    runs = [
+        probed(tmp_path, row("table1_bf16", model, 0.8, seed), conv3=[0.5 + by + 0.01 * seed] * 6,
+               residual=[0.5 - by - 0.01 * seed] * 6)
+        for model, by in (("sa_quadratic", 0.2), ("sa_learned", -0.2)) for seed in range(3)
+    ]  # fmt: skip
+    claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic", "sa_learned", "sa_distance"]})
+    (found,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
+    assert [part.status for part in found.parts] == ["holds", "does not hold", "not run"]
+    assert "by layer +0.21 [+0.19, +0.23], +0.21" in found.parts[0].text
+    assert found.parts[0].text.startswith("`sa_quadratic`, all images: ")
+
+
+@pytest.mark.parametrize(("residual_falls_by", "status"), [(0.2, "holds"), (0.0, "undecided"), (-0.2, "does not hold")])
+def test_a_larger_convolution_share_decides_only_with_a_smaller_residual(tmp_path, residual_falls_by, status):
+    runs = [
+        probed(tmp_path, row("table1_bf16", "sa_quadratic", 0.8, seed), conv3=[0.7 + 0.01 * seed] * 6,
+              residual=[0.5 - residual_falls_by + 0.01 * (seed - 1)] * 6)
+        for seed in range(3)
+    ]  # fmt: skip
+    claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic"]})
+    (found,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
+    assert found.status == status
