@@ -1,24 +1,52 @@
 """runs.csv is read back with its types, and has a column for each setting that varies."""
 
-from attnconv.report.runs_table import read_runs, varying_settings
+import csv
+import re
+
+import pytest
+
+from attnconv.files import FileError
+from attnconv.report.runs_table import IDENTITY, PROVENANCE, read_runs, varying_settings
+
+COLUMNS = ("run", "source", "kept_out", *IDENTITY, *PROVENANCE)
+RUN = {"run": "a", "name": "n", "model": "m", "recipe": "r", "scale": "s", "data": "d", "fraction": 0.25, "seed": 1,
+       "test_acc": 0.5, "format": 3, "commit": "1234567e8", "dirty": False}  # fmt: skip
+
+
+def written(path, *rows, columns=COLUMNS):
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    return path
 
 
 def test_csv_cells_keep_their_types(tmp_path):
-    path = tmp_path / "runs.csv"
-    path.write_text(
-        "run,kept_out,format,commit,dirty,fraction,seed\na,,3,1234567e8,False,0.25,1\nb,dirty tree,3,c,True,1,2\n"
-    )
+    path = written(tmp_path / "runs.csv", RUN, RUN | {"run": "b", "kept_out": "dirty tree", "dirty": True})
     (row,) = read_runs(path)
-    known = {
-        "run": "a",
-        "kept_out": None,
-        "format": 3,
-        "commit": "1234567e8",
-        "dirty": False,
-        "fraction": 0.25,
-        "seed": 1,
-    }
-    assert row == known
+    assert row == dict.fromkeys(COLUMNS) | RUN
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"test_acc": "88%"}, "has unexpected content ('88%' in column test_acc, which holds numbers)"),
+        ({"test_acc": ""}, "has unexpected content (an empty cell in column test_acc)"),
+        ({"model": ""}, "has unexpected content (an empty cell in column model)"),
+        ({"format": "new"}, "has unexpected content"),
+    ],
+)
+def test_cells_of_another_kind_are_a_one_line_error(tmp_path, changes, complaint):
+    path = written(tmp_path / "runs.csv", RUN, RUN | changes)
+    with pytest.raises(FileError, match=re.escape(complaint)):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("column", ["source", "test_acc", "precision", "subset_hash"])
+def test_a_missing_column_is_a_one_line_error(tmp_path, column):
+    path = written(tmp_path / "runs.csv", RUN, columns=[name for name in COLUMNS if name != column])
+    with pytest.raises(FileError, match=f"runs.csv lacks '{column}'"):
+        read_runs(path)
 
 
 def test_a_setting_varies_only_if_runs_of_one_model_and_recipe_differ():

@@ -15,7 +15,7 @@ from attnconv.config import flatten
 from attnconv.errors import RunFolderError
 from attnconv.files import read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
-from attnconv.runs.records import FORMAT, Damaged, name_of, read_finished
+from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished
 from attnconv.runs.status import find_folders
 
 # Columns of runs.csv that come from result.json, in this order; the varying settings come before the last one.
@@ -35,6 +35,8 @@ TEXT = {
     "cpu_family", "cpu_flags", "commit", "python", "torch", "cuda", "numpy", "timm", "platform", "data_hash",
     "subset_hash",
 }  # fmt: skip
+NUMBERS = {*IDENTITY, *PROVENANCE} - TEXT  # True and False count as numbers
+NEVER_EMPTY = {*RESULT_KEYS} & {*IDENTITY}
 # Names of settings that result.json, and so a column above, has already.
 NAMED = {
     "name", "seed", "epochs", "precision", "data.name", "data.fraction", "data.equal", "data.subset_seed",
@@ -94,22 +96,28 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
         RunFolderError: a newer version wrote it; FileError: it is missing or is not such a table.
     """
     with reading(path):
-        rows = [
-            {column: _value(column, cell) for column, cell in row.items()}
-            for row in read_csv(path, ("run", "kept_out", "format"))
-        ]
+        rows = read_csv(path, ("run", "kept_out", "format"))
         newest = max(int(row["format"]) for row in rows)
-    if newest > FORMAT:
-        raise RunFolderError(
-            f"{path} has runs of format {newest}, of a newer version; this one knows {FORMAT}: update this checkout"
-        )
-    return [row for row in rows if row["kept_out"] is None]
+        if newest > FORMAT:
+            raise RunFolderError(
+                f"{path} has runs of format {newest}, of a newer version; this one knows {FORMAT}: update this checkout"
+            )
+        for column in ("source", *IDENTITY, *PROVENANCE):
+            rows[0][column]  # a missing column is a KeyError
+        table = [{column: _value(column, cell) for column, cell in row.items()} for row in rows]
+    return [row for row in table if row["kept_out"] is None]
 
 
 def _value(column: str, cell: str) -> Any:
-    """Return the value of a cell of runs.csv: a number, True or False, text, or None."""
+    """Return the value of a cell of runs.csv: a number, True or False, text, or None.
+
+    Raises:
+        ValueError: such a column does not hold this.
+    """
     if cell and column in TEXT:
         return cell
+    if not cell and column in NEVER_EMPTY:
+        raise ValueError(f"an empty cell in column {column}")
     if cell in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[cell]
     for kind in (int, float):
@@ -117,6 +125,8 @@ def _value(column: str, cell: str) -> Any:
             return kind(cell)
         except ValueError:
             continue
+    if column in NUMBERS:
+        raise ValueError(f"{cell!r} in column {column}, which holds numbers")
     return cell
 
 
