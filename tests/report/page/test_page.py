@@ -5,10 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from page_runs import make_page, own_page, run_folders
 
+from attnconv.files import FileError
 from attnconv.report.page.assemble import bundle
+from attnconv.report.page.runs import Shown, describe
 from conftest import REPOSITORY, write_arrays
 
 pytestmark = pytest.mark.slow
@@ -52,6 +55,32 @@ def test_damaged_runs_are_named_and_left_out_of_the_page(tmp_path, capsys):
     runs = {point["run"] for point in data_of(page)["points"]}
     assert {str(folder.relative_to(tmp_path / "results/runs")) in runs for folder in (gone, newer)} == {False}
     assert len(runs) == len({point["run"] for point in data_of(PAGE)["points"]}) - 2
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "complaint"),
+    [
+        ("config.yaml", "patch: 2", "patch: 0", "config.yaml has unexpected content (integer"),
+        ("config.yaml", "patch: 2", "patch: two", "config.yaml has unexpected content (unsupported operand"),
+        ("config.yaml", "_target_: attnconv", "_target_: 3 #", "config.yaml has unexpected content ('int' object"),
+        ("heads.jsonl", '"centers": [[', '"centers": [[[0], ', "heads.jsonl has unexpected content"),
+        ("heads.jsonl", '"centers": ', '"centers": 1, "old": ', "heads.jsonl has unexpected content (centers (3,)"),
+    ],
+)
+def test_edited_files_of_a_run_are_one_line_errors(tmp_path, file, old, new, complaint):
+    folder = shutil.copytree(run_folders()["quadratic"], tmp_path / "run")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(FileError, match=re.escape(complaint)):
+        describe(Shown(folder, None, live=False, link="."), (3, 8, 8))
+
+
+def test_maps_of_another_shape_are_a_one_line_error(tmp_path):
+    folder = shutil.copytree(run_folders()["quadratic"], tmp_path / "run")
+    np.save(folder / "attention_maps.npy", np.zeros((2, 3), np.float16))
+    with pytest.raises(FileError, match=r"the shape \(2, 3\) is not \(layers, heads, height, width\)"):
+        describe(Shown(folder, None, live=False, link="."), (3, 8, 8))
 
 
 def test_each_run_shows_its_settings_and_the_command_to_reproduce_it():

@@ -57,16 +57,19 @@ def describe(
     model = config["model"]
     patch = model.get("patch", 1)
     mean, std = moments or (config["data"].get("mean"), config["data"].get("std"))
+    with reading(shown.folder / "config.yaml"):
+        grid = [images[1] // patch, images[2] // patch]
+        mixer = _plain(model["mixer"]) if "mixer" in model else None
     return {
         **facts(config, result, shown.link),
         "image": images,
         "patch": patch,
-        "grid": [images[1] // patch, images[2] // patch],
+        "grid": grid,
         "mean": mean,
         "std": std,
         "layers": model.get("layers"),
         "heads": model.get("heads"),
-        "mixer": _plain(model["mixer"]) if "mixer" in model else None,
+        "mixer": mixer,
         "tensors": _tensors(shown),
         "history": _history(shown.folder / "heads.jsonl"),
         "maps": _maps(shown.folder / "attention_maps.npy"),
@@ -108,6 +111,8 @@ def _history(path: Path) -> dict[str, Any] | None:
     lines = read_json_lines(path, ("epoch", "centers", "spreads"))
     with reading(path):
         arrays = {name: np.array([line[name] for line in lines], np.float32) for name in ("centers", "spreads")}
+        if arrays["centers"].shape[3:] != (2,) or arrays["spreads"].shape[:3] != arrays["centers"].shape[:3]:
+            raise ValueError(f"centers {arrays['centers'].shape} and spreads {arrays['spreads'].shape}")
     return {"epochs": [line["epoch"] for line in lines], **{name: packed(array) for name, array in arrays.items()}}
 
 
@@ -116,4 +121,7 @@ def _maps(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with reading(path):
-        return packed(np.load(path, allow_pickle=False).astype(np.float16))
+        maps = np.load(path, allow_pickle=False).astype(np.float16)
+        if maps.ndim != 4:
+            raise ValueError(f"the shape {maps.shape} is not (layers, heads, height, width)")
+        return packed(maps)

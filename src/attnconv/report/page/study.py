@@ -33,8 +33,9 @@ def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, 
     config, result, _ = read_finished(folder)
     with reading(path):
         layers = [{name: _rounded(pair) for name, pair in layer.items()} for layer in layer_rows(probed)]
-    (_, height, width), patch = image, config["model"]["patch"]
-    about = {"heads": config["model"]["heads"], "grid": [height // patch, width // patch], "layers": layers}
+    with reading(folder / "config.yaml"):
+        (_, height, width), patch = image, config["model"]["patch"]
+        about = {"heads": config["model"]["heads"], "grid": [height // patch, width // patch], "layers": layers}
     return facts(config, result, link) | about
 
 
