@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, time_left
-from attnconv.runs.status import STATUSES, State, noted_cells, survey
+from attnconv.runs.status import STATUSES, State, noted_cells, shown_name, survey
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -38,7 +38,7 @@ def main() -> None:
     outputs = parser.parse_args().outputs
     noted = noted_cells(outputs)
     folders = survey(outputs, noted)
-    states = {folder.relative_to(outputs).as_posix(): state for folder, state in folders.items()}
+    states = {shown_name(folder, outputs): state for folder, state in folders.items()}
     if not states:
         parser.error(f"{outputs} contains no runs and no sweeps")
     width = max(len(name) for name in states)

@@ -16,7 +16,7 @@ from attnconv.config import CONFIGS, Config
 from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_whole
 from attnconv.report.runs_table import runs_folder
 from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
-from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look
+from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look, shown_name
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = (*ARRAYS, "heads.jsonl")
@@ -46,7 +46,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
     """
     gathered = Gathered()
     for folder in find_folders(outputs):
-        place, state = folder.relative_to(outputs).as_posix(), look(folder)
+        place, state = shown_name(folder, outputs), look(folder)
         if state.status in BROKEN:
             gathered.damaged[place] = state.detail
             continue

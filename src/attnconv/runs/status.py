@@ -66,12 +66,21 @@ def collected_weights(results: Path, run: str) -> Path:
 
 
 def find_folders(outputs: Path) -> list[Path]:
-    """Return the run folders below `outputs`, sorted by name."""
+    """Return the run folders below `outputs`, sorted by name, or `outputs` itself if it is one."""
+    *_, above, name = ("", *outputs.absolute().parts)
+    if above.startswith("frac") and name.startswith("seed"):
+        return [outputs]
     # Path.glob does not follow links, and a study may be on another disk.
-    found = glob.glob("**/frac*/seed*", root_dir=outputs, recursive=True)
+    pattern = "seed*" if name.startswith("frac") else "**/frac*/seed*"
+    found = glob.glob(pattern, root_dir=outputs, recursive=True)
     # A link may lead to a folder above it: each run counts once, under its shortest name.
     once = {os.path.realpath(outputs / place): place for place in sorted(found, key=len, reverse=True)}
     return sorted(outputs / place for place in once.values() if (outputs / place).is_dir())
+
+
+def shown_name(folder: Path, outputs: Path) -> str:
+    """Return the name under which commands show a folder that `find_folders` returned."""
+    return (folder if folder == outputs else folder.relative_to(outputs)).as_posix()
 
 
 def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State]:

@@ -1,0 +1,33 @@
+"""Run folders are found from any folder above them, and from the run folder itself."""
+
+from pathlib import Path
+
+import pytest
+
+from attnconv.runs.status import find_folders, shown_name
+
+RUNS = [f"study/{model}/mini-modern/frac{fraction}/seed{seed}" for model in ("conv3x3", "sa_quadratic")
+        for fraction in ("0.25", "1") for seed in (0, 1)]  # fmt: skip
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    for run in RUNS:
+        (tmp_path / "outputs" / run).mkdir(parents=True)
+    return tmp_path / "outputs"
+
+
+@pytest.mark.parametrize("place", ["", "study", "study/conv3x3", "study/conv3x3/mini-modern/frac1", RUNS[3]])
+@pytest.mark.parametrize("inside", [False, True])
+def test_runs_are_found_from_every_folder_above_them(outputs, monkeypatch, place, inside):
+    given = outputs / place
+    if inside:
+        monkeypatch.chdir(given)
+        given = Path(".")
+    found = [folder.absolute().relative_to(outputs).as_posix() for folder in find_folders(given)]
+    assert found == [run for run in RUNS if run.startswith(place)]
+
+
+def test_a_run_folder_is_shown_by_its_own_path_and_others_by_the_path_below(outputs):
+    assert shown_name(outputs / RUNS[0], outputs / RUNS[0]) == (outputs / RUNS[0]).as_posix()
+    assert shown_name(outputs / RUNS[0], outputs) == RUNS[0]
