@@ -37,7 +37,9 @@ def errors() -> list[dict[str, str]]:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    parser.add_argument(
+        "--into", type=existing_folder, default=REPOSITORY / "results", help="results folder; results/ by default"
+    )
     into = parser.parse_args().into
     text = io.StringIO()
     writer = csv.DictWriter(text, ("alpha", "error"), lineterminator="\n")

@@ -22,9 +22,11 @@ from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("entry", choices=ENTRIES, metavar="ENTRY", help=", ".join(ENTRIES))
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="0")
-    parser.add_argument("--minutes", type=above_zero, default=10.0, help="10; use less for a quick test")
-    parser.add_argument("--epochs", type=positive, help="of sa_quadratic and conv3x3, which do not follow the clock")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="0 by default")
+    parser.add_argument("--minutes", type=above_zero, default=10.0, help="10 by default; use less for a quick test")
+    parser.add_argument(
+        "--epochs", type=positive, help="only for sa_quadratic and conv3x3, which train a fixed number of epochs"
+    )
     parser.add_argument("--json", type=a_path, metavar="FILE", help="append the line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)

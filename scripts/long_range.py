@@ -4,8 +4,8 @@
     python scripts/collect.py outputs               keeps the run folders in results/runs
     python scripts/long_range.py results/runs
 
-The table shows test accuracy by model, layers and distance. `wall` is the theoretical limit: the largest distance at
-which some pixel of the last layer sees both marks. `counting` is the accuracy of counting marks.
+The table shows test accuracy by model, layers and distance. `limit` is the theoretical limit: the largest distance at
+which some pixel of the last layer sees both marks. `counting` is the accuracy of a baseline that counts marks.
 """
 
 import csv
@@ -32,12 +32,12 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     result, config = look(folder).result, read_run_config(folder, trusted)
     if config.data.clutter != CLUTTER:
         raise RunFolderError(f"{folder}: this table needs runs with data.clutter={CLUTTER}")
-    wall = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
+    limit = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
     return {
         "model": result["model"],
         "layers": config.scale.layers,
         "distance": config.data.distance,
-        "wall": wall,
+        "limit": limit,
         "counting": round(accuracy_of_counting(config.data.distance, CLUTTER), 6),
         "seed": result["seed"],
         "train_images": result["train_images"],
@@ -75,7 +75,9 @@ def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
-    parser.add_argument("--into", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    parser.add_argument(
+        "--into", type=existing_folder, default=REPOSITORY / "results", help="results folder; results/ by default"
+    )
     parser.add_trust()
     arguments = parser.parse_args()
     path, page = arguments.into / "long_range.csv", arguments.into / "long_range.md"
@@ -93,8 +95,8 @@ def main() -> None:
         "Made by `python scripts/long_range.py OUTPUTS` from the runs of `python train.py experiment=long_range` at "
         f"commit\n{commits} (see results/README.md): scale=mini, {rows[0]['train_images']:,} training images, "
         f"{rows[0]['epochs']} epochs,\none seed, {rows[0]['precision']}. Numbers are test accuracies. *Italic*: beyond "
-        "the limit, where no pixel sees both marks of some\npairs. The first row is the accuracy of counting: the "
-        "better of two rules that add up marks by color and place, and\nnever see two marks together "
+        "the limit, where no pixel sees both marks of some\npairs. The first row is a baseline that counts marks by "
+        "color and position, and never compares two of them\n"
         "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
     table = long_range_table(read_csv(path))

@@ -40,7 +40,9 @@ def draw_all(results: Path, only: list[str]) -> list[str]:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--results", type=existing_folder, default=REPOSITORY / "results", help="results/")
+    parser.add_argument(
+        "--results", type=existing_folder, default=REPOSITORY / "results", help="results folder; results/ by default"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="draw only these figures")
     parser.add_argument("--list", action="store_true", help="list the figures and draw none")
     parser.add_argument("--run", type=a_path, metavar="RUN", help="draw the figures of this run")

@@ -54,7 +54,7 @@ def test_attnconv_run_is_the_function_not_the_module():
 
 @pytest.mark.parametrize("given", ["seed=1", [1], {"seed": 1}, 5, [None]])
 def test_compose_takes_a_list_of_texts(given):
-    with pytest.raises(ConfigError, match="compose takes a list of texts"):
+    with pytest.raises(ConfigError, match="compose takes a list of strings"):
         attnconv.compose(given)
 
 

@@ -148,7 +148,7 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    name: str = knob("default", "the study of the run: the first folder below output, not a path", folder=True)
+    name: str = knob("default", "the name of the experiment: the first folder below output, not a path", folder=True)
     seed: int = knob(
         0, "seed of initialization, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED
     )
@@ -246,7 +246,7 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
     """Return the configuration that `python train.py OVERRIDES` would run.
 
     Raises:
-        ConfigError: see `freeze`; also if it is not a list of texts, or one cannot be read or has no effect.
+        ConfigError: see `freeze`; also if it is not a list of strings, or one cannot be read or has no effect.
     """
     from hydra.errors import HydraException
 
@@ -257,10 +257,10 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
     from attnconv.settings.overrides import check_overrides
 
     if overrides is not None and (isinstance(overrides, str | dict) or not isinstance(overrides, Iterable)):
-        raise ConfigError(f"compose takes a list of texts, such as compose(['seed=1']), not {overrides!r}")
+        raise ConfigError(f"compose takes a list of strings, such as compose(['seed=1']), not {overrides!r}")
     given = list(overrides or [])
     if not all(isinstance(override, str) for override in given):
-        raise ConfigError(f"compose takes a list of texts, such as compose(['seed=1']), not {given}")
+        raise ConfigError(f"compose takes a list of strings, such as compose(['seed=1']), not {given}")
     given = list(map(expand_home, given))
     try:
         check_overrides(given)

@@ -286,7 +286,7 @@ class SkipsLayersOnOneImage(Logits):
             Inconvertible,
             r"converted network cannot run .* 'transposed' \(test_exchange.py, line \d+\)",
         ),
-        (Logits(PadsManyImages(4, 4, 3)), Inconvertible, "the converted network has other logits, by up to"),
+        (Logits(PadsManyImages(4, 4, 3)), Inconvertible, "the logits of the converted network differ by up to"),
         (SkipsOtherLayers(), Inconvertible, r"the converted network returns \(5, 3\), not \(5, 4\)"),
         (Logits(OtherAttributes()), Inconvertible, r"1 \(OtherAttributes: its attributes are not those of a conv"),
         (Logits(nn.Conv2d(4, 4, 30)), Inconvertible, r"the network cannot run on these images: .* \(test_exchange.py"),

@@ -117,3 +117,13 @@ def test_the_locality_and_sharing_claim_needs_every_model():
     assert found.status == "undecided"
     more = seeds("mixers_fp32", "conv3x3", (*higher(0.06), 0.86), fraction=0.25, precision="fp32")
     assert verdict("W1", runs + more).parts == found.parts, "one precision for the whole order"
+
+
+def test_many_comparisons_are_counted_by_status():
+    runs = seeds("data_size_steps_1_bf16", "conv3x3", higher(0.05), fraction=0.01)
+    for model, by in (("sa_quadratic", 0.03), ("sa_learned", 0.0), ("sa_learned_content", 0.05)):
+        runs += seeds("data_size_steps_1_bf16", model, higher(by), fraction=0.01)
+    for model in ("conv3x3", "sa_quadratic", "sa_learned"):
+        runs += seeds("data_size_epochs_20_bf16", model, LOW, fraction=0.01)
+    text = verdict("D1", runs).number
+    assert text.startswith("2 hold, 3 undecided, 7 not run; smallest +0.0 ["), text

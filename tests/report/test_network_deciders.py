@@ -82,3 +82,38 @@ def test_a_larger_convolution_share_decides_only_with_a_smaller_residual(tmp_pat
     claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic"]})
     (found,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
     assert found.status == status
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "statuses"),
+    [
+        ({(1, 4): 0.95, (1, 8): 0.91, (1, 12): 0.5}, ["holds"]),
+        ({(1, 4): 0.95, (1, 8): 0.9}, ["does not hold"]),
+        ({(1, 4): 0.95, (2, 4): 0.95, (2, 16): 0.6}, ["holds", "does not hold"]),
+        ({}, ["not run"]),
+    ],
+)
+def test_reach_is_judged_at_each_depth_up_to_the_limit(tmp_path, accuracies, statuses):
+    lines = [f"local_attention,{layers},{distance},{8 * layers},{accuracy}"
+             for (layers, distance), accuracy in accuracies.items()]  # fmt: skip
+    text = "\n".join(["model,layers,distance,limit,test_acc", "conv3x3,1,4,8,0.5", *lines])
+    (tmp_path / "long_range.csv").write_text(text + "\n")
+    found = verdict("S3", (), tmp_path)
+    assert [part.status for part in found.parts] == statuses
+    if len(statuses) == 2:
+        assert (
+            found.parts[1].text == "`local_attention`, 2 layers, receptive field of 16 pixels: 95% at 4, 60% at 16, n=1"
+        )
+
+
+def test_exponents_are_compared_with_theory(tmp_path):
+    rows = [
+        "model,growth_theory,growth_measured",
+        "sa_learned_content,2,2.1",
+        "local_attention,1,1.2",
+        "sa_quadratic,1.5,1.4",
+    ]
+    (tmp_path / "models.csv").write_text("\n".join(rows) + "\n")
+    found = verdict("C1", (), tmp_path)
+    assert [part.status for part in found.parts] == ["holds", "does not hold", "holds"]
+    assert found.status == "does not hold"

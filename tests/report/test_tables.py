@@ -17,7 +17,7 @@ RUN = {
 
 
 def test_only_full_runs_at_paper_scale_and_recipe_enter_the_papers_table():
-    assert "0.937 (n=1)" in paper_table(PAPER, [RUN])
+    assert "93.7% (n=1)" in paper_table(PAPER, [RUN])
     for change in (
         {"scale": "mini"},
         {"recipe": "modern"},
@@ -32,13 +32,13 @@ def test_only_full_runs_at_paper_scale_and_recipe_enter_the_papers_table():
 
 def test_the_papers_table_shows_sources_and_external_runs():
     table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}])
-    assert "| 12.1M (r c) | 12,086,844 | 6.2B (r c) | 0.938 (r f) | 0.937 (n=2), 1 external |" in table
+    assert "| 12.1M (r c) | 12,086,844 | 6.2B (r c) | 93.8% (r f) | 93.7% (n=2), 1 external |" in table
     assert "r: recalled from the paper, not checked against its text" in table
 
 
 def test_the_papers_table_does_not_average_across_precisions():
     in_bf16 = RUN | {"precision": "bf16", "test_acc": 0.9, "seed": 1}
-    assert "| 0.900 (n=1) in bf16, 0.937 (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN])
+    assert "| 90.0% (n=1) in bf16, 93.7% (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN])
 
 
 def test_runs_table_rows_show_scale_recipe_accuracy_and_hardware():
@@ -86,7 +86,7 @@ def test_bench_table_shows_the_last_clean_measurement_of_each_setting():
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
     assert [row[4] for row in cells] == ["3.00 (1.00 to 9.00)", "5.00 (1.00 to 9.00)", "6.00 (1.00 to 9.00)"]
     assert cells[0] == [
-        "step, `sa_quadratic`", "mini, 128 of 8x8", "a CPU, bf16", "1.50 (1.00 to 2.00)", "3.00 (1.00 to 9.00)",
+        "step, `sa_quadratic`", "mini, 128 images, 8x8", "a CPU, bf16", "1.50 (1.00 to 2.00)", "3.00 (1.00 to 9.00)",
         "1,068", "1,068", "3", "3", "200%", "50%",
     ]  # fmt: skip
     assert len(header.split("|")) == len(rows[0].split("|"))

@@ -16,7 +16,7 @@ IDLE = [
     ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect has no effect: data.crop_padding=0"),
     ("data.distance=12", "data.distance=12 has no effect: only data=pairs uses it, and this is data=arrays"),
     ("recipe.milestones=[5]", "recipe.milestones=[5] has no effect: recipe.schedule=linear"),
-    ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "some of it: training ends at epochs=8"),
+    ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "milestones after epochs=8 are never reached"),
     ("recipe.decay_factor=2", "recipe.decay_factor=2 has no effect: recipe.schedule=linear"),
     ("recipe.decay_factor=2 recipe.schedule=step", "recipe.milestones=[]"),
     ("recipe.warmup=0.2 recipe.schedule=step", "recipe.warmup=0.2 has no effect: recipe.schedule=step"),

@@ -92,7 +92,7 @@ def test_failed_runs_are_retried_only_on_request(sweep, tiny, capsys):
     with pytest.raises(SweepIncomplete):
         sweep(0, 1)
     assert sweep.ran == []
-    assert summary(capsys)[0][1] == ("failed", "earlier, and not retried: Diverged: the loss")
+    assert summary(capsys)[0][1] == ("failed", "failed before; retry_failed=true retries it: Diverged: the loss")
     assert sweep(0, 1, overrides=["retry_failed=true"]) == [1]
 
 

@@ -53,7 +53,7 @@ def test_a_row_that_is_named_twice_is_planned_once(tmp_path):
 def test_overrides_that_the_study_cannot_use_are_refused(tmp_path):
     for override, complaint in (
         ("name=x", "two runs would share the folder .* differ only in recipe.lr_scale"),
-        ("collected=results", "the rows of the study set collected"),
+        ("collected=results", "the experiments of the study set collected"),
         ("hydra/launcher=joblib", "has no effect: the study starts its runs without"),
     ):
         with pytest.raises(ConfigError, match=complaint):
@@ -117,7 +117,7 @@ def test_copied_heads_come_from_another_seed_at_the_same_fraction():
 
 
 def test_an_unknown_row_suggests_the_nearest_name():
-    with pytest.raises(ConfigError, match="the study has no row table_1; did you mean 'table1'"):
+    with pytest.raises(ConfigError, match="the study has no experiment table_1; did you mean 'table1'"):
         plan("bf16", ["table_1"], [], Path("nowhere"))
 
 
@@ -128,7 +128,7 @@ def test_overrides_must_be_valid_and_have_an_effect_in_at_least_one_run(precisio
     with pytest.raises(ConfigError, match="~seed: settings cannot be removed"):
         plan(precision, ["normalizers"], ["~seed"], Path("nowhere"))
     for override in ("experiment=small", "precision=fp32"):
-        with pytest.raises(ConfigError, match=f"{override}: the rows of the study set"):
+        with pytest.raises(ConfigError, match=f"{override}: the experiments of the study set"):
             plan(precision, ["normalizers"], [override], Path("nowhere"))
     # it has an effect in the runs with Gaussian heads
     plan(precision, ["table1"], ["recipe.centers_lr=0.1", "seed=0"], Path("nowhere"))

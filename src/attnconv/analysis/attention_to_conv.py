@@ -83,8 +83,8 @@ def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int],
     row, column = best // (2 * width - 1) - height + 1, best % (2 * width - 1) - width + 1
     if not hard[best]:
         raise Inconvertible(
-            f"head {head} is not a tap of a convolution: of the attention of some pixel only {least[best]:.6f} is at "
-            f"its shift, {row} rows and {column} columns away"
+            f"head {head} is not a tap of a convolution: at some pixel, only {least[best]:.6f} of its attention is on "
+            f"the shift by {row} rows and {column} columns"
         )
     return row, column
 
@@ -101,7 +101,7 @@ def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
         from timm.layers import Conv2dSame
 
         if kind is nn.Conv1d:
-            raise Inconvertible("its SAME padding depends on the map, which nn.Conv1d cannot")
+            raise Inconvertible("its SAME padding depends on the map, which nn.Conv1d does not support")
         kind = Conv2dSame
     else:
         more |= {"padding": _padding(layer), "padding_mode": MODES.get(layer.pad_mode, layer.pad_mode)}
@@ -123,7 +123,7 @@ def _padding(layer: ConvolutionAsAttention) -> Any:
         return before
     if max(layer.stride) == 1 and layer.pads == static_same_pads(layer.kernel_size, layer.dilation):
         return "same"
-    raise Inconvertible("pads its sides differently, which nn.Conv2d cannot")
+    raise Inconvertible("pads its sides differently, which nn.Conv2d does not support")
 
 
 def _hard_tap(layer: ConvolutionAsAttention, head: int, tolerance: float) -> int:

@@ -66,7 +66,7 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     seen.refuse_uncalled(replaced)
     if alpha >= ALPHA and row["largest_difference"] > LARGEST_DIFFERENCE * row["logits_range"]:
         raise Inconvertible(
-            f"the converted network has other logits, by up to {row['largest_difference']:.2g} of a range of "
+            f"the logits of the converted network differ by up to {row['largest_difference']:.2g}, of a range of "
             f"{row['logits_range']:.2g}: a convolution depends on the size of its map or batch"
         )
     _require_effect(attention, layers, example)
@@ -143,7 +143,7 @@ def _logits(network: nn.Module, images: Tensor, what: str = "the network") -> Te
         out = network(images)
     except Exception as error:  # a network may raise any error
         if is_out_of_memory(error):
-            raise OutOfMemory(f"out of memory with {len(images)} images; lower --batch={len(images)}") from error
+            raise OutOfMemory(f"out of memory with {len(images)} images; lower --batch (now {len(images)})") from error
         raise Inconvertible(f"{what} cannot run on these images: {with_line(error)}") from error
     if not isinstance(out, Tensor):
         found = f"a {type(out).__name__}"

@@ -108,7 +108,7 @@ def pad(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
     if padding >= min(height, width):
         raise DataError(
             f"data.padding_mode=reflect: images of {height}x{width} pixels are too small to mirror {padding} pixels at "
-            f"a border; lower data.crop_padding={padding}"
+            f"a border; lower data.crop_padding (now {padding})"
         )
     # By index: PyTorch's own reflection does not support uint8 on all devices.
     return images[:, _reflected(height, padding, images.device)][:, :, _reflected(width, padding, images.device)]

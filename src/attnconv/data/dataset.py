@@ -92,7 +92,7 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     _, height, width, channels = source.train.images.shape
     padding = 2 * config.crop_padding
     padded_bytes = len(used) * (height + padding) * (width + padding) * channels
-    require_memory(padded_bytes, "padded images", f"data.crop_padding={config.crop_padding}")
+    require_memory(padded_bytes, "padded images", f"data.crop_padding (now {config.crop_padding})")
     padded = pad(train.images, config.crop_padding, config.padding_mode)
     return DataSet(
         train=TrainSplit(train.images, train.labels, mean, std, padded),

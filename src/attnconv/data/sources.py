@@ -56,7 +56,7 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
     root = Path(os.path.expanduser(config.root))
     if config.source == "pairs":
         images = config.train_images, config.test_images
-        lower = "data.train_images={}, data.test_images={}".format(*images)
+        lower = "data.train_images (now {}), data.test_images (now {})".format(*images)
         require_memory(PAIR_BYTES * sum(images), f"{sum(images):,} images", lower)
         pairs = make_pairs(config.task, config.distance, config.clutter, *images, config.images_seed, device)
         return _checked(pairs, f"pairs of marks {config.distance} pixels apart, class: {config.task}")

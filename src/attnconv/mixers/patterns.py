@@ -72,7 +72,7 @@ def random(grid: tuple[int, int], density: float, seed: int = 0, heads: int = 1)
     pixels = grid[0] * grid[1]
     count = max(1, round(density * pixels))
     pairs = f"random patterns of {heads} heads on {grid[0]}x{grid[1]} positions"
-    require_memory(BYTES_DRAWN * heads * pixels**2, pairs, f"heads={heads}, or raise the patch")
+    require_memory(BYTES_DRAWN * heads * pixels**2, pairs, f"heads (now {heads}), or raise the patch")
     draws = np.stack([np.random.default_rng([seed, head]).random((pixels, pixels)) for head in range(heads)])
     draws[:, np.arange(pixels), np.arange(pixels)] = -1  # rank each pixel itself first
     chosen = np.argsort(draws, axis=-1)[..., :count]

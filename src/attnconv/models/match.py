@@ -98,7 +98,7 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
     if "width" not in node:
         raise ConfigError(f"model={node['name']} has no width for match={budget} to scale")
     if not _is_size(node["width"]):
-        raise ConfigError(f"match={budget} scales a number, and model.width={node['width']} is not one above 0")
+        raise ConfigError(f"match={budget} needs a positive number for model.width, not {node['width']}")
     two = _is_size(node.get("hidden"))
 
     costs: dict[tuple[Any, Any], int] = {}

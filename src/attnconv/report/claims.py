@@ -5,6 +5,7 @@ one part does not, and is otherwise undecided or not run.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from attnconv.report.evidence import Evidence
 from attnconv.report.tables import markdown
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
+PLURALS = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "undecided", NOT_RUN: "not run"}
 KEYS = ("id", "claim", "source", "decided_by", "holds_if", "decide", "command", "cost")
 NEEDED_OF_PART = {"ours", "theirs", "seeds"}
 OF_PART = NEEDED_OF_PART | {"fraction", "scale", "label", "shown"}
-SHORT = 2  # the table of all claims shows up to this many parts in full
+SHORT = 3  # the table of all claims shows up to this many parts in full
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,19 @@ class Verdict:
 
     @property
     def number(self) -> str:
-        """Return the results of the parts; if there are many, how many hold, and the extremes."""
-        known = [part for part in self.parts if part.decides and part.status != NOT_RUN]
+        """Return the results of the parts; if there are many, how many have which status, and the extremes."""
+        deciding = [part for part in self.parts if part.decides]
+        known = [part for part in deciding if part.status != NOT_RUN]
         if len(known) <= SHORT:
             return "<br>".join(part.text for part in known)
-        count = sum(part.status == HOLDS for part in known)
+        counts = Counter(part.status for part in deciding)
+        of_each = ", ".join(
+            f"{counts[status]} {status if counts[status] == 1 else plural}"
+            for status, plural in PLURALS.items()
+            if counts[status]
+        )
         least, most = (end(known, key=lambda part: part.value).effect for end in (min, max))
-        return f"{count} of {len(known)} hold, from {least} to {most}"
+        return f"{of_each}; smallest {least}, largest {most}"
 
 
 Decide = Callable[[Claim, Evidence], list[Part]]
@@ -148,14 +156,16 @@ INTRODUCTION = """# Claims and verdicts
 
 Made by `python scripts/make_tables.py` from results/claims.yaml, which has the rule for each claim, and results/runs.
 Verdicts: **holds**; **does not hold**; **undecided**: the interval allows both, or runs are missing; **not run**, with
-its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32).
+its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32). A comparison that decides nothing is marked
+"for comparison". A claim holds if all of its deciding comparisons hold, and does not hold if one of them does not.
 
 Differences are in percentage points of test accuracy after the last epoch, seed by seed, with Student's 95% interval
 from a standard deviation that is pooled over the models and fractions of the experiment; this assumes equal noise at
-all fractions. "Above 0, by Holm": the comparisons of a claim form a family, in which those that have not been run count
-with p = 1. "Within 1 point" means that the whole interval is. n: pairs of runs, or runs. Differences under 1 point also
-have McNemar's test on the predictions, if these were kept. It compares these trained networks on the test images, and
-often finds a difference between two networks of one model, too; no verdict depends on it.
+all fractions. "Above 0, by Holm": significant at 5% with Holm's correction over the comparisons of the claim; those
+that have not run count as p = 1. So an interval may exclude 0, and its comparison be undecided. "Within 1 point": the
+whole interval lies between -1 and +1. n: pairs of runs, or runs. For differences under 1 point, McNemar's test compares
+the predictions on the test images, where they were kept. It often finds a difference between two networks of one model,
+too, and no verdict depends on it.
 
 """
 
@@ -193,7 +203,7 @@ def details(verdict: Verdict) -> str:
 
 def said(part: Part) -> str:
     """Return the status of a part."""
-    return part.status if part.decides or part.status == NOT_RUN else "not decisive"
+    return part.status if part.decides or part.status == NOT_RUN else "for comparison"
 
 
 def links(part: Part) -> str:

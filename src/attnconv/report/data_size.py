@@ -26,7 +26,7 @@ runs on all images at equal epochs are those of `experiment=table1`. All models 
   They are computed on the logit of accuracy. **Bold**: significant at 5% with Holm's correction over the table.
 - All cells of a protocol share one standard deviation, which gives three seeds usable intervals. It assumes that
   fractions are equally noisy; if the table shows that one is noisier, its intervals are too narrow
-  (`attnconv.report.stats` says how often they miss the truth).
+  (`attnconv.report.stats` gives their coverage).
 - *Images needed*: images that a model needs for an accuracy, divided by those of `{REFERENCE}`, interpolated in the
   logarithm of the images, for each seed. *Slope*: growth of the difference of logits per doubling of the images.
 - *The order changes between*: the two closest fractions at which different models are significantly ahead; "not
@@ -80,7 +80,7 @@ def difference_table(protocol: Protocol) -> str:
         place = crossing({f: protocol.sign((model, f)) for f in protocol.cells if (model, f) in protocol.gaps})
         lines.append([f"`{model}`", *texts, f"{place[0]:.3g} and {place[1]:.3g}" if place else "not located"])
     names = (f"{fraction:.3g}" for fraction in protocol.cells)
-    return markdown([f"above `{REFERENCE}`", *names, "the order changes between"], lines)
+    return markdown([f"minus `{REFERENCE}`, points", *names, "the order changes between"], lines)
 
 
 def cell_text(protocol: Protocol, key: tuple[str, float]) -> str:
@@ -124,7 +124,11 @@ def side_by_side(found: list[Protocol]) -> str:
         [f"`{model}`", f"{fraction:.3g}", *(cell_text(protocol, (model, fraction)) for protocol in found)]
         for model, fraction in keys
     ]
-    header = ["above `conv3x3`", "fraction", *(f"{protocol.title}, {protocol.precision}" for protocol in found)]
+    header = [
+        f"minus `{REFERENCE}`, points",
+        "fraction",
+        *(f"{protocol.title}, {protocol.precision}" for protocol in found),
+    ]
     return f"{markdown(header, lines)}\n{' '.join(disagreements(found)) or 'They do not contradict each other.'}\n"
 
 

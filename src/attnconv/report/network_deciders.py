@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from attnconv.errors import counted
 from attnconv.files import read_csv, read_json, reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
 from attnconv.report.comparisons import SURE, Row, share_of_images
@@ -213,19 +214,22 @@ def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, flo
 
 
 def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if the accuracy is above a level at all distances up to the receptive field."""
+    """Hold if, at each depth, the accuracy is above a level at all distances up to the receptive field."""
     path = evidence.results / "long_range.csv"
-    if not path.exists():
-        return [Part(NOT_RUN, f"`{claim['model']}`")]
-    with reading(path):
-        rows = read_csv(path, ("model", "layers", "distance", "wall", "test_acc"))
-        inside = [row for row in rows if row["model"] == claim["model"] and int(row["distance"]) <= int(row["wall"])]
-        cells = {(int(row["layers"]), int(row["distance"])): float(row["test_acc"]) for row in inside}
-    if not cells:
-        return [Part(NOT_RUN, f"`{claim['model']}`")]
-    numbers = ", ".join(f"{accuracy:.0%} at {distance}" for (_, distance), accuracy in sorted(cells.items()))
-    text = f"`{claim['model']}`, with a receptive field of {inside[0]['wall']} pixels: {numbers}, n=1"
-    return [Part(HOLDS if min(cells.values()) > claim["accuracy"] else FAILS, text)]
+    cells: dict[tuple[int, int], dict[int, float]] = {}
+    if path.exists():
+        with reading(path):
+            for row in read_csv(path, ("model", "layers", "distance", "limit", "test_acc")):
+                layers, limit, distance = (int(row[name]) for name in ("layers", "limit", "distance"))
+                if row["model"] == claim["model"] and distance <= limit:
+                    cells.setdefault((layers, limit), {})[distance] = float(row["test_acc"])
+    parts = []
+    for (layers, limit), by_distance in sorted(cells.items()):
+        numbers = ", ".join(f"{accuracy:.0%} at {distance}" for distance, accuracy in sorted(by_distance.items()))
+        what = f"`{claim['model']}`, {counted(layers, 'layer')}, receptive field of {limit} pixels"
+        status = HOLDS if min(by_distance.values()) > claim["accuracy"] else FAILS
+        parts.append(Part(status, f"{what}: {numbers}, n=1"))
+    return parts or [Part(NOT_RUN, f"`{claim['model']}`")]
 
 
 def exponents(claim: Claim, evidence: Evidence) -> list[Part]:

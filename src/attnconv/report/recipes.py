@@ -29,9 +29,9 @@ def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
         lines.append([f"`{model}`", str(len(tuned.get(model, ()))), "; ".join(texts) or "not run"])
     note = (
         "Trials are the runs that chose the recipe on a validation set (results/mini_recipe_trials.csv). Models "
-        "outside the table had none.\nGain: how much higher validation accuracy is, in points, with the better of "
-        "half and twice the learning rates than with the common ones,\none seed each "
-        "(`python train.py experiment=learning_rates`).\n"
+        "outside the table had none.\nGain: validation accuracy with the better of half and twice the learning rates, "
+        "minus that with the common ones, in points,\none seed each (`python train.py experiment=learning_rates`). "
+        "Negative: the common ones are better.\n"
     )
     return f"{note}\n{markdown(['model', 'trials', 'gain from its own learning rate'], lines)}"
 

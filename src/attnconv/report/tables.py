@@ -37,16 +37,12 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
         parameters = int(published["parameters"])
         wanted = the_papers | {"model": published["model"], "parameters": parameters}
         measured = _by_precision([result for result in results if wanted.items() <= result.items()])
-        sourced = [
-            f"{published[cell]} ({published[source]})"
-            for cell, source in (
-                ("parameters_published", "parameters_source"),
-                ("flops_published", "flops_source"),
-                ("test_acc", "test_acc_source"),
-            )
-        ]
-        cells = sourced[0], f"{parameters:,}", *sourced[1:]
-        rows.append([f"`{published['model']}`", *cells, measured or "not run: needs a GPU"])
+        rows.append([
+            f"`{published['model']}`",
+            f"{published['parameters_published']} ({published['parameters_source']})", f"{parameters:,}",
+            f"{published['flops_published']} ({published['flops_source']})",
+            f"{float(published['test_acc']):.1%} ({published['test_acc_source']})", measured or "not run: needs a GPU",
+        ])  # fmt: skip
     legend = "; ".join(f"{letter}: {meaning}" for letter, meaning in SOURCES.items())
     return f"{markdown(header, rows)}\n{legend}.\n"
 
@@ -56,7 +52,7 @@ def _by_precision(runs: list[dict[str, Any]]) -> str:
     accuracies: dict[str, list[float]] = {}
     for run in runs:
         accuracies.setdefault(run["precision"], []).append(run["test_acc"])
-    means = {name: f"{sum(found) / len(found):.3f} (n={len(found)})" for name, found in accuracies.items()}
+    means = {name: f"{sum(found) / len(found):.1%} (n={len(found)})" for name, found in accuracies.items()}
     external = sum(run["source"] is not None for run in runs)
     mark = f", {external} external" if external else ""
     if len(means) < 2:
@@ -116,9 +112,9 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
 
 
 BENCH_HEADER = [
-    "what", "scale, images of positions", "hardware", "published / ours, both fp32", "as trained",
-    "images/s, published", "ours",
-    "peak MiB, published", "ours", "of fp32 matmul", "of bf16 matmul",
+    "what", "scale, batch, map", "hardware", "speedup, both fp32", "speedup, ours as trained",
+    "images/s, published", "images/s, ours",
+    "peak MiB, published", "peak MiB, ours", "% of fp32 matmul", "% of bf16 matmul",
 ]  # fmt: skip
 
 
@@ -134,7 +130,7 @@ def bench_row(line: dict[str, Any]) -> list[str]:
         + (f", dropout {line['dropout']}" if line.get("dropout") else "")
         + (", matched" if "match=parameters" in line["overrides"] else "")
         + (", compiled" if line["compiled"] else ""),
-        f"{line['scale']}, {line['batch']} of {height}x{width}",
+        f"{line['scale']}, {line['batch']} images, {height}x{width}",
         f"{line['device']}, {line['precision']}",
         _spread(line["ratio_fp32"]),
         _spread(line["ratio"]),
@@ -174,13 +170,13 @@ def long_range_table(rows: list[dict[str, str]]) -> str:
     cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
     for row in rows:
         cells.setdefault((row["model"], int(row["layers"])), {})[int(row["distance"])] = row
-    lines = [["no two marks together", "", "", *(f"{counting[distance]:.1%}" for distance in distances)]]
+    lines = [["counting baseline", "", "", *(f"{counting[distance]:.1%}" for distance in distances)]]
     for (model, layers), by_distance in sorted(cells.items()):
-        line = [f"`{model}`", str(layers), next(iter(by_distance.values()))["wall"]]
+        line = [f"`{model}`", str(layers), next(iter(by_distance.values()))["limit"]]
         for distance in distances:
             cell = by_distance.get(distance)
             accuracy = "" if cell is None else f"{float(cell['test_acc']):.1%}"
-            beyond = cell is not None and distance > int(cell["wall"])
+            beyond = cell is not None and distance > int(cell["limit"])
             line.append(f"*{accuracy}*" if beyond else accuracy)
         lines.append(line)
     return markdown(["model", "layers", "limit, pixels", *(f"{distance} pixels" for distance in distances)], lines)

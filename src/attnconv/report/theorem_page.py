@@ -28,18 +28,17 @@ Made by `python scripts/make_tables.py` from conversion.json and probe.json in t
 ## Any convolution can be converted to attention
 
 Each convolution of a trained network is replaced by attention with a quadratic encoding, one head per tap, and both
-networks see the test images in float32. Parameters, FLOPs and time are ratios of attention to convolution. Compare
-differences with the range of a logit over images ("that differ by"), which older runs did not record (empty cells).
+networks see the test images in float32. Parameters, FLOPs and time are ratios of attention to convolution. Compare the
+largest difference of a logit with its range over the images, which older runs did not record (empty cells).
 
 """
 
 SWEEP = """
 ### Twenty families of timm
 
-Models with random weights, and with noise on batch norm statistics and on constant initial values, on random images of
-the smallest size, at least 32 pixels, that the model accepts, in float64, made by
-`python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json`. Compare differences with the range of a
-logit over images.
+`python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json` converts 20 models with random weights,
+in float64. Noise on batch norm statistics and on constant initial values makes all weights count. The images are
+random, of the smallest size from 32 pixels on that the model accepts.
 
 """
 
@@ -63,14 +62,15 @@ inputs with independent pixels, and for smooth inputs.
 """
 
 OLD = """Networks that were probed before the joint residual was defined have empty cells: their K x K shares were
-biased low by the size of the fit, and their weights were not kept, so they cannot be measured again.
+biased low, by up to 2 points, and their weights were not kept, so they cannot be measured again. The figure
+[convolution_share](figures/convolution_share.png) shows them hollow.
 """
 
 SEEDS = """
 ### Means over the layers
 
-Means over seeds; with two or more seeds, ± half of Student's 95% interval of the trained value. One seed is not
-decisive.
+Means over seeds; with two or more seeds, ± half of Student's 95% interval of the trained value. One seed
+decides nothing.
 """
 
 
@@ -93,7 +93,7 @@ def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> l
 def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
     """Return one row per converted network."""
     header = [
-        "network", "trained on", "convolutions", "heads", "largest difference", "of logits up to", "that differ by",
+        "network", "trained on", "convolutions", "heads", "largest difference", "largest logit", "range of a logit",
         "predictions changed", "accuracy", "parameters", "FLOPs", "time",
     ]  # fmt: skip
     rows = []
@@ -111,7 +111,7 @@ def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
 
 def sweep_table(rows: list[dict[str, Any]]) -> str:
     """Return one row per model of sweep.json."""
-    header = ["model", "side", "convolutions", "largest difference", "of logits that differ by", "predictions changed",
+    header = ["model", "side", "convolutions", "largest difference", "range of a logit", "predictions changed",
               "refused"]  # fmt: skip
     cells = [
         [f"`{row['model']}`", str(row.get("side", "")), "", "", "", "", row["refused"].replace("|", "/")]

@@ -79,7 +79,7 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
     found = [name for name in names if str(run) in (name, model_of(name))]
     found = [name for name in found if name.endswith("/frac1/seed0")] or found
     if len(found) > 1:
-        raise RunFolderError(f"{results}/weights has {len(found)} networks {run}: use {' or '.join(found)}")
+        raise RunFolderError(f"{results}/weights has {len(found)} networks named {run}: use {' or '.join(found)}")
     if not found:
         known = (
             nearest(str(run), [*names, *map(model_of, names)], "ls results/weights/*/*")

@@ -135,7 +135,7 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
         if not recipe.milestones:
             yield "recipe.decay_factor", "recipe.milestones=[]: the learning rate never falls"
         elif recipe.milestones[-1] > config.epochs:
-            yield "recipe.milestones", f"some of it: training ends at epochs={config.epochs}"
+            yield "recipe.milestones", f"milestones after epochs={config.epochs} are never reached"
     if recipe.optimizer != "muon":
         yield "recipe.adamw_lr", f"recipe.optimizer={recipe.optimizer} has one learning rate; set recipe.lr"
     if recipe.optimizer == "adamw":

@@ -214,7 +214,7 @@ def _settled(cell: Cell) -> Outcome | None:
     if state.status == "running":
         return Outcome(cell, "running", f"{state.detail} is using it")
     if state.status == "failed" and not cell.config.retry_failed and not cell.different:
-        return Outcome(cell, "failed", f"earlier, and not retried: {state.detail}")
+        return Outcome(cell, "failed", f"failed before; retry_failed=true retries it: {state.detail}")
     if state.status == "damaged":
         return Outcome(cell, "damaged", f"{state.detail}; delete the folder to run it again")
     if state.status == "unreadable":

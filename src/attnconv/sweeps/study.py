@@ -138,13 +138,13 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
     check_overrides(overrides)
     for override in overrides:
         if (key := override.partition("=")[0].lstrip("+")) in SET_BY_ROWS:
-            raise ConfigError(f"{override}: the rows of the study set {key}; leave it out{SET_BY_ROWS[key]}")
+            raise ConfigError(f"{override}: the experiments of the study set {key}; leave it out{SET_BY_ROWS[key]}")
         if key.startswith("hydra"):
             raise ConfigError(f"{override} has no effect: the study starts its runs without Hydra's launchers")
     of_study = rows(precision)
     for name in only:
         if name not in of_study:
-            raise ConfigError(f"the study has no row {name}{nearest(name, of_study)}")
+            raise ConfigError(f"the study has no experiment {name}{nearest(name, of_study)}")
     cells: dict[str, list[Cell]] = {}
     seen: dict[Path, Cell] = {}
     for name in dict.fromkeys(only) or of_study:

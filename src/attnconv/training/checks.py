@@ -88,7 +88,7 @@ def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:
     model = build_unfilled(node, data.image_shape, data.classes)
     count, buffers = parameters(model), sum(buffer.numel() * buffer.itemsize for buffer in model.buffers())
     of_scale = ("layers", "heads", "width", "hidden") if "hidden" in node else ("cnn_width",)
-    lower = ", ".join(f"scale.{name}={getattr(config.scale, name)}" for name in of_scale)
+    lower = ", ".join(f"scale.{name} (now {getattr(config.scale, name)})" for name in of_scale)
     if not is_ours(node) or "width" not in node:
         lower = "the size of the network"
     needed = TRAINING_BYTES * count + buffers
@@ -125,7 +125,7 @@ def _check_activations(
             needed = images * activation_bytes(model, (channels, *largest))
         if fits(needed):
             return
-    require_memory(needed, f"the activations of a batch of {images:,} images", f"recipe.batch_size={images}")
+    require_memory(needed, f"the activations of a batch of {images:,} images", f"recipe.batch_size (now {images})")
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
@@ -174,8 +174,8 @@ def _refuse_last_batch(config: Config, images: int, error: Exception) -> None:
     better = next((other for other in others if images % other != 1), None)
     way_out = f"recipe.batch_size={better}" if better else "more images"
     raise ConfigError(
-        f"model={config.model['name']} has batch norm, which cannot take the last batch of one image "
-        f"({images} images in batches of recipe.batch_size={size}); {way_out} leaves none"
+        f"the last batch has one image ({images} images, recipe.batch_size={size}), and batch norm in "
+        f"model={config.model['name']} needs more; {way_out} avoids that"
     ) from error
 
 

@@ -34,12 +34,12 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
         go_on = f" under another name=. The last good checkpoint: {good}" if good else ""
         return Diverged(
             f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "
-            f"finite; lower recipe.lr={config.recipe.lr:g}{go_on}"
+            f"finite; lower recipe.lr (now {config.recipe.lr:g}){go_on}"
         )
     if is_out_of_memory(error):
         setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
         value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
-        return OutOfMemory(f"out of memory in {doing}; lower {setting}={value}, or the scale")
+        return OutOfMemory(f"out of memory in {doing}; lower {setting} (now {value}), or the scale")
     if config.compile and "InvalidCxxCompiler" in str(error):
         return ConfigError("compile=true needs a C++ compiler, and this machine has none: install g++, or leave it out")
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -72,5 +72,5 @@ def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None
     for split, score in scores.items():
         if not math.isfinite(score.loss):
             raise Diverged(
-                f"the {split} loss after epoch {epoch} is {score.loss}; lower recipe.lr={config.recipe.lr:g}"
+                f"the {split} loss after epoch {epoch} is {score.loss}; lower recipe.lr (now {config.recipe.lr:g})"
             )

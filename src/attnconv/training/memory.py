@@ -25,7 +25,7 @@ def require_memory(needed: int, what: str, lower: str) -> None:
     Args:
         needed: bytes.
         what: the thing that needs the memory.
-        lower: settings with their values, one of which must be lowered.
+        lower: settings with their present values, one of which must be lowered.
 
     Raises:
         OutOfMemory: it does not fit.

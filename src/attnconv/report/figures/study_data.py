@@ -157,7 +157,7 @@ def reaches(results: Results) -> list[Reach] | None:
     found: dict[tuple[str, int, int], dict[int, float]] = {}
     with reading(path):
         for row in read_csv(path):
-            key = (row["model"], int(row["layers"]), int(row["wall"]))
+            key = (row["model"], int(row["layers"]), int(row["limit"]))
             found.setdefault(key, {})[int(row["distance"])] = float(row["test_acc"])
     return [Reach(*key, accuracies) for key, accuracies in sorted(found.items())]
 
