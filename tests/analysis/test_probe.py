@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from attnconv.analysis.heads import head_statistics
-from attnconv.analysis.probe import probe
+from attnconv.analysis.probe import initial_network, probe
 from attnconv.errors import ConfigError, DataError, RunFolderError
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import load_trained
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import evaluate
+from attnconv.training.setup import prepare
 from conftest import script, write_arrays
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,13 @@ def test_probe_describes_every_head_and_layer_before_and_after_training(tiny):
     maps = np.load(found.folder / "attention_maps.npy")
     expected, _ = head_statistics(torch.from_numpy(maps[0].astype(np.float32)))
     assert [rows["heads"][6]["center_row"], rows["heads"][6]["center_column"]] == pytest.approx(expected[0], abs=1e-3)
+
+
+def test_the_initial_network_is_the_one_before_the_first_step(tiny):
+    config = tiny("model=sa_quadratic", "recipe.whitening=true", "recipe.optimizer=adamw", "epochs=1")
+    before = prepare(config).model.state_dict()
+    found = initial_network(trained(config)).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
 
 
 def test_content_attention_depends_on_content(tiny):

@@ -82,7 +82,11 @@ def test_pruned_run_continues_from_a_trained_one_and_can_be_loaded(tiny, weights
     assert not np.isnan(maps[0]).any()
     heads = json.loads((folder / "heads.jsonl").read_text().splitlines()[-1])
     assert [len(layer) for layer in heads["centers"]] == [4, 3]
-    assert [layer.mixer.heads for layer in load_trained(folder).model.layers] == [4, 3]
+    weights.unlink()
+    network = load_trained(folder).model
+    assert [layer.mixer.heads for layer in network.layers] == [4, 3], "without the network that was pruned"
+    kept = load_file(folder / "weights.safetensors")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
 
 
 WRAPPED = {

@@ -52,6 +52,14 @@ def model_of(folder, **changes):
     return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["model"] | changes
 
 
+def test_a_matched_network_has_its_recorded_width_whatever_configs_holds_today(folder):
+    width = model_of(folder)["width"]
+    changed(folder, match="parameters", match_model="gone", model=model_of(folder, width=5 * width))
+    recorded = {"budget": "parameters", "model": "gone", "width": width}
+    (folder / "result.json").write_text(json.dumps({"status": "done", "format": 1, "match": recorded}))
+    assert load_trained(folder).model.head.in_features == width
+
+
 def test_a_checkpoint_is_loaded_with_the_configuration_of_its_run(folder, monkeypatch, capsys):
     (folder / "weights.safetensors").unlink()
     (checkpoint,) = (folder / "checkpoints").glob("step*.pt")

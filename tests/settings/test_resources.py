@@ -24,7 +24,9 @@ def test_a_composed_batch_size_above_the_number_of_images_prints_a_note(tiny, ca
 
 def test_a_last_batch_of_one_image_is_refused_with_batch_norm(tiny):
     config = tiny("model=resnet10", "recipe.batch_size=39")  # the last stage reduces 8 x 8 pixels to one
-    with pytest.raises(ConfigError, match=r"last batch has one image \(40 images, .*=39\).*; recipe.batch_size=38 avoids that"):
+    with pytest.raises(
+        ConfigError, match=r"last batch has one image \(40 images, .*=39\).*; recipe.batch_size=38 avoids that"
+    ):
         prepare(config)
     prepare(tiny("model=resnet10", "recipe.batch_size=38"))
     prepare(tiny("model=sa_quadratic", "recipe.batch_size=39"))
@@ -35,9 +37,15 @@ def test_a_last_batch_of_one_image_is_refused_with_batch_norm(tiny):
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        ("scale.width=1000000", r"parameters, which need .* GiB of memory, and this machine has .*scale.width \(now 1000000\)"),
+        (
+            "scale.width=1000000",
+            r"parameters, which need .* GiB of memory, and this machine has .*scale.width \(now 1000000\)",
+        ),
         ("model=resnet18 scale.cnn_width=1000000", r"lower scale.cnn_width \(now 1000000\)"),
-        ("data=pairs data.train_images=1000000000", r"lower data.train_images \(now 1000000000\), data.test_images \(now 2000\)"),
+        (
+            "data=pairs data.train_images=1000000000",
+            r"lower data.train_images \(now 1000000000\), data.test_images \(now 2000\)",
+        ),
     ],
 )
 def test_models_and_data_too_large_for_memory_are_refused(tiny, overrides, complaint):
@@ -57,6 +65,8 @@ def test_a_batch_whose_activations_exceed_the_memory_is_refused(tiny, tmp_path, 
     needed = 2000 * activation_bytes(build_untrained(compose(["scale=mini"]).model, (3, 32, 32), 4), (3, 32, 32))
     for spare, refused in ((1, False), (-1, True)):
         monkeypatch.setattr("attnconv.training.memory.physical_memory", lambda spare=spare: needed + spare)
-        expected = pytest.raises(OutOfMemory, match=r"a batch of 2,000 images need .*lower recipe.batch_size \(now 2000\)")
+        expected = pytest.raises(
+            OutOfMemory, match=r"a batch of 2,000 images need .*lower recipe.batch_size \(now 2000\)"
+        )
         with expected if refused else nullcontext():
             prepare(tiny(*large, "scale.heads=9"))

@@ -6,6 +6,7 @@ and spreads as parameters. Both are recorded, because a center outside of the ma
 Axes: L layers, N heads, H W rows and columns, Q K query and key pixels.
 """
 
+from contextlib import ExitStack
 from typing import Any, cast
 
 import numpy as np
@@ -80,18 +81,13 @@ def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """
     mixers = attention_mixers(model)
     calls: list[list[Any]] = [[] for _ in mixers]
-    hooks = [
-        mixer.register_forward_pre_hook(
-            lambda _, inputs, named, seen=seen: seen.extend((*inputs, *named.values())[:1]), with_kwargs=True
-        )
-        for mixer, seen in zip(mixers, calls, strict=True)
-    ]
     model.eval()
-    try:
+    with ExitStack() as hooks:
+        for mixer, seen in zip(mixers, calls, strict=True):
+            hooks.enter_context(mixer.register_forward_pre_hook(
+                lambda _, inputs, named, seen=seen: seen.extend((*inputs, *named.values())[:1]), with_kwargs=True
+            ))  # fmt: skip
         model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     for mixer, seen in zip(mixers, calls, strict=True):
         _require_one_map(mixer, seen)
     return [x for (x,) in calls]
@@ -118,18 +114,15 @@ def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tu
     mixer_inputs(model, images[:1])
     mixers = attention_mixers(model)
     traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
-    hooks = [
-        mixer.register_forward_hook(
-            lambda _, inputs, named, out, seen=seen: seen.append(((*inputs, *named.values())[0].cpu(), out.cpu())),
-            with_kwargs=True,
-        )
-        for mixer, seen in zip(mixers, traffic, strict=True)
-    ]
     model.eval()
-    for chunk in images.split(batch):
-        model(chunk)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for mixer, seen in zip(mixers, traffic, strict=True):
+            hooks.enter_context(mixer.register_forward_hook(
+                lambda _, inputs, named, out, seen=seen: seen.append(((*inputs, *named.values())[0].cpu(), out.cpu())),
+                with_kwargs=True,
+            ))  # fmt: skip
+        for chunk in images.split(batch):
+            model(chunk)
     return [(torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])) for seen in traffic]
 
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from attnconv.analysis.conv_similarity import head_numbers, layer_numbers
 from attnconv.analysis.heads import attention_mixers, mixer_traffic, probs_of
 from attnconv.errors import ConfigError, DataError
-from attnconv.runs.load import Trained, build_untrained
+from attnconv.runs.load import build_untrained, recorded_widths
+from attnconv.runs.trained import Trained
+from attnconv.training.whitening import whiten_stem
 
 
 def compact(record: dict[str, Any]) -> str:
@@ -41,13 +43,21 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
         raise DataError(f"{trained.data.origin}: fitting and testing convolutions need two or more test images")
     found: dict[str, list[dict[str, Any]]] = {"heads": [], "layers": []}
     shown, _ = next(trained.data.test.batches(max(images, fit_images)))
-    initial = build_untrained(trained.config, trained.data).to(shown.device).eval()
+    initial = initial_network(trained).to(shown.device).eval()
     for weights, model in (("initial", initial), ("trained", trained.model)):
         for kind, rows in _describe(model, shown[:images], shown[:fit_images]).items():
             found[kind] += [{"weights": weights, **row} for row in rows]
     if not found["layers"]:
         raise ConfigError(f"model={trained.config.model['name']} has no attention layer to probe")
     return found
+
+
+def initial_network(trained: Trained) -> nn.Module:
+    """Return the network as it was before its first step."""
+    model = build_untrained(trained.config, trained.data, recorded_widths(trained.folder))
+    if trained.config.recipe.whitening:
+        whiten_stem(model, trained.data.train)
+    return model
 
 
 @torch.no_grad()

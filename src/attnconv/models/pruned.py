@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.backbone import Backbone
+from attnconv.models.frozen import learned_heads
 from attnconv.models.weight_files import fitting_weights
 
+# Targets in a `model` node: prune a network, or build one that has been pruned.
+PRUNED, PRUNED_BEFORE = f"{__name__}.pruned_heads", f"{__name__}.with_heads_of"
 SMALLEST_EIGENVALUE = 1e-5  # of an inverse covariance, in 1/positions^2: a standard deviation of 300 positions
 
 
@@ -36,7 +39,7 @@ def pruned_heads(
         FileError: the file is missing or damaged, or belongs to another network.
     """
     model = Backbone(image_shape, classes, **network)
-    mixers = {name: part for name, part in model.named_modules() if isinstance(part, PositionalAttention)}
+    mixers = _positional(model)
     for mixer in mixers.values():
         if not isinstance(mixer.encoding, QuadraticEncoding | GeneralizedQuadraticEncoding):
             raise ValueError("only Gaussian heads can be pruned; use a mixer with a quadratic encoding")
@@ -51,6 +54,31 @@ def pruned_heads(
             raise ValueError(f"start={start}: all heads of {name} are degenerate")
         keep_heads(mixer, kept.nonzero().flatten())
     return model
+
+
+def with_heads_of(
+    image_shape: tuple[int, int, int], classes: int, start: str, largest_condition: float = 1000.0, **network: Any
+) -> Backbone:
+    """Build a network that has been pruned, with random weights, to load its own weights into it.
+
+    Args:
+        start: a file with these weights; each layer gets its number of heads.
+        largest_condition: unused.
+        image_shape, classes, network: see `pruned_heads`.
+
+    Raises:
+        FileError: the file is missing or damaged.
+    """
+    model, heads = Backbone(image_shape, classes, **network), learned_heads(Path(start))
+    for name, mixer in _positional(model).items():
+        found = heads.get(f"{name}.encoding.spreads")
+        if found is not None and len(found) < mixer.heads:  # other weights are refused when they are loaded
+            keep_heads(mixer, torch.arange(len(found)))
+    return model
+
+
+def _positional(model: nn.Module) -> dict[str, PositionalAttention]:
+    return {name: part for name, part in model.named_modules() if isinstance(part, PositionalAttention)}
 
 
 def degenerate(spreads: Tensor, largest_condition: float) -> Tensor:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near
 from attnconv.models.build import build_seeded_model
 from attnconv.models.match import resolve_node
+from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
 from attnconv.models.targets import refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
 from attnconv.runs.identity import start_weights
@@ -57,7 +59,7 @@ def load(
     preprocessing = read_preprocessing(folder, config.data)
     if start_weights(flatten(config.model, "model.")):
         config.model["start"] = str(weights)  # they include the heads that the run started with
-    model = build_untrained(config, preprocessing)
+    model = build_untrained(config, preprocessing, recorded_widths(folder), weights)
     load_weights(model, weights, preprocessing.classes)
     model.to(choose_device(device)).eval()
     return Trained(folder, config, preprocessing, model)
@@ -173,7 +175,26 @@ def _inside(folder: Path) -> str:
     return f"; it contains the weight files {', '.join(files[:3])}" if files else ""
 
 
-def build_untrained(config: Config, data: DataSet | Preprocessing) -> nn.Module:
-    """Return the network with the run's initial weights, on the CPU."""
-    node, _ = resolve_node(config, data.image_shape, data.classes)
+def recorded_widths(folder: Path) -> dict[str, Any]:
+    """Return the widths that `match` found for a run, which do not change when configs/ does; empty if unknown."""
+    match = (read_result(folder) or {}).get("match", {})
+    return {key: match[key] for key in ("width", "hidden") if key in match}
+
+
+def build_untrained(
+    config: Config, data: DataSet | Preprocessing, widths: dict[str, Any] | None = None, weights: Path | None = None
+) -> nn.Module:
+    """Return the network with its random initial weights, on the CPU, before any whitening of its stem.
+
+    Args:
+        widths: see `recorded_widths`; without them, `match` searches again.
+        weights: of the run, which will be loaded; a network that was pruned gets their number of heads, so that the
+            weights that it was pruned from are not needed.
+    """
+    if config.match is not None and widths:
+        node = config.model | widths
+    else:
+        node, _ = resolve_node(config, data.image_shape, data.classes)
+    if weights is not None and node["_target_"] == PRUNED:
+        node = node | {"_target_": PRUNED_BEFORE, "start": str(weights)}
     return build_seeded_model(node, data.image_shape, data.classes, config.seed)
