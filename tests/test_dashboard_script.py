@@ -1,6 +1,7 @@
 """The local dashboard: recorded runs are added to Trackio once, under names that begin with their seeds."""
 
 import json
+import os
 import sqlite3
 import subprocess
 
@@ -36,6 +37,32 @@ def test_recorded_runs_are_imported_into_trackio_once(tiny, tmp_path):
     config = json.loads(configs[f"seed1 {name}"])
     assert (config["model"], config["data.fraction"], config["seed"]) == ("conv3x3", 0.5, 1)
     assert config["_Group"] == "study/conv3x3/mini-modern/frac0.5"
+
+
+STARTS = """
+import sys
+from pathlib import Path
+from attnconv.config import compose
+from attnconv.runs.dashboards import Dashboard
+config = compose(["scale=mini", "logger=trackio", f"output={sys.argv[1]}"])
+for history, logged in (([], [1, 2]), ([(1, {"test/acc": 0.1}), (2, {"test/acc": 0.2})], [2, 3])):
+    dashboard = Dashboard(config, Path(sys.argv[1]), history)
+    for epoch in logged:
+        dashboard.log(epoch, {"test/acc": epoch / 10})
+    dashboard.finish("interrupted")
+"""
+
+
+def test_a_resumed_run_has_each_epoch_once(tmp_path):
+    """Also epochs that an earlier start recorded without Trackio, or logged before it was killed."""
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    shown = subprocess.run([PYTHON, "-c", STARTS, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert "warning" not in shown.stderr, shown.stderr
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT run_id, step, metrics FROM metrics ORDER BY step").fetchall()
+    assert [(step, json.loads(metrics)) for _, step, metrics in rows] == [(n, {"test/acc": n / 10}) for n in (1, 2, 3)]
+    assert len({run for run, _, _ in rows}) == 1
 
 
 def test_a_folder_without_runs_is_an_error(command, tmp_path):

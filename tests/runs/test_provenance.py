@@ -1,15 +1,18 @@
-"""The description of the CPU in a result."""
+"""The commit, the hardware and the memory in a result."""
 
 import json
 import platform
 
+import numpy as np
 import pytest
 import torch
 
 from attnconv.errors import counted
+from attnconv.report.runs_table import kept_out
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.provenance import describe_cpu, parse_cpuinfo
+from attnconv.training import description
 
 AMD = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -68,3 +71,29 @@ def test_results_record_the_cpu_and_cpu_seconds(tiny):
     times = [json.loads(line) for line in lines]
     assert all(record["train_cpu_seconds"] > 0 and record["eval_cpu_seconds"] > 0 for record in times)
     assert result["cpu_seconds"] == sum(record["train_cpu_seconds"] + record["eval_cpu_seconds"] for record in times)
+
+
+@pytest.mark.parametrize("began", [("a" * 40, True), ("b" * 40, False)])
+def test_the_result_says_whether_any_start_had_uncommitted_changes(tiny, interrupted, monkeypatch, began):
+    """Steps before an interruption count, whatever the commit that finishes the run."""
+    config, commits = tiny("epochs=2"), iter([began, ("b" * 40, False)])
+    monkeypatch.setattr(description, "commit", lambda: next(commits))
+    interrupted(config, epoch=2)
+    result = run(config)
+    assert (result["commit"], result["dirty"]) == ("b" * 40, began[1])
+    assert [start["commit"] for start in result.get("starts", [])] == ([began[0], "b" * 40] if began[1] else [])
+    assert bool(kept_out(result)) == began[1]
+
+
+def test_starts_before_the_first_step_do_not_count(tiny, interrupted, monkeypatch):
+    config, commits = tiny("epochs=2"), iter([("a" * 40, True), ("b" * 40, False)])
+    monkeypatch.setattr(description, "commit", lambda: next(commits))
+    interrupted(config, epoch=1)
+    result = run(config)
+    assert (result["dirty"], "starts" in result) == (False, False)
+
+
+def test_peak_memory_is_that_of_one_run(tiny):
+    alone = run(tiny())["peak_memory_bytes"]
+    np.ones(10**9, np.uint8)  # freed at once
+    assert run(tiny("seed=1"))["peak_memory_bytes"] < alone + 5 * 10**8

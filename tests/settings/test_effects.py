@@ -1,5 +1,7 @@
 """Settings that would have no effect because of other settings."""
 
+import sys
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -8,6 +10,7 @@ from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError
 from attnconv.models.build import build_seeded_model
 from attnconv.settings.contradictions import require_effect, unused_by_network
+from attnconv.training.setup import prepare
 from conftest import TINY_SCALE, compose
 
 IDLE = [
@@ -130,3 +133,31 @@ def test_sizes_that_the_network_does_not_use_are_noted(train, model):
 
 def test_a_size_that_only_the_matched_model_uses_is_not_noted(train):
     assert "scale.heads" not in train("model=resnet10", "scale.heads=4", "match=parameters")[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (
+            ["recipe=paper", "epochs=1", "recipe.batch_size=1"],
+            "with epochs=1, the learning rate is 0 at all steps: nothing is trained",
+        ),
+        (
+            ["model=resnet18", "recipe=paper", "epochs=3"],
+            "recipe.milestones=[80, 150, 250] are after epochs=3: the learning rate stays at 0.1",
+        ),
+        (["recipe=paper", "epochs=2", "recipe.batch_size=1"], None),
+        (["model=resnet18", "recipe=paper", "recipe.milestones=[2]", "epochs=2"], None),
+        (["recipe=modern", "epochs=1"], None),
+    ],
+)
+def test_a_learning_rate_that_never_changes_is_noted(tiny, overrides, note):
+    assert [found for found in prepare(tiny(*overrides)).notes if "learning rate" in found] == ([note] if note else [])
+
+
+def test_heads_that_cannot_be_drawn_are_noticed_before_training(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    with pytest.raises(ConfigError, match="matplotlib, which draws the heads, cannot be imported"):
+        prepare(tiny("model=sa_quadratic"))
+    prepare(tiny("model=conv3x3"))

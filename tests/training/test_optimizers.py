@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from timm.optim import muon as timm_muon
 from torch import nn
@@ -50,6 +51,19 @@ def test_sgd_uses_classical_momentum_and_adds_weight_decay_to_the_gradient(momen
         velocity = momentum * velocity + gradient + decay * weight
         weight = weight - 0.3 * velocity
         torch.testing.assert_close(layer.weight, weight, check_dtype=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [("resnet18", {"conv1", "fc"}), ("mobilenetv3_small_050", {"conv_stem", "classifier"}),
+     ("vit_tiny_patch16_224", {"patch_embed.proj", "head"})],
+)  # fmt: skip
+def test_muon_leaves_the_stems_and_classifiers_of_timm_to_adamw(name, ends):
+    model = timm.create_model(name, num_classes=4, pretrained=False)
+    optimizer = build_optimizer(model, compose(["recipe=modern"]).recipe, "fp32")
+    muon = {id(parameter) for group in optimizer.param_groups if group["use_muon"] for parameter in group["params"]}
+    layers = {place: part for place, part in model.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
+    assert {place for place, part in layers.items() if id(part.weight) not in muon} == ends
 
 
 def test_modern_recipe_uses_muon_for_the_matrices_between_stem_and_head():

@@ -84,7 +84,7 @@ def kept_out(result: dict[str, Any]) -> str:
     """Return why published tables leave out a run; empty if they do not."""
     if result["name"] == "quickstart":
         return "quickstart"
-    if result.get("commit") is None:
+    if result.get("commit") is None or result["dirty"] is None:
         return "unknown commit"
     return "dirty tree" if result["dirty"] else ""
 

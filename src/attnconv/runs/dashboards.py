@@ -43,14 +43,19 @@ class Dashboard:
             return
         self._guard(lambda: setattr(self, "_adapter", ADAPTERS[self._name](config, folder, history)))
 
+    @property
+    def shown(self) -> bool:
+        """Return whether there is one, and it has not failed."""
+        return self._adapter is not None
+
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log the numbers of one epoch."""
         if self._adapter is not None:
             self._guard(self._adapter.log, epoch, metrics)
 
-    def picture(self, epoch: int, figure: "Figure") -> None:
-        """Log a figure of the heads after one epoch."""
-        if self._adapter is not None:
+    def picture(self, epoch: int, figure: "Figure | None") -> None:
+        """Log a figure of the heads after one epoch, if there is one."""
+        if self._adapter is not None and figure is not None:
             self._guard(self._adapter.picture, epoch, figure)
 
     def conclude(self, result: dict[str, Any], data: DataSet) -> None:

@@ -12,6 +12,7 @@ outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
                      over the first 100 test images if attention depends on content
     predictions.npy  (N,) the class that the final network predicts for each test image, in the split's order
     result.json      the outcome; `status` is done, failed or interrupted
+    starts.jsonl     a line per start since the first step: commit, hardware and versions
     weights.safetensors   the trained weights, once the run is done
     probe.json       how convolutional its attention is, written by scripts/probe.py
     conversion.json  its conversion to attention, written by scripts/conv_to_attention.py
@@ -34,7 +35,7 @@ from omegaconf import OmegaConf
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import files_of
 from attnconv.errors import AlreadyDone, InUse, RunFolderError
-from attnconv.files import forget_unfinished, write_whole
+from attnconv.files import forget_unfinished, read_json_lines, write_whole
 from attnconv.runs.identity import (
     Heads,
     describe_data,
@@ -49,6 +50,7 @@ from attnconv.runs.status import running_process
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
 
 PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
 
@@ -199,12 +201,30 @@ class RunFolder:
         for file in ("metrics.jsonl", "timing.jsonl"):
             read_epochs(self.path, file, epochs_done or 0)
 
+    def note_start(self, start: dict[str, Any], resumed: bool) -> list[dict[str, Any]]:
+        """Record a start of the run in starts.jsonl, and return all starts since its first step.
+
+        Args:
+            start: commit, hardware and versions.
+            resumed: whether it continues from a checkpoint; else earlier starts have left nothing.
+        """
+        path = self.path / "starts.jsonl"
+        starts = [*(read_json_lines(path) if resumed and path.exists() else []), start]
+        write_whole(path, "".join(map(_line, starts)).encode())
+        return starts
+
     def write_array(self, file: str, array: "np.ndarray") -> None:
         """Write a .npy file, completely or not at all."""
         import numpy as np  # not needed for reading run folders
 
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
+        write_whole(self.path / file, content.getvalue())
+
+    def write_picture(self, file: str, figure: "Figure") -> None:
+        """Write a figure as a .png file, completely or not at all."""
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=110)
         write_whole(self.path / file, content.getvalue())
 
     def write_result(self, result: dict[str, Any]) -> None:

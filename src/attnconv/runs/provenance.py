@@ -16,6 +16,7 @@ from attnconv.errors import counted
 COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
 MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
+CLEAR_REFS = "/proc/self/clear_refs"  # proc(5): 5 resets the peak of this process
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -73,12 +74,20 @@ def parse_cpuinfo(text: str) -> dict[str, Any]:
     }
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far, which may be that of another run of this process; not possible on macOS."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access(CLEAR_REFS, os.W_OK):
+        Path(CLEAR_REFS).write_text("5", "utf-8")
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes: on a GPU that of PyTorch's tensors, on a CPU that of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes  # macOS counts bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
 from attnconv.runs.adapter import Conclusion, History, pixels
+from attnconv.runs.folder import run_name
 from attnconv.runs.labels import display_name, displayed, flat_config, group
 from attnconv.runs.records import name_of, read_config, read_lines
 
@@ -25,18 +26,23 @@ class TrackioRun:
         import trackio
 
         self._trackio, self._config, self._folder = trackio, config, folder
+        self._project = config.logger.project or PROJECT
         # It continues a run of the same name and keeps its history.
-        trackio.init(
-            project=config.logger.project or PROJECT,
+        self._run = trackio.init(
+            project=self._project,
             name=display_name(config),
             group=config.logger.group or group(config),
             config=flat_config(config),
             resume="allow",
             embed=False,
         )
+        self._log(history)
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
-        self._trackio.log(metrics, step=epoch)
+        self._log([(epoch, metrics)])
+
+    def _log(self, epochs: History) -> None:
+        log_epochs(self._project, run_name(self._config), epochs, run_id=self._run.id)
 
     def picture(self, epoch: int, figure: "Figure") -> None:
         self._trackio.log({"heads": self._trackio.Image(pixels(figure))}, step=epoch)
@@ -70,17 +76,25 @@ def import_run(folder: Path, project: str) -> None:
     """
     from trackio import SQLiteStorage
 
-    plain, run = read_config(folder), name_of(read_config(folder))
+    plain = read_config(folder)
+    run = name_of(plain)
     if flatten(plain).get("logger.name") == "trackio" and displayed(run) in SQLiteStorage.get_runs(project):
         return  # it logs there itself
     lines = [line for line in read_lines(folder, "metrics.jsonl") if len(line) > 1]
+    epochs = [(line["epoch"], {key: value for key, value in line.items() if key != "epoch"}) for line in lines]
     # The same as for a live run, so that runs of a group are shown together.
     config = flatten(plain) | {"model": plain["model"]["name"], "_Group": run.rpartition("/")[0]}
-    SQLiteStorage.bulk_log(
-        project,
-        displayed(run),
-        [{key: value for key, value in line.items() if key != "epoch"} for line in lines],
-        steps=[line["epoch"] for line in lines],
-        config=config,
-        log_ids=[f"{run} {line['epoch']}" for line in lines],
-    )
+    log_epochs(project, run, epochs, config=config)
+
+
+def log_epochs(project: str, run: str, epochs: History, **more: Any) -> None:
+    """Log epochs of a run, by its name; those that the project has stay as they are.
+
+    Args:
+        more: other arguments of trackio.SQLiteStorage.bulk_log.
+    """
+    from trackio import SQLiteStorage
+
+    steps, metrics = [epoch for epoch, _ in epochs], [numbers for _, numbers in epochs]
+    log_ids = [f"{run} {epoch}" for epoch in steps]
+    SQLiteStorage.bulk_log(project, displayed(run), metrics, steps=steps, log_ids=log_ids, **more)

@@ -16,6 +16,7 @@ from attnconv.config import Config
 from attnconv.data.augmentation import normalize, scale
 from attnconv.data.dataset import DataSet
 from attnconv.errors import ConfigError, UserError, counted
+from attnconv.files import in_one_line
 from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
 from attnconv.models.cost import (
     ForwardPass,
@@ -34,6 +35,7 @@ from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.memory import TRAINING_BYTES, fits, require_memory
 from attnconv.training.precompile import batch_sizes
+from attnconv.training.schedules import lr_factor
 
 FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if a network splits its batch into groups
 
@@ -71,6 +73,38 @@ def check_batch_size(config: Config, images: int) -> tuple[str, ...]:
     if config.data.fraction == 1 and asked_for("recipe.batch_size"):
         raise ConfigError(f"{few}; set recipe.batch_size={images} or less")
     return (f"{few}; each step uses all of them",)
+
+
+def check_drawing(model: nn.Module) -> None:
+    """Check before a run with attention that its heads can be drawn after it.
+
+    Raises:
+        ConfigError: matplotlib cannot be imported.
+    """
+    if not attention_mixers(model):
+        return
+    try:
+        import matplotlib.figure  # noqa: F401
+    except (ImportError, ValueError) as error:  # ValueError: the variable MPLBACKEND names no backend
+        raise ConfigError(f"matplotlib, which draws the heads, cannot be imported: {in_one_line(error)}") from error
+
+
+def still_rates(config: Config, images: int) -> Iterator[str]:
+    """Yield a note for a learning rate that is 0 throughout, or whose milestones are never reached.
+
+    Args:
+        images: training images in an epoch.
+    """
+    recipe, steps = config.recipe, math.ceil(images / config.recipe.batch_size)
+    factor = lr_factor(recipe, config.epochs, images)
+    if recipe.lr_changes == "epoch" and not any(factor(epoch * steps) for epoch in range(config.epochs)):
+        yield f"with epochs={config.epochs}, the learning rate is 0 at all steps: nothing is trained"
+    last = factor(config.epochs * steps - 1)
+    if recipe.schedule == "step" and recipe.milestones and last == factor(0):
+        yield (
+            f"recipe.milestones={recipe.milestones} are after epochs={config.epochs}: the learning rate stays at "
+            f"{recipe.lr * last:g}"
+        )
 
 
 def unused_settings(config: Config) -> Iterator[str]:

@@ -41,6 +41,25 @@ def describe(setup: Setup) -> dict[str, Any]:
     }
 
 
+# What may change between two starts of a run.
+OF_A_START = ("device", "cpu", "processes", "commit", "dirty", "versions")
+
+
+def start_of(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a description that may change when the run resumes."""
+    return {key: description[key] for key in OF_A_START}
+
+
+def over_starts(starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return whether any start of a run had uncommitted changes, and all starts (`starts`) if they differ.
+
+    `dirty` is None if that is not known of some start.
+    """
+    dirty = {start["dirty"] for start in starts}
+    found = {"dirty": True if True in dirty else None if None in dirty else False}
+    return found | ({"starts": starts} if any(start != starts[0] for start in starts) else {})
+
+
 def _matched(setup: Setup) -> dict[str, Any]:
     """Return the result of `match`; empty without it."""
     match = setup.match

@@ -1,5 +1,7 @@
 """Optimizers and their parameter groups."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from attnconv.training.muon import Group, Muon
 
 MATRIX_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
-# First parts of the names of stems and heads, in our networks and in timm's.
+# Names of stems and heads in our networks; those of timm name theirs. VGG's first convolution has no such name.
 ENDS = ("stem", "head", "patch_embed")
 
 
@@ -38,18 +40,28 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 
     Shared weights occur once. Weights that are computed from other parameters, as by weight norm, are not included.
     """
+    ends = tuple(f"{end}." for end in (*ENDS, *_ends_in_timm(model)))
     in_encodings = {id(parameter) for encoding in _encodings(model) for parameter in encoding.parameters()}
     weights = [
         module.weight
         for name, module in model.named_modules()
         if isinstance(module, MATRIX_MODULES)
-        and name.split(".")[0] not in ENDS
+        and not f"{name}.".startswith(ends)
         and isinstance(module.weight, nn.Parameter)
         and module.weight.numel()
         and not module.weight.is_complex()  # Muon would drop the imaginary part
         and id(module.weight) not in in_encodings
     ]
     return list(dict.fromkeys(weights))
+
+
+def _ends_in_timm(model: nn.Module) -> Iterator[str]:
+    """Yield the names of the first convolutions and the classifiers of a network of timm."""
+    described = getattr(model, "pretrained_cfg", None)
+    if not isinstance(described, dict):
+        return
+    for names in (described.get("first_conv"), described.get("classifier")):
+        yield from names if isinstance(names, list | tuple) else (names,) if isinstance(names, str) else ()
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

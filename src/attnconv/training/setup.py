@@ -21,7 +21,7 @@ from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
-from attnconv.training.checks import check_batch_size, check_network, unused_settings
+from attnconv.training.checks import check_batch_size, check_drawing, check_network, still_rates, unused_settings
 from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
 from attnconv.training.memory import is_out_of_memory
@@ -114,6 +114,9 @@ def _prepare(config: Config) -> Setup:
     if processes.writes:
         folder.check()
     config = replace(config, precision=precision)
+    if precision == "fp32":
+        # By default, recent GPUs round the inputs of convolutions to TF32, but not those of matrix products.
+        torch.backends.cudnn.allow_tf32 = False
     check_node(config.model)
     data = load_dataset(config.data, device)
     folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
@@ -129,7 +132,9 @@ def _prepare(config: Config) -> Setup:
     if config.recipe.whitening:
         with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
-    notes = (*check_batch_size(config, data.epoch_images), *unused_settings(config))
+    check_drawing(model)
+    images = data.epoch_images
+    notes = (*check_batch_size(config, images), *still_rates(config, images), *unused_settings(config))
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)

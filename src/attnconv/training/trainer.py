@@ -16,10 +16,10 @@ from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
 from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.history import outcome, recorded_epochs
-from attnconv.runs.provenance import peak_memory
+from attnconv.runs.provenance import forget_peak_memory, peak_memory
 from attnconv.training.console import Console, closing_line, opening_lines
 from attnconv.training.cutmix import cutmix
-from attnconv.training.description import describe
+from attnconv.training.description import describe, over_starts, start_of
 from attnconv.training.device import runs_at_once
 from attnconv.training.failures import explain, outcome_of, require_finite
 from attnconv.training.interrupts import Interrupts
@@ -89,6 +89,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train the remaining epochs, record each one before its checkpoint, and save the results."""
+        forget_peak_memory(self.setup.device)
         self._resume()
         self._precompile()
         for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
@@ -109,6 +110,8 @@ class Trainer:
             self.folder.forget_after(None if found is None else found.epochs_done)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
+            starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
+            self.description |= over_starts(starts)
         # With several runs in one terminal, each line names its run, and no run draws a bar.
         label = run_name(self.config) if runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
@@ -200,9 +203,9 @@ class Trainer:
         self.folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
         self.folder.append("timing.jsonl", {"epoch": epoch, **timing})
         self.folder.append("heads.jsonl", self.heads.record(epoch))
-        if epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
-            self._show_heads(epoch, self.data.train)
         assert self.dashboard is not None
+        if self.dashboard.shown and epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
+            self.dashboard.picture(epoch, self.heads.figure(epoch, self.data.train))
         self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
 
     def _keep_predictions(self, score: Score) -> None:
@@ -210,23 +213,19 @@ class Trainer:
         kind = np.min_scalar_type(self.data.classes - 1)
         self.folder.write_array("predictions.npy", score.predictions.cpu().numpy().astype(kind))
 
-    def _show_heads(self, epoch: int, split: Split) -> None:
-        figure = self.heads.figure(epoch, split)
-        if figure is not None:
-            figure.savefig(self.folder.heads_picture, dpi=110)
-            assert self.dashboard is not None
-            self.dashboard.picture(epoch, figure)
-
     def _conclude(self) -> None:
         """Save weights, maps and numbers after the last epoch."""
         export_weights(self.folder.weights, self.model)
         maps = self.heads.maps(self.data.test)
         if maps is not None:
             self.folder.write_array("attention_maps.npy", maps)
-        self._show_heads(self.config.epochs, self.data.test)
+        figure = self.heads.figure(self.config.epochs, self.data.test)
+        if figure is not None:
+            self.folder.write_picture("heads.png", figure)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
         self.numbers = outcome(self.folder, self.images) | self.numbers | peak
         assert self.dashboard is not None
+        self.dashboard.picture(self.config.epochs, figure)
         self.dashboard.conclude(self.numbers | self.description, self.data)
 
     def _close(self, outcome: dict[str, Any]) -> None:
