@@ -64,16 +64,19 @@ class CellSweeper(BasicSweeper):
         assert self.launcher is not None
         assert self.config is not None
         os.environ[POOL] = str(os.getpid())
-        folder = self.config.hydra.launcher.get("submitit_folder")
-        if folder is None:
+        settings = self.config.hydra.launcher
+        if not str(settings.get("_target_")).endswith(".SlurmLauncher"):
             try:
                 jobs = self.launcher.launch(overrides, initial_job_idx=0)
-            except (TypeError, ValueError) as error:  # of the launcher: those of runs are in their JobReturn
+            # Of the launcher: errors of runs are in their JobReturn. RuntimeError: a job of submitit_local was killed.
+            except (TypeError, ValueError, RuntimeError) as error:
                 raise UserError(f"hydra.launcher: {in_one_line(error)}") from error
             return [_reason(job) for job in jobs]
         from attnconv.sweeps.slurm import launch_on_cluster
 
-        return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, Path(folder).parent)]
+        return [
+            _reason(job) for job in launch_on_cluster(self.launcher, overrides, Path(settings.submitit_folder).parent)
+        ]
 
 
 def _reason(job: JobReturn | Exception) -> str | None:

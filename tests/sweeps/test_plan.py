@@ -152,6 +152,17 @@ def test_rates_use_wall_time_on_a_gpu_and_cpu_time_on_one_cpu_thread(tmp_path):
         assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(expected)
 
 
+def test_rates_of_this_machine_replace_those_of_others(tmp_path):
+    recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 1, "train_images": 100, "fraction": 1.0}
+    for place, device, seconds in (("results", "AMD EPYC, 1 thread", 50.0), ("outputs", "NVIDIA H200", 1.0)):
+        folder = tmp_path / place / "run/m/mini-modern/frac1/seed0"
+        folder.mkdir(parents=True)
+        result = recorded | {"status": "done", "device": device, "seconds": seconds, "cpu_seconds": seconds}
+        (folder / "result.json").write_text(json.dumps(result))
+    rates = Rates.measured([tmp_path / "results", tmp_path / "outputs"])
+    assert rates.seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(1.0)
+
+
 def test_runs_with_equal_steps_count_as_many_images_as_full_data(tmp_path):
     folder = tmp_path / "run/m/mini-modern/frac0.1/seed0"
     folder.mkdir(parents=True)

@@ -6,12 +6,11 @@ Each source returns the same four arrays and a content hash, so later code does 
 import hashlib
 import os
 import tempfile
-import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from tokenize import TokenError
 
 import numpy as np
@@ -210,20 +209,27 @@ def _read_batches(root: Path) -> dict[str, np.ndarray]:
 def _require_download(url: str, root: Path, filename: str, timeout: float = 3.0) -> None:
     """Fail at once, with a list of solutions, where torchvision would wait for a missing network."""
     request = urllib.request.Request(url, method="HEAD")
-    # In a thread, because urlopen's timeout does not cover the name lookup.
-    executor = ThreadPoolExecutor(max_workers=1)
-    try:
-        executor.submit(urllib.request.urlopen, request, timeout=timeout).result(timeout=timeout).close()
-    except (urllib.error.URLError, OSError) as error:
-        reason = str(error) or f"no answer within {timeout:g} s"
+    answers: list[OSError | None] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(request, timeout=timeout).close()
+            answers.append(None)
+        except OSError as error:
+            answers.append(error)
+
+    # In a thread, because urlopen's timeout does not cover the name lookup. Python does not wait for it at exit.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout)
+    error = answers[0] if answers else TimeoutError(f"no answer within {timeout:g} s")
+    if error is not None:
         raise DataError(
-            f"CIFAR-10 is not in {root} and cannot be downloaded ({reason}). Three solutions: "
+            f"CIFAR-10 is not in {root} and cannot be downloaded ({error}). Three solutions: "
             f"(1) put {filename} into {root}; "
             f"(2) put {', '.join(f'{name}.npy' for name in ARRAYS)} there, uint8 N x 32 x 32 x 3 and labels 0..9; "
             f"(3) set data.root=FOLDER to where one of these already is"
         ) from error
-    finally:
-        executor.shutdown(wait=False)
 
 
 def _checked(arrays: dict[str, np.ndarray], origin: str) -> Source:

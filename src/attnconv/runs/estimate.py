@@ -23,6 +23,7 @@ FP32_SLOWER = 3.0
 
 TRAINING_IMAGES = {"cifar10": 50_000, "digits": 1_437}
 THREADS = re.compile(r", (\d+) threads?$")  # of a CPU, in the description of a device
+Measured = dict[tuple[str, str, str], list[float]]  # core seconds per image of runs, by model, scale and precision
 TIMED = {"status", "model", "scale", "precision", "device", "seconds", "epochs", "train_images", "fraction"}
 
 
@@ -58,21 +59,19 @@ class Rates:
         measured: rates of finished runs; the median of equal keys is used.
     """
 
-    def __init__(self, measured: dict[tuple[str, str, str], list[float]] | None = None):
+    def __init__(self, measured: Measured | None = None):
         self._rates = {key: median(rates) for key, rates in (measured or {}).items()}
 
     @classmethod
     def measured(cls, folders: Iterable[Path]) -> "Rates":
-        """Measure rates from the finished runs in some folders; runs with several threads are ignored."""
-        found: dict[tuple[str, str, str], list[float]] = {}
-        for run in (run for folder in folders for run in find_folders(folder)):
-            try:
-                result = read_result(run) or {}
-                if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
-                    key = result["model"], result["scale"], result["precision"]
-                    found.setdefault(key, []).append(seconds / _images_seen(result))
-            except (Damaged, ZeroDivisionError):  # a study and scripts/status.py report it
-                continue
+        """Measure rates from the finished runs in some folders; runs with several threads are ignored.
+
+        Args:
+            folders: rates of a later folder replace those of earlier ones, so put this machine's own runs last.
+        """
+        found: Measured = {}
+        for folder in folders:
+            found |= _measured(folder)
         return cls(found)
 
     def seconds(self, work: Work) -> float:
@@ -92,6 +91,19 @@ class Rates:
         if alike:
             return median(alike)
         return ASSUMED.get(work.scale, ASSUMED["mini"]) * (FP32_SLOWER if work.precision == "fp32" else 1)
+
+
+def _measured(folder: Path) -> Measured:
+    found: Measured = {}
+    for run in find_folders(folder):
+        try:
+            result = read_result(run) or {}
+            if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
+                key = result["model"], result["scale"], result["precision"]
+                found.setdefault(key, []).append(seconds / _images_seen(result))
+        except (Damaged, ZeroDivisionError):  # a study and scripts/status.py report it
+            continue
+    return found
 
 
 def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rates: Rates, at_once: int) -> float | None:
