@@ -74,9 +74,8 @@ class CellSweeper(BasicSweeper):
             return [_reason(job) for job in jobs]
         from attnconv.sweeps.slurm import launch_on_cluster
 
-        return [
-            _reason(job) for job in launch_on_cluster(self.launcher, overrides, Path(settings.submitit_folder).parent)
-        ]
+        folder = Path(settings.submitit_folder).parent
+        return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, folder)]
 
 
 def _reason(job: JobReturn | Exception) -> str | None:

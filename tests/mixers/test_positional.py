@@ -230,17 +230,6 @@ def test_sinusoidal_encoding_refuses_odd_widths():
         build(SinusoidalEncoding, width=5)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_shift_probs_match_the_center_of_a_larger_map(encoding):
-    mixer = build(encoding, (3, 4))
-    probs = mixer.shift_probs(3, 4)
-    assert probs.shape == (2, 5, 7)
-    torch.testing.assert_close(probs.sum((1, 2)), torch.ones(2, dtype=torch.float64))
-    if encoding is not LearnedEncoding:  # its tables end at 3 x 4
-        center = mixer.attention_probs(5, 7)[0, :, 2 * 7 + 3].view(2, 5, 7)
-        torch.testing.assert_close(probs, center)
-
-
 def test_quadratic_peak_probability_at_initialization():
     """Alpha = 1/2 gives a discrete Gaussian with a peak of 0.159."""
     encoding = QuadraticEncoding(1, 1, (1, 1))

@@ -25,7 +25,6 @@ from attnconv.errors import DataError
 
 SIDE, CELL, MARK, BLOCK = 32, 4, 2, 8  # pixels
 CELLS = SIDE // CELL
-TASKS = ("agreement", "texture")
 COLORS = ((220, 40, 40), (40, 40, 220))  # red, blue
 NEIGHBORS = 5  # cells that one mark blocks for the next: its own, and four at the distance
 STRIPES = 40  # gray levels above and below the background

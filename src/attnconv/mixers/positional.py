@@ -83,16 +83,6 @@ class PositionalAttention(AttentionMixer):
                 scores = self.encoding(grid_shifts(height, width, self._device()))
             return to_probs(scores, self.normalizer)[None]
 
-    def shift_probs(self, height: int, width: int) -> Tensor:
-        """Return the attention to all shifts of an H x W map, (N, 2H-1, 2W-1), as for a pixel far from the border."""
-        self.encoding.check_map(height, width)
-        device = self._device()
-        rows = torch.arange(1 - height, height, device=device)
-        columns = torch.arange(1 - width, width, device=device)
-        with exact_positions(device):
-            scores = self.encoding(torch.cartesian_prod(rows, columns))
-            return to_probs(scores, self.normalizer).unflatten(-1, (len(rows), len(columns)))
-
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the row and column factors, (N, H, H) and (N, W, W), of an additive encoding's softmax."""
         self.encoding.check_map(height, width)

@@ -17,7 +17,6 @@ from attnconv.errors import ConfigError, nearest
 from attnconv.models.build import may_be_fraction
 from attnconv.models.cost import build_unfilled, forward_once, parameters
 
-BUDGETS = ("parameters", "flops")
 TOLERANCE = 0.02
 WIDEST = 2**16
 NEIGHBORS = 64  # some mixers need an even width, or one divisible by their heads
