@@ -6,6 +6,7 @@ from pathlib import Path
 from attnconv.report.claims import judge, read_claims
 from attnconv.report.deciders import DECIDERS
 from attnconv.report.evidence import Evidence
+from attnconv.report.examined import OF_HEADS, OF_LAYERS
 from conftest import REPOSITORY
 
 RESULTS = REPOSITORY / "results"
@@ -48,21 +49,19 @@ def seeds(name, model, accuracies, **changes):
 def probed(results, run, layers=6, **of_layer):
     """Write the probe.json of a run with one head per layer, from lists of values by layer."""
     heads = [
-        {
-            "weights": "trained",
-            "layer": layer + 1,
-            "head": 1,
-            **{name: values[layer] for name, values in of_layer.items()},
-        }
-        for layer in range(layers)
-    ]
+        dict.fromkeys(OF_HEADS, 0) | {"weights": weights, "layer": layer + 1, "head": 1}
+        | {name: values[layer] for name, values in of_layer.items() if weights == "trained"}
+        for layer in range(layers) for weights in ("initial", "trained")
+    ]  # fmt: skip
     found = [
-        {"layer": layer + 1, "weights": weights, "conv3": conv3, "joint_residual": residual}
+        dict.fromkeys(OF_LAYERS, 0.5)
+        | {"layer": layer + 1, "weights": weights, "conv3": conv3, "joint_residual": residual}
         for layer in range(layers)
         for weights, conv3, residual in (("initial", 0.5, 0.5), ("trained", of_layer.get("conv3", [0.5] * 6)[layer],
                                                                   of_layer.get("residual", [0.5] * 6)[layer]))
     ]  # fmt: skip
     path = results / "runs" / run["run"] / "probe.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"dirty": False, "images": 8, "heads": heads, "layers": found}))
+    about = {"dirty": False, "images": 8, "fit_images": 8}
+    path.write_text(json.dumps(about | {"heads": heads, "layers": found}))
     return run

@@ -8,6 +8,7 @@ from fabricated import CLAIMS, probed, row, verdict
 from attnconv.report.claims import Claim, judge
 from attnconv.report.deciders import DECIDERS
 from attnconv.report.evidence import Evidence
+from attnconv.report.examined import CONVERSION, KEYS
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_the_theorem_claim_needs_unchanged_predictions_in_every_network(tmp_path
     run = row("quarter", "resnet18", 0.8)
     (tmp_path / "runs" / run["run"]).mkdir(parents=True)
     (tmp_path / "theorem").mkdir()
-    found = {"dirty": False, "images": 10, "predictions_changed": 0, "largest_difference": 1e-6, "largest_logit": 8.0}
+    found = dict.fromkeys(KEYS[CONVERSION], 1) | {"dirty": False, "predictions_changed": 0, "largest_difference": 1e-6}
     (tmp_path / "runs" / run["run"] / "conversion.json").write_text(json.dumps(found))
     assert [part.status for part in verdict("T1", [run], tmp_path).parts] == ["holds", "not run"]
     network = {"model": "x", "images": 10, "predictions_changed": 0, "largest_difference": 1e-6, "logits_range": 0.5}

@@ -7,8 +7,9 @@ import pytest
 from attnconv.analysis.exchange import exchange
 from attnconv.analysis.probe import compact, probe
 from attnconv.report.collect import gather
+from attnconv.report.examined import NUMBERS, layer_rows
 from attnconv.report.runs_table import read_runs, tabulate
-from attnconv.report.theorem_page import NUMBERS, layer_rows, likeness_summary, likeness_table, theorem_page
+from attnconv.report.theorem_page import likeness_summary, likeness_table, theorem_page
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import load_trained

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnconv.config import CONFIGS, Config
 from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_whole
+from attnconv.report.examined import CONVERSION, PROBE
 from attnconv.report.runs_table import runs_folder
 from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
 from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look, shown_name
@@ -21,8 +22,8 @@ from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = (*ARRAYS, "heads.jsonl")
 PICTURE = "heads.png"
+EXAMINED = (PROBE, CONVERSION)
 PLACES = ("output", "collected")
-EXAMINED = ("probe.json", "conversion.json")  # written by scripts/probe.py and scripts/conv_to_attention.py, if used
 
 
 @dataclass

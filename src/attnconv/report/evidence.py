@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from attnconv.files import FileError, read_json, reading
+from attnconv.files import FileError, reading
 from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, distinct, gap, spread_of
+from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.stats import McNemar, mcnemar
 
 PRECISIONS = ("bf16", "fp32")
 UNDER_A_POINT = 1.0  # McNemar's test is shown only for differences below this
 LABELS = "test_labels.npy"  # of CIFAR-10, in the order of predictions.npy
-PROBE_KEYS = ("dirty", "images", "heads", "layers")
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,9 @@ class Evidence:
             FileError: a probe.json is damaged.
         """
         groups: dict[tuple[float, str, str, str, int], list[tuple[Row, dict[str, Any]]]] = {}
-        for row in self.rows:
-            path = self.results / "runs" / row["run"] / "probe.json"
-            alike = (row["model"], row["scale"], row["data"], row["holdout"]) == (model, scale, "cifar10", 0)
-            if alike and not row["source"] and path.exists():
-                found = read_json(path, PROBE_KEYS)
-                if not found["dirty"]:
-                    kind = row["fraction"], row["name"], row["precision"], row["recipe"], row["epochs"]
-                    groups.setdefault(kind, []).append((row, found))
+        wanted = {"model": model, "scale": scale, "data": "cifar10", "holdout": 0, "source": None}
+        alike = [row for row in self.rows if wanted.items() <= row.items()]
+        for row, found in read_examined(self.results, alike, PROBE):
+            kind = row["fraction"], row["name"], row["precision"], row["recipe"], row["epochs"]
+            groups.setdefault(kind, []).append((row, found))
         return max(groups.items(), key=lambda group: (len(group[1]), group[0]))[1] if groups else []

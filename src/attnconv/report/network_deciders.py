@@ -9,12 +9,12 @@ from attnconv.files import read_csv, read_json, reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
 from attnconv.report.comparisons import SURE, Row, share_of_images
 from attnconv.report.evidence import Evidence
+from attnconv.report.examined import CONVERSION, is_corrected, read_examined
 from attnconv.report.stats import Estimate, holm, mean, sign
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
 Probes = list[tuple[Row, dict[str, Any]]]
-CONVERSION_KEYS = ("dirty", "images", "largest_difference", "largest_logit", "predictions_changed")
 
 
 def converted(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -22,8 +22,7 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
 
     These are networks of runs, and timm models that a sweep converted; refused models do not count.
     """
-    paths = (evidence.results / "runs" / row["run"] / "conversion.json" for row in evidence.rows)
-    trained = [one for path in paths if path.exists() and not (one := read_json(path, CONVERSION_KEYS))["dirty"]]
+    trained = [found for _, found in read_examined(evidence.results, evidence.rows, CONVERSION)]
     sweep = evidence.results / "theorem/sweep.json"
     swept = read_json(sweep, ("rows",))["rows"] if sweep.exists() else []
     done = [row for row in swept if "refused" not in row]
@@ -62,23 +61,19 @@ def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if the median 50% radius of each early layer is below that of each late layer, in all seeds."""
-    medians = [
-        _by_layer(found, lambda heads: median(head["radius_50"] for head in heads))
-        for _, found in evidence.probes("sa_quadratic", "small")
-    ]
+    probes = evidence.probes("sa_quadratic", "small")
+    medians = [_by_layer(found, lambda heads: median(head["radius_50"] for head in heads)) for _, found in probes]
     apart = [max(one[layer] for layer in EARLY) < min(one[layer] for layer in LATE) for one in medians]
-    return [_of_probes("median 50% radius by layer", claim, evidence, "sa_quadratic", "small", medians, apart)]
+    return [_of_seeds("`sa_quadratic`, small: median 50% radius by layer", claim["seeds"], probes, medians, apart)]
 
 
 def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if at least half of the heads of layers 2 and 3 have a largest probability above 0.5."""
-    shares = [
-        _by_layer(found, lambda heads: fmean(head["one_pixel"] > 0.5 for head in heads))
-        for _, found in evidence.probes("sa_learned", "small")
-    ]
+    probes = evidence.probes("sa_learned", "small")
+    shares = [_by_layer(found, lambda heads: fmean(head["one_pixel"] > 0.5 for head in heads)) for _, found in probes]
     enough = [fmean(one[layer] for layer in (2, 3)) >= 0.5 for one in shares]
-    what = "share of heads above 0.5 by layer"
-    return [_of_probes(what, claim, evidence, "sa_learned", "small", shares, enough)]
+    what = "`sa_learned`, small: share of heads above 0.5 by layer"
+    return [_of_seeds(what, claim["seeds"], probes, shares, enough)]
 
 
 def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -97,12 +92,11 @@ def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if more than half of the probabilities' variance depends on the image, in all layers."""
-    shares = [
-        _by_layer(found, lambda heads: fmean(head["by_content"] for head in heads))
-        for _, found in evidence.probes("sa_learned_content")
-    ]
+    probes = evidence.probes("sa_learned_content")
+    shares = [_by_layer(found, lambda heads: fmean(head["by_content"] for head in heads)) for _, found in probes]
     above = [min(one.values()) > 0.5 for one in shares]
-    return [_of_probes("share by content by layer", claim, evidence, "sa_learned_content", "mini", shares, above)]
+    what = "`sa_learned_content`, mini: share by content by layer"
+    return [_of_seeds(what, claim["seeds"], probes, shares, above)]
 
 
 def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -142,7 +136,7 @@ class Change:
 def change_in_training(encoding: str, seeds: int, evidence: Evidence) -> Change:
     """Return how training changes the networks with an encoding of positions; `seeds` are needed for a sign."""
     # Probes before the joint residual measured the shares with a bias.
-    probes = [one for one in evidence.probes(encoding) if all(RESIDUAL in layer for layer in one[1]["layers"])]
+    probes = [one for one in evidence.probes(encoding) if is_corrected(one[1])]
     if not probes:
         return Change(f"`{encoding}`")
     share, residual = (mean(_changes(probes, name)) for name in ("conv3", RESIDUAL))
@@ -188,18 +182,6 @@ def _by_layer(found: dict[str, Any], statistic: Any) -> dict[int, float]:
         if head["weights"] == "trained":
             heads.setdefault(head["layer"], []).append(head)
     return {layer: statistic(of_layer) for layer, of_layer in sorted(heads.items())}
-
-
-def _of_probes(
-    what: str,
-    claim: Claim,
-    evidence: Evidence,
-    model: str,
-    scale: str,
-    values: list[dict[int, float]],
-    fine: list[bool],
-) -> Part:
-    return _of_seeds(f"`{model}`, {scale}: {what}", claim["seeds"], evidence.probes(model, scale), values, fine)
 
 
 def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, float]], fine: list[bool]) -> Part:

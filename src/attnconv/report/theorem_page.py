@@ -10,15 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.files import read_json
+from attnconv.report.examined import CONVERSION, NUMBERS, PROBE, is_corrected, layer_rows, read_examined
 from attnconv.report.stats import mean
 from attnconv.report.tables import markdown
-
-OF_HEADS = {
-    "distance": "distance", "spread": "spread", "entropy": "entropy", "one_pixel": "one pixel",
-    "by_shift": "by shift", "by_place": "by place", "by_content": "by content",
-}  # fmt: skip
-OF_LAYERS = {"joint_residual": "joint residual", "conv1": "1x1", "conv3": "3x3", "conv5": "5x5", "conv7": "7x7"}
-NUMBERS = {**OF_HEADS, **OF_LAYERS}
 
 INTRODUCTION = """# Convolution as attention, and attention as convolution
 
@@ -74,22 +68,6 @@ decides nothing.
 """
 
 
-def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> list[tuple[dict[str, Any], Any]]:
-    """Return the published runs with a conversion or a probe: `file` is conversion.json or probe.json.
-
-    Results with uncommitted changes are left out.
-
-    Raises:
-        FileError: a file is damaged or incomplete.
-    """
-    found = []
-    for run in runs:
-        path = results / "runs" / run["run"] / file
-        if path.exists() and not (examined := read_json(path, ("dirty", "images", "heads", "layers")))["dirty"]:
-            found.append((run, examined))
-    return found
-
-
 def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
     """Return one row per converted network."""
     header = [
@@ -125,22 +103,6 @@ def sweep_table(rows: list[dict[str, Any]]) -> str:
     return markdown(header, cells)
 
 
-def layer_rows(found: dict[str, Any]) -> list[dict[str, tuple[float | None, float | None]]]:
-    """Return each number of each layer before and after training; those of heads are averaged over the layer.
-
-    Numbers of layers are None in files that are older than the joint residual, because their definitions differed.
-    """
-    layers: dict[int, dict[str, dict[str, float | None]]] = {}
-    for row in found["layers"]:
-        values = {name: row[name] if "joint_residual" in row else None for name in OF_LAYERS}
-        heads = [head for head in found["heads"] if (head["layer"], head["weights"]) == (row["layer"], row["weights"])]
-        values |= {name: fmean(head[name] for head in heads) for name in OF_HEADS}
-        layers.setdefault(row["layer"], {})[row["weights"]] = values
-    return [
-        {name: (both["initial"][name], both["trained"][name]) for name in NUMBERS} for _, both in sorted(layers.items())
-    ]
-
-
 def likeness_summary(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
     """Return one row per attention network: means over its layers and seeds."""
     by_network: dict[Path, list[tuple[dict[str, Any], Any]]] = {}
@@ -174,16 +136,15 @@ def calibration_table(rows: list[dict[str, Any]]) -> str:
 
 def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
     """Return results/theorem.md, from the published runs, the files next to them, and results/theorem."""
-    probed = read_examined(results, runs, "probe.json")
-    parts = [INTRODUCTION, conversion_table(read_examined(results, runs, "conversion.json"))]
+    probed = read_examined(results, runs, PROBE)
+    parts = [INTRODUCTION, conversion_table(read_examined(results, runs, CONVERSION))]
     swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"
     if swept.exists():
         parts += [SWEEP, sweep_table(read_json(swept, ("rows",))["rows"])]
     parts.append(LIKENESS)
     if calibrated.exists():
         parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
-    old = any("joint_residual" not in layer for _, found in probed for layer in found["layers"])
-    parts += [SEEDS, OLD if old else "", "\n", likeness_summary(probed)]
+    parts += [SEEDS, "" if all(is_corrected(found) for _, found in probed) else OLD, "\n", likeness_summary(probed)]
     for run, found in probed:
         ratio = max((layer.get("fit_ratio", 0) for layer in found["layers"]), default=0)
         fit = f" (up to {ratio:.2g} weights per pixel)" if ratio else ""

@@ -1,9 +1,12 @@
 """The figures of a single run, for several kinds of models."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from attnconv.report.examined import KEYS, PROBE
 from attnconv.report.figures import maps
 from attnconv.report.figures.content import image_maps
 from attnconv.report.figures.data import ImageMaps, Maps
@@ -26,11 +29,13 @@ GAUSSIAN = ATTENTION | {"centers", "centers_as_printed", "centers_in_training"}
         (["model=resnet10"], {"accuracy"}),
     ],
 )
-def test_each_kind_of_model_gets_its_figures(tiny, overrides, expected):
+def test_each_kind_of_model_gets_its_figures(tiny, capsys, overrides, expected):
     config = tiny(*overrides)
     run(config)
     folder = run_folder_path(config)
+    (folder / "probe.json").write_text(json.dumps({key: [] for key in KEYS[PROBE]} | {"dirty": True}))
     figures_of_run(folder)
+    assert "probe.json was made with uncommitted changes" in capsys.readouterr().out
     for kind in ("png", "pdf"):
         assert {path.stem for path in (folder / "figures").glob(f"*.{kind}")} == expected
     assert {Image.open(path).width for path in (folder / "figures").glob("*.png")} == {1100}

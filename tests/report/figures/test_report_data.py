@@ -8,6 +8,7 @@ import pytest
 
 from attnconv.files import FileError, read_csv
 from attnconv.report.evidence import Evidence
+from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import protocols
@@ -37,6 +38,18 @@ def test_corrected_probes_are_preferred_and_levels_come_from_the_calibration():
     assert not by_model["sa_sinusoidal"].corrected
     assert [level.label for level in found.levels] == ["nine hard heads", "uniform attention", "random attention"]
     assert found.levels[0].low > found.levels[1].high > found.levels[2].high
+
+
+def test_probes_with_uncommitted_changes_are_left_out(tmp_path):
+    shutil.copy(REPOSITORY / "results/runs.csv", tmp_path)
+    results = Results(tmp_path)
+    run, probe = read_examined(RESULTS.path, RESULTS.runs, PROBE)[0]
+    path = results.folder(run) / PROBE
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(probe))
+    assert [share.model for share in convolution_shares(results).networks] == [run["model"]]
+    path.write_text(json.dumps(probe | {"dirty": True}))
+    assert convolution_shares(results) is None
 
 
 def test_layer_timings_come_from_one_commit_of_a_clean_tree(tmp_path):

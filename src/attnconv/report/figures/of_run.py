@@ -10,10 +10,11 @@ from attnconv.config import Config
 from attnconv.errors import DataError, RunFolderError, counted
 from attnconv.files import require_targets
 from attnconv.mixers.positional import PositionalAttention
+from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examination
 from attnconv.report.figures import curves, gaussians, layers, maps, paper_data
 from attnconv.report.figures.content import image_maps
 from attnconv.report.figures.data import History, Maps, Share, Shares
-from attnconv.report.figures.results import is_corrected, layer_shares, read_maps, read_probe
+from attnconv.report.figures.results import read_maps
 from attnconv.report.figures.style import FORMATS, save
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import load_trained, read_run_config
@@ -77,10 +78,12 @@ def _figures(
         probs = Maps(history.title, read_maps(folder))
         yield "attention_maps", maps.whole(probs)
         yield "attention_maps_zoomed", maps.zoomed(probs)
-    if (folder / "probe.json").exists():
-        probe = read_probe(folder)
+    probe = read_examination(folder, PROBE)
+    if probe is not None:
         share = Share(history.model, history.model, is_corrected(probe), **layer_shares(probe))
         yield "convolution_share", layers.convolution_share(Shares(history.title, [share], []))
+    elif (folder / PROBE).exists():
+        print(f"convolution_share: skipped: {folder / PROBE} was made with uncommitted changes")
     if (folder / "weights.safetensors").exists() and (folder / "attention_maps.npy").exists():
         yield from _of_images(folder, history.title, root, trusted)
 

@@ -11,8 +11,9 @@ from attnconv.report.claims import judge, read_claims
 from attnconv.report.data_size import LEVELS
 from attnconv.report.deciders import DECIDERS
 from attnconv.report.evidence import Evidence
+from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examined
 from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Timing, Verdict, Verdicts
-from attnconv.report.figures.results import Results, Row, is_corrected, layer_shares, read_probe
+from attnconv.report.figures.results import Results, Row
 from attnconv.report.figures.study_data import place
 from attnconv.report.protocols import Protocol, protocols
 
@@ -59,13 +60,11 @@ def _needs_of(protocol: Protocol, model: str) -> list[Need]:
 def convolution_shares(results: Results) -> Shares | None:
     """Return one probed run of each attention at scale=mini, with the corrected measure if possible, of most images."""
     chosen: dict[str, tuple[tuple[Any, ...], Row, dict[str, Any]]] = {}
-    for run in results.runs:
-        path = results.folder(run) / "probe.json"
-        if run["scale"] == "mini" and run["source"] is None and path.exists():
-            probe = read_probe(results.folder(run))
-            rank = (is_corrected(probe), run["train_images"], -run["seed"])
-            if run["model"] not in chosen or rank > chosen[run["model"]][0]:
-                chosen[run["model"]] = rank, run, probe
+    mini = [run for run in results.runs if run["scale"] == "mini" and run["source"] is None]
+    for run, probe in read_examined(results.path, mini, PROBE):
+        rank = (is_corrected(probe), run["train_images"], -run["seed"])
+        if run["model"] not in chosen or rank > chosen[run["model"]][0]:
+            chosen[run["model"]] = rank, run, probe
     if not chosen:
         return None
     networks = [

@@ -3,7 +3,6 @@
 This module does not import matplotlib.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnconv.files import FileError, read_json, read_json_lines, reading
+from attnconv.files import FileError, read_json_lines, reading
 from attnconv.report.runs_table import read_runs
 from attnconv.runs.status import collected_folder
 
@@ -114,29 +113,3 @@ def grid_of(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
         height, width = read_maps(folder).shape[2:]
         return height, width
     return (32 // config["model"]["patch"],) * 2
-
-
-def read_probe(folder: Path) -> dict[str, Any]:
-    """Return the results of scripts/probe.py for a run.
-
-    Raises:
-        FileError: it is missing or damaged.
-    """
-    path = folder / "probe.json"
-    found = read_json(path, ("layers",))
-    with reading(path):
-        layer_shares(found), is_corrected(found)  # the content that figures need
-    return found
-
-
-def layer_shares(probe: dict[str, Any], quantity: str = "conv3") -> dict[str, list[float]]:
-    """Return a number of every layer, of the initial and of the trained weights; nan where it could not be measured."""
-    found: dict[str, list[float]] = {"initial": [], "trained": []}
-    for layer in probe["layers"]:
-        found[layer["weights"]].append(math.nan if layer[quantity] is None else layer[quantity])
-    return found
-
-
-def is_corrected(probe: dict[str, Any]) -> bool:
-    """Return whether shares were corrected for the size of the fit; older probes did not correct them."""
-    return all("joint_residual" in layer for layer in probe["layers"])

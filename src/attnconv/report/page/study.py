@@ -7,18 +7,17 @@ from attnconv.files import read_json, reading
 from attnconv.report.claims import judge, read_claims
 from attnconv.report.deciders import DECIDERS
 from attnconv.report.evidence import Evidence
+from attnconv.report.examined import NUMBERS, PROBE, layer_rows, read_examination
 from attnconv.report.page.runs import facts
-from attnconv.report.theorem_page import NUMBERS, layer_rows
 from attnconv.runs.records import read_finished
 
-PROBE = "probe.json"  # written by scripts/probe.py
 DECIMALS = 4
 
 
 def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, Any] | None:
     """Return how convolutional the layers of a run are: {number: [initial, trained]} for each layer.
 
-    Return None without a probe.json, or if it was made with uncommitted changes.
+    Return None without a probe (see `read_examination`).
 
     Args:
         link: from the page to the folder.
@@ -27,11 +26,11 @@ def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, 
     Raises:
         Damaged, FileError: the run or its probe.json is damaged.
     """
-    path = folder / PROBE
-    if not path.exists() or (probed := read_json(path, ("dirty", "heads", "layers")))["dirty"]:
+    probed = read_examination(folder, PROBE)
+    if probed is None:
         return None
     config, result, _ = read_finished(folder)
-    with reading(path):
+    with reading(folder / PROBE):
         layers = [{name: _rounded(pair) for name, pair in layer.items()} for layer in layer_rows(probed)]
     with reading(folder / "config.yaml"):
         (_, height, width), patch = image, config["model"]["patch"]
