@@ -3,11 +3,10 @@
 Each protocol (attnconv.report.protocols) has its own tables.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 
 from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, logits, spread_of
-from attnconv.report.protocols import Protocol, protocols
+from attnconv.report.protocols import Protocol, Ratio, protocols
 from attnconv.report.recipes import recipes_table
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
 from attnconv.report.tables import markdown
@@ -99,13 +98,12 @@ def need_table(protocol: Protocol) -> str:
     return markdown(["images needed", *(f"for {level:.0%}" for level in LEVELS), "slope"], lines)
 
 
-def times_text(log_ratio: Estimate | None) -> str:
+def times_text(ratio: Ratio | None) -> str:
     """Return an images-needed ratio as text; curves that do not reach the accuracy have none."""
-    if log_ratio is None:
+    if ratio is None:
         return "not reached"
-    interval = log_ratio.interval()
-    between = f" [{math.exp(interval.low):.2f}, {math.exp(interval.high):.2f}]" if interval else ""
-    return f"{math.exp(log_ratio.value):.2f} x{between}, n={log_ratio.n}"
+    between = " [{:.2f}, {:.2f}]".format(*ratio.ends) if ratio.ends else ""
+    return f"{ratio.value:.2f} x{between}, n={ratio.n}"
 
 
 def slope_text(found: Estimate | None) -> str:

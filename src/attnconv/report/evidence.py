@@ -11,7 +11,7 @@ import numpy as np
 from attnconv.files import FileError, reading
 from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, distinct, gap, spread_of
 from attnconv.report.examined import PROBE, read_examined
-from attnconv.report.stats import McNemar, mcnemar
+from attnconv.report.stats import mcnemar
 
 PRECISIONS = ("bf16", "fp32")
 UNDER_A_POINT = 1.0  # McNemar's test is shown only for differences below this
@@ -60,18 +60,19 @@ class Contrast:
 
     Args:
         seeds: number of different seeds among the pairs; external pairs may repeat one.
+        mcnemar: p value of McNemar's test, for small differences between runs that kept their predictions.
     """
 
     precision: str
     gap: Gap
     seeds: int
     folders: tuple[str, ...]
-    mcnemar: McNemar | None
+    mcnemar: float | None
 
     def __str__(self) -> str:
         text = f"{self.gap} ({self.precision})"
         if self.mcnemar is not None:
-            text += f", McNemar p = {self.mcnemar.p:.2g}"
+            text += f", McNemar p = {self.mcnemar:.2g}"
         return text
 
 
@@ -125,7 +126,7 @@ class Evidence:
             of_model[block(row)] = row
         return found.values()
 
-    def _mcnemar(self, ours: ByBlock, theirs: ByBlock, shared: list[Any]) -> McNemar | None:
+    def _mcnemar(self, ours: ByBlock, theirs: ByBlock, shared: list[Any]) -> float | None:
         right = [[self.right(runs[key]) for key in shared] for runs in (ours, theirs)]
         if any(one is None for side in right for one in side):
             return None  # older runs did not keep predictions

@@ -10,6 +10,15 @@ from attnconv.report.stats import Estimate, Spread, holm, images_ratio, slope
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A ratio with the ends of its 95% interval, if there are repeated runs, and the number of pairs behind it."""
+
+    value: float
+    ends: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
 class Protocol:
     """The runs that train on several fractions in the same way.
 
@@ -85,9 +94,14 @@ class Protocol:
         }
         return slope(pairs, self.spread) if len(pairs) > 1 else None
 
-    def ratio(self, model: str, accuracy: float) -> Estimate | None:
-        """Return the logarithm of the images-needed ratio; None if the curves do not reach the accuracy."""
-        return images_ratio(self._curves(model), self._curves(REFERENCE), accuracy)
+    def ratio(self, model: str, accuracy: float) -> Ratio | None:
+        """Return the images needed, divided by the control's; None if the curves do not reach the accuracy."""
+        of_log = images_ratio(self._curves(model), self._curves(REFERENCE), accuracy)
+        if of_log is None:
+            return None
+        interval = of_log.interval()
+        ends = (math.exp(interval.low), math.exp(interval.high)) if interval else None
+        return Ratio(math.exp(of_log.value), ends, of_log.n)
 
     def _curves(self, model: str) -> dict[Hashable, dict[float, float]]:
         curves: dict[Hashable, dict[float, float]] = {}

@@ -42,6 +42,8 @@ DECIMALS = 12
 # Half an image of CIFAR-10's test set: an accuracy of 0 or 1 has no logit.
 HALF_AN_IMAGE = 0.5 / 10_000
 
+FEWEST = 3  # seeds for an interval in a figure
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -122,6 +124,11 @@ def mean(values: Iterable[float]) -> Estimate:
     found = _finite(list(values))
     error = float(found.std(ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else None
     return Estimate(float(found.mean()), len(found), error, len(found) - 1)
+
+
+def shown_interval(values: Sequence[float]) -> Interval | None:
+    """Return Student's 95% interval of a mean as figures show it: None for fewer than FEWEST values."""
+    return mean(values).interval() if len(values) >= FEWEST else None
 
 
 def pooled_spread(cells: Iterable[Mapping[str, ByBlock]]) -> Spread | None:
@@ -221,17 +228,8 @@ def images_ratio(ours: Mapping[Hashable, Curve], theirs: Mapping[Hashable, Curve
     return mean(ratios) if ratios else None
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """The number of images that only one of two models classifies correctly, over seeds, and its p value."""
-
-    only_ours: int
-    only_theirs: int
-    p: float
-
-
-def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
-    """Compare two models image by image, over seeds that share the test images (Durkalski et al. 2003).
+def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """Return McNemar's p value of two models, over seeds that share the test images (Durkalski et al. 2003).
 
     Images are the clusters, so an image that one model classifies correctly with all seeds counts once. For one seed,
     this is McNemar's test without continuity correction. It compares the trained networks, not the models: networks of
@@ -243,8 +241,7 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
     a, b = np.asarray(ours, dtype=int), np.asarray(theirs, dtype=int)
     by_image = (a - b).sum(axis=0)
     total, squares = int(by_image.sum()), int((by_image**2).sum())
-    p = float(stats.chi2.sf(total**2 / squares, 1)) if squares else 1.0
-    return McNemar(int((a > b).sum()), int((a < b).sum()), p)
+    return float(stats.chi2.sf(total**2 / squares, 1)) if squares else 1.0
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,7 @@ from matplotlib.figure import Figure
 from attnconv.report.colors import look
 from attnconv.report.figures.data import Group, Groups, Needs, Protocol
 from attnconv.report.figures.style import new_figure, set_title, styled
-from attnconv.report.stats import Interval, mean
-
-FEWEST = 3  # minimum number of seeds for an interval
-
-
-def interval(values: list[float]) -> Interval | None:
-    """Return Student's 95% interval of the mean, or None for fewer than FEWEST values."""
-    return mean(values).interval() if len(values) >= FEWEST else None
+from attnconv.report.stats import shown_interval
 
 
 @styled
@@ -42,7 +35,7 @@ def draw_protocol(axis: Axes, protocol: Protocol) -> None:
         axis.plot(xs, [np.mean(row) for row in values], color=color, label=model, linewidth=1.1)
         for x, row in zip(xs, values, strict=True):
             axis.plot([x] * len(row), row, marker, color=color, markersize=2.4, linestyle="", markeredgewidth=0)
-        bands = [interval(row) for row in values]
+        bands = [shown_interval(row) for row in values]
         known = np.array([band is not None for band in bands])
         low = [band.low if band else np.nan for band in bands]
         high = [band.high if band else np.nan for band in bands]
@@ -111,7 +104,7 @@ def _draw_groups(axis: Axes, groups: list[Group]) -> None:
     for row, group in enumerate(groups):
         color, marker = look(group.model)
         values = [100 * value for value in group.accuracies.values()]
-        bar = interval(values)
+        bar = shown_interval(values)
         if bar:
             axis.plot([bar.low, bar.high], [row, row], color=color, alpha=0.25, linewidth=6, solid_capstyle="butt")
         axis.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.2)

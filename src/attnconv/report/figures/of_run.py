@@ -37,7 +37,7 @@ def figures_of_run(
     """
     config, into = read_run_config(folder, trusted), into or folder / "figures"
     history = read_history(folder, config)
-    figures = list(_figures(folder, config, history, root, trusted))  # all of them, before the first is written
+    figures = list(_figures(folder, history, root, trusted))  # all of them, before the first is written
     require_targets(*(into / f"{name}.{kind}" for name, _ in figures for kind in FORMATS))
     into.mkdir(parents=True, exist_ok=True)
     for name, figure in figures:
@@ -65,9 +65,7 @@ def read_history(folder: Path, config: Config) -> History:
     return History(f"{run_name(config)}, {epochs}", str(config.model["name"]), metrics)
 
 
-def _figures(
-    folder: Path, config: Config, history: History, root: str | None, trusted: Sequence[str]
-) -> Iterator[tuple[str, Figure]]:
+def _figures(folder: Path, history: History, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     yield "accuracy", curves.history(history)
     if (folder / "heads.jsonl").exists():
         yield "centers", gaussians.centers(paper_data.gaussians_of(folder, history.title))

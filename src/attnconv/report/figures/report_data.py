@@ -3,7 +3,6 @@
 Each loader returns its figure's data, or None if runs are missing. This module does not import matplotlib.
 """
 
-import math
 from typing import Any
 
 from attnconv.files import read_json, read_json_lines, reading
@@ -47,14 +46,8 @@ def needs(results: Results) -> list[Needs] | None:
 
 
 def _needs_of(protocol: Protocol, model: str) -> list[Need]:
-    found = []
-    for level in LEVELS:
-        estimate = protocol.ratio(model, level)
-        if estimate is not None:
-            interval = estimate.interval()
-            ends = (math.exp(interval.low), math.exp(interval.high)) if interval else None
-            found.append(Need(model, level, math.exp(estimate.value), ends))
-    return found
+    ratios = [(level, protocol.ratio(model, level)) for level in LEVELS]
+    return [Need(model, level, ratio.value, ratio.ends) for level, ratio in ratios if ratio is not None]
 
 
 def convolution_shares(results: Results) -> Shares | None:

@@ -1,6 +1,5 @@
 """Accuracy by data and by time: the contents of results/runs.csv in the page's format."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,13 +7,12 @@ from attnconv.errors import counted
 from attnconv.report.comparisons import REFERENCE
 from attnconv.report.data_size import LEVELS
 from attnconv.report.page.command import command_of
-from attnconv.report.protocols import Protocol, protocols
-from attnconv.report.stats import Estimate, mean
+from attnconv.report.protocols import Protocol, Ratio, protocols
+from attnconv.report.stats import mean, shown_interval
 from attnconv.runs.records import read_config
 from attnconv.runs.status import collected_folder
 
 POINT = ("run", "model", "scale", "recipe", "precision", "fraction", "train_images", "seed", "epochs", "test_acc")
-FEWEST = 3  # minimum number of seeds for an interval
 
 
 def points(rows: Iterable[dict[str, Any]], results: Any, link: Callable[[str], str]) -> list[dict[str, Any]]:
@@ -58,24 +56,21 @@ def _needs(protocol: Protocol) -> list[dict[str, Any]]:
     found = []
     for model in (model for model in protocol.models if model != REFERENCE):
         command = f"python train.py experiment=data_size {fixed} {trained} model={REFERENCE},{model}"
-        points = [_need(level, estimate) for level in LEVELS if (estimate := protocol.ratio(model, level)) is not None]
+        points = [_need(level, ratio) for level in LEVELS if (ratio := protocol.ratio(model, level)) is not None]
         if points:
             run = next(row["run"] for row in protocol.rows if row["model"] == model)
             found.append({"model": model, "points": points, "command": command, "run": run.rpartition("/frac")[0]})
     return found
 
 
-def _need(level: float, log_ratio: Estimate) -> dict[str, Any]:
-    interval = log_ratio.interval()
-    point = {"x": level, "y": round(math.exp(log_ratio.value), 3), "n": log_ratio.n}
-    if interval is None:
-        return point
-    return point | {"low": round(math.exp(interval.low), 3), "high": round(math.exp(interval.high), 3)}
+def _need(level: float, ratio: Ratio) -> dict[str, Any]:
+    point = {"x": level, "y": round(ratio.value, 3), "n": ratio.n}
+    return point | ({"low": round(ratio.ends[0], 3), "high": round(ratio.ends[1], 3)} if ratio.ends else {})
 
 
 def _point(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean accuracy of runs of one model and one number of images."""
-    estimate = mean(row["test_acc"] for row in runs)
-    interval = estimate.interval() if estimate.n >= FEWEST else None
-    point = {"x": int(runs[0]["train_images"]), "y": round(estimate.value, 5), "n": estimate.n}
+    accuracies = [row["test_acc"] for row in runs]
+    interval = shown_interval(accuracies)
+    point = {"x": int(runs[0]["train_images"]), "y": round(mean(accuracies).value, 5), "n": len(runs)}
     return point if interval is None else point | {"low": round(interval.low, 5), "high": round(interval.high, 5)}

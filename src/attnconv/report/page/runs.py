@@ -19,7 +19,6 @@ FACTS = (
     "seconds", "cpu_seconds", "precision", "device", "commit", "data_hash",
 )  # fmt: skip
 CURVES = ("train/loss", "train/acc", "val/acc", "test/acc")
-EVERYTHING = ("",)  # a prefix of all tensor names
 POSITIONS = "encoding."  # in the names of the tensors that position-only attention needs
 
 
