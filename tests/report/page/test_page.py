@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_runs import make_page, own_page, run_folders
+from page_runs import make_page, own_page, run_folders, write_run
 
+from attnconv.config import compose
 from attnconv.files import FileError
 from attnconv.report.page.assemble import bundle
 from attnconv.report.page.runs import Shown, describe
-from conftest import REPOSITORY, write_arrays
+from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,14 @@ def test_each_run_shows_its_settings_and_the_command_to_reproduce_it():
     assert by_name["16_heads"]["heads"] == 16
     page = own_page()
     assert all((page.parent / run["link"] / "result.json").exists() for run in runs)
+
+
+def test_classes_have_the_names_that_predictions_have(tmp_path):
+    small = ["scale.patch=8", "data.train_images=20", "data.test_images=20", f"output={tmp_path}", "epochs=1"]
+    run = write_run(compose([*TINY_SCALE, *small, "data=pairs", "model=sa_quadratic", "logger=none"]))
+    assert make_page(run, "--out", tmp_path / "page.html") == 0
+    (images,) = data_of(tmp_path / "page.html")["images"].values()
+    assert images["class_names"] == ["different", "same"]
 
 
 def test_the_bundled_script_has_no_imports_exports_or_closing_script_tag():

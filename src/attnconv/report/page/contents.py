@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import RunFolderError
 from attnconv.report.colors import BLACK, HEADS
@@ -103,8 +104,8 @@ def from_runs(
     images: dict[str, Images] = {}
     runs = []
     for folder in folders:
-        data = _data_of(folder, root, trusted)
-        images.setdefault(data.source_sha256, first_of_each_class(data, read_config(folder)["data"]["source"]))
+        config, data = _data_of(folder, root, trusted)
+        images.setdefault(data.source_sha256, first_of_each_class(data, config.source, config.task))
         weights = folder / "weights.safetensors"
         shown = Shown(folder, weights if weights.exists() else None, True, _between(page, folder))
         runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
@@ -120,8 +121,8 @@ def from_runs(
     return {"made": f"python scripts/make_page.py {shlex.join(map(str, folders))}"} | found
 
 
-def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
-    """Return the data of a finished run."""
+def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[DataConfig, DataSet]:
+    """Return the data of a finished run, with its configuration."""
     config, state = read_run_config(folder, trusted), look(folder)
     if state.status != "done":
         raise RunFolderError(f"{folder} is {state.status}, not a finished run {state.detail}".strip())
@@ -130,7 +131,7 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> DataSet:
     different = differences(folder, config, data_hash=data.source_sha256)
     if different:
         raise RunFolderError(f"{folder} was trained on other data ({listed(different)}); set --data to its folder")
-    return data
+    return config.data, data
 
 
 def colors(models: Iterable[str]) -> dict[str, Any]:

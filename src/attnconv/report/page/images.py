@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet
+from attnconv.data.preprocessing import class_names
 from attnconv.files import reading, write_whole
 from attnconv.report.page.arrays import packed
 
 PER_CLASS = 6
 MOST = 60  # images
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,18 @@ class Images:
         return {"pixels": packed(self.pixels), "labels": labels, "places": places, "class_names": self.class_names}
 
 
-def first_of_each_class(data: DataSet, source: str) -> Images:
+def first_of_each_class(data: DataSet, source: str, task: str = DataConfig.task) -> Images:
     """Return the first test images of each class, PER_CLASS per class and MOST in all.
 
     Args:
-        source: data.source of the configuration.
+        source, task: of the data set's configuration; they name the classes.
     """
     labels = data.test.labels.cpu().numpy()
     per_class = max(1, min(PER_CLASS, MOST // data.classes))
     chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(data.classes)]
     places = np.sort(np.concatenate(chosen)[:MOST])
     pixels = data.test.images.cpu().numpy()[places]
-    names = list(CIFAR10) if source == "cifar10" else [f"class {label}" for label in range(data.classes)]
+    names = list(class_names(DataConfig(source=source, task=task), data.classes))
     return Images(pixels, labels[places], places, names, data.source_sha256)
 
 
