@@ -5,11 +5,13 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
-from attnconv.report.comparisons import REFERENCE, SURE, share_of_images
+from attnconv.errors import UserError
+from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part, Verdict, judge, read_claims
+from attnconv.report.comparisons import REFERENCE, SURE, Row, share_of_images
 from attnconv.report.evidence import PRECISIONS, Arm, Contrast, Evidence
 from attnconv.report.network_deciders import NETWORK_DECIDERS, change_in_training
 from attnconv.report.protocols import Protocol, protocols
@@ -242,3 +244,8 @@ DECIDERS: dict[str, Decide] = {
     function.__name__: function
     for function in (within, above, gap_closes, same_order, same_signs, ordered, reaches, by_hand)
 } | NETWORK_DECIDERS
+
+
+def judged(results: Path, rows: list[Row]) -> tuple[list[Verdict], list[UserError]]:
+    """Return the verdicts on all claims of results/claims.yaml, and the problems with files (see `judge`)."""
+    return judge(read_claims(results / "claims.yaml", DECIDERS), Evidence(results, rows), DECIDERS)

@@ -9,12 +9,11 @@ from typing import TypeVar
 
 from attnconv.errors import UserError
 from attnconv.files import read_csv, read_json_lines, reading
-from attnconv.report.claims import Verdict, claims_page, claims_table, judge, read_claims
+from attnconv.report.claims import Verdict, claims_page, claims_table
 from attnconv.report.comparisons import Row
 from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
 from attnconv.report.data_size import data_size_page
-from attnconv.report.deciders import DECIDERS
-from attnconv.report.evidence import Evidence
+from attnconv.report.deciders import judged
 from attnconv.report.runs_table import read_runs
 from attnconv.report.tables import bench_table, fill, long_range_table, models_table, paper_table, runs_table
 from attnconv.report.theorem_page import theorem_page
@@ -65,8 +64,7 @@ class Pages:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """Return the verdicts on all claims; damaged files are recorded as errors."""
-        claims = read_claims(self.results / "claims.yaml", DECIDERS)
-        verdicts, errors = judge(claims, Evidence(self.results, self.runs), DECIDERS)
+        verdicts, errors = judged(self.results, self.runs)
         for error in errors:
             self._note(error)
         return verdicts

@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from attnconv.report.deciders import judged
+from attnconv.report.runs_table import read_runs
+from attnconv.report.tables import markdown
+
 NAME = "attnconv: attention and convolution"
 GROUP_BY = ("model", "scale", "recipe", "fraction")  # configuration keys; runs of a group differ only in the seed
 CURVES = {"Test accuracy": "test/acc", "Test loss": "test/loss", "Training accuracy": "train/acc",
@@ -15,7 +19,10 @@ def sections(results: Path) -> list[dict[str, Any]]:
     Names that begin with `config:` are in the configuration, and those with `summary:` are in result.json.
 
     Args:
-        results: folder with claims.md.
+        results: folder with claims.yaml and the runs.
+
+    Raises:
+        UserError: a file behind a claim is damaged.
     """
     curve = {"kind": "LinePlot", "x": "epoch", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     return [
@@ -42,11 +49,13 @@ def sections(results: Path) -> list[dict[str, Any]]:
 
 
 def claims(results: Path) -> str:
-    """Return the verdicts of results/claims.md in one short table."""
-    lines = (results / "claims.md").read_text("utf-8").splitlines()
-    rows = [line.split(" | ") for line in lines if line.startswith("| [")]
-    cells = [f"| {claim} | {verdict.partition(';')[0].partition(':')[0]} |" for _, claim, _, verdict, *_ in rows]
-    return "\n".join(["| claim | verdict |", "| --- | --- |", *cells])
+    """Return the verdicts on all claims in one short table."""
+    verdicts, errors = judged(results, read_runs(results / "runs.csv"))
+    if errors:
+        raise errors[0]
+    return markdown(
+        ["claim", "verdict"], [[one.claim["claim"], f"**{one.status}**"] for one in verdicts], numbers=False
+    )
 
 
 def build(results: Path, entity: str, project: str) -> Any:

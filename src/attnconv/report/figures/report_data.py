@@ -6,10 +6,8 @@ Each loader returns its figure's data, or None if runs are missing. This module 
 from typing import Any
 
 from attnconv.files import read_json, read_json_lines, reading
-from attnconv.report.claims import judge, read_claims
 from attnconv.report.data_size import LEVELS
-from attnconv.report.deciders import DECIDERS
-from attnconv.report.evidence import Evidence
+from attnconv.report.deciders import judged
 from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examined
 from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Timing, Verdict, Verdicts
 from attnconv.report.figures.results import Results, Row
@@ -25,13 +23,12 @@ def verdicts(results: Results) -> Verdicts | None:
     Raises:
         UserError: a file behind a claim is damaged.
     """
-    path = results.path / "claims.yaml"
-    if not path.exists():
+    if not (results.path / "claims.yaml").exists():
         return None
-    judged, errors = judge(read_claims(path, DECIDERS), Evidence(results.path, results.runs), DECIDERS)
+    found, errors = judged(results.path, results.runs)
     if errors:
         raise errors[0]
-    return Verdicts([Verdict(one.claim["id"], one.claim["claim"], one.status) for one in judged])
+    return Verdicts([Verdict(one.claim["id"], one.claim["claim"], one.status) for one in found])
 
 
 def needs(results: Results) -> list[Needs] | None:

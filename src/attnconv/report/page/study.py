@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.files import read_json, reading
-from attnconv.report.claims import judge, read_claims
-from attnconv.report.deciders import DECIDERS
-from attnconv.report.evidence import Evidence
+from attnconv.report.deciders import judged
 from attnconv.report.examined import NUMBERS, PROBE, layer_rows, read_examination
 from attnconv.report.page.runs import facts
 from attnconv.runs.records import read_finished
@@ -58,7 +56,7 @@ def claims(results: Path, rows: list[dict[str, Any]], errors: list[str]) -> list
     Args:
         errors: receives problems with files; the affected claims stay undecided.
     """
-    verdicts, wrong = judge(read_claims(results / "claims.yaml", DECIDERS), Evidence(results, rows), DECIDERS)
+    verdicts, wrong = judged(results, rows)
     errors += [str(error) for error in wrong if str(error) not in errors]
     return [
         {"id": one.claim["id"], "claim": one.claim["claim"], "status": one.status}
