@@ -5,6 +5,8 @@ from fabricated import row, seeds
 
 from attnconv.report.comparisons import cells, gap, spread_of
 from attnconv.report.data_size import data_size_page, difference_table, disagreements, need_table
+from attnconv.report.figures.results import Results
+from attnconv.report.figures.study_data import accuracy_by_images
 from attnconv.report.protocols import protocols
 from attnconv.report.stats import logit, points
 
@@ -89,6 +91,21 @@ def test_full_data_at_equal_epochs_comes_from_table1():
     (protocol,) = protocols([*CONTROL, *whole, *other])
     assert list(protocol.cells) == [0.01, 0.1, 1.0]
     assert "89.0 [" in data_size_page([*CONTROL, *whole, *other], [])
+
+
+def test_the_figure_shows_the_protocols_and_runs_of_the_page(tmp_path):
+    tuned = [run | {"holdout": 0.1, "test_acc": 0.1} for run in CONTROL]
+    other = [run | {"recipe": "paper", "test_acc": 0.2} for run in CONTROL]
+    theirs = [run | {"source": "ada", "test_acc": run["test_acc"] + 0.001} for run in CONTROL]
+    copies = [run | {"source": "bo"} for run in CONTROL]
+    results = Results(tmp_path)
+    results.runs = [*CONTROL, *ATTENTION, *tuned, *other, *theirs, *copies]
+    modern, paper = accuracy_by_images(results)
+    assert {model: list(map(len, found.values())) for model, found in modern.accuracies.items()} == {
+        "conv3x3": [6, 6],
+        "sa_learned": [3, 3],
+    }
+    assert set(paper.accuracies["conv3x3"][500].values()) == {0.2}
 
 
 def test_disagreements_between_protocols_are_reported():

@@ -11,7 +11,7 @@ from attnconv.report.evidence import Evidence
 from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
 from attnconv.report.figures.results import Results
-from attnconv.report.figures.study_data import protocols
+from attnconv.report.figures.study_data import accuracy_by_images
 from conftest import REPOSITORY
 
 RESULTS = Results(REPOSITORY / "results")
@@ -81,7 +81,7 @@ def test_readme_numbers_match_the_data():
         assert f"{min(shares):.0%} to {max(shares):.0%}" in readme
     content = [need.ratio for need in needs(RESULTS)[0].needs if need.model == "sa_learned_content"]
     assert f"{min(content):.1f} to {max(content):.1f} times" in readme
-    by_images = protocols(RESULTS)[0].accuracies.values()
+    by_images = accuracy_by_images(RESULTS)[0].accuracies.values()
     ends = [100 * sum(seeds.values()) / len(seeds) for seeds in (model[5_000] for model in by_images)]
     assert f"{min(ends):.1f}% to {max(ends):.1f}%" in readme
     mini = [row for row in read_csv(RESULTS.path / "models.csv") if row["scale"] == "mini"]

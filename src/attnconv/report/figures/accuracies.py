@@ -5,13 +5,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attnconv.report.colors import look
-from attnconv.report.figures.data import Group, Groups, Needs, Protocol
+from attnconv.report.figures.data import ByImages, Group, Groups, Needs
 from attnconv.report.figures.style import new_figure, set_title, styled
 from attnconv.report.stats import shown_interval
 
 
 @styled
-def by_images(protocols: list[Protocol]) -> Figure:
+def by_images(protocols: list[ByImages]) -> Figure:
     """Draw accuracy against the number of training images, one panel per protocol: lines of means, bands of 95%."""
     figure = new_figure(height=3.1)
     axes = np.atleast_1d(np.array(figure.subplots(1, len(protocols), sharey=True)))
@@ -23,7 +23,7 @@ def by_images(protocols: list[Protocol]) -> Figure:
     return figure
 
 
-def draw_protocol(axis: Axes, protocol: Protocol) -> None:
+def draw_protocol(axis: Axes, protocol: ByImages) -> None:
     """Draw one protocol; models are slightly offset, so that their dots do not overlap."""
     count = len(protocol.accuracies)
     for place, (model, by_images) in enumerate(protocol.accuracies.items()):

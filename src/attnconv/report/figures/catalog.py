@@ -112,7 +112,7 @@ def _ours() -> list[Entry]:
     layers = "python scripts/bench.py --only layer --json results/bench.jsonl"
     return [
         Entry("claims", "make study", report_data.verdicts, "figures.claims:verdicts"),
-        Entry("accuracy_by_images", _row("data_size"), study_data.protocols, "figures.accuracies:by_images"),
+        Entry("accuracy_by_images", _row("data_size"), study_data.accuracy_by_images, "figures.accuracies:by_images"),
         Entry("images_needed", _row("data_size"), report_data.needs, "figures.accuracies:images_needed"),
         Entry("frozen_heads", _row("frozen_heads"), study_data.frozen_heads, compared),
         Entry("encodings", _row("encodings"), study_data.encodings, compared),

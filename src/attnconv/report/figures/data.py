@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,15 +176,15 @@ class History:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Runs on increasing numbers of images; `title` says what was equal.
+class ByImages:
+    """Runs of one protocol on increasing numbers of images; `title` says what was equal.
 
     Attributes:
         accuracies: model -> training images -> seed -> test accuracy, 0 to 1.
     """
 
     title: str
-    accuracies: Mapping[str, Mapping[int, Mapping[int, float]]]
+    accuracies: Mapping[str, Mapping[int, Mapping[Hashable, float]]]
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Group:
 
     label: str
     model: str
-    accuracies: Mapping[int, float]
+    accuracies: Mapping[Hashable, float]
 
 
 @dataclass(frozen=True)
@@ -311,6 +311,6 @@ class Reach:
 class Overview:
     """The parts of the README's figure."""
 
-    protocol: Protocol
+    protocol: ByImages
     heads: Gaussians
     layer: int

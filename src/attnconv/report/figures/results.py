@@ -3,6 +3,7 @@
 This module does not import matplotlib.
 """
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnconv.files import FileError, read_json_lines, reading
+from attnconv.report.comparisons import distinct
 from attnconv.report.runs_table import read_runs
 from attnconv.runs.status import collected_folder
 
@@ -68,9 +70,9 @@ class Results:
         return None
 
 
-def by_seed(runs: list[Row]) -> dict[int, float]:
-    """Return test accuracies by seed."""
-    return {int(run["seed"]): run["test_acc"] for run in sorted(runs, key=lambda run: run["seed"])}
+def by_seed(runs: Iterable[Row]) -> dict[Hashable, float]:
+    """Return test accuracies by seed, and those of external runs by source and seed, without repetitions."""
+    return {(run["source"], run["seed"]) if run["source"] else run["seed"]: run["test_acc"] for run in distinct(runs)}
 
 
 def title_of(run: Row) -> str:

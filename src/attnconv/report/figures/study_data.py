@@ -3,10 +3,13 @@
 This module does not import matplotlib.
 """
 
+from collections.abc import Hashable
+
 from attnconv.files import read_csv, reading
-from attnconv.report.figures.data import Cost, Curves, Group, Groups, Overview, Protocol, Reach
+from attnconv.report.figures.data import ByImages, Cost, Curves, Group, Groups, Overview, Reach
 from attnconv.report.figures.paper_data import curve_of, gaussians
 from attnconv.report.figures.results import Results, Row, by_seed
+from attnconv.report.protocols import Protocol, protocols
 
 ORDER = ("conv3x3", "resnet10", "sa_quadratic", "sa_learned", "sa_learned_content")
 ENCODINGS = ("sa_quadratic", "sa_quadratic_generalized", "sa_distance", "sa_sinusoidal", "sa_learned")
@@ -17,37 +20,20 @@ MINUTES = ("table1", "frozen_heads")
 LAYER = 5  # the layer in README's figure
 
 
-def protocols(results: Results) -> list[Protocol] | None:
-    """Return accuracy by number of images, for equal epochs and equal steps.
-
-    All images at equal epochs are table1's.
-    """
-    runs = [run for run in results.runs if run["name"].startswith("data_size_") and run["scale"] == "mini"]
-    kinds = sorted({(run["equal"], -int(run["epochs"]), run["precision"], run["name"]) for run in runs})
-    found = []
-    for equal, epochs, precision, name in kinds:
-        of_kind = [run for run in runs if run["name"] == name and run["precision"] == precision]
-        if equal == "epochs":
-            wanted = {"scale": "mini", "recipe": "modern", "epochs": -epochs, "precision": precision}
-            of_kind += results.of_study("table1", **wanted)
-        if len({run["train_images"] for run in of_kind}) > 1:
-            steps = {int(run["steps"]) for run in of_kind if run["steps"] is not None}
-            held = (
-                f"{-epochs} epochs each" if equal == "epochs" else f"{' or '.join(map(str, sorted(steps)))} steps each"
-            )
-            found.append(Protocol(f"scale=mini, {held}, {precision}", _by_model(of_kind)))
-    return found or None
+def accuracy_by_images(results: Results) -> list[ByImages] | None:
+    """Return the protocols of the data-size study that have several numbers of images."""
+    return [_by_images(protocol) for protocol in protocols(results.runs) if len(protocol.cells) > 1] or None
 
 
-def _by_model(runs: list[Row]) -> dict[str, dict[int, dict[int, float]]]:
-    models = sorted({run["model"] for run in runs}, key=lambda model: (place(model), model))
-    return {
-        model: {
-            images: by_seed([run for run in runs if run["model"] == model and run["train_images"] == images])
-            for images in sorted({int(run["train_images"]) for run in runs if run["model"] == model})
-        }
-        for model in models
+def _by_images(protocol: Protocol) -> ByImages:
+    accuracies: dict[str, dict[int, dict[Hashable, float]]] = {
+        model: {} for model in sorted(protocol.models, key=place)
     }
+    for cell in protocol.cells.values():
+        for model, runs in cell.items():
+            images = int(next(iter(runs.values()))["train_images"])
+            accuracies[model][images] = by_seed(runs.values())
+    return ByImages(f"scale={protocol.scale}, {protocol.title} each, {protocol.precision}", accuracies)
 
 
 def place(model: str) -> int:
@@ -164,8 +150,9 @@ def reaches(results: Results) -> list[Reach] | None:
 
 def overview(results: Results) -> Overview | None:
     """Return README's figure: the widest data-size protocol, and one layer of quadratic heads of the largest scale."""
-    by_images = protocols(results)
+    by_images = accuracy_by_images(results)
     heads = next((found for scale in ("paper", "small", "mini") if (found := gaussians(results, scale))), None)
     if not by_images or heads is None:
         return None
-    return Overview(by_images[0], heads, min(LAYER, len(heads.centers)))
+    widest = max(by_images, key=lambda protocol: max(map(len, protocol.accuracies.values())))  # the first of equals
+    return Overview(widest, heads, min(LAYER, len(heads.centers)))
