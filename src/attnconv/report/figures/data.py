@@ -210,13 +210,14 @@ class Share:
 
     Attributes:
         corrected: for the size of the fit; otherwise the shares are slightly too low.
+        initial, trained: by run, then by layer.
     """
 
     label: str
     model: str
     corrected: bool
-    initial: list[float]
-    trained: list[float]
+    initial: list[list[float]]
+    trained: list[list[float]]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How convolutional trained attention is, layer by layer (scripts/probe.py)."""
 
+from statistics import fmean
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,9 +34,14 @@ def convolution_share(found: Shares) -> Figure:
     return figure
 
 
-def _draw(axis: Axes, share: Share, values: list[float]) -> None:
+def _draw(axis: Axes, share: Share, runs: list[list[float]]) -> None:
+    """Draw the runs as marks, and their mean as a line."""
     color, marker = look(share.model)
-    layers = range(1, len(values) + 1)
-    axis.plot(layers, [100 * value for value in values], color=color, marker=marker, markersize=3.5, label=share.label,
-              markerfacecolor=color if share.corrected else "white")  # fmt: skip
+    layers = range(1, len(runs[0]) + 1)
+    dots = {"color": color, "marker": marker, "markersize": 3.5,
+            "markerfacecolor": color if share.corrected else "white"}  # fmt: skip
+    for values in runs:
+        axis.plot(layers, [100 * value for value in values], linestyle="", **dots)
+    axis.plot(layers, [100 * fmean(of_layer) for of_layer in zip(*runs, strict=True)], color=color)
+    axis.plot([], [], label=share.label, **dots)
     axis.set_xticks(layers)

@@ -78,7 +78,8 @@ def _figures(folder: Path, history: History, root: str | None, trusted: Sequence
         yield "attention_maps_zoomed", maps.zoomed(probs)
     probe = read_examination(folder, PROBE)
     if probe is not None:
-        share = Share(history.model, history.model, is_corrected(probe), **layer_shares(probe))
+        shares = {when: [values] for when, values in layer_shares(probe).items()}
+        share = Share(history.model, history.model, is_corrected(probe), **shares)
         yield "convolution_share", layers.convolution_share(Shares(history.title, [share], []))
     elif (folder / PROBE).exists():
         print(f"convolution_share: skipped: {folder / PROBE} was made with uncommitted changes")

@@ -25,7 +25,9 @@ def overview(found: Overview) -> Figure:
     left.suptitle("How much data each needs", fontsize=8.5, weight="bold")
     panel = right.subplots()
     wider = len(draw_layer(panel, found.heads, found.layer - 1, frame(found.heads))["50%"])
-    panel.set_title(f"wider than the map, not drawn: {wider} of {found.heads.centers.shape[1]}" if wider else "")
+    about = [found.heads.title.partition(", test accuracy")[0]]
+    about += [f"wider than the map, not drawn: {wider} of {found.heads.centers.shape[1]}"] * bool(wider)
+    panel.set_title("\n".join(about), fontsize=6.5)
     panel.set(xlabel="column shift (positions)", ylabel="row shift (positions)")
     right.suptitle(f"Where the heads of layer {found.layer} look", fontsize=8.5, weight="bold")
     return figure

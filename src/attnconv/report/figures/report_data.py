@@ -10,7 +10,7 @@ from attnconv.report.data_size import LEVELS
 from attnconv.report.deciders import judged
 from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examined
 from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Timing, Verdict, Verdicts
-from attnconv.report.figures.results import Results, Row
+from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import place
 from attnconv.report.protocols import Protocol, protocols
 
@@ -48,19 +48,19 @@ def _needs_of(protocol: Protocol, model: str) -> list[Need]:
 
 
 def convolution_shares(results: Results) -> Shares | None:
-    """Return one probed run of each attention at scale=mini, with the corrected measure if possible, of most images."""
-    chosen: dict[str, tuple[tuple[Any, ...], Row, dict[str, Any]]] = {}
+    """Return the probed runs of each attention at scale=mini: of one kind, by the corrected measure, of most images."""
+    kinds: dict[str, dict[tuple[Any, ...], list[Any]]] = {}
     mini = [run for run in results.runs if run["scale"] == "mini" and run["source"] is None]
     for run, probe in read_examined(results.path, mini, PROBE):
-        rank = (is_corrected(probe), run["train_images"], -run["seed"])
-        if run["model"] not in chosen or rank > chosen[run["model"]][0]:
-            chosen[run["model"]] = rank, run, probe
-    if not chosen:
+        kind = is_corrected(probe), run["train_images"], run["epochs"], run["precision"], run["name"]
+        kinds.setdefault(run["model"], {}).setdefault(kind, []).append(probe)
+    if not kinds:
         return None
-    networks = [
-        Share(f"{model}, {run['train_images']:,} images", model, is_corrected(probe), **layer_shares(probe))
-        for model, (_, run, probe) in sorted(chosen.items(), key=lambda item: (place(item[0]), item[0]))
-    ]
+    networks = []
+    for model in sorted(kinds, key=lambda model: (place(model), model)):
+        (corrected, images, *_), probes = max(kinds[model].items())
+        shares = {when: [layer_shares(probe)[when] for probe in probes] for when in ("initial", "trained")}
+        networks.append(Share(f"{model}, {images:,} images, n={len(probes)}", model, corrected, **shares))
     return Shares("How much of a layer's output is convolution (scale=mini)", networks, levels(results))
 
 
