@@ -19,7 +19,7 @@ from attnconv.files import (
 )
 from attnconv.report.page.images import read_images
 from attnconv.report.runs_table import read_runs
-from attnconv.report.theorem_page import read_examined
+from attnconv.report.examined import read_examined
 from attnconv.runs.records import RESULT_KEYS
 from attnconv.runs.status import look, noted_cells
 
