@@ -5,24 +5,20 @@ float32. For each alpha, the error is the largest difference from the convolutio
 output. The paper says that alpha = 46 suffices in float32 (after Lemma 2).
 """
 
-import csv
-import io
-from pathlib import Path
-
-import torch
-from torch import nn
-
-from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.errors import one_line_errors
-from attnconv.files import write_whole
-from attnconv.settings.arguments import ScriptParser, existing_folder
+from attnconv.files import csv_text, write_whole
+from attnconv.settings.arguments import ScriptParser
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 18.0, 32.0, 46.0, 64.0, 104.0)
 
 
 def errors() -> list[dict[str, str]]:
     """Return one row for each alpha."""
+    import torch  # --help does not need it
+    from torch import nn
+
+    from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
+
     torch.manual_seed(0)
     convolution, images = nn.Conv2d(32, 32, 3, padding=1), torch.randn(8, 32, 16, 16)
     rows = []
@@ -37,15 +33,9 @@ def errors() -> list[dict[str, str]]:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument(
-        "--into", type=existing_folder, default=REPOSITORY / "results", help="results folder; results/ by default"
-    )
-    into = parser.parse_args().into
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ("alpha", "error"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(errors())
-    write_whole(into / "alpha_error.csv", text.getvalue().encode())
+    parser.add_results()
+    results = parser.parse_args().results
+    write_whole(results / "alpha_error.csv", csv_text(("alpha", "error"), errors()).encode())
 
 
 if __name__ == "__main__":

@@ -17,26 +17,21 @@ our FLOP/s divided by those of a plain float32 and bf16 matrix product in the sa
 a file, with hardware, versions and commit.
 """
 
+import argparse
 import os
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: else the profiler prints a lot when it measures memory
 
-import torch
-
-from attnconv.bench.compare import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
 from attnconv.errors import one_line_errors
 from attnconv.files import append_json_line
 from attnconv.report.tables import BENCH_HEADER, bench_row, markdown
-from attnconv.runs.provenance import measured_on
-from attnconv.settings.arguments import ScriptParser, a_path, check_target, positive
-from attnconv.training.device import choose_device
+from attnconv.settings.arguments import ScriptParser, a_path, check_names, check_target, positive
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
-    models = sorted({case.model for case in ON_CPU + ON_GPU})
-    parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
+    parser.add_argument("--only", nargs="+", metavar="PART", help="measure only these of the parts above (all)")
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="measure only these models, such as sa_quadratic (all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--rounds", type=positive, help="number of rounds (5, or 1 with --tiny)")
     parser.add_argument("--images", type=positive, help="images of an epoch (2560, or 32 with --tiny)")
@@ -47,6 +42,21 @@ def main() -> None:
     parser.add_argument("--json", type=a_path, metavar="FILE", help="append each line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
+    measure(arguments, parser)
+
+
+def measure(arguments: argparse.Namespace, parser: ScriptParser) -> None:
+    """Time what the command line asks for, and print each line when it is measured."""
+    import torch  # --help does not need it
+
+    from attnconv.bench.compare import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
+    from attnconv.runs.provenance import measured_on
+    from attnconv.training.device import choose_device
+
+    known = sorted({case.model for case in ON_CPU + ON_GPU})
+    parts, models = arguments.only or PARTS, arguments.models or known
+    check_names(parser, "--only", parts, PARTS)
+    check_names(parser, "--models", models, known)
     device = choose_device(arguments.device)
     rounds, images = (1, 32) if arguments.tiny else (5, 2560)
     bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
@@ -57,17 +67,17 @@ def main() -> None:
     if arguments.tiny:
         cases = tuple(dict.fromkeys(Case(case.part, case.model, "mini", 4, TINY, case.dropout) for case in cases))
     for case in cases:
-        if case.part in arguments.only and case.model in arguments.models:
+        if case.part in parts and case.model in models:
             line = bench.compare(case)
             rows.append(bench_row(line | about))
             print(" | ".join(rows[-1]), flush=True)
             if arguments.json is not None:
                 append_json_line(arguments.json, line | about)
-    if not rows and "growth" not in arguments.only:
+    if not rows and "growth" not in parts:
         parser.error("no measurement has one of these parts and one of these models")
     if rows:
         print(markdown(BENCH_HEADER, rows))
-    if "growth" in arguments.only:
+    if "growth" in parts:
         line = bench.growth((4, 8)) if arguments.tiny else bench.growth()
         exponent = line["exponent"]
         print(f"time grows with pixels^{exponent['median']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})")

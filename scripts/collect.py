@@ -1,4 +1,4 @@
-"""Collect the results of finished runs: `python scripts/collect.py outputs/ --into results/`.
+"""Collect the results of finished runs: `python scripts/collect.py outputs/`.
 
 Copies the results of each finished run to results/runs/ (with --external NAME to results/external/NAME/), and rebuilds
 runs.csv from all collected runs. It has one row per run: model, all settings that vary, accuracies, costs, commit and
@@ -20,9 +20,7 @@ from attnconv.report.collect import Gathered, check_version, gather
 from attnconv.report.runs_table import runs_folder, tabulate
 from attnconv.report.weights import choose_weights, keep_weights
 from attnconv.runs.status import collected_weights
-from attnconv.settings.arguments import ScriptParser, a_path, existing_folder
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 
 def report(outputs: Path, gathered: Gathered) -> int:
@@ -44,21 +42,22 @@ def collect(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: see `choose_weights`, `check_version` and `tabulate`; or a folder contains no run.
     """
-    into, problems = arguments.into, 0
-    require_targets(into / "runs.csv", runs_folder(into, arguments.external or "") / "RUN", into / "weights" / "RUN")
-    check_version(into)
-    chosen = choose_weights(arguments.outputs, into, arguments.weights) if arguments.weights else {}
+    results, problems = arguments.results, 0
+    places = (runs_folder(results, arguments.external or ""), results / "weights")
+    require_targets(results / "runs.csv", *(place / "RUN" for place in places))
+    check_version(results)
+    chosen = choose_weights(arguments.outputs, results, arguments.weights) if arguments.weights else {}
     for outputs in arguments.outputs:
-        gathered = gather(outputs, into, arguments.replace, arguments.heads, arguments.external or "")
+        gathered = gather(outputs, results, arguments.replace, arguments.heads, arguments.external or "")
         if not (gathered.added + gathered.known + [*gathered.other, *gathered.unfinished, *gathered.damaged]):
             raise RunFolderError(f"no run folder below {outputs}")
         problems += report(outputs, gathered)
-    for name in keep_weights(chosen, into):
-        print(f"{collected_weights(into, name)} has the weights of {name}")
-    damaged = tabulate(into)
+    for name in keep_weights(chosen, results):
+        print(f"{collected_weights(results, name)} has the weights of {name}")
+    damaged = tabulate(results)
     for name, detail in damaged.items():
-        print(f"  damaged: {into}/{name}: {detail}")
-    print(f"{into}/runs.csv lists all runs in {into}")
+        print(f"  damaged: {results}/{name}: {detail}")
+    print(f"{results}/runs.csv lists all runs in {results}")
     return problems + len(damaged)
 
 
@@ -72,9 +71,7 @@ def person(text: str) -> str:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, nargs="+", help="folders of run folders")
-    parser.add_argument(
-        "--into", type=a_path, default=REPOSITORY / "results", help="folder of collected results (results/)"
-    )
+    parser.add_results(may_be_new=True)
     parser.add_argument("--replace", action="store_true", help="replace a different run of the same name")
     parser.add_argument("--heads", action="store_true", help="also keep heads.png, 0.4 MB per run")
     parser.add_argument(

@@ -10,18 +10,22 @@ keeps. To repeat an entry, move or delete that folder.
 
 import json
 
-import torch
-
-from attnconv.bench.cpu10 import ENTRIES, enter
 from attnconv.errors import one_line_errors
 from attnconv.files import append_json_line
-from attnconv.runs.provenance import measured_on
-from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive, whole_number
+from attnconv.settings.arguments import (
+    ScriptParser,
+    a_path,
+    above_zero,
+    check_names,
+    check_target,
+    positive,
+    whole_number,
+)
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("entry", choices=ENTRIES, metavar="ENTRY", help=", ".join(ENTRIES))
+    parser.add_argument("entry", metavar="ENTRY", help="one of ours, or a peer, in results/cpu10.md")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="0 by default")
     parser.add_argument("--minutes", type=above_zero, default=10.0, help="10 by default; use less for a quick test")
     parser.add_argument(
@@ -30,6 +34,12 @@ def main() -> None:
     parser.add_argument("--json", type=a_path, metavar="FILE", help="append the line to this file")
     arguments = parser.parse_args()
     check_target(parser, arguments.json)
+    import torch  # --help does not need it
+
+    from attnconv.bench.cpu10 import ENTRIES, enter
+    from attnconv.runs.provenance import measured_on
+
+    check_names(parser, "ENTRY", [arguments.entry], ENTRIES)
     about = measured_on(torch.device("cpu"))  # before the training, during which files may change
     line = enter(arguments.entry, arguments.seed, arguments.minutes, arguments.epochs) | about
     minutes = line["train_seconds"] / 60

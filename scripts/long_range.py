@@ -8,37 +8,34 @@ The table shows test accuracy by model, layers and distance. `limit` is the theo
 which some pixel of the last layer sees both marks. `counting` is the accuracy of a baseline that counts marks.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnconv.analysis.receptive_field import widest_pair
-from attnconv.data.synthetic_pairs import accuracy_of_counting
+from attnconv.config import DataConfig
 from attnconv.errors import RunFolderError, one_line_errors
-from attnconv.files import read_csv, require_targets, write_whole
+from attnconv.files import csv_text, read_csv, require_targets, write_whole
 from attnconv.report.tables import long_range_table
-from attnconv.runs.load import read_run_config
 from attnconv.runs.status import BROKEN, look
 from attnconv.settings.arguments import ScriptParser, existing_folder
-
-CLUTTER = 6  # of configs/data/pairs.yaml
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     """Return one run as a row."""
+    from attnconv.analysis.receptive_field import widest_pair  # imports torch, as the others do
+    from attnconv.data.synthetic_pairs import accuracy_of_counting
+    from attnconv.runs.load import read_run_config
+
     result, config = look(folder).result, read_run_config(folder, trusted)
-    if config.data.clutter != CLUTTER:
-        raise RunFolderError(f"{folder}: this table needs runs with data.clutter={CLUTTER}")
+    if config.data.clutter != DataConfig.clutter:
+        raise RunFolderError(f"{folder}: this table needs runs with data.clutter={DataConfig.clutter}")
     limit = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
     return {
         "model": result["model"],
         "layers": config.scale.layers,
         "distance": config.data.distance,
         "limit": limit,
-        "counting": round(accuracy_of_counting(config.data.distance, CLUTTER), 6),
+        "counting": round(accuracy_of_counting(config.data.distance, config.data.clutter), 6),
         "seed": result["seed"],
         "train_images": result["train_images"],
         "epochs": result["epochs"],
@@ -75,20 +72,14 @@ def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, help="folder of run folders")
-    parser.add_argument(
-        "--into", type=existing_folder, default=REPOSITORY / "results", help="results folder; results/ by default"
-    )
+    parser.add_results()
     parser.add_trust()
     arguments = parser.parse_args()
-    path, page = arguments.into / "long_range.csv", arguments.into / "long_range.md"
+    path, page = arguments.results / "long_range.csv", arguments.results / "long_range.md"
     require_targets(path, page)
     rows = read_cells(arguments.outputs, arguments.trust)
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_whole(path, csv_text(rows[0], rows).encode())
     commits = ", ".join(sorted({str(row["commit"])[:7] for row in rows}))
     introduction = (
         "# Which models learn a relation over which distance?\n\n"

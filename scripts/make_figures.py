@@ -13,10 +13,7 @@ from attnconv.errors import one_line_errors
 from attnconv.report.complaints import exit_with
 from attnconv.report.figures.catalog import entries
 from attnconv.report.figures.gallery import make_figures, read_index
-from attnconv.report.figures.of_run import figures_of_run
-from attnconv.settings.arguments import ScriptParser, a_path, a_place, existing_folder
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from attnconv.settings.arguments import ScriptParser, a_path, a_place
 
 
 def show_list(results: Path) -> None:
@@ -40,13 +37,11 @@ def draw_all(results: Path, only: list[str]) -> list[str]:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument(
-        "--results", type=existing_folder, default=REPOSITORY / "results", help="results folder; results/ by default"
-    )
+    parser.add_results()
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="draw only these figures")
     parser.add_argument("--list", action="store_true", help="list the figures and draw none")
     parser.add_argument("--run", type=a_path, metavar="RUN", help="draw the figures of this run")
-    parser.add_argument("--into", type=a_path, metavar="FOLDER", help="with --run: for its figures (RUN/figures)")
+    parser.add_argument("--out", type=a_path, metavar="FOLDER", help="with --run: for its figures (RUN/figures)")
     parser.add_argument(
         "--data", type=a_place, metavar="FOLDER", help="with --run: folder of its images, if they were moved"
     )
@@ -54,13 +49,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run and (arguments.only or arguments.list):
         parser.error("--run draws all figures of one run: leave out --only and --list")
-    if not arguments.run and (arguments.into or arguments.data):
-        parser.error("--into and --data need --run")
+    if not arguments.run and (arguments.out or arguments.data):
+        parser.error("--out and --data need --run")
     errors: list[str] = []
     if arguments.list:
         show_list(arguments.results)
     elif arguments.run:
-        figures_of_run(arguments.run, arguments.into, arguments.data, arguments.trust)
+        from attnconv.report.figures.of_run import figures_of_run  # imports torch
+
+        figures_of_run(arguments.run, arguments.out, arguments.data, arguments.trust)
     else:
         errors = draw_all(arguments.results, arguments.only)
     exit_with(errors)

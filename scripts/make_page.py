@@ -12,17 +12,12 @@ it to somebody, or put it on any web server.
 import argparse
 from pathlib import Path
 
-import torch
-
 from attnconv.config import compose
-from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError, one_line_errors
 from attnconv.files import write_whole
 from attnconv.report.complaints import exit_with
 from attnconv.report.page.assemble import assemble
-from attnconv.report.page.contents import IMAGES, from_results, from_runs
-from attnconv.report.page.images import first_of_each_class, save_images
-from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target, existing_folder
+from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 3_000_000  # bytes of the page of results/
@@ -30,6 +25,12 @@ LIMIT = 3_000_000  # bytes of the page of results/
 
 def choose_images(results: Path, root: str | None) -> None:
     """Store test images of CIFAR-10 in results/."""
+    import torch  # --help does not need it
+
+    from attnconv.data.dataset import load_dataset
+    from attnconv.report.page.contents import IMAGES
+    from attnconv.report.page.images import first_of_each_class, save_images
+
     config = compose([] if root is None else [f"data.root={root}"]).data
     save_images(first_of_each_class(load_dataset(config, torch.device("cpu")), config.source), results / IMAGES)
 
@@ -43,6 +44,8 @@ def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
     Raises:
         UserError: see `from_results` and `from_runs`; the page of results/ is too large.
     """
+    from attnconv.report.page.contents import from_results, from_runs  # imports torch
+
     if arguments.runs:
         runs = from_runs(arguments.runs, arguments.data, arguments.out, arguments.results, arguments.trust)
         return assemble(runs).encode()
@@ -58,9 +61,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--out", type=a_path, help="the file to write: docs/index.html, or page.html for RUN")
-    parser.add_argument(
-        "--results", type=existing_folder, default=REPOSITORY / "results", help="folder of collected results (results/)"
-    )
+    parser.add_results()
     parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
     parser.add_trust()
     parser.add_argument("--choose-images", action="store_true", help="first select the images of results/ again")

@@ -1,7 +1,7 @@
 """Measure the cost and the receptive field of untrained models. Writes results/models.csv and results/models.md.
 
     python scripts/model_table.py              ten minutes on two CPU cores, most of them for the measured exponents
-    python scripts/model_table.py --only sa_quadratic conv3x3 --into /tmp
+    python scripts/model_table.py --only sa_quadratic conv3x3 --results /tmp
 
 Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that training
 keeps per image; the exponent of time in the number of pixels, in theory and measured on this machine; the receptive
@@ -10,48 +10,49 @@ equivariant, 1: not at all); whether its kernels depend on the content. `attncon
 definitions.
 """
 
-import csv
-import io
-from pathlib import Path
+from typing import Any
 
-import torch
-
-from attnconv.analysis.profile import cost_row, growth, receptive_field_row, study_models
 from attnconv.config import compose
 from attnconv.errors import one_line_errors
-from attnconv.files import read_csv, require_targets, write_whole
+from attnconv.files import csv_text, read_csv, require_targets, write_whole
 from attnconv.report.tables import models_table
-from attnconv.runs.provenance import describe_device
-from attnconv.settings.arguments import ScriptParser, existing_folder
+from attnconv.settings.arguments import RESULTS, ScriptParser, check_names
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SCALES = ("paper", "mini")
 
 
-def main() -> None:
-    parser = ScriptParser(__doc__)
-    models = study_models()
-    parser.add_argument("--only", nargs="+", choices=models, default=models, metavar="MODEL", help=", ".join(models))
-    parser.add_argument(
-        "--into", type=existing_folder, default=REPOSITORY / "results", help="folder for the files (results/)"
-    )
-    arguments = parser.parse_args()
-    if arguments.only != models and arguments.into == REPOSITORY / "results":
-        parser.error("--only would remove the other models from results/: add --into FOLDER")
-    path, page = arguments.into / "models.csv", arguments.into / "models.md"
-    require_targets(path, page)
+def measured(models: list[str]) -> list[dict[str, Any]]:
+    """Return one row for each model and scale, and print each model when it is measured."""
+    from attnconv.analysis.profile import cost_row, growth, receptive_field_row
+
     rows = []
-    for name in arguments.only:
+    for name in models:
         fields = receptive_field_row(name) | {"growth_measured": f"{growth(name):.2f}"}
         for scale in SCALES:
             node = compose([f"model={name}", f"scale={scale}"]).model
             rows.append({"model": name, "scale": scale, **cost_row(node), **fields})
         print(name, flush=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    return rows
+
+
+def main() -> None:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="measure only these: files of configs/model/")
+    parser.add_results()
+    arguments = parser.parse_args()
+    import torch  # --help does not need it
+
+    from attnconv.analysis.profile import study_models
+    from attnconv.runs.provenance import describe_device
+
+    models = arguments.only or study_models()
+    check_names(parser, "--only", models, study_models())
+    if arguments.only and arguments.results == RESULTS:
+        parser.error("--only would remove the other models from results/: add --results FOLDER")
+    path, page = arguments.results / "models.csv", arguments.results / "models.md"
+    require_targets(path, page)
+    rows = measured(models)
+    write_whole(path, csv_text(rows[0], rows).encode())
     hardware = f"{describe_device(torch.device('cpu'))}, torch {torch.__version__}, float32"
     parts = [
         "# Cost and receptive field of all models\n\n",

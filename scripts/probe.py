@@ -10,16 +10,13 @@ numbers are measured on test images, for the trained and for the initial weights
 architecture. Prints the numbers of the layers.
 """
 
-from attnconv.analysis.calibration import calibration
-from attnconv.analysis.probe import compact, probe
+import argparse
+
 from attnconv.errors import one_line_errors
 from attnconv.files import require_targets, write_whole
 from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
-from attnconv.runs.load import find_weights, load_trained, read_run_config
-from attnconv.runs.provenance import commit
 from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target, positive, whole_number
-from attnconv.training.device import choose_device
 
 CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
 
@@ -42,6 +39,17 @@ def main() -> None:
     if not arguments.runs and arguments.calibration is None:
         parser.error("no run given: probe.py RUN [RUN ...]")
     check_target(parser, arguments.calibration)
+    measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure the runs, write their probe.json, and print the numbers of the layers."""
+    from attnconv.analysis.calibration import calibration  # imports torch, as the others do
+    from attnconv.analysis.probe import compact, probe
+    from attnconv.runs.load import find_weights, load_trained, read_run_config
+    from attnconv.runs.provenance import commit
+    from attnconv.training.device import choose_device
+
     device = str(choose_device(arguments.device))
     for folder in arguments.runs:
         read_run_config(folder, arguments.trust)

@@ -18,13 +18,10 @@ from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
 from attnconv.runs.status import BROKEN, look
-from attnconv.settings.arguments import ScriptParser, above_zero, expand_home, positive
+from attnconv.settings.arguments import RESULTS, ScriptParser, above_zero, expand_home, positive
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.study import in_order, plan, rows
 from attnconv.sweeps.workers import Workers
-from attnconv.training.device import choose_device, choose_precision
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 class Progress:
@@ -81,6 +78,13 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
     print(f"{counted(len(cells), 'run')}, {done} done, about {duration(total / at_once)} left with {at_once} at once")
 
 
+def chosen_precision() -> str:
+    """Return bf16 if the hardware supports it, else fp32."""
+    from attnconv.training.device import choose_device, choose_precision  # imports torch
+
+    return choose_precision("auto", choose_device("auto"))
+
+
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument(
@@ -98,7 +102,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for all runs, as for train.py")
     arguments = parser.parse_intermixed_args()
     until = None if arguments.budget_hours is None else time.monotonic() + 3600 * arguments.budget_hours
-    precision = arguments.precision or choose_precision("auto", choose_device("auto"))
+    precision = arguments.precision or chosen_precision()
     cells = plan(precision, arguments.only, [*map(expand_home, arguments.overrides)], RESULTS)
     output = Path(next(iter(cells.values()))[0].config.output)
     rates = measured_rates(output)

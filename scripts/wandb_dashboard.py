@@ -10,14 +10,12 @@ Project and user come from WANDB_PROJECT and WANDB_ENTITY unless given.
 
 import json
 import os
-from pathlib import Path
 
 from attnconv.errors import UserError, one_line_errors
 from attnconv.files import in_one_line
 from attnconv.report.workspace import GROUP_BY, NAME, build, sections
-from attnconv.settings.arguments import ScriptParser
+from attnconv.settings.arguments import RESULTS, ScriptParser
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 LOCAL = "without an account: make dashboard, or wandb leet RUN/wandb, or open docs/index.html"
 
 

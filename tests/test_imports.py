@@ -27,6 +27,18 @@ def test_training_does_not_import_optional_libraries():
     assert not loaded & {"timm", "torchvision", "pandas", "matplotlib", "sklearn", "scipy", "wandb", "trackio"}
 
 
+def test_commands_that_only_look_import_no_heavy_libraries():
+    commands = [[str(path), "--help"] for path in sorted((REPOSITORY / "scripts").glob("*.py"))]
+    commands += [["scripts/make_figures.py", "--list"]]
+    commands += [["scripts/study.py", "--list", "--precision", "fp32", "--only", "table1", "name=listed"]]
+    run = (
+        f"import runpy, sys\nfor command in {commands!r}:\n    sys.argv[:] = command\n"
+        "    try: runpy.run_path(command[0], run_name='__main__')\n"
+        "    except SystemExit as ended: assert not ended.code, command\n"
+    )
+    assert not loaded_after(run) & {"torch", "pandas", "matplotlib", "timm", "torchvision", "wandb", "trackio"}
+
+
 def test_status_script_imports_no_heavy_libraries(tmp_path):
     (tmp_path / "name/model/mini-modern/frac1/seed0").mkdir(parents=True)
     run = f"import runpy, sys; sys.argv[1:] = [{str(tmp_path)!r}]; "

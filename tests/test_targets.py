@@ -23,9 +23,9 @@ def results(tmp_path):
 @pytest.mark.parametrize(
     ("blocked", "name", "arguments"),
     [
-        ("runs.csv", "collect", (REPOSITORY / "results/runs/default", "--into")),
-        ("long_range.md", "long_range", (REPOSITORY / "results/runs", "--into")),
-        ("models.md", "model_table", ("--only", "conv3x3", "--into")),
+        ("runs.csv", "collect", (REPOSITORY / "results/runs/default", "--results")),
+        ("long_range.md", "long_range", (REPOSITORY / "results/runs", "--results")),
+        ("models.md", "model_table", ("--only", "conv3x3", "--results")),
         ("figures/growth.pdf", "make_figures", ("--only", "figure_01_theorem", "growth", "--results")),
         ("figures", "make_figures", ("--only", "figure_01_theorem", "--results")),
     ],

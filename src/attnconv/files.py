@@ -3,11 +3,12 @@
 import codecs
 import csv
 import difflib
+import io
 import json
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -270,6 +271,19 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
         if not rows:
             raise ValueError("the file has no rows")
         return rows
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as the text of a .csv file with these columns.
+
+    Raises:
+        ValueError: a row has another column.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def in_one_line(error: Exception) -> str:

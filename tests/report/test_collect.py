@@ -223,7 +223,7 @@ def test_a_run_counts_once_however_it_is_copied_or_linked(tiny, tmp_path):
 
 def test_the_command_lists_damaged_and_unfinished_runs_and_fails(command, outputs, tmp_path):
     results = tmp_path / "results"
-    finished = command("scripts/collect.py", outputs, "--into", results)
+    finished = command("scripts/collect.py", outputs, "--results", results)
     assert finished.returncode == 1
     assert "damaged: torn/conv3x3/mini-modern/frac1/seed0: metrics.jsonl has 0 of 2 epochs" in finished.stdout
     assert "not finished: killed/conv3x3/mini-modern/frac1/seed0: unfinished" in finished.stdout
@@ -246,7 +246,7 @@ def test_results_of_a_newer_version_are_refused_and_unchanged(command, outputs, 
     path = next((results / "runs").glob("**/result.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     before = files(results)
-    finished = command("scripts/collect.py", outputs, "--into", results)
+    finished = command("scripts/collect.py", outputs, "--results", results)
     assert finished.returncode == 2
     assert f"error: {path} has format 99, of a newer version; this one knows" in finished.stderr
     assert files(results) == before

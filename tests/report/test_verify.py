@@ -118,7 +118,7 @@ def test_counts_are_compared_at_the_published_precision():
 
 
 def test_alpha_46_reduces_the_error_to_float32_rounding(tmp_path, command):
-    assert command("alpha_error", "--into", tmp_path)[0] == 0
+    assert command("alpha_error", "--results", tmp_path)[0] == 0
     found = {float(row["alpha"]): float(row["error"]) for row in read_csv(tmp_path / "alpha_error.csv")}
     assert found[46] < 1e-6 < 1e-3 < found[4]
     published = {float(row["alpha"]) for row in read_csv(REPOSITORY / "results/alpha_error.csv")}

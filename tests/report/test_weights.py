@@ -33,7 +33,7 @@ def collect(tmp_path, monkeypatch, capsys):
     """
 
     def command(*arguments):
-        fixed = ["collect.py", f"{tmp_path}/outputs", "--into", f"{tmp_path}/results"]
+        fixed = ["collect.py", f"{tmp_path}/outputs", "--results", f"{tmp_path}/results"]
         monkeypatch.setattr(sys, "argv", [*fixed, *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

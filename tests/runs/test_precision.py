@@ -120,7 +120,7 @@ def test_the_long_range_table_refuses_mixed_precisions(tiny, tmp_path, monkeypat
         config = tiny(*pairs, f"model={model}", f"name=long_range_{name}", "precision=fp32")
         result = run(config) | {"precision": name}
         (run_folder_path(config) / "result.json").write_text(json.dumps(result))
-    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--into", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--results", str(tmp_path)])
     with pytest.raises(SystemExit):
         runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
     assert "error: runs of several precisions (bf16, fp32) cannot be compared" in capsys.readouterr().err

@@ -145,10 +145,12 @@ NUMERIC = [
         ("collect", [], "required: outputs"),
         ("long_range", ["absent"], "absent: no such folder"),
         ("long_range", ["."], "no finished run of experiment=long_range below ."),
-        ("long_range", [".", "--into", "absent"], "absent: no such folder"),
+        ("long_range", [".", "--results", "absent"], "absent: no such folder"),
         ("make_tables", ["--nope"], "unrecognized arguments: --nope"),
         ("model_table", ["--only", "sa_quadratik"], "invalid choice: 'sa_quadratik'"),
-        ("model_table", ["--into", "absent"], "absent: no such folder"),
+        ("cpu10", ["resnet"], "invalid choice: 'resnet' (choose from sa_quadratic, conv3x3"),
+        ("bench", ["--only", "steps"], "argument --only: invalid choice: 'steps'"),
+        ("model_table", ["--results", "absent"], "absent: no such folder"),
         ("probe", ["absent"], "absent does not exist"),
         ("probe", [".", "--device", "tpu9"], "unknown device 'tpu9'"),
         ("probe", [".", "--images", "0"], "'0' is not a whole number from 1"),
@@ -174,8 +176,8 @@ NUMERIC = [
         ("verify", ["--nope"], "unrecognized arguments: --nope"),
         ("verify", ["--repository", "absent"], "absent: no such folder"),
         ("collect", [".", "--external", "a/b"], "'a/b' is not a name"),
-        ("collect", [".", "--into", ""], "argument --into: the path is empty"),
-        ("collect", [".", "--into=~/absent/results"], "no run folder below ."),
+        ("collect", [".", "--results", ""], "argument --results: the path is empty"),
+        ("collect", [".", "--results=~/absent/results"], "no run folder below ."),
         ("status", ["~nobody_has_this_name"], "~nobody_has_this_name: no such folder"),
         ("probe", ["~nobody_has_this_name/run"], "~nobody_has_this_name/run does not exist"),
     ],
@@ -197,11 +199,6 @@ def test_invalid_numeric_options_are_refused(command, script, option, value):
     assert code == 2
     (error,) = errors
     assert error.startswith(f"error: argument {option}: {value!r} is not a ")
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_has_help(command, script):
-    assert command(f"scripts/{script}.py", "--help") == (0, [])
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_stopped_study_resumes_and_is_collected(tmp_path, here):
 
     results = tmp_path / "results"
     with pytest.raises(SystemExit, match="0"):
-        here([PYTHON, str(REPOSITORY / "scripts/collect.py"), f"{tmp_path}/outputs", "--into", str(results)])
+        here([PYTHON, str(REPOSITORY / "scripts/collect.py"), f"{tmp_path}/outputs", "--results", str(results)])
     table = read_csv(results / "runs.csv")
     assert [row["name"] for row in table] == ["learning_rates_0.5_fp32", "learning_rates_2.0_fp32"]
     assert {row["precision"] for row in table} == {"fp32"}

@@ -19,8 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnconv.errors import UserError
-from attnconv.settings.arguments import ScriptParser, positive
-from attnconv.training.device import autocast, choose_device, choose_precision
+from attnconv.training.device import autocast
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 TINY_SIDE = 64
@@ -147,13 +146,3 @@ def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> fl
     if x.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def benchmark_arguments(description: str | None) -> tuple[torch.device, str, int]:
-    """Return device, precision and rounds from the command line of a benchmark."""
-    parser = ScriptParser(description)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--rounds", type=positive, default=9, help="9")
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    return device, choose_precision("auto", device), arguments.rounds

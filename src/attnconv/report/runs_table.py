@@ -3,8 +3,6 @@
 The order is fixed and the table is made from all runs, so runs from several machines and days add up.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +11,7 @@ from typing import Any
 
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError
-from attnconv.files import read_csv, reading, write_whole
+from attnconv.files import csv_text, read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished
 from attnconv.runs.status import find_folders
@@ -77,7 +75,7 @@ def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
             except Damaged as damage:
                 damaged[folder.relative_to(results).as_posix()] = damage.detail
     rows.sort(key=_Row.place)
-    return _csv_text(rows), damaged
+    return _text(rows), damaged
 
 
 def kept_out(result: dict[str, Any]) -> str:
@@ -184,12 +182,8 @@ def varying_settings(configs: list[tuple[tuple[str, ...], dict[str, Any]]]) -> l
     return sorted(key for key in varying - NAMED if not free_to_change(key))
 
 
-def _csv_text(rows: list[_Row]) -> str:
+def _text(rows: list[_Row]) -> str:
     kinds = [tuple(row.result[key] for key in ("model", "scale", "recipe", "data")) for row in rows]
     varying = varying_settings([(kind, row.settings) for kind, row in zip(kinds, rows, strict=True)])
     columns = ["run", "source", "kept_out", *IDENTITY, *varying, "matched_width", "matched_hidden", *PROVENANCE]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.cells(varying) for row in rows)
-    return text.getvalue()
+    return csv_text(columns, (row.cells(varying) for row in rows))

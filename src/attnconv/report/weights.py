@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from attnconv.errors import RunFolderError, counted
 from attnconv.files import write_whole
-from attnconv.models.weight_files import read_weights
 from attnconv.report.runs_table import kept_out
 from attnconv.runs.records import name_of, read_config
 from attnconv.runs.status import collected_folder, collected_weights, find_folders, look
@@ -87,6 +84,11 @@ def _in_half(folder: Path, metadata: dict[str, str]) -> bytes:
     Raises:
         FileError: they are damaged; RunFolderError: they are too large for float16.
     """
+    import torch  # collect.py without --weights does not need it
+    from safetensors.torch import save
+
+    from attnconv.models.weight_files import read_weights
+
     path = folder / "weights.safetensors"
     halves = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in read_weights(path).items()

@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ PATHS = ("output", "data.root", "collected")
 
 # Values of --shell-completion.
 COMPLETION = ("install", "uninstall", "query")
+RESULTS = CONFIGS.parent / "results"
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
@@ -124,6 +125,11 @@ class ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
 
+    def add_results(self, may_be_new: bool = False) -> None:
+        """Add --results, the folder of collected results."""
+        kind = a_path if may_be_new else existing_folder
+        self.add_argument("--results", type=kind, default=RESULTS, help="results folder; results/ by default")
+
     def add_trust(self) -> None:
         """Add --trust, which may be given several times, for runs of a user's own models."""
         self.add_argument(
@@ -161,7 +167,7 @@ def above_zero(text: str) -> float:
 
 
 def a_path(text: str) -> Path:
-    """Convert an argument to a path. Shells do not expand the ~ of --into=~/results."""
+    """Convert an argument to a path. Shells do not expand the ~ of --results=~/results."""
     if not text:  # the path of nothing is the working folder
         raise argparse.ArgumentTypeError("the path is empty (an unset shell variable?)")
     return Path(os.path.expanduser(text))
@@ -180,6 +186,21 @@ def existing_folder(text: str) -> Path:
     if not os.access(path, os.R_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"{text}: you have no permission to read this folder")
     return path
+
+
+def benchmark_parser(description: str | None) -> ScriptParser:
+    """Return the parser of a benchmark of layers, with --device and --rounds."""
+    parser = ScriptParser(description)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--rounds", type=positive, default=9, help="9")
+    return parser
+
+
+def check_names(parser: argparse.ArgumentParser, option: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Exit with an error for an unknown name, as `choices` does; for names that only slow imports know."""
+    for name in names:
+        if name not in known:
+            parser.error(f"argument {option}: invalid choice: {name!r} (choose from {', '.join(known)})")
 
 
 def check_target(parser: argparse.ArgumentParser, path: Path | None) -> None:

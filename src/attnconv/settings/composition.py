@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from attnconv.config import CONFIGS, register_schema
+from attnconv.files import read_yaml
 
 Stamps = tuple[tuple[str, int], ...]
 
@@ -34,28 +35,28 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
 
 def swept_by(experiment: str) -> dict[str, str]:
     """Return the values that an experiment file sweeps, by setting."""
-    found = _of_files((f"experiment={experiment}",), hydra=True)
-    return {str(key): str(values) for key, values in found.hydra.sweeper.params.items()}
+    found = read_yaml(CONFIGS / "experiment" / f"{experiment}.yaml")["hydra"]["sweeper"]["params"]
+    return {str(key): str(values) for key, values in found.items()}
 
 
 def _chooses_files(override: Override) -> bool:
     return override.is_hydra_override() or (CONFIGS / override.key_or_group).is_dir()
 
 
-def _of_files(files: tuple[str, ...], hydra: bool = False) -> DictConfig:
-    copied: DictConfig = pickle.loads(_pickled(files, _stamps(), hydra))  # six times as fast as copy.deepcopy
+def _of_files(files: tuple[str, ...]) -> DictConfig:
+    copied: DictConfig = pickle.loads(_pickled(files, _stamps()))  # six times as fast as copy.deepcopy
     return copied
 
 
 @cache
-def _pickled(files: tuple[str, ...], _: Stamps, hydra: bool) -> bytes:
-    return pickle.dumps(_compose(files, hydra))
+def _pickled(files: tuple[str, ...], _: Stamps) -> bytes:
+    return pickle.dumps(_compose(files))
 
 
-def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
+def _compose(overrides: Sequence[str]) -> DictConfig:
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=hydra)
+        return compose("config", list(overrides))
 
 
 def _stamps() -> Stamps:

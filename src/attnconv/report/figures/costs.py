@@ -4,12 +4,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from attnconv.config import DataConfig
 from attnconv.data.synthetic_pairs import accuracy_of_counting
 from attnconv.report.colors import BLUE, VERMILION, look
 from attnconv.report.figures.data import Cost, Reach, Timing
 from attnconv.report.figures.style import new_figure, panels, set_title, styled
-
-CLUTTER = 6  # of configs/data/pairs.yaml, as in experiment=long_range
 
 
 @styled
@@ -62,7 +61,7 @@ def long_range(reaches: list[Reach]) -> Figure:
     """
     models = sorted({reach.model for reach in reaches})
     distances = sorted({distance for reach in reaches for distance in reach.accuracies})
-    counting = [100 * accuracy_of_counting(distance, CLUTTER) for distance in distances]
+    counting = [100 * accuracy_of_counting(distance, DataConfig.clutter) for distance in distances]
     figure, axes = panels(len(models), 3, height=1.55)
     for axis, model in zip(axes, models, strict=True):
         for reach in reaches:
