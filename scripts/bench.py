@@ -31,7 +31,9 @@ from attnconv.settings.arguments import ScriptParser, a_path, check_names, check
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="PART", help="measure only these of the parts above (all)")
-    parser.add_argument("--models", nargs="+", metavar="MODEL", help="measure only these models, such as sa_quadratic (all)")
+    parser.add_argument(
+        "--models", nargs="+", metavar="MODEL", help="measure only these models, such as sa_quadratic (all)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--rounds", type=positive, help="number of rounds (5, or 1 with --tiny)")
     parser.add_argument("--images", type=positive, help="images of an epoch (2560, or 32 with --tiny)")

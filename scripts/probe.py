@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Measure the runs, write their probe.json, and print the numbers of the layers."""
     from attnconv.analysis.calibration import calibration  # imports torch, as the others do
     from attnconv.analysis.probe import compact, probe
-    from attnconv.runs.load import find_weights, load_trained, read_run_config
+    from attnconv.runs.load import find_weights, load, read_run_config
     from attnconv.runs.provenance import commit
     from attnconv.training.device import choose_device
 
@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> None:
         known = calibration(*CALIBRATED)
         write_whole(arguments.calibration, compact({"positions": CALIBRATED, "rows": known}).encode())
     for folder in arguments.runs:
-        trained = load_trained(folder, arguments.data, device, trusted=arguments.trust)
+        trained = load(folder, arguments.data, device, trusted=arguments.trust)
         # the numbers of images that probe.json records: no more than there are
         images, fitted = (min(asked, len(trained.data.test)) for asked in (arguments.images, arguments.fit_images))
         found = probe(trained, images, fitted)

@@ -17,9 +17,9 @@ from attnconv.files import (
     require_targets,
     write_whole,
 )
+from attnconv.report.examined import read_examined
 from attnconv.report.page.images import read_images
 from attnconv.report.runs_table import read_runs
-from attnconv.report.examined import read_examined
 from attnconv.runs.records import RESULT_KEYS
 from attnconv.runs.status import look, noted_cells
 

@@ -59,9 +59,7 @@ def test_theorem_notebook_outputs_match_its_text(executed):
     facts = dict(line.split() for line in printed(executed, "compared = exchange").splitlines()[1:])
     assert int(facts["predictions_changed"]) == 0
     assert float(facts["attention_acc"]) == float(facts["convolution_acc"]) > 0.9
-    assert "is not a tap of a convolution" in printed(
-        executed, "attentive = load_trained(run_folder_path(config))\nlayer ="
-    )
+    assert "is not a tap of a convolution" in printed(executed, "attentive = load(run_folder_path(config))\nlayer =")
     assert "made hard, it is Conv2d(16, 16" in printed(executed, "with torch.no_grad()")
     pictures = [output for _, output in outputs(executed) if "image/png" in output.get("data", {})]
     assert len(pictures) == 8

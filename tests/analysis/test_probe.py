@@ -12,7 +12,7 @@ from attnconv.analysis.probe import initial_network, probe
 from attnconv.errors import ConfigError, DataError, RunFolderError
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import load
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import evaluate
 from attnconv.training.setup import prepare
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def trained(config):
     run(config)
-    return load_trained(run_folder_path(config))
+    return load(run_folder_path(config))
 
 
 @pytest.mark.parametrize("overrides", [["model=resnet18"], ["model=sa_learned", "match=parameters"]], ids=" ".join)
@@ -32,15 +32,15 @@ def test_loaded_run_reproduces_its_test_accuracy(tiny, overrides):
     config.data.root = tiny().data.root
     result = run(config)
     folder = run_folder_path(config)
-    found = load_trained(folder, root=config.data.root)
+    found = load(folder, root=config.data.root)
     assert sum(parameter.numel() for parameter in found.model.parameters()) == result["parameters"]
     score = evaluate(found.model, found.data.test, 7, "fp32", Processes())
     assert score.accuracy == result["test_acc"]
     with pytest.raises(RunFolderError, match=r"does not exist; the folder"):
-        load_trained(run_folder_path(tiny("name=nothing")))
+        load(run_folder_path(tiny("name=nothing")))
     (folder / "weights.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"has no weights\.safetensors"):
-        load_trained(folder)
+        load(folder)
 
 
 def test_probe_describes_every_head_and_layer_before_and_after_training(tiny):

@@ -15,7 +15,7 @@ from attnconv.models.cost import parameters
 from attnconv.models.pruned import degenerate
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import load
 
 pytestmark = pytest.mark.slow  # building networks takes seconds
 
@@ -83,7 +83,7 @@ def test_pruned_run_continues_from_a_trained_one_and_can_be_loaded(tiny, weights
     heads = json.loads((folder / "heads.jsonl").read_text().splitlines()[-1])
     assert [len(layer) for layer in heads["centers"]] == [4, 3]
     weights.unlink()
-    network = load_trained(folder).model
+    network = load(folder).model
     assert [layer.mixer.heads for layer in network.layers] == [4, 3], "without the network that was pruned"
     kept = load_file(folder / "weights.safetensors")
     assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())

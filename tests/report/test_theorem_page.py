@@ -12,7 +12,7 @@ from attnconv.report.runs_table import read_runs, tabulate
 from attnconv.report.theorem_page import likeness_summary, likeness_table, theorem_page
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import load
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def examined(tiny, tmp_path):
         config = tiny("name=page", *overrides)
         run(config)
         folder = run_folder_path(config)
-        trained = load_trained(folder)
+        trained = load(folder)
         found = exchange(trained.model, trained.data.test) if file[0] == "c" else probe(trained, 8, 20)
         about = {"dirty": False, "images": 8, "fit_images": 20}
         (folder / file).write_text(compact(about | found))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from attnconv.report import weights as weights_module
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import build_untrained, load_trained
+from attnconv.runs.load import build_untrained, load
 from conftest import REPOSITORY
 
 
@@ -63,7 +63,7 @@ def test_published_weights_restore_the_network_up_to_rounding(tiny, tmp_path, co
     halves = load_file(path)
     for name, tensor in halves.items():
         assert tensor.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float16), name
-    trained = load_trained(folder)
+    trained = load(folder)
     again = build_untrained(trained.config, trained.data).eval()
     again.load_state_dict(halves)
     images, _ = next(trained.data.test.batches(20))

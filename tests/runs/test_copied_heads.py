@@ -12,7 +12,7 @@ from attnconv.report.collect import gather
 from attnconv.run import run
 from attnconv.runs.checkpoint import export_weights
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import build_untrained, load_trained
+from attnconv.runs.load import build_untrained, load
 
 ENCODING = "layers.1.mixer.encoding"
 
@@ -94,7 +94,7 @@ def test_a_trained_network_loads_its_heads_without_the_donor(tmp_path, copied, d
     donor = donate(tmp_path / "outputs").state_dict()
     run(copied(tmp_path / "outputs"))
     shutil.rmtree(tmp_path / "outputs/default/sa_quadratic")
-    trained = load_trained(run_folder_path(copied(tmp_path / "outputs")))
+    trained = load(run_folder_path(copied(tmp_path / "outputs")))
     for network in (trained.model, build_untrained(trained.config, trained.data)):
         assert torch.equal(network.state_dict()[f"{ENCODING}.centers"], donor[f"{ENCODING}.centers"])
 

@@ -12,7 +12,7 @@ from attnconv.errors import AlreadyDone, DataError, RunFolderError
 from attnconv.report.collect import gather
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder, run_folder_path
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import load
 from conftest import write_arrays
 
 
@@ -167,7 +167,7 @@ def test_a_changed_file_is_hashed_again(other, copy):
 def test_a_trained_network_refuses_different_data(tiny, arrays, copy, other):
     run(tiny("epochs=1"))
     folder = run_folder_path(tiny())
-    assert load_trained(folder, root=str(copy)).data.origin == f"arrays in {copy}"
+    assert load(folder, root=str(copy)).data.origin == f"arrays in {copy}"
     with pytest.raises(RunFolderError) as refused:
-        _ = load_trained(folder, root=str(other)).data
+        _ = load(folder, root=str(other)).data
     assert str(refused.value) == f"{folder} was trained on other data (data: {hashes(arrays, other)})"

@@ -11,7 +11,7 @@ from attnconv.config import to_plain
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError
 from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
-from attnconv.runs.load import build_untrained, load_trained
+from attnconv.runs.load import build_untrained, load
 from conftest import TINY_SCALE, compose, script, write_arrays
 
 pytestmark = pytest.mark.slow  # building networks takes seconds
@@ -57,7 +57,7 @@ def test_a_matched_network_has_its_recorded_width_whatever_configs_holds_today(f
     changed(folder, match="parameters", match_model="gone", model=model_of(folder, width=5 * width))
     recorded = {"budget": "parameters", "model": "gone", "width": width}
     (folder / "result.json").write_text(json.dumps({"status": "done", "format": 1, "match": recorded}))
-    assert load_trained(folder).model.head.in_features == width
+    assert load(folder).model.head.in_features == width
 
 
 def test_a_checkpoint_is_loaded_with_the_configuration_of_its_run(folder, monkeypatch, capsys):
@@ -157,7 +157,7 @@ def test_untrusted_code_is_neither_run_nor_imported(folder, monkeypatch, target,
     nodes = {"model": model_of(folder) | node, "mixer": model_of(folder, mixer=inner)}
     changed(folder, model=nodes.get(place) or model_of(folder, mixer={**model_of(folder)["mixer"], "parts": [inner]}))
     with pytest.raises(UserError, match=f"_target_={target} is code from outside") as refused:
-        load_trained(folder)
+        load(folder)
     assert f"--trust {target.rpartition('.')[0]}" in str(refused.value)
     assert not (folder / "made").exists()
 
@@ -169,8 +169,8 @@ def test_trusted_modules_are_loaded(folder, monkeypatch):
     mixer = model_of(folder)["mixer"]
     changed(folder, model=model_of(folder, mixer={**mixer, "_target_": "mine.Own"}))
     with pytest.raises(UserError, match="if you trust it, add --trust mine"):
-        load_trained(folder)
-    assert load_trained(folder, trusted=["mine"]).config.model["mixer"]["_target_"] == "mine.Own"
+        load(folder)
+    assert load(folder, trusted=["mine"]).config.model["mixer"]["_target_"] == "mine.Own"
 
 
 def test_advice_to_trust_a_nested_class_names_its_module(folder, monkeypatch):
@@ -180,7 +180,7 @@ def test_advice_to_trust_a_nested_class_names_its_module(folder, monkeypatch):
     mixer = model_of(folder)["mixer"]
     changed(folder, model=model_of(folder, mixer={**mixer, "_target_": "nested.Outer.Own"}))
     with pytest.raises(UserError, match=r"add --trust nested\.Outer$"):
-        load_trained(folder)
+        load(folder)
     with pytest.raises(UserError, match=r"add --trust nested$"):
-        load_trained(folder, trusted=["nested.Outer"])
-    load_trained(folder, trusted=["nested"])
+        load(folder, trusted=["nested.Outer"])
+    load(folder, trusted=["nested"])

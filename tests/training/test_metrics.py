@@ -10,7 +10,7 @@ from attnconv.analysis.heads import attention_mixers, central_query
 from attnconv.errors import ConfigError
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import load
 from attnconv.runs.records import read_lines
 from attnconv.training.loop import tta_logits
 from attnconv.training.metrics import FiniteGuard, NotFinite, Tally
@@ -37,7 +37,7 @@ def test_with_a_holdout_the_test_split_is_evaluated_only_at_the_end(tiny):
 
 def own_predictions(folder):
     """Return a finished run's predictions for the test images, one image at a time and in order, and the labels."""
-    found = load_trained(folder)
+    found = load(folder)
     with torch.no_grad():
         return [int(found.model(images).argmax()) for images, _ in found.data.test.batches(1)], found.data.test.labels
 
@@ -68,7 +68,7 @@ def test_attention_map_of_a_content_head_is_the_mean_over_test_images(tiny):
     config = tiny("model=sa_content", "epochs=1", "scale.patch=2")
     run(config)
     folder = RunFolder(config).path
-    found = load_trained(folder)
+    found = load(folder)
     first, middle = attention_mixers(found.model)[0], central_query(4, 4)
     seen = []
     first.register_forward_pre_hook(lambda _, inputs: seen.append(first.attention_probs(4, 4, inputs[0])[0, :, middle]))
@@ -105,7 +105,7 @@ def noise(tmp_path):
 def test_mirrored_accuracy_uses_the_mean_logits_of_each_mirrored_pair(tiny, capsys, noise, model):
     config = tiny(*noise, f"model={model}", "data.holdout=0.5", "epochs=1")
     result = run(config)
-    found = load_trained(RunFolder(config).path)
+    found = load(RunFolder(config).path)
     for split, name in ((found.data.test, "test"), (found.data.validation, "val")):
         correct = {"acc": 0, "acc_mirrored": 0}
         for images, labels in split.batches(1):

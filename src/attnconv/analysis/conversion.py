@@ -17,7 +17,7 @@ from attnconv.files import first_bytes, write_whole
 from attnconv.models.timm_models import check_timm_name
 from attnconv.models.weight_files import load_weights
 from attnconv.runs.folder import run_name
-from attnconv.runs.load import build_untrained, load_trained, run_folder_of
+from attnconv.runs.load import build_untrained, load, run_folder_of
 from attnconv.runs.provenance import commit, describe_device
 
 LABELS = {
@@ -67,7 +67,7 @@ def _of_run(arguments: argparse.Namespace, checkpoint: Path) -> tuple[str, nn.Mo
         )
     if (arguments.model is not None or arguments.overrides) and (folder / "config.yaml").exists():
         raise ConfigError(f"{folder}/config.yaml already describes the network: leave out --model and settings")
-    trained = load_trained(folder, arguments.data, arguments.device, weights, arguments.trust)
+    trained = load(folder, arguments.data, arguments.device, weights, arguments.trust)
     name = run_name(trained.config)
     return name if weights is None else f"{name}, {weights.name}", trained.model, trained.data.test
 

@@ -65,9 +65,6 @@ def load(
     return Trained(folder, config, preprocessing, model)
 
 
-load_trained = load
-
-
 def find_run(run: str | Path, results: Path = RESULTS) -> Path:
     """Return the run folder for a path, or for the name of a network in results/weights/.
 

@@ -14,7 +14,7 @@ from attnconv.report.figures.of_run import figures_of_run
 from attnconv.report.figures.style import image_bytes
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import load_trained
+from attnconv.runs.load import load
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def test_attention_in_images_needs_the_data_set(tiny, tmp_path, capsys):
     assert {path.stem for path in (tmp_path / "drawn").iterdir()} == ATTENTION
     assert "attention_in_images: skipped: " in capsys.readouterr().out
 
-    trained = load_trained(run_folder_path(config), str(elsewhere))
+    trained = load(run_folder_path(config), str(elsewhere))
     found = image_maps(trained, "a run")
     assert found.images.shape == (3, 8, 8, 3)
     assert found.probs.shape == (3, 1, 3, 2, 2)

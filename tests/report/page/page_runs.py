@@ -15,7 +15,7 @@ from attnconv.config import Config, compose
 from attnconv.data.dataset import load_dataset
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import HeadWatcher
-from attnconv.runs.load import build_untrained, load_trained
+from attnconv.runs.load import build_untrained, load
 from attnconv.runs.records import FORMAT
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
@@ -51,7 +51,7 @@ def run_folders() -> dict[str, Path]:
     fixed += ["logger=none", "precision=fp32", "epochs=2"]
     configs = {kind: compose([*fixed, f"name={kind.replace(' ', '_')}", *more]) for kind, more in KINDS.items()}
     folders = {kind: write_run(config) for kind, config in configs.items()}
-    found = probe(load_trained(folders["quadratic"]), images=8, fit_images=20)
+    found = probe(load(folders["quadratic"]), images=8, fit_images=20)
     (folders["quadratic"] / "probe.json").write_text(compact({"dirty": False, "images": 8, "fit_images": 20} | found))
     return folders
 

@@ -15,7 +15,7 @@ from attnconv.analysis.heads import DECIMALS, attention_mixers, mixer_inputs
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.report.page.images import first_of_each_class, read_images
-from attnconv.runs.load import load, load_trained
+from attnconv.runs.load import load
 from conftest import REPOSITORY
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ def as_in_the_page(trained):
 
 @pytest.mark.parametrize("kind", [*POSITION, *CONTENT])
 def test_attention_maps_match_pytorch_at_every_query_pixel(computed, kind):
-    trained = as_in_the_page(load_trained(run_folders()[kind]))
+    trained = as_in_the_page(load(run_folders()[kind]))
     image = next(trained.data.test.batches(len(trained.data.test)))[0]
     first = first_of_each_class(trained.data, "arrays").places[:1]
     inputs = mixer_inputs(trained.model, image[first])
@@ -65,7 +65,7 @@ def test_attention_maps_match_pytorch_at_every_query_pixel(computed, kind):
 
 @pytest.mark.parametrize("kind", [*POSITION, *CONTENT])
 def test_logits_and_predictions_match_pytorch(computed, kind):
-    trained = load_trained(run_folders()[kind])
+    trained = load(run_folders()[kind])
     images = next(trained.data.test.batches(len(trained.data.test)))[0]
     with torch.no_grad():
         expected = trained.model(images[first_of_each_class(trained.data, "arrays").places]).numpy()

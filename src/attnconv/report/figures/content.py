@@ -8,7 +8,7 @@ from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.data.dataset import normalize
 from attnconv.report.figures.data import ImageMaps, Weights
 from attnconv.report.figures.maps import of_images
-from attnconv.runs.load import Trained, load_trained
+from attnconv.runs.load import Trained, load
 
 # Test images of CIFAR-10 (horse, frog, ship), and queries as shares of height and width; for other data, the first
 # three.
@@ -20,9 +20,9 @@ def from_weights(found: Weights) -> Figure:
     """Draw the attention of the heads in three test images.
 
     Raises:
-        DataError, FileError, RunFolderError: see attnconv.runs.load.load_trained.
+        DataError, FileError, RunFolderError: see `load`.
     """
-    return of_images(image_maps(load_trained(found.folder, weights=found.file), found.title))
+    return of_images(image_maps(load(found.folder, weights=found.file), found.title))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """How convolutional trained attention is, layer by layer (scripts/probe.py)."""
 
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def _draw(axis: Axes, share: Share, runs: list[list[float]]) -> None:
     """Draw the runs as marks, and their mean as a line."""
     color, marker = look(share.model)
     layers = range(1, len(runs[0]) + 1)
-    dots = {"color": color, "marker": marker, "markersize": 3.5,
+    dots: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3.5,
             "markerfacecolor": color if share.corrected else "white"}  # fmt: skip
     for values in runs:
         axis.plot(layers, [100 * value for value in values], linestyle="", **dots)

@@ -17,7 +17,7 @@ from attnconv.report.figures.data import History, Maps, Share, Shares
 from attnconv.report.figures.results import read_maps
 from attnconv.report.figures.style import FORMATS, save
 from attnconv.runs.folder import run_name
-from attnconv.runs.load import load_trained, read_run_config
+from attnconv.runs.load import load, read_run_config
 from attnconv.runs.records import read_lines
 
 
@@ -89,7 +89,7 @@ def _figures(folder: Path, history: History, root: str | None, trusted: Sequence
 
 def _of_images(folder: Path, title: str, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     """Yield attention in single images, for networks whose attention depends on them."""
-    trained = load_trained(folder, root, trusted=trusted)
+    trained = load(folder, root, trusted=trusted)
     if all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
         return
     try:
