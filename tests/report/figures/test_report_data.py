@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from attnconv.files import FileError, read_csv
-from attnconv.report.evidence import Evidence
+from attnconv.report.evidence import Arm, Evidence
 from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
 from attnconv.report.figures.results import Results
@@ -70,6 +70,23 @@ def test_missing_data_gives_no_figure_and_damaged_data_an_error(tmp_path):
     (tmp_path / "theorem/calibration.json").write_text('{"rows": [{"attention": "even"}]}')
     with pytest.raises(FileError, match=r"calibration\.json lacks 'conv3'"):
         levels(empty)
+
+
+def test_the_first_table_of_readme_matches_the_data():
+    table = re.search(r"\| test accuracy after 20 epochs .*?\n\n", (REPOSITORY / "README.md").read_text(), re.DOTALL)[0]
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[2:-1]]
+    evidence = Evidence(RESULTS.path, RESULTS.runs)
+    for column, (name, fraction) in enumerate((("table1", 1.0), ("data_size_epochs_20", 0.25))):
+        control, *others = (Arm((name,), model, fraction=fraction)
+                            for model in ("conv3x3", "sa_quadratic", "sa_learned", "sa_learned_content"))  # fmt: skip
+        for row, other in zip(rows[1:], others, strict=True):
+            contrast = evidence.contrast(other, control)
+            assert row[column] == ("not run" if contrast is None else str(contrast.gap).partition(", n=")[0])
+            if contrast is not None:
+                accuracies = [run["test_acc"] for run in evidence.runs(control, contrast.precision).values()]
+                assert rows[0][column] == f"{sum(accuracies) / len(accuracies):.1%}"
+                count = ["", "one seed", "two seeds", "three seeds"][len(accuracies)]
+                assert f"({'float32' if contrast.precision == 'fp32' else 'bf16'}, {count})" in table
 
 
 def test_readme_numbers_match_the_data():
