@@ -155,7 +155,7 @@ def test_a_nonfinite_loss_stops_the_run(tiny):
     config = tiny("recipe=paper", "recipe.lr=1e30", "recipe.warmup=0", "precision=fp32")
     with pytest.raises(
         Diverged,
-        match=r"the (loss|gradient) of step \d \(epoch 1, batch \d of 3\) is not finite; lower recipe\.lr=1e\+30",
+        match=r"the (loss|gradient) of step \d \(epoch 1, batch \d of 3\) is not finite; lower recipe\.lr \(now",
     ):
         run(config)
     assert json.loads(read(config, "result.json"))["status"] == "failed"

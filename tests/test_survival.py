@@ -192,7 +192,8 @@ def test_a_nonfinite_loss_error_names_the_step_batch_and_checkpoint(tiny, monkey
 
 
 @pytest.mark.parametrize(
-    ("part", "setting"), [("train_epoch", "recipe.batch_size=16"), ("evaluate", "eval_batch_size=250")]
+    ("part", "setting"),
+    [("train_epoch", r"recipe.batch_size \(now 16\)"), ("evaluate", r"eval_batch_size \(now 250\)")],
 )
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]

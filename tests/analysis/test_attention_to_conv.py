@@ -53,7 +53,9 @@ def test_attention_that_is_not_a_convolution_is_refused():
     soft = hard_attention([(0, 0), (1, 1)])
     with torch.no_grad():
         soft.encoding.spreads[1] = 1.0
-    with pytest.raises(Inconvertible, match=r"head 1 is not a tap of a convolution: .* only 0\.\d+ is at its shift"):
+    with pytest.raises(
+        Inconvertible, match=r"head 1 is not a tap of a convolution: .* only 0\.\d+ of its attention is on the shift"
+    ):
         convolution_from_attention(soft, 7, 8)
     with pytest.raises(Inconvertible, match="head 0 is not a tap"):  # between two pixels
         convolution_from_attention(hard_attention([(0.5, 0)]), 7, 8)

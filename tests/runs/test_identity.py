@@ -29,7 +29,7 @@ CLOCKS = ("timing.jsonl", "result.json")
 def test_a_corrected_run_replaces_one_that_failed_before_any_checkpoint(tiny, capsys):
     wrong = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=1e30", "precision=fp32")
     right = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=0.01", "precision=fp32")
-    with pytest.raises(Diverged, match=r"lower recipe\.lr=1e\+30$"):
+    with pytest.raises(Diverged, match=r"lower recipe\.lr \(now 1e\+30\)$"):
         run(wrong)
     folder = run_folder_path(wrong)
     for stale in ("heads.png", "probe.json", ".wandb-id"):
