@@ -33,6 +33,13 @@ runs on all images at equal epochs are those of `experiment=table1`. All models 
 """
 
 
+# The runs that `components_text` needs.
+GRID = (
+    "`python train.py -m scale=mini model=conv3x3 match=parameters data.fraction=0.01 seed=0,1,2 "
+    "data.subset_seed=0,1,2 name='grid_${data.subset_seed}' eval_every=20 logger=none`"
+)
+
+
 def data_size_page(rows: Iterable[Row], trials: list[dict[str, str]]) -> str:
     """Return results/data_size.md.
 
@@ -183,10 +190,11 @@ def components_text(rows: Iterable[Row]) -> str:
             found = components(values)
             parts = (f"{part:.2f}" for part in (found.seed, found.subset, found.rest))
             lines.append([f"`{model}`", precision, f"{fraction:.3g}", f"{len(seeds)} x {len(subsets)}", *parts])
-    if lines:
-        return markdown(["model", "precision", "fraction", "seeds x subsets", "seed", "subset", "rest"], lines)
+    what = "Standard deviations, in points, that are due to the seed, to the subset of the images, and to the rest"
+    if not lines:
+        return f"{what}, need runs that cross both. Not run: {GRID}, 9 runs of a minute each on one core.\n"
+    header = ["model", "precision", "fraction", "seeds x subsets", "seed", "subset", "rest"]
     return (
-        "The standard deviations of seed and subset need runs that cross both. Not run: `python train.py -m "
-        "scale=mini model=conv3x3 match=parameters data.fraction=0.01 seed=0,1,2 data.subset_seed=0,1,2 "
-        "name='grid_${data.subset_seed}'`, 9 runs of about a minute each on one core with bf16.\n"
+        f"{what}; estimates below 0 are set to 0, and few\n"
+        f"seeds give rough ones. Command: {GRID}\n\n{markdown(header, lines)}"
     )
