@@ -21,6 +21,7 @@ PLURALS = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "undecided", NOT_RUN:
 KEYS = ("id", "claim", "source", "decided_by", "holds_if", "decide", "command", "cost")
 NEEDED_OF_PART = {"ours", "theirs", "seeds"}
 OF_PART = NEEDED_OF_PART | {"fraction", "scale", "label", "shown"}
+BY_LAYER = re.compile(r" \(by layer [^)]*\)")  # in results/claims.md only
 SHORT = 3  # the table of all claims shows up to this many parts in full
 
 
@@ -225,7 +226,7 @@ def claims_table(verdicts: Iterable[Verdict]) -> str:
         [
             verdict.claim["claim"],
             f"**{verdict.status}**",
-            re.sub(r"<br>", "; ", verdict.number),
+            BY_LAYER.sub("", verdict.number).replace("<br>", "; "),
             f"[{verdict.claim['id']}](results/claims.md#{verdict.claim['id'].lower()})",
         ]
         for verdict in verdicts
