@@ -25,7 +25,7 @@ def require_memory(needed: int, what: str, lower: str) -> None:
     Args:
         needed: bytes.
         what: the thing that needs the memory.
-        lower: settings with their present values, one of which must be lowered.
+        lower: the settings to lower, with their present values.
 
     Raises:
         OutOfMemory: it does not fit.
