@@ -148,6 +148,7 @@ def test_a_size_that_only_the_matched_model_uses_is_not_noted(train):
         ),
         (["recipe=paper", "epochs=2", "recipe.batch_size=1"], None),
         (["model=resnet18", "recipe=paper", "recipe.milestones=[2]", "epochs=2"], None),
+        (["model=resnet18", "recipe=paper", "recipe.milestones=[1]", "epochs=2"], None),
         (["recipe=modern", "epochs=1"], None),
     ],
 )

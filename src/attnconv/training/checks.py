@@ -4,7 +4,7 @@ A network from elsewhere rehearses a few training steps, because only its code k
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,13 +29,11 @@ from attnconv.models.cost import (
 )
 from attnconv.models.layout import place
 from attnconv.runs.checkpoint import check_state
-from attnconv.settings.contradictions import asked_for, unused_by_network
 from attnconv.settings.limits import from_elsewhere, is_ours
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.memory import TRAINING_BYTES, fits, require_memory
 from attnconv.training.precompile import batch_sizes
-from attnconv.training.schedules import lr_factor
 
 FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if a network splits its batch into groups
 
@@ -64,17 +62,6 @@ def check_network(
     return found
 
 
-def check_batch_size(config: Config, images: int) -> tuple[str, ...]:
-    """Return a note if a batch cannot be filled; raise ConfigError if the batch size was set on the command line."""
-    size = config.recipe.batch_size
-    if size <= images:
-        return ()
-    few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
-    if config.data.fraction == 1 and asked_for("recipe.batch_size"):
-        raise ConfigError(f"{few}; set recipe.batch_size={images} or less")
-    return (f"{few}; each step uses all of them",)
-
-
 def check_drawing(model: nn.Module) -> None:
     """Check before a run with attention that its heads can be drawn after it.
 
@@ -87,31 +74,6 @@ def check_drawing(model: nn.Module) -> None:
         import matplotlib.figure  # noqa: F401
     except (ImportError, ValueError) as error:  # ValueError: the variable MPLBACKEND names no backend
         raise ConfigError(f"matplotlib, which draws the heads, cannot be imported: {in_one_line(error)}") from error
-
-
-def still_rates(config: Config, images: int) -> Iterator[str]:
-    """Yield a note for a learning rate that is 0 throughout, or whose milestones are never reached.
-
-    Args:
-        images: training images in an epoch.
-    """
-    recipe, steps = config.recipe, math.ceil(images / config.recipe.batch_size)
-    factor = lr_factor(recipe, config.epochs, images)
-    if recipe.lr_changes == "epoch" and not any(factor(epoch * steps) for epoch in range(config.epochs)):
-        yield f"with epochs={config.epochs}, the learning rate is 0 at all steps: nothing is trained"
-    last = factor(config.epochs * steps - 1)
-    if recipe.schedule == "step" and recipe.milestones and last == factor(0):
-        yield (
-            f"recipe.milestones={recipe.milestones} are after epochs={config.epochs}: the learning rate stays at "
-            f"{recipe.lr * last:g}"
-        )
-
-
-def unused_settings(config: Config) -> Iterator[str]:
-    """Yield a note for each setting of the command line that other networks use, and this one does not."""
-    for key, value in unused_by_network(config):
-        if asked_for(key):
-            yield f"{key}={value} has no effect on model={config.model['name']}"
 
 
 def _check_memory(config: Config, node: dict[str, Any], data: DataSet) -> None:

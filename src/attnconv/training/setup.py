@@ -21,10 +21,11 @@ from attnconv.models.match import Match, resolve_node
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
-from attnconv.training.checks import check_batch_size, check_drawing, check_network, still_rates, unused_settings
+from attnconv.training.checks import check_drawing, check_network
 from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
 from attnconv.training.memory import is_out_of_memory
+from attnconv.training.notes import notes_on
 from attnconv.training.optimizers import build_optimizer
 from attnconv.training.precompile import batch_sizes, precompile, training_shapes
 from attnconv.training.whitening import whiten_stem
@@ -133,8 +134,7 @@ def _prepare(config: Config) -> Setup:
         with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
     check_drawing(model)
-    images = data.epoch_images
-    notes = (*check_batch_size(config, images), *still_rates(config, images), *unused_settings(config))
+    notes = notes_on(config, data.epoch_images)
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)
