@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--alpha", type=above_zero, help="sharpness of the heads, in 1/pixels^2 (default: exact in float32)"
     )
-    parser.add_argument("--batch", type=positive, default=100, help="test images per batch")
+    parser.add_argument("--batch", type=positive, default=100, help="test images per batch (default: 100)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--json", type=a_path, help="write the numbers to this file (default for a run: its folder)")
     parser.add_argument(

@@ -86,8 +86,8 @@ def main() -> None:
         "Made by `python scripts/long_range.py OUTPUTS` from the runs of `python train.py experiment=long_range` at "
         f"commit\n{commits} (see results/README.md): scale=mini, {rows[0]['train_images']:,} training images, "
         f"{rows[0]['epochs']} epochs,\none seed, {rows[0]['precision']}. Numbers are test accuracies. *Italic*: beyond "
-        "the limit, where no pixel sees both marks of some\npairs. The first row is a baseline that counts marks by "
-        "color and position, and never compares two of them\n"
+        "the limit: for some pairs, no position\nof the last layer sees both marks. The first row is a baseline that "
+        "counts marks by color and position, and never\ncompares two of them "
         "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
     )
     table = long_range_table(read_csv(path))

@@ -1,10 +1,10 @@
 """Measure the cost and the receptive field of untrained models. Writes results/models.csv and results/models.md.
 
-    python scripts/model_table.py              ten minutes on two CPU cores, most of them for the measured exponents
+    python scripts/model_table.py              20 minutes on two CPU cores, most of them for the measured exponents
     python scripts/model_table.py --only sa_quadratic conv3x3 --results /tmp
 
 Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that training
-keeps per image; the exponent of time in the number of pixels, in theory and measured on this machine; the receptive
+keeps per image; the exponent of time in the number of pixels, in theory and measured three times; the receptive
 field in pixels after 1 to 6 layers, in theory and in effect; how a layer responds to shifted and shuffled maps (0:
 equivariant, 1: not at all); whether its kernels depend on the content. `attnconv.analysis.profile` has the
 definitions.
@@ -19,6 +19,7 @@ from attnconv.report.tables import models_table
 from attnconv.settings.arguments import RESULTS, ScriptParser, check_names
 
 SCALES = ("paper", "mini")
+REPEATS = 3  # of the measured exponent
 
 
 def measured(models: list[str]) -> list[dict[str, Any]]:
@@ -27,7 +28,8 @@ def measured(models: list[str]) -> list[dict[str, Any]]:
 
     rows = []
     for name in models:
-        fields = receptive_field_row(name) | {"growth_measured": f"{growth(name):.2f}"}
+        exponents = " ".join(f"{growth(name):.2f}" for _ in range(REPEATS))
+        fields = receptive_field_row(name) | {"growth_measured": exponents}
         for scale in SCALES:
             node = compose([f"model={name}", f"scale={scale}"]).model
             rows.append({"model": name, "scale": scale, **cost_row(node), **fields})
@@ -58,9 +60,9 @@ def main() -> None:
         "# Cost and receptive field of all models\n\n",
         "Made by `python scripts/model_table.py`: untrained models, 32 x 32 images.\n",
         f"Measured exponents and activations: {hardware}.\nReceptive fields are measured for six layers at width 64 ",
-        "(fully_connected: 16) on 16 x 16 positions, and for convolutional\nnetworks at width 16, at both scales. ",
-        "At paper scale, recipe=paper has dropout on probabilities, so the separable\nproduct does not apply; the ",
-        "exponents are those of the faster product, without dropout.\n",
+        "(fully_connected: 16) on 16 x 16 positions of 2 x 2\npixels, as at paper scale, and for convolutional ",
+        "networks at width 16. At paper scale, recipe=paper has dropout\non probabilities, so the separable product ",
+        "does not apply; the exponents are those of the faster product, without\ndropout.\n",
     ]
     for scale in SCALES:
         table = models_table(read_csv(path), scale)

@@ -64,6 +64,9 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str], out:
     err.close()
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False, buffering=1)
     sys.argv = arguments
+    # timm imports wandb, whose folder for media the first fork to end would remove from all others.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+        del sys.modules[name]
     places = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:0] = [str(Path(folder, arguments[0]).parent), *places]
     try:

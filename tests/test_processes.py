@@ -43,6 +43,13 @@ def test_an_exception_gives_a_traceback_and_exit_code_1(tmp_path):
     assert finished.stderr.splitlines()[-1] == "ValueError: wrong"
 
 
+def test_scripts_do_not_share_temporary_folders_of_libraries(tmp_path):
+    (tmp_path / "media.py").write_text(
+        "import timm, wandb.sdk.data_types._private as private\nopen(private.MEDIA_TMP.name + '/file', 'w').close()"
+    )
+    assert [run_script("media.py", cwd=tmp_path, env=os.environ).stderr for _ in range(2)] == ["", ""]
+
+
 def test_signals_reach_the_script(tmp_path):
     handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
     (tmp_path / "waits.py").write_text(f"import signal, sys\n{handler}\nprint('ready', flush=True)\nsignal.pause()")

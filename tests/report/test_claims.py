@@ -7,7 +7,17 @@ from fabricated import CLAIMS, LOW, RESULTS, higher, row, seeds, verdict
 
 from attnconv.config import CONFIGS
 from attnconv.files import FileError, read_yaml
-from attnconv.report.claims import Claim, claims_page, claims_table, judge, read_claims
+from attnconv.report.claims import (
+    FAILS,
+    NOT_RUN,
+    Claim,
+    Part,
+    Verdict,
+    claims_page,
+    claims_table,
+    judge,
+    read_claims,
+)
 from attnconv.report.deciders import DECIDERS
 from attnconv.report.evidence import Evidence
 from attnconv.sweeps.study import rows
@@ -115,3 +125,13 @@ def test_readme_table_lists_only_readme_claims_with_links():
     line = claims_table([verdict("A1"), verdict("A4")]).splitlines()
     assert len(line) == 3
     assert line[2].endswith("| **not run** |  | [A1](results/claims.md#a1) |")
+    partial = Verdict(CLAIMS["L1"], [Part(FAILS, "one"), Part(NOT_RUN, "other")])
+    assert "| **does not hold**; some parts not run | one |" in claims_table([partial])
+
+
+def test_notes_on_a_claim_are_on_its_page():
+    noted = [claim for claim in CLAIMS.values() if "note" in claim]
+    page = claims_page([Verdict(claim, []) for claim in noted])
+    assert noted
+    for claim in noted:
+        assert f"- Note: {claim['note']}\n" in page

@@ -34,6 +34,10 @@ IDLE = [
     ("logger=none logger.group=a", "logger.group=a has no effect: logger=none does not use it"),
     ("logger=trackio logger.entity=a", "logger.entity=a has no effect: logger=trackio does not use it"),
     ("match_model=resnet10", "match_model=resnet10 has no effect: match is null"),
+    (
+        "model=resnet10 model.width=8 match=parameters",
+        "model.width=8 has no effect: match=parameters chooses the width",
+    ),
 ]
 
 
@@ -61,6 +65,7 @@ def test_contradictions_are_one_line_errors(refused, overrides):
         "recipe=modern model=conv3x3",  # sets centers_lr
         "recipe=paper model=resnet18 recipe.schedule=cosine",  # sets milestones
         "eval_mirrored=false data.flip=false",
+        "model=conv3x3 model.width=32 match=parameters",  # changes the proportion of model.width and model.hidden
         "recipe.centers_lr=0.1 model=sa_gated",
         "scale.layers=3 recipe.dropout=0.5 model=resnet18",  # all models share these: there is a note instead
         "logger=trackio logger.group=a",

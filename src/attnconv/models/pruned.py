@@ -1,8 +1,8 @@
 """Prune the degenerate heads of a finished network, to train it further (the paper's Figure 13).
 
 A head is degenerate if it attends uniformly, or along a line: the largest eigenvalue of its inverse covariance S S^T is
-    below 1e-5, or its condition number is above a limit, which is 1000 in the published code. Pruning changes the
-    network's function; training at a tenth of the learning rate compensates for this.
+below 1e-5, or its condition number is above a limit, which is 1000 in the published code. Pruning changes the network's
+function; training at a tenth of the learning rate compensates for this.
 """
 
 from pathlib import Path

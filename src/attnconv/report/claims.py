@@ -47,7 +47,10 @@ class Part:
 
 
 class Claim(dict[str, Any]):
-    """A claim and the rule that decides it, with the fields of results/claims.yaml."""
+    """A claim and the rule that decides it, with the fields of results/claims.yaml.
+
+    `note` and `evidence` may be left out, and each rule (`decide`) reads fields of its own.
+    """
 
     def __missing__(self, key: str) -> NoReturn:
         raise FileError(f"claims.yaml: claim {self.get('id', '?')} lacks {key}")
@@ -74,11 +77,16 @@ class Verdict:
         return any(part.status == NOT_RUN for part in self.parts if part.decides)
 
     @property
+    def caveat(self) -> str:
+        """Return "; some parts not run" if that limits the verdict."""
+        return "; some parts not run" if self.missing and self.status != NOT_RUN else ""
+
+    @property
     def verdict(self) -> str:
         """Return the status, and the cost of missing runs."""
         if self.status == NOT_RUN:
             return f"not run: {self.claim['cost']}"
-        return f"{self.status}; some parts not run (all parts: {self.claim['cost']})" if self.missing else self.status
+        return f"{self.status}{self.caveat} (all parts: {self.claim['cost']})" if self.missing else self.status
 
     @property
     def number(self) -> str:
@@ -160,13 +168,13 @@ Verdicts: **holds**; **does not hold**; **undecided**: the interval allows both,
 its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32). A comparison that decides nothing is marked
 "for comparison". A claim holds if all of its deciding comparisons hold, and does not hold if one of them does not.
 
-Differences are in percentage points of test accuracy after the last epoch, seed by seed, with Student's 95% interval
+Differences are in percentage points of test accuracy after the last epoch, paired by seed, with Student's 95% interval
 from a standard deviation that is pooled over the models and fractions of the experiment; this assumes equal noise at
 all fractions. "Above 0, by Holm": significant at 5% with Holm's correction over the comparisons of the claim; those
-that have not run count as p = 1. So an interval may exclude 0, and its comparison be undecided. "Within 1 point": the
-whole interval lies between -1 and +1. n: pairs of runs, or runs. For differences under 1 point, McNemar's test compares
-the predictions on the test images, where they were kept. It often finds a difference between two networks of one model,
-too, and no verdict depends on it.
+that have not run count as p = 1. An interval can therefore exclude 0 while its comparison is undecided. "Within 1
+point": the whole interval lies between -1 and +1. n: pairs of runs, or runs. For differences under 1 point, McNemar's
+test compares the predictions on the test images, where they were kept. It often finds a difference even between two
+seeds of one model, and no verdict depends on it.
 
 """
 
@@ -197,6 +205,7 @@ def details(verdict: Verdict) -> str:
         f"{claim['claim']}\n",
         f"- Decided by: {claim['decided_by']}.",
         f"- Holds if: {claim['holds_if']}.",
+        *([f"- Note: {claim['note']}"] if "note" in claim else []),
         f"- Verdict: **{verdict.verdict}**.\n",
     ]
     return "\n".join([f"\n## {claim['id']}\n", *about, *lines]) + "\n"
@@ -225,7 +234,7 @@ def claims_table(verdicts: Iterable[Verdict]) -> str:
     rows = [
         [
             verdict.claim["claim"],
-            f"**{verdict.status}**",
+            f"**{verdict.status}**{verdict.caveat}",
             BY_LAYER.sub("", verdict.number).replace("<br>", "; "),
             f"[{verdict.claim['id']}](results/claims.md#{verdict.claim['id'].lower()})",
         ]

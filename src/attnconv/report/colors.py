@@ -29,7 +29,7 @@ LOOKS = {
     "vgg11_bn": Look(GRAY, "^"),
     "sa_quadratic": Look(VERMILION, "o"),
     "sa_quadratic_generalized": Look(BROWN, "h"),
-    "sa_quadratic_shifts": Look(BROWN, "s"),
+    "sa_quadratic_shifts": Look(OLIVE, "P"),
     "sa_quadratic_copied": Look(BROWN, "D"),
     "sa_quadratic_random": Look(BROWN, "X"),
     "sa_quadratic_pruned": Look(ORANGE, "h"),

@@ -112,7 +112,8 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
         between = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
         effect = f"{estimate.value:+.3f}{between} logits per doubling, n={estimate.n}"
         status = signed(estimate.value) if sure.get(id(estimate)) else UNDECIDED
-        text = f"{what}: {effect} ({protocol.precision})"
+        images = [row["train_images"] for row in protocol.rows if row["model"] == model]
+        text = f"{what}, {min(images):,} to {max(images):,} images: {effect} ({protocol.precision})"
         parts.append(Part(status, text, _folders(protocol, model), value=estimate.value, effect=effect))
     return parts
 

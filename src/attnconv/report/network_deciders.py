@@ -14,6 +14,7 @@ from attnconv.report.stats import Estimate, holm, mean, sign
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
+SCALES = {"largest_logit": "the largest logit", "logits_range": "the range of a logit"}
 Probes = list[tuple[Row, dict[str, Any]]]
 
 
@@ -28,13 +29,15 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
     done = [row for row in swept if "refused" not in row]
     with reading(sweep if swept else evidence.results):
         return [
-            _conversion("trained networks", trained, "largest_logit", 1, claim["tolerance"]),
-            _conversion("networks of timm", done, "logits_range", claim["networks"], claim["tolerance"]),
+            _conversion("trained networks, float32", trained, "largest_logit", 1, claim["tolerance"]),
+            _conversion(
+                "timm networks, random weights, float64", done, "logits_range", claim["networks"], claim["tolerance"]
+            ),
         ]
 
 
 def _conversion(what: str, found: list[dict[str, Any]], scale: str, needed: int, tolerance: float) -> Part:
-    """Return a part for conversions; differences of logits are relative to `scale`."""
+    """Return a part for conversions; differences of logits are relative to `scale`, a name in SCALES."""
     if not found:
         return Part(NOT_RUN, what)
     changed = sum(one["predictions_changed"] for one in found)
@@ -42,7 +45,7 @@ def _conversion(what: str, found: list[dict[str, Any]], scale: str, needed: int,
     fine, few = changed == 0 and worst < tolerance, len(found) < needed
     text = (
         f"{what}: {changed} predictions of {sum(one['images'] for one in found):,} changed, logits within {worst:.1e} "
-        f"relative, n={len(found)}" + (f", {needed} are needed" if few else "")
+        f"of {SCALES[scale]}, n={len(found)}" + (f", {needed} are needed" if few else "")
     )
     return Part(FAILS if not fine else UNDECIDED if few else HOLDS, text)
 
@@ -95,7 +98,9 @@ def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
     probes = evidence.probes("sa_learned_content")
     shares = [_by_layer(found, lambda heads: fmean(head["by_content"] for head in heads)) for _, found in probes]
     above = [min(one.values()) > 0.5 for one in shares]
-    what = "`sa_learned_content`, mini: share by content by layer"
+    before = [_by_layer(found, lambda heads: fmean(h["by_content"] for h in heads), "initial") for _, found in probes]
+    untrained = f" (before training: {_numbers(before)})" if probes else ""
+    what = f"`sa_learned_content`, mini: share by content by layer{untrained}"
     return [_of_seeds(what, claim["seeds"], probes, shares, above)]
 
 
@@ -175,13 +180,18 @@ def _estimate(found: Estimate) -> str:
     return f"{found.value:+.2f}" + (f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "")
 
 
-def _by_layer(found: dict[str, Any], statistic: Any) -> dict[int, float]:
-    """Return a statistic of the trained heads of each layer."""
+def _by_layer(found: dict[str, Any], statistic: Any, weights: str = "trained") -> dict[int, float]:
+    """Return a statistic of the heads of each layer; weights: "initial" or "trained"."""
     heads: dict[int, list[dict[str, Any]]] = {}
     for head in found["heads"]:
-        if head["weights"] == "trained":
+        if head["weights"] == weights:
             heads.setdefault(head["layer"], []).append(head)
     return {layer: statistic(of_layer) for layer, of_layer in sorted(heads.items())}
+
+
+def _numbers(seeds: list[dict[int, float]]) -> str:
+    """Return values by seed and layer as text."""
+    return "; ".join(" ".join(f"{value:.2f}" for value in by_layer.values()) for by_layer in seeds)
 
 
 def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, float]], fine: list[bool]) -> Part:
@@ -189,41 +199,46 @@ def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, flo
     if not probes:
         return Part(NOT_RUN, what)
     few = len(probes) < needed
-    numbers = "; ".join(" ".join(f"{value:.2f}" for value in one.values()) for one in values)
-    text = f"{what}: {numbers}, n={len(probes)}" + (f", {needed} are needed" if few else "")
+    text = f"{what}: {_numbers(values)}, n={len(probes)}" + (f", {needed} are needed" if few else "")
     status = UNDECIDED if few else HOLDS if all(fine) else FAILS
     return Part(status, text, tuple(row["run"] for row, _ in probes))
 
 
 def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if, at each depth, the accuracy is above a level at all distances up to the receptive field."""
-    path = evidence.results / "long_range.csv"
+    """Hold if the accuracy is above a level at all distances up to the receptive field; the claim names the depth."""
+    path, model, deciding = evidence.results / "long_range.csv", claim["model"], claim["layers"]
     cells: dict[tuple[int, int], dict[int, float]] = {}
     if path.exists():
         with reading(path):
             for row in read_csv(path, ("model", "layers", "distance", "limit", "test_acc")):
                 layers, limit, distance = (int(row[name]) for name in ("layers", "limit", "distance"))
-                if row["model"] == claim["model"] and distance <= limit:
+                if row["model"] == model and distance <= limit:
                     cells.setdefault((layers, limit), {})[distance] = float(row["test_acc"])
     parts = []
     for (layers, limit), by_distance in sorted(cells.items()):
-        numbers = ", ".join(f"{accuracy:.0%} at {distance}" for distance, accuracy in sorted(by_distance.items()))
-        what = f"`{claim['model']}`, {counted(layers, 'layer')}, receptive field of {limit} pixels"
+        numbers = ", ".join(f"{accuracy:.1%} at {distance}" for distance, accuracy in sorted(by_distance.items()))
+        what = f"`{model}`, {counted(layers, 'layer')}, receptive field of {limit} pixels"
         status = HOLDS if min(by_distance.values()) > claim["accuracy"] else FAILS
-        parts.append(Part(status, f"{what}: {numbers}, n=1"))
-    return parts or [Part(NOT_RUN, f"`{claim['model']}`")]
+        parts.append(Part(status, f"{what}: {numbers}, n=1", decides=layers == deciding))
+    known = any(part.decides for part in parts)
+    return parts if known else [*parts, Part(NOT_RUN, f"`{model}`, {counted(deciding, 'layer')}")]
 
 
 def exponents(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if the measured exponent of time in the number of pixels is within the margin of the theory."""
-    path, parts = evidence.results / "models.csv", []
+    """Hold if all measured exponents of time in the number of pixels are within the margin of the theory."""
+    path, needed, parts = evidence.results / "models.csv", claim["repeats"], []
     with reading(path):
         growth = {row["model"]: row for row in read_csv(path, ("model", "growth_theory", "growth_measured"))}
         for model in claim["models"]:
-            theory, measured = (float(growth[model][f"growth_{how}"]) for how in ("theory", "measured"))
-            status = HOLDS if abs(measured - theory) <= claim["margin"] else FAILS
-            text = f"`{model}`: {measured:.2f} from 32^2 to 64^2, {theory:g} in theory, n=1"
-            parts.append(Part(status, text, value=measured, effect=f"{measured:.2f}, n=1"))
+            theory = float(growth[model]["growth_theory"])
+            measured = [float(value) for value in growth[model]["growth_measured"].split()]
+            near = [abs(value - theory) <= claim["margin"] for value in measured]
+            few = len(measured) < needed
+            status = UNDECIDED if few or any(near) != all(near) else HOLDS if all(near) else FAILS
+            effect = f"{' '.join(f'{value:.2f}' for value in measured)}, n={len(measured)}"
+            text = f"`{model}`: {theory:g} in theory, from 32^2 to 64^2 {effect}"
+            text += f", {needed} are needed" if few else ""
+            parts.append(Part(status, text, value=median(measured), effect=effect))
     return parts
 
 

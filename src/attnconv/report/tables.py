@@ -82,40 +82,50 @@ def runs_table(results: list[dict[str, Any]]) -> str:
 
 
 def models_table(rows: list[dict[str, str]], scale: str) -> str:
-    """Return costs and receptive fields of all models at one scale, cheapest first, from results/models.csv."""
-    header = [
-        "model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image",
-        "exponent in pixels, theory", "measured", "sees after 1 / 3 / all layers, pixels", "in effect",
-        "shift error", "shuffle error", "kernels see content",
-    ]  # fmt: skip
+    """Return the costs of all models at one scale, cheapest first, from results/models.csv.
+
+    At scale=paper, the table also has their receptive fields, which do not depend on the width.
+    """
+    header = ["model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image"]
+    if whole := scale == "paper":
+        header += [
+            "exponent in pixels, theory", "measured", "sees after 1 / 3 / all layers, pixels", "in effect",
+            "shift error", "shuffle error", "kernels see content",
+        ]  # fmt: skip
     lines = []
     for row in sorted((row for row in rows if row["scale"] == scale), key=lambda row: int(row["flops_full"])):
-        theory, effective = ([fields[0], fields[min(2, len(fields) - 1)], fields[-1]] for fields in
-                             (row["field_theory"].split(), row["field_effective"].split()))  # fmt: skip
-        lines.append(
-            [
-                f"`{row['model']}`",
-                f"{int(row['parameters']):,}",
-                f"{int(row['flops_paper']) / 1e9:.3f}",
-                f"{int(row['flops_full']) / 1e9:.3f}",
-                f"{int(row['activation_bytes']) / 1e6:.1f}",
-                f"{float(row['growth_theory']):g}",
-                f"{float(row['growth_measured']):.2f}",
-                " / ".join(theory),
-                " / ".join(f"{float(side):.0f}" for side in effective),
-                row["shift_error"],
-                row["permutation_error"],
-                row["sees_content"],
-            ]
-        )
+        cells = [
+            f"`{row['model']}`",
+            f"{int(row['parameters']):,}",
+            f"{int(row['flops_paper']) / 1e9:.3f}",
+            f"{int(row['flops_full']) / 1e9:.3f}",
+            f"{int(row['activation_bytes']) / 1e6:.1f}",
+        ]
+        lines.append(cells + _reach(row) if whole else cells)
     return markdown(header, lines)
 
 
+def _reach(row: dict[str, str]) -> list[str]:
+    """Return the cells on the growth of time, the receptive field, and the symmetries of a model."""
+    theory, effective = ([fields[0], fields[min(2, len(fields) - 1)], fields[-1]] for fields in
+                         (row["field_theory"].split(), row["field_effective"].split()))  # fmt: skip
+    return [
+        f"{float(row['growth_theory']):g}",
+        " ".join(f"{float(exponent):.2f}" for exponent in row["growth_measured"].split()),
+        " / ".join(theory),
+        " / ".join(f"{float(side):.0f}" for side in effective),
+        row["shift_error"],
+        row["permutation_error"],
+        row["sees_content"],
+    ]
+
+
 BENCH_HEADER = [
-    "what", "scale, batch, map", "hardware", "speedup, both fp32", "speedup, ours as trained",
+    "what", "scale, batch, map", "hardware", "speedup, both fp32", "speedup, ours in its precision",
     "images/s, published", "images/s, ours",
     "peak MiB, published", "peak MiB, ours", "% of fp32 matmul", "% of bf16 matmul",
 ]  # fmt: skip
+OF_BF16 = ("speedup, ours in its precision", "% of bf16 matmul")
 
 
 def bench_row(line: dict[str, Any]) -> list[str]:
@@ -157,7 +167,11 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
             names = ("device", "precision", "part", "model", "scale", "batch", "compiled", "dropout")
             key = tuple(line.get(name, 0.0) for name in names)
             last[(*key, *line["positions"], *line["overrides"])] = line
-    return markdown(BENCH_HEADER, [bench_row(line) for line in last.values()])
+    rows = [bench_row(line) for line in last.values()]
+    if all(line["precision"] == "fp32" for line in last.values()):  # columns about bf16 would repeat others or be empty
+        kept = [place for place, name in enumerate(BENCH_HEADER) if name not in OF_BF16]
+        return markdown([BENCH_HEADER[place] for place in kept], [[row[place] for place in kept] for row in rows])
+    return markdown(BENCH_HEADER, rows)
 
 
 def long_range_table(rows: list[dict[str, str]]) -> str:

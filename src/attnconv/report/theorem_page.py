@@ -22,8 +22,8 @@ Made by `python scripts/make_tables.py` from conversion.json and probe.json in t
 ## Any convolution can be converted to attention
 
 Each convolution of a trained network is replaced by attention with a quadratic encoding, one head per tap, and both
-networks see the test images in float32. Parameters, FLOPs and time are ratios of attention to convolution. Compare the
-largest difference of a logit with its range over the images, which older runs did not record (empty cells).
+networks see the test images in float32. Parameters, FLOPs and time are ratios of attention to convolution. Judge the
+largest difference of a logit by the range of that logit over the images (not recorded in older runs).
 
 """
 
@@ -31,8 +31,8 @@ SWEEP = """
 ### Twenty families of timm
 
 `python scripts/conv_to_attention.py --sweep --json results/theorem/sweep.json` converts 20 models with random weights,
-in float64. Noise on batch norm statistics and on constant initial values makes all weights count. The images are
-random, of the smallest size from 32 pixels on that the model accepts.
+in float64. We add noise to batch norm statistics and to weights with constant initial values, so that every weight
+affects the output. The images are random, of the smallest size from 32 pixels on that the model accepts.
 
 """
 
@@ -45,6 +45,10 @@ of the probabilities explained by the *shift* alone, the query's *place* (the bo
 layer: the *joint residual*, how far a random 3x3 convolution is from the functions that the heads can compute with
 shared values (0: they can compute all); and the share of the layer's output that the best *K x K* convolution explains,
 corrected for the size of the fit. `attnconv.analysis.conv_similarity` has the definitions.
+
+The K x K shares depend on a layer's inputs and values, too. Before training, the inputs hardly differ between
+positions, so that even uniform attention looks like a small convolution. And the shares fall in training if the heads
+are frozen (`sa_quadratic_random` and `sa_quadratic_shifts` below). The joint residual depends on the heads alone.
 
 ### Calibration
 
@@ -63,8 +67,7 @@ biased low, by up to 2 points, and their weights were not kept, so they cannot b
 SEEDS = """
 ### Means over the layers
 
-Means over seeds; with two or more seeds, ± half of Student's 95% interval of the trained value. One seed
-decides nothing.
+Means over seeds; with two or more seeds, ± half of Student's 95% interval of the trained value.
 """
 
 

@@ -192,7 +192,7 @@ def benchmark_parser(description: str | None) -> ScriptParser:
     """Return the parser of a benchmark of layers, with --device and --rounds."""
     parser = ScriptParser(description)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--rounds", type=positive, default=9, help="9")
+    parser.add_argument("--rounds", type=positive, default=9, help="number of rounds (default: 9)")
     return parser
 
 

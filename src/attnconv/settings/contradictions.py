@@ -66,6 +66,8 @@ def idle_settings(config: "Config") -> Iterator[tuple[str, str]]:
     yield from _idle_logger(config)
     if config.match is None:
         yield "match_model", "match is null; set match=parameters or match=flops"
+    elif "hidden" not in config.model:  # with two widths, both set the proportion that match keeps
+        yield "model.width", f"match={config.match} chooses the width; set match=null"
 
 
 def unused_by_network(config: "Config") -> Iterator[tuple[str, float]]:

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from statistics import fmean
 
 import pytest
 
 from attnconv.files import FileError, read_csv
 from attnconv.report.evidence import Arm, Evidence
 from attnconv.report.examined import PROBE, read_examined
-from attnconv.report.figures.report_data import convolution_shares, levels, needs, timings, verdicts
+from attnconv.report.figures.report_data import convolution_shares, levels, needs, verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import accuracy_by_images
 from conftest import REPOSITORY
@@ -52,19 +53,9 @@ def test_probes_with_uncommitted_changes_are_left_out(tmp_path):
     assert convolution_shares(results) is None
 
 
-def test_layer_timings_come_from_one_commit_of_a_clean_tree(tmp_path):
-    shutil.copy(REPOSITORY / "results/bench.jsonl", tmp_path)
-    published, ours = timings(Results(tmp_path))
-    assert published.positions == ours.positions == [64, 1024, 4096]
-    assert ours.milliseconds[-1] < published.milliseconds[-1]
-    lines = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
-    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(line | {"dirty": True}) + "\n" for line in lines))
-    assert timings(Results(tmp_path)) is None
-
-
 def test_missing_data_gives_no_figure_and_damaged_data_an_error(tmp_path):
     empty = Results(tmp_path)
-    assert verdicts(empty) is timings(empty) is None
+    assert verdicts(empty) is None
     assert levels(empty) == []
     (tmp_path / "theorem").mkdir()
     (tmp_path / "theorem/calibration.json").write_text('{"rows": [{"attention": "even"}]}')
@@ -92,17 +83,31 @@ def test_the_first_table_of_readme_matches_the_data():
 def test_readme_numbers_match_the_data():
     readme = (REPOSITORY / "README.md").read_text()
     probes = Evidence(RESULTS.path, RESULTS.runs).probes("sa_quadratic")
-    assert f"after, on all images ({['', 'one seed', 'two seeds', 'three seeds'][len(probes)]})" in readme
+    assert f"(all images, {['', 'one seed', 'two seeds', 'three seeds'][len(probes)]}), but it also falls" in readme
+    residuals = []
     for weights in ("initial", "trained"):
-        shares = [layer["conv3"] for _, probe in probes for layer in probe["layers"] if layer["weights"] == weights]
+        layers = [layer for _, probe in probes for layer in probe["layers"] if layer["weights"] == weights]
+        shares = [layer["conv3"] for layer in layers]
         assert f"{min(shares):.0%} to {max(shares):.0%}" in readme
-    content = [need.ratio for need in needs(RESULTS)[0].needs if need.model == "sa_learned_content"]
-    assert f"{min(content):.1f} to {max(content):.1f} times" in readme
+        residuals.append(fmean(layer["joint_residual"] for layer in layers))
+    assert "cannot compute grows from {:.0%} to {:.0%} (three seeds)".format(*residuals) in readme
+    assert "cannot compute {:.0%} of a random 3 x 3 kernel before training, and [{:.0%} after]".format(
+        *residuals
+    ) in readme.replace("\n", " ")
+    (random,) = [probe for row, probe in read_examined(RESULTS.path, RESULTS.runs, PROBE)
+                 if row["model"] == "sa_quadratic_random"]  # fmt: skip
+    falls = [fmean(layer["conv3"] for layer in random["layers"] if layer["weights"] == weights)
+             for weights in ("initial", "trained")]  # fmt: skip
+    assert "frozen at random, [from {:.0%} to {:.0%}]".format(*falls) in readme
+    needed = {model: [need.ratio for need in needs(RESULTS)[0].needs if need.model == model]
+              for model in ("sa_quadratic", "sa_learned_content")}  # fmt: skip
+    for model, times in (("sa_quadratic", "times as many images"), ("sa_learned_content", "times")):
+        assert f"{min(needed[model]):.1f} to {max(needed[model]):.1f} {times}" in readme
     by_images = accuracy_by_images(RESULTS)[0].accuracies.values()
     ends = [100 * sum(seeds.values()) / len(seeds) for seeds in (model[5_000] for model in by_images)]
     assert f"{min(ends):.1f}% to {max(ends):.1f}%" in readme
     mini = [row for row in read_csv(RESULTS.path / "models.csv") if row["scale"] == "mini"]
-    (converted,) = re.findall(r"0 predictions of ([\d,]+) changed, logits[^|]*?; networks", readme)
+    (converted,) = re.findall(r"0 predictions of ([\d,]+) changed, logits[^|]*?; timm networks", readme)
     assert f"[0 of {converted} predictions change]" in readme
     weights = {row["model"]: int(row["parameters"]) for row in mini}
     for model, text in (("fully_connected", "100.9M"), ("locally_connected", "14.4M"), ("sa_quadratic", "450,540")):

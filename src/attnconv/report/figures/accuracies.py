@@ -24,22 +24,23 @@ def by_images(protocols: list[ByImages]) -> Figure:
 
 
 def draw_protocol(axis: Axes, protocol: ByImages) -> None:
-    """Draw one protocol; models are slightly offset, so that their dots do not overlap."""
+    """Draw one protocol; dots are slightly offset, so that those of the models do not overlap."""
     count = len(protocol.accuracies)
     for place, (model, by_images) in enumerate(protocol.accuracies.items()):
         color, marker = look(model)
         apart = 1.035 ** (place - (count - 1) / 2)
         sizes = sorted(by_images)
         values = [[100 * value for value in by_images[size].values()] for size in sizes]
-        xs = np.array(sizes) * apart
-        axis.plot(xs, [np.mean(row) for row in values], color=color, label=model, linewidth=1.1)
-        for x, row in zip(xs, values, strict=True):
-            axis.plot([x] * len(row), row, marker, color=color, markersize=2.4, linestyle="", markeredgewidth=0)
+        axis.plot(sizes, [np.mean(row) for row in values], color=color, label=model, linewidth=1.1)
+        for size, row in zip(sizes, values, strict=True):
+            axis.plot(
+                [size * apart] * len(row), row, marker, color=color, markersize=2.4, linestyle="", markeredgewidth=0
+            )
         bands = [shown_interval(row) for row in values]
         known = np.array([band is not None for band in bands])
         low = [band.low if band else np.nan for band in bands]
         high = [band.high if band else np.nan for band in bands]
-        axis.fill_between(xs, low, high, where=known.tolist(), color=color, alpha=0.13, linewidth=0)
+        axis.fill_between(sizes, low, high, where=known.tolist(), color=color, alpha=0.13, linewidth=0)
     ticks = sorted({size for by_images in protocol.accuracies.values() for size in by_images})
     axis.set(xscale="log", xlabel="training images", title=protocol.title)
     axis.set_xticks(ticks, [short(tick) for tick in ticks])

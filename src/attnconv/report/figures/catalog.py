@@ -109,7 +109,6 @@ def _ours() -> list[Entry]:
     compared = "figures.accuracies:compared"
     probe = "python scripts/probe.py RUN, then python scripts/collect.py outputs"
     distances = "python train.py experiment=long_range && python scripts/long_range.py outputs"
-    layers = "python scripts/bench.py --only layer --json results/bench.jsonl"
     return [
         Entry("claims", "make study", report_data.verdicts, "figures.claims:verdicts"),
         Entry("accuracy_by_images", _row("data_size"), study_data.accuracy_by_images, "figures.accuracies:by_images"),
@@ -121,7 +120,6 @@ def _ours() -> list[Entry]:
         ),
         Entry("convolution_share", probe, report_data.convolution_shares, "figures.layers:convolution_share"),
         Entry("growth", "python scripts/model_table.py", study_data.costs, "figures.costs:growth"),
-        Entry("time_by_positions", layers, report_data.timings, "figures.costs:by_positions"),
         Entry("windows", _row("mixers"), study_data.windows, compared),
         Entry("normalizers", _row("normalizers"), study_data.normalizers, compared),
         Entry("long_range", distances, study_data.reaches, "figures.costs:long_range"),

@@ -15,7 +15,10 @@ TEXT = 62  # percent of the width, for the claims
 
 @styled
 def verdicts(found: Verdicts) -> Figure:
-    """Draw one row per claim and one column per verdict; the heading counts the marks of each column."""
+    """Draw one row per claim and one column per verdict; the heading counts the marks of each column.
+
+    Marks are half filled if some parts have not run.
+    """
     count = len(found.rows)
     figure = new_figure(height=0.152 * count + 0.5)
     axis = figure.subplots()
@@ -28,7 +31,8 @@ def verdicts(found: Verdicts) -> Figure:
         color, marker, filled = MARKS[verdict.status]
         face = color if filled else "white"
         axis.add_line(Line2D([columns[verdict.status]], [row], color=color, marker=marker, markersize=5,
-                             markerfacecolor=face, linestyle=""))  # fmt: skip
+                             fillstyle="left" if verdict.partial else "full", markerfacecolor=face,
+                             markerfacecoloralt="white", linestyle=""))  # fmt: skip
     for status, x in columns.items():
         total = sum(verdict.status == status for verdict in found.rows)
         axis.text(x, -1.1, f"{status}\n{total}", fontsize=6, ha="center", va="center")

@@ -1,4 +1,4 @@
-"""Costs and reach of mixers: time and memory by pixels, and the distance task."""
+"""Costs and reach of mixers: growth with the number of pixels, and the distance task."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -6,9 +6,9 @@ from matplotlib.lines import Line2D
 
 from attnconv.config import DataConfig
 from attnconv.data.synthetic_pairs import accuracy_of_counting
-from attnconv.report.colors import BLUE, VERMILION, look
-from attnconv.report.figures.data import Cost, Reach, Timing
-from attnconv.report.figures.style import new_figure, panels, set_title, styled
+from attnconv.report.colors import BLUE, look
+from attnconv.report.figures.data import Cost, Reach
+from attnconv.report.figures.style import new_figure, panels, styled
 
 
 @styled
@@ -18,12 +18,11 @@ def growth(costs: list[Cost]) -> Figure:
     figure = new_figure(height=0.155 * len(costs) + 0.9)
     time, memory = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
     for row, cost in enumerate(costs):
-        color, marker = look(cost.model)
-        time.plot([cost.theory, cost.measured], [row, row], color=color, linewidth=0.8)
+        time.plot([cost.theory, cost.measured], [row, row], color=BLUE, linewidth=0.8)
         time.plot(cost.theory, row, "|", color="black", markersize=7)
-        time.plot(cost.measured, row, marker, color=color, markersize=3.8)
-        memory.plot([0.01, cost.megabytes], [row, row], color=color, linewidth=0.8)
-        memory.plot(cost.megabytes, row, marker, color=color, markersize=3.8)
+        time.plot(cost.measured, row, "o", color=BLUE, markersize=3.8)
+        memory.plot([0.01, cost.megabytes], [row, row], color=BLUE, linewidth=0.8)
+        memory.plot(cost.megabytes, row, "o", color=BLUE, markersize=3.8)
     time.set_yticks(range(len(costs)), [cost.model for cost in costs], fontsize=6.2)
     time.set(xlabel="exponent of time in the number of pixels", xlim=(0.4, 2.6), ylim=(len(costs) - 0.4, -0.6))
     time.set_title("stroke: theory, mark: measured")
@@ -31,25 +30,6 @@ def growth(costs: list[Cost]) -> Figure:
     for axis in (time, memory):
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", visible=False)
-    return figure
-
-
-@styled
-def by_positions(timings: list[Timing]) -> Figure:
-    """Draw time and memory of one attention layer against positions, published and ours."""
-    figure = new_figure(height=2.5)
-    axes = figure.subplots(1, 2)
-    for timing, color, marker in zip(timings, (BLUE, VERMILION), "so", strict=True):
-        for axis, values in zip(axes, (timing.milliseconds, timing.megabytes), strict=True):
-            axis.plot(timing.positions, values, color=color, marker=marker, markersize=3.8, label=timing.side)
-    positions = timings[0].positions
-    for axis, label in zip(axes, ("time (ms)", "peak memory (MB)"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="positions of the map", ylabel=label)
-        axis.set_xticks(positions, [f"{count:,}" for count in positions])
-        axis.minorticks_off()
-        axis.yaxis.set_major_formatter("{x:,g}")
-    axes[0].legend()
-    set_title(figure, f"One layer of sa_quadratic, one image ({timings[0].hardware})")
     return figure
 
 

@@ -15,7 +15,7 @@ def by_epoch(found: Curves) -> Figure:
     """Draw test accuracy by epoch, one thin line per seed."""
     figure, axis = _seeds(found)
     axis.set_xlabel("epoch")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 
@@ -30,6 +30,9 @@ def by_minutes(found: Curves) -> Figure:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
+    lowest = axis.get_ylim()[0]
+    shown = [at for one in found.curves for at, by in zip(one.at, one.accuracy, strict=True) if 100 * by >= lowest]
+    axis.set_xlim(left=0.8 * min(shown))
     return figure
 
 

@@ -240,11 +240,12 @@ class Shares:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's `name` and its verdict."""
+    """A claim's `name` and its verdict; `partial` if some deciding parts have not run."""
 
     name: str
     claim: str
     status: str
+    partial: bool
 
 
 @dataclass(frozen=True)
@@ -270,22 +271,6 @@ class Needs:
 
     title: str
     needs: list[Need]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One attention layer: time and memory of one image, forward and backward, by positions of its map.
-
-    Attributes:
-        side: published or ours.
-        hardware: and precision.
-    """
-
-    side: str
-    hardware: str
-    positions: list[int]
-    milliseconds: list[float]
-    megabytes: list[float]
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,11 @@ def as_printed(heads: Gaussians, columns: int = 3) -> Figure:
                     axis.contour(shifts, shifts, probs, [level], colors=[head_color(head)],
                                  linestyles=["dotted" if mass > 0.5 else style], linewidths=width)  # fmt: skip
         axis.plot(0, 0, "s", color="black", markersize=4, zorder=4)
-        axis.set(title=f"layer {layer + 1}", aspect="equal", xticks=[], yticks=[])
-    set_title(figure, f"{heads.title}; drawn the paper's way")
+        ticks = (shifts[0], 0, shifts[-1])
+        axis.set(title=f"layer {layer + 1}", aspect="equal", xticks=ticks, yticks=ticks)
+        axis.tick_params(labelsize=7, length=2.5, width=0.6)
+        _label_shifts(axis)
+    set_title(figure, f"{heads.title}, as printed")
     return figure
 
 

@@ -36,13 +36,14 @@ def convolution_share(found: Shares) -> Figure:
 
 
 def _draw(axis: Axes, share: Share, runs: list[list[float]]) -> None:
-    """Draw the runs as marks, and their mean as a line."""
+    """Draw the runs as marks, and their mean as a line, which is dashed for a single run."""
     color, marker = look(share.model)
     layers = range(1, len(runs[0]) + 1)
     dots: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3.5,
             "markerfacecolor": color if share.corrected else "white"}  # fmt: skip
     for values in runs:
         axis.plot(layers, [100 * value for value in values], linestyle="", **dots)
-    axis.plot(layers, [100 * fmean(of_layer) for of_layer in zip(*runs, strict=True)], color=color)
+    axis.plot(layers, [100 * fmean(of_layer) for of_layer in zip(*runs, strict=True)], color=color,
+              linestyle="-" if len(runs) > 1 else "--")  # fmt: skip
     axis.plot([], [], label=share.label, **dots)
     axis.set_xticks(layers)

@@ -5,11 +5,11 @@ Each loader returns its figure's data, or None if runs are missing. This module 
 
 from typing import Any
 
-from attnconv.files import read_json, read_json_lines, reading
+from attnconv.files import read_json, reading
 from attnconv.report.data_size import LEVELS
 from attnconv.report.deciders import judged
 from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examined
-from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Timing, Verdict, Verdicts
+from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Verdict, Verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import place
 from attnconv.report.protocols import Protocol, protocols
@@ -28,7 +28,7 @@ def verdicts(results: Results) -> Verdicts | None:
     found, errors = judged(results.path, results.runs)
     if errors:
         raise errors[0]
-    return Verdicts([Verdict(one.claim["id"], one.claim["claim"], one.status) for one in found])
+    return Verdicts([Verdict(one.claim["id"], one.claim["claim"], one.status, bool(one.caveat)) for one in found])
 
 
 def needs(results: Results) -> list[Needs] | None:
@@ -73,34 +73,3 @@ def levels(results: Results) -> list[Level]:
     with reading(path):
         of_kind = {kind: [row["conv3"] for row in rows if row["attention"] == kind] for kind in KNOWN}
         return [Level(KNOWN[kind], min(values), max(values)) for kind, values in of_kind.items()]
-
-
-def timings(results: Results) -> list[Timing] | None:
-    """Return time and memory of one layer by positions, published and ours, of the commit with most measurements."""
-    path = results.path / "bench.jsonl"
-    if not path.exists():
-        return None
-    with reading(path):
-        lines = [line for line in read_json_lines(path) if _is_layer(line)]
-        commits = [line["commit"] for line in lines]
-        if not lines:
-            return None
-        best = max(dict.fromkeys(commits), key=commits.count)
-        lines = sorted((line for line in lines if line["commit"] == best), key=lambda line: line["positions"])
-        return [_timing(lines, side) for side in ("published", "ours")]
-
-
-def _is_layer(line: dict[str, Any]) -> bool:
-    """Return whether a line of bench.jsonl is of one mini layer of quadratic attention, without uncommitted changes."""
-    wanted = {"part": "layer", "model": "sa_quadratic", "scale": "mini", "dirty": False}
-    return wanted.items() <= line.items()
-
-
-def _timing(lines: list[dict[str, Any]], side: str) -> Timing:
-    return Timing(
-        side,
-        f"{lines[0]['precision']} on {lines[0]['device']}",
-        [line["positions"][0] * line["positions"][1] for line in lines],
-        [1000 * line[side]["seconds"]["median"] / line["batch"] for line in lines],
-        [line[side]["peak_bytes"] / line["batch"] / 1e6 for line in lines],
-    )

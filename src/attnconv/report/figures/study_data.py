@@ -4,6 +4,7 @@ This module does not import matplotlib.
 """
 
 from collections.abc import Hashable
+from statistics import median
 
 from attnconv.files import read_csv, reading
 from attnconv.report.figures.data import ByImages, Cost, Curves, Group, Groups, Overview, Reach
@@ -128,11 +129,15 @@ def costs(results: Results) -> list[Cost] | None:
         return None
     with reading(path):
         return [
-            Cost(row["model"], float(row["growth_theory"]), float(row["growth_measured"]),
+            Cost(row["model"], float(row["growth_theory"]), _median(row["growth_measured"]),
                  int(row["activation_bytes"]) / 1e6)
             for row in read_csv(path)
             if row["scale"] == "paper"
         ]  # fmt: skip
+
+
+def _median(numbers: str) -> float:
+    return median(float(number) for number in numbers.split())
 
 
 def reaches(results: Results) -> list[Reach] | None:

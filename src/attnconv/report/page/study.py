@@ -59,7 +59,7 @@ def claims(results: Path, rows: list[dict[str, Any]], errors: list[str]) -> list
     verdicts, wrong = judged(results, rows)
     errors += [str(error) for error in wrong if str(error) not in errors]
     return [
-        {"id": one.claim["id"], "claim": one.claim["claim"], "status": one.status}
+        {"id": one.claim["id"], "claim": one.claim["claim"], "status": one.status + one.caveat}
         | {"number": one.number.replace("<br>", "; ").replace("`", ""), "command": one.claim["command"]}
         for one in verdicts
     ]
