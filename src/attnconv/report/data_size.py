@@ -192,9 +192,7 @@ def components_text(rows: Iterable[Row]) -> str:
             found = components(values)
             parts = (f"{part:.2f}" for part in (found.seed, found.subset, found.rest))
             lines.append([f"`{model}`", precision, f"{fraction:.3g}", f"{len(seeds)} x {len(subsets)}", *parts])
-    what = (
-        "Standard deviations, in points, due to the seed, to the subset of the images, and to both (rest)"
-    )
+    what = "Standard deviations, in points, due to the seed, to the subset of the images, and to both (rest)"
     if not lines:
         return f"{what}, need runs that cross both. Not run: {GRID}, 9 runs of a minute each on one core.\n"
     header = ["model", "precision", "fraction", "seeds x subsets", "seed", "subset", "rest"]

@@ -265,5 +265,17 @@ def test_data_points_of_the_study_show_their_command_and_run(visit):
     page.keyboard.press("ArrowRight")
     said.append(page.inner_text("#data-size .readout"))
     assert said[0] != said[1]
-    page.locator("#curves select").select_option(index=1)
+    page.get_by_label("Trained for").select_option(index=1)
     assert "protocol" in choices(page)
+
+
+def test_runs_of_equal_images_and_epochs_share_a_chart_of_time(visit):
+    page = visit(path=REPOSITORY / "docs" / "index.html")
+    assert {words.split(",")[1] for words in readouts(page)} == {" 50"}
+    page.get_by_label("Runs of").select_option("12500 20")
+    assert {words.split(",")[1] for words in readouts(page)} == {" 12"}
+    assert choices(page)["budget"] == "12500 20"
+
+
+def readouts(page):
+    return page.locator("#minutes circle.mark title").all_text_contents()

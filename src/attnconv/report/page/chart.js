@@ -139,7 +139,7 @@ export function chart(spec) {
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": spec.title, class: "chart" },
     axes({ x, y }, place),
-    levels.map((level) => [
+    levels.map((level) =>
       svg("line", {
         x1: MARGIN.left,
         x2: WIDTH - MARGIN.right,
@@ -148,6 +148,10 @@ export function chart(spec) {
         stroke: "currentColor",
         "stroke-dasharray": "2 4",
       }),
+    ),
+    series.map((line) => drawSeries(line, place)),
+    marks.map((mark) => drawMark(mark, mark.color, place)),
+    levels.map((level) =>
       svg(
         "text",
         {
@@ -156,12 +160,11 @@ export function chart(spec) {
           "text-anchor": "end",
           "font-size": 11,
           fill: "currentColor",
+          class: "halo",
         },
         level.text,
       ),
-    ]),
-    series.map((line) => drawSeries(line, place)),
-    marks.map((mark) => drawMark(mark, mark.color, place)),
+    ),
   );
   const { line, say } = readout();
   walkable(picture, marks, (mark) => say(spec.about ? spec.about(mark, say) : mark.text));

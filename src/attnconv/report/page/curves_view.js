@@ -1,4 +1,4 @@
-// The study's numbers: accuracy against data and against time, and what they decide of the claims.
+// The study's numbers: the claims that they decide, and accuracy against data and against time.
 
 import { chart } from "./chart.js";
 import { modelColor } from "./colors.js";
@@ -68,13 +68,14 @@ export function curvesSection(page) {
     html("h2", {}, "How much data, how much time?"),
     html("p", {}, LEAD),
     parts,
-    timeChart(data.points),
-    data.claims ? claimsTable(data.claims) : null,
+    timeFigure(page),
   );
 }
 
-/** Which claims hold: a table, each claim with a link to all that is behind it. */
-function claimsTable({ page, rows }) {
+/** The section with all claims in a table, each with a link to all that is behind it; null without claims. */
+export function claimsSection({ data }) {
+  if (!data.claims) return null;
+  const { page, rows } = data.claims;
   const body = rows.map(({ id, claim, status, number, command }) => [
     html("a", { href: placeOf({ link: `${page}#${id.toLowerCase()}` }) }, id),
     claim,
@@ -83,9 +84,9 @@ function claimsTable({ page, rows }) {
     html("code", {}, command),
   ]);
   return html(
-    "div",
+    "section",
     { id: "claims" },
-    html("h3", {}, "Which claims hold?"),
+    html("h2", {}, "Which claims hold?"),
     html("p", {}, CLAIMS_LEAD),
     table("Claims and verdicts", CLAIM_COLUMNS, body),
     html("div", { className: "row" }, saving("claims", {}, () => ({ header: CLAIM_COLUMNS, rows: body }))),
@@ -158,13 +159,36 @@ function dataChart({ points }, { title, curves, runs }) {
   });
 }
 
+/** Accuracy against time of the runs with as many images and epochs as the reader chooses; first, those with most. */
+function timeFigure({ state, data }) {
+  const budgets = Map.groupBy(data.points, ({ train_images: images, epochs }) => `${images} ${epochs}`);
+  const work = (budget) => budget.split(" ").reduce((product, factor) => product * factor, 1);
+  const names = [...budgets.keys()].toSorted((a, b) => work(b) - work(a));
+  const figure = html("div", {});
+  const chosen = () => (budgets.has(state.values.budget) ? state.values.budget : names[0]);
+  const update = () => figure.replaceChildren(timeChart(budgets.get(chosen())));
+  state.onChange((changed) => changed.has("budget") && update());
+  update();
+  const options = names.map((name) => {
+    const [images, epochs] = name.split(" ").map(Number);
+    return [name, `${thousands(images)} images, ${epochs} ${epochs === 1 ? "epoch" : "epochs"}`];
+  });
+  const control = select("Runs of", options, chosen(), (budget) => state.set({ budget }));
+  return html("div", {}, html("div", { className: "controls" }, control), figure);
+}
+
+const MINUTES = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500];
+
+const ticksWithin = (minutes) =>
+  MINUTES.filter((tick) => tick >= Math.min(...minutes) * 0.98 && tick <= Math.max(...minutes) * 1.02);
+
 function timeChart(points) {
   const models = [...new Set(points.map(({ model }) => model))];
   return chart({
     name: "minutes",
-    title: "Test accuracy by minutes of training, all runs of CIFAR-10 (hollow: wall-clock minutes, not the sum over cores)",
-    x: { label: "minutes", kind: "log", ticks: [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500] },
-    y: { label: "test accuracy", format: share },
+    title: "Test accuracy by minutes of training (hollow: wall-clock minutes, not the sum over cores)",
+    x: { label: "minutes", kind: "log", ticks: ticksWithin(points.map(({ minutes }) => minutes)) },
+    y: { label: "test accuracy", format: (value) => `${(100 * value).toFixed(1)}%` },
     series: models.map((model) => ({
       name: model,
       color: modelColor(model),

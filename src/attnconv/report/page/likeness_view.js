@@ -65,7 +65,7 @@ export function likenessSection(page) {
   if (!runs.length) return null;
   const figure = html("div", {});
   const about = html("p", { className: "readout" });
-  const chosen = () => runs.find(({ run }) => run === state.values.probe) ?? runs[0];
+  const chosen = () => runs.find(({ run }) => run === state.values.probe) ?? runs.find(({ run }) => run === page.runs[0]?.run) ?? runs[0];
   const measures = html("div", {});
   const update = () => {
     const run = chosen();

@@ -3,7 +3,7 @@
 import { unpack, unpackAll } from "./arrays.js";
 import { layerAttention } from "./attention.js";
 import { setColors } from "./colors.js";
-import { curvesSection } from "./curves_view.js";
+import { claimsSection, curvesSection } from "./curves_view.js";
 import { html } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 import { look, shownBy } from "./heads.js";
@@ -43,6 +43,7 @@ function makePage() {
       (data.protocols ?? []).map(({ title }) => title),
       "",
     ),
+    budget: textLike(/^[\d ]+$/), // images and epochs of the runs whose time is drawn
     network: oneOf(
       runs.map(({ run }) => run),
       "",
@@ -101,7 +102,7 @@ async function start() {
   }
   const page = makePage();
   setColors(data.colors);
-  const make = [querySection, theoremSection, likenessSection, networkSection, curvesSection, trainingSection];
+  const make = [querySection, theoremSection, likenessSection, networkSection, claimsSection, curvesSection, trainingSection];
   const sections = make.map((section) => section(page)).filter(Boolean);
   document
     .getElementById("main")

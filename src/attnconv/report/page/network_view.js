@@ -11,7 +11,7 @@ const LEAD =
   "The trained network runs in your browser, in plain JavaScript. Choose a test image or drop your own. Click its " +
   "patches to hide them. Click a head to switch it off, and again to replace it by the nearest tap of a 3 x 3 " +
   "convolution. What does the prediction need?";
-const BARS = "Blue: current network. Orange: as trained, nothing hidden. Bold: the true class.";
+const BARS = "Blue: current network. Orange: as trained, nothing hidden. The true class is in bold.";
 const RELATED = ["network", "image", "heads", "hidden"];
 
 /** The section; null where the page has no weights. */
@@ -219,9 +219,9 @@ function inWords({ run, trained, altered, names, image, modes, hidden }) {
   const changes = modes.flat().filter((mode) => mode !== "on").length;
   const patches = `${hidden.size} ${hidden.size === 1 ? "patch" : "patches"}`;
   const about = `${changes} of ${modes.flat().length} heads changed, ${patches} hidden`;
-  const truth = image.label === undefined ? "" : ` It is ${names[image.label]}.`;
-  const text = `The network says ${says(altered)}, and as trained ${says(trained)}: ${about}.${truth} `;
-  return [text, `Its accuracy on the whole test set is ${accuracy(run.test_acc)} (`, runLink(run), ")."];
+  const truth = image.label === undefined ? "" : ` True class: ${names[image.label]}.`;
+  const text = `Prediction: ${says(altered)}; as trained: ${says(trained)}.${truth} ${about}. `;
+  return [text, `Accuracy on the whole test set: ${accuracy(run.test_acc)} (`, runLink(run), ")."];
 }
 
 const asTable = ({ names, trained, altered }) => ({

@@ -10,7 +10,7 @@ import { MARGIN, drawMaps, drawRings } from "./rings.js";
 const LEAD =
   "For each pixel of a layer's map, each head averages other pixels. Click a pixel, or focus the image and use the " +
   "arrow keys. Bold rings hold 50% of a head's attention, thin ones 90%: exact ellipses for Gaussian heads, level lines " +
-  "for others. A dot shows where the head looks on average.";
+  "for others. A dot shows where the head looks on average. Each map has a gray scale of its own.";
 const NOTES = {
   center:
     "For this run, the page only has the attention of the central pixel, averaged over 100 test images, and not the " +

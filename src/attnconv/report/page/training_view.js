@@ -3,7 +3,7 @@
 import { chart } from "./chart.js";
 import { modelColor } from "./colors.js";
 import { html, runLink, table } from "./dom.js";
-import { accuracy } from "./format.js";
+import { accuracy, thousands } from "./format.js";
 
 const CURVES = { "test/acc": ["test", undefined], "val/acc": ["validation", "2 3"], "train/acc": ["training", "6 4"] };
 
@@ -38,7 +38,7 @@ function trainingChart(runs) {
   });
 }
 
-function line({ run, model, curves }, key, [of, dash]) {
+function line({ run, model, train_images: images, curves }, key, [of, dash]) {
   if (!curves[key]) return [];
   const points = curves.epoch
     .map((epoch, place) => ({ x: epoch, y: curves[key][place] }))
@@ -49,5 +49,5 @@ function line({ run, model, curves }, key, [of, dash]) {
     size: 2.5,
     text: `${run}, epoch ${point.x}: ${of} ${accuracy(point.y)}`,
   }));
-  return [{ run, of, name: `${model}, ${of}`, color, dash, points, dots }];
+  return [{ run, of, name: `${model}, ${thousands(images)} images, ${of}`, color, dash, points, dots }];
 }
