@@ -279,7 +279,7 @@ function errorChart(setting) {
   });
   return chart({
     name: "theorem-error",
-    title: "How far attention is from the convolution, in float32 (hollow: not at all)",
+    title: "How far attention is from the convolution, both in float32 (hollow: not at all; claim T2 compares with float64)",
     x: { label: "alpha", kind: "log", domain: [LEAST, MOST], ticks: [0.5, 1, 2, 4, 8, 16, 32, 46, 104] },
     y: {
       label: "largest difference",
