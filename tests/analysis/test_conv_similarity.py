@@ -62,6 +62,15 @@ def test_statistics_of_a_uniform_head():
     assert numbers["distance"] == pytest.approx(shifts.norm(dim=-1).mean().item())
 
 
+def test_rows_that_do_not_sum_to_one_are_described_as_shares():
+    torch.manual_seed(0)
+    probs = torch.rand(2, 3, PIXELS, PIXELS, dtype=torch.float64).softmax(dim=-1)
+    scaled = head_numbers(probs * torch.rand(2, 3, PIXELS, 1).clamp_min(0.2), H, W)
+    for name, values in head_numbers(probs, H, W).items():
+        assert scaled[name] == pytest.approx(values), name
+    assert only(head_numbers(0 * EVEN, H, W))["entropy"] == 0
+
+
 def test_variance_of_an_identity_head_is_due_to_the_shift():
     shares = variance_shares(looking_at(0, 0), H, W)
     assert shares["shift"].item() == pytest.approx(1)

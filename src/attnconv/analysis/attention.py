@@ -20,7 +20,7 @@ class LayerAttention:
     """The attention probabilities of one layer.
 
     Attributes:
-        probs: (B or 1, N, Q, K); rows sum to 1.
+        probs: (B or 1, N, Q, K); rows sum to 1, or to less for mixers that define it so.
         grid: (H, W) of the positions of an image, which are the last H*W tokens.
         prefix: number of tokens before those, such as a class token.
     """

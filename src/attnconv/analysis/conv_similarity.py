@@ -25,13 +25,15 @@ RIDGE = 1e-7  # for features of unit variance: keeps least squares regular if fe
 MOST_WEIGHTS = 0.5  # p/n of a fit: with more weights per pixel, a fit is meaningless
 CONSTANT = 1e-6  # outputs that vary less than this, relative to their size, are rounding errors
 CHUNK = 32  # images per batch
+ROUNDED = 1e-4  # rows whose sum is this near to 1 are probabilities
 
 
 def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float]]:
     """Describe each head by a list of N numbers per quantity.
 
     Args:
-        probs: attention (B or 1, N, Q, K), rows summing to 1.
+        probs: attention (B or 1, N, Q, K). Rows with another sum than 1, such as those of sigmoid attention, are
+            divided by it first; rows of zeros stay.
 
     Returns:
         center_row, center_column: mean shift of the central pixel's attention, in positions.
@@ -42,7 +44,7 @@ def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float
         one_pixel: largest probability, over images and queries.
         by_shift, by_place, by_content: shares of the variance of the probabilities, see `variance_shares`.
     """
-    probs = probs.double()
+    probs = _summing_to_one(probs.double())
     central = probs[:, :, central_query(height, width)].mean(dim=0).unflatten(-1, (height, width))
     centers, covariances = head_statistics(central)
     shifts = grid_shifts(height, width, probs.device).double()
@@ -59,6 +61,11 @@ def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float
         **{f"by_{cause}": share for cause, share in variance_shares(probs, height, width).items()},
     }
     return {name: values.tolist() for name, values in numbers.items()}
+
+
+def _summing_to_one(probs: Tensor) -> Tensor:
+    sums = probs.sum(dim=-1, keepdim=True)
+    return torch.where(((sums - 1).abs() < ROUNDED) | (sums == 0), probs, probs / sums)
 
 
 def radius(central: Tensor, centers: Tensor, share: float) -> Tensor:

@@ -157,7 +157,7 @@ class Trained:
         layers = self._attention(as_arrays(images, self.preprocessing.image_shape))
         rows: list[dict[str, Any]] = []
         for number, layer in enumerate(layers, 1):
-            numbers = head_numbers(_normalized(layer.of_positions), *layer.grid)
+            numbers = head_numbers(layer.of_positions, *layer.grid)
             heads = zip(*numbers.values(), strict=True)
             rows += [
                 {"layer": number, "head": head, **dict(zip(numbers, row, strict=True))}
@@ -221,8 +221,3 @@ def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:
     if not (0 <= row < height and 0 <= column < width):
         raise ConfigError(f"query={(row, column)} is outside the map, which has {height}x{width} positions (from 0)")
     return layer.prefix + row * width + column
-
-
-def _normalized(probs: Tensor) -> Tensor:
-    """Return attention between positions, renormalized without the class token."""
-    return probs / probs.sum(dim=-1, keepdim=True)
