@@ -1,10 +1,14 @@
 """Attention mixers of a user: maps that could not be drawn are refused before training, or left out with a note."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.encodings import LearnedEncoding, QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
+from attnconv.report.figures.of_run import figures_of_run
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +75,43 @@ class InHalves(Twice):
         return self.inner(x.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1, 2)
 
 
+class Positional(nn.Module):
+    """Two layers of position-only attention; the tests change their encodings and the size of the second map."""
+
+    encodings, step = (LearnedEncoding, QuadraticEncoding), 1
+
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        channels, height, width = image_shape
+        sizes = ((height, width), (height // self.step, width // self.step))
+        pairs = zip(sizes, self.encodings, strict=True)
+        self.layers = nn.ModuleList(PositionalAttention(channels, 2, size, encoding) for size, encoding in pairs)
+        self.last = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        first, second = self.layers
+        return self.last(second(first(x.permute(0, 2, 3, 1))[:, :: self.step, :: self.step]).mean((1, 2)))
+
+
+class Pyramid(Positional):
+    step = 2
+
+
+class GaussianPyramid(Pyramid):
+    encodings = (QuadraticEncoding, QuadraticEncoding)
+
+
+class OfContent(PositionalAttention):
+    """Adds content to position-only attention."""
+
+    def __init__(self, width, heads, grid, attention_dropout):
+        super().__init__(width, heads, grid, QuadraticEncoding)
+
+    def attention_probs(self, height, width, x=None):
+        scores = x.mean(-1).flatten(1)[:, None, None]
+        return (super().attention_probs(height, width).log() + scores).softmax(-1)
+
+
 @pytest.fixture
 def own_mixer(tmp_path):
     """Return a function: class of a mixer -> arguments of train.py that select the paper's network around it."""
@@ -100,10 +141,34 @@ def test_probabilities_that_could_not_be_drawn_are_refused_before_training(refus
     assert complaint in refused(*own_mixer(mixer))
 
 
-@pytest.mark.parametrize(("mixer", "maps"), [(Uniform, True), (Twice, False), (InHalves, False)])
+@pytest.mark.parametrize(("mixer", "maps"), [(Uniform, True), (Twice, False), (InHalves, False), (OfContent, True)])
 def test_mixers_without_one_map_train_with_a_note(train, own_mixer, tmp_path, mixer, maps):
     code, _, err = train(*own_mixer(mixer))
     assert code == 0, err
     (folder,) = (path.parent for path in tmp_path.rglob("weights.safetensors"))
     assert (folder / "attention_maps.npy").exists() == maps
     assert ("note: no attention maps: " in err) != maps
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "note"),
+    [
+        (Positional, (2, 2, 8, 8), ""),
+        (Pyramid, None, "the layers see maps of several sizes, 8x8 and 4x4"),
+        (GaussianPyramid, None, "the layers see maps of several sizes, 8x8 and 4x4"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_maps_have_the_size_that_the_layers_see(train, own_model, tmp_path, network, shape, note):
+    code, _, err = train(*own_model(network))
+    assert code == 0, err
+    assert err.count("note: no attention maps: ") == bool(note)
+    assert note in err
+    (folder,) = (path.parent for path in tmp_path.rglob("weights.safetensors"))
+    maps = folder / "attention_maps.npy"
+    assert (np.load(maps).shape if maps.exists() else None) == shape
+    assert (folder / "heads.png").exists() == maps.exists()
+    assert (folder / "heads.jsonl").exists() == (network is GaussianPyramid), "its layers have no names"
+    if network is GaussianPyramid:
+        figures_of_run(folder, trusted=[__name__])
+        assert {path.stem for path in (folder / "figures").iterdir()} == {"accuracy"}

@@ -136,27 +136,39 @@ def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) 
     return probs.mean(dim=0).reshape(-1, height, width).cpu()
 
 
+def is_position_only(mixer: nn.Module) -> bool:
+    """Return whether a mixer's attention is that of PositionalAttention, and not its own, which may need the image."""
+    return getattr(type(mixer), "attention_probs", None) is PositionalAttention.attention_probs
+
+
 @torch.no_grad()
-def central_maps(model: nn.Module, height: int, width: int, images: Tensor) -> list[Tensor]:
+def central_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the attention of the central pixel in each layer: L maps (N, H, W), float32 on the CPU.
 
     Args:
         images: (B, C, height, width); attention that depends on content is averaged over these.
 
     Raises:
-        NotShown: see `mixer_inputs`; also if a mixer sees maps of another size.
+        NotShown: see `mixer_inputs`; also if mixers see maps of several sizes.
     """
     mixers = attention_mixers(model)
-    if all(isinstance(mixer, PositionalAttention) for mixer in mixers):
-        return [central_probs(mixer, height, width) for mixer in mixers]
+    if all(map(is_position_only, mixers)):
+        images = images[:1]
     sums = []
     for chunk in images.split(IMAGES_AT_ONCE):
         inputs = mixer_inputs(model, chunk)
-        if any(x.shape[1:3] != (height, width) for x in inputs):
-            raise NotShown("attention within windows has no map of all positions")
+        _require_one_size(inputs, len(chunk))
         pairs = zip(mixers, inputs, strict=True)
-        sums.append([len(chunk) * central_probs(mixer, height, width, x) for mixer, x in pairs])
+        sums.append([len(chunk) * central_probs(mixer, x.shape[1], x.shape[2], x) for mixer, x in pairs])
     return [torch.stack(layer).sum(dim=0) / len(images) for layer in zip(*sums, strict=True)]
+
+
+def _require_one_size(inputs: list[Tensor], images: int) -> None:
+    if any(len(x) != images for x in inputs):
+        raise NotShown("attention within windows has no map of all positions")
+    sizes = {f"{x.shape[1]}x{x.shape[2]}": None for x in inputs}
+    if len(sizes) > 1:
+        raise NotShown(f"the layers see maps of several sizes, {' and '.join(sizes)}")
 
 
 def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,13 +186,14 @@ def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_heads(model: nn.Module) -> dict[str, list[Any]]:
-    """Return the centers and spreads of layers with Gaussian heads, rounded, for heads.jsonl; empty for other models.
+    """Return the centers and spreads of a model, rounded, for heads.jsonl; empty unless all layers have Gaussian heads.
 
     Keys: `centers` (L, N, 2) in pixels and `spreads` (L, N), or (L, N, 2, 2) for any covariance, in 1/pixels.
     """
     encodings = [getattr(mixer, "encoding", None) for mixer in attention_mixers(model)]
     gaussian = [found for found in encodings if isinstance(found, QuadraticEncoding | GeneralizedQuadraticEncoding)]
-    names = ("centers", "spreads") if gaussian else ()
+    # The layers of heads.jsonl have no names, so that a layer that it leaves out would change the place of others.
+    names = ("centers", "spreads") if gaussian and len(gaussian) == len(encodings) else ()
     return {name: [rounded(getattr(encoding, name)) for encoding in gaussian] for name in names}
 
 

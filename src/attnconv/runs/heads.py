@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from attnconv.analysis.heads import NotShown, attention_mixers, central_maps, gaussian_heads, rounded
+from attnconv.analysis.heads import (
+    NotShown,
+    attention_mixers,
+    central_maps,
+    gaussian_heads,
+    is_position_only,
+    rounded,
+)
 from attnconv.data.dataset import Split
-from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.frozen import LEARNED, learned_heads
 
 if TYPE_CHECKING:
@@ -44,16 +50,12 @@ class HeadWatcher:
     """Read the attention layers of a model. Without attention layers, there is no record, no map and no figure.
 
     Args:
-        model: the network; `grid`, (H, W) of its maps, is needed for maps and figures.
+        model: the network.
         name: the network's name in figures.
     """
 
     def __init__(self, model: nn.Module, name: str):
-        self._model, self._name = model, name
-        grid: Any = getattr(model, "grid", None)  # a user's network may use this name for anything
-        sized = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(side, int) for side in grid)
-        self._grid: tuple[int, int] = grid if sized else (0, 0)  # of no use without mixers
-        self._mixers = attention_mixers(model) if sized else []
+        self._model, self._name, self._mixers = model, name, attention_mixers(model)
 
     def record(self, epoch: int) -> dict[str, Any] | None:
         """Return one line of heads.jsonl, or None if no head is Gaussian."""
@@ -69,25 +71,29 @@ class HeadWatcher:
         if not self._mixers:
             return None
         try:
-            layers = central_maps(self._model, *self._grid, first_images(split))
+            layers = central_maps(self._model, first_images(split))
         except NotShown as reason:
             print(f"note: no attention maps: {reason}", file=sys.stderr)
             self._mixers = []
             return None
-        maps = np.full((len(layers), max(map(len, layers)), *self._grid), np.nan, np.float16)
+        maps = np.full((len(layers), max(map(len, layers)), *layers[0].shape[1:]), np.nan, np.float16)
         for layer, probs in zip(maps, layers, strict=True):
             layer[: len(probs)] = probs.numpy()
         return maps
 
-    def figure(self, epoch: int, split: Split) -> "Figure | None":
-        """Return ellipses of Gaussian heads, one panel per layer, or maps of other heads, one row per layer."""
-        if not self._mixers:
+    def figure(self, epoch: int, found: np.ndarray | None) -> "Figure | None":
+        """Return ellipses of Gaussian heads, one panel per layer, or maps of other heads, one row per layer.
+
+        Args:
+            found: the result of `maps`; without maps, there is no figure.
+        """
+        if found is None:
             return None
         from attnconv.report.figures import gaussians, maps  # imports matplotlib
         from attnconv.report.figures.data import Gaussians, Maps
 
         title, heads = f"{self._name}, epoch {epoch}", gaussian_heads(self._model)
-        if heads and all(isinstance(mixer, PositionalAttention) for mixer in self._mixers):
-            return gaussians.centers(Gaussians.of(title, self._grid, heads))
-        probs = self.maps(split)
-        return None if probs is None else maps.whole(Maps(f"{title}: where the central position attends", probs))
+        if heads and all(map(is_position_only, self._mixers)):
+            height, width = found.shape[2:]
+            return gaussians.centers(Gaussians.of(title, (height, width), heads))
+        return maps.whole(Maps(f"{title}: where the central position attends", found))

@@ -205,7 +205,7 @@ class Trainer:
         self.folder.append("heads.jsonl", self.heads.record(epoch))
         assert self.dashboard is not None
         if self.dashboard.shown and epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
-            self.dashboard.picture(epoch, self.heads.figure(epoch, self.data.train))
+            self.dashboard.picture(epoch, self.heads.figure(epoch, self.heads.maps(self.data.train)))
         self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
 
     def _keep_predictions(self, score: Score) -> None:
@@ -219,7 +219,7 @@ class Trainer:
         maps = self.heads.maps(self.data.test)
         if maps is not None:
             self.folder.write_array("attention_maps.npy", maps)
-        figure = self.heads.figure(self.config.epochs, self.data.test)
+        figure = self.heads.figure(self.config.epochs, maps)
         if figure is not None:
             self.folder.write_picture("heads.png", figure)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from attnconv.analysis.heads import attention_mixers
+from attnconv.analysis.heads import attention_mixers, is_position_only
 from attnconv.config import Config
 from attnconv.errors import DataError, RunFolderError, counted
 from attnconv.files import require_targets
-from attnconv.mixers.positional import PositionalAttention
 from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examination
 from attnconv.report.figures import curves, gaussians, layers, maps, paper_data
 from attnconv.report.figures.content import image_maps
@@ -18,7 +17,7 @@ from attnconv.report.figures.results import read_maps
 from attnconv.report.figures.style import FORMATS, save
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import load, read_run_config
-from attnconv.runs.records import read_lines
+from attnconv.runs.records import read_config, read_lines
 
 
 def figures_of_run(
@@ -67,7 +66,7 @@ def read_history(folder: Path, config: Config) -> History:
 
 def _figures(folder: Path, history: History, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     yield "accuracy", curves.history(history)
-    if (folder / "heads.jsonl").exists():
+    if (folder / "heads.jsonl").exists() and _has_grid(folder):
         yield "centers", gaussians.centers(paper_data.gaussians_of(folder, history.title))
         yield "centers_as_printed", gaussians.as_printed(paper_data.gaussians_of(folder, history.title))
         training = paper_data.centers_in_training_of(folder, history.title)
@@ -87,10 +86,15 @@ def _figures(folder: Path, history: History, root: str | None, trusted: Sequence
         yield from _of_images(folder, history.title, root, trusted)
 
 
+def _has_grid(folder: Path) -> bool:
+    """Return whether a run says how large its maps are; a network of a user may have several sizes."""
+    return (folder / "attention_maps.npy").exists() or "patch" in read_config(folder)["model"]
+
+
 def _of_images(folder: Path, title: str, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     """Yield attention in single images, for networks whose attention depends on them."""
     trained = load(folder, root, trusted=trusted)
-    if all(isinstance(mixer, PositionalAttention) for mixer in attention_mixers(trained.model)):
+    if all(map(is_position_only, attention_mixers(trained.model))):
         return
     try:
         found = image_maps(trained, title)
