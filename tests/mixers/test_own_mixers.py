@@ -57,6 +57,28 @@ class NotFinite(Uniform):
         return super().attention_probs(height, width) * torch.nan
 
 
+class LaterScores(Uniform):
+    """Its probabilities become negative in the third step, after the rehearsal."""
+
+    def __init__(self, width, heads, grid, attention_dropout):
+        super().__init__(width, heads, grid, attention_dropout)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        self.steps += self.training
+        return super().forward(x)
+
+    def attention_probs(self, height, width, x=None):
+        return super().attention_probs(height, width) * (1 - 2 * (self.steps > 2).float())
+
+
+class LaterError(LaterScores):
+    def attention_probs(self, height, width, x=None):
+        probs = super().attention_probs(height, width)
+        assert self.steps < 3
+        return probs
+
+
 class Twice(nn.Module):
     """Is no attention itself, and calls one two times."""
 
@@ -141,8 +163,11 @@ def test_probabilities_that_could_not_be_drawn_are_refused_before_training(refus
     assert complaint in refused(*own_mixer(mixer))
 
 
-@pytest.mark.parametrize(("mixer", "maps"), [(Uniform, True), (Twice, False), (InHalves, False), (OfContent, True)])
-def test_mixers_without_one_map_train_with_a_note(train, own_mixer, tmp_path, mixer, maps):
+@pytest.mark.parametrize(
+    ("mixer", "maps"),
+    [(Uniform, True), (Twice, False), (InHalves, False), (OfContent, True), (LaterScores, False), (LaterError, False)],
+)
+def test_mixers_without_maps_train_with_a_note(train, own_mixer, tmp_path, mixer, maps):
     code, _, err = train(*own_mixer(mixer))
     assert code == 0, err
     (folder,) = (path.parent for path in tmp_path.rglob("weights.safetensors"))

@@ -19,6 +19,7 @@ from attnconv.analysis.heads import (
     rounded,
 )
 from attnconv.data.dataset import Split
+from attnconv.files import with_line
 from attnconv.models.frozen import LEARNED, learned_heads
 
 if TYPE_CHECKING:
@@ -65,16 +66,20 @@ class HeadWatcher:
     def maps(self, split: Split) -> np.ndarray | None:
         """Return the map of each head for the central pixel, (L, N, H, W) float16; nan for heads that a layer lacks.
 
+        Return None, with a note, if the network does not give them: its training must not be lost.
+
         Args:
             split: attention that depends on content is averaged over its first IMAGES images.
         """
         if not self._mixers:
             return None
+        images = first_images(split)
         try:
-            layers = central_maps(self._model, first_images(split))
-        except NotShown as reason:
-            print(f"note: no attention maps: {reason}", file=sys.stderr)
-            self._mixers = []
+            layers = central_maps(self._model, images)
+        except Exception as reason:  # the network may be a user's, which may raise anything
+            print(f"note: no attention maps: {with_line(reason)}", file=sys.stderr)
+            if isinstance(reason, NotShown):  # training does not change that
+                self._mixers = []
             return None
         maps = np.full((len(layers), max(map(len, layers)), *layers[0].shape[1:]), np.nan, np.float16)
         for layer, probs in zip(maps, layers, strict=True):
