@@ -182,6 +182,23 @@ def test_attention_maps_of_torchvision_vit():
     assert not attention_layers(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8))
 
 
+class ClassLast(nn.Module):
+    """Appends a class token to the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+
+    def forward(self, x):
+        tokens = nn.functional.pad(x.flatten(2).mT, (0, 0, 0, 1))
+        return self.attention(tokens, tokens, tokens)[0][:, -1]
+
+
+def test_other_tokens_are_not_taken_for_positions():
+    with pytest.raises(ConfigError, match="has 1 token more than positions, and only those of timm and torchvision"):
+        attention_layers(ClassLast(), torch.randn(2, 3, 4, 4))
+
+
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [

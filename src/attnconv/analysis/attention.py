@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, counted
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,22 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
     """Return the attention of each layer of a network for images (B, C, height, width), in order of depth.
 
     Raises:
-        ConfigError: a layer attends within windows, not to the whole map, or gives no probabilities.
+        ConfigError: a layer attends within windows, not to the whole map, or gives no probabilities; or there are more
+            tokens than positions, and no library says which come first.
     """
     if attention_mixers(model):
         return list(_of_mixers(model, images))
-    grid = _token_grid(model, images)
+    grid, others_first = _token_grid(model, images)
     layers = []
     for probs in _of_transformer(model, images):
         prefix = probs.shape[-1] - grid[0] * grid[1]
         if prefix < 0 or probs.shape[0] != len(images) or probs.shape[-2] != probs.shape[-1]:
             raise ConfigError("this network attends within windows or pools its tokens; its maps cannot be shown")
+        if prefix and not others_first:
+            raise ConfigError(
+                f"this network has {counted(prefix, 'token')} more than positions, and only those of timm and "
+                "torchvision are known to come first; its maps cannot be shown"
+            )
         layers.append(LayerAttention(probs, grid, prefix))
     return layers
 
@@ -87,14 +93,18 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
     return found
 
 
-def _token_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return the (H, W) of a transformer's positions for images, by timm's or torchvision's names."""
+def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int], bool]:
+    """Return the (H, W) of a transformer's positions for images, by timm's or torchvision's names.
+
+    Also return whether it is a network of these libraries, which put other tokens, such as a class token, first.
+    """
     found: Any = model
     for part in model.modules():
+        known = any(kind.__module__.startswith(("timm.", "torchvision.")) for kind in type(part).__mro__)
         if hasattr(part, "patch_embed") and hasattr(part.patch_embed, "grid_size"):
             found = part.patch_embed
-            return (int(found.grid_size[0]), int(found.grid_size[1]))
+            return (int(found.grid_size[0]), int(found.grid_size[1])), known
         if isinstance(getattr(part, "patch_size", None), int) and hasattr(part, "image_size"):
             found = part
-            return (images.shape[2] // found.patch_size, images.shape[3] // found.patch_size)
-    return (images.shape[2], images.shape[3])
+            return (images.shape[2] // found.patch_size, images.shape[3] // found.patch_size), known
+    return (images.shape[2], images.shape[3]), False
