@@ -134,13 +134,21 @@ class OfContent(PositionalAttention):
         return (super().attention_probs(height, width).log() + scores).softmax(-1)
 
 
+class WithPart(Uniform):
+    """Has a part, built by a function or already built."""
+
+    def __init__(self, width, heads, grid, attention_dropout, parts):
+        super().__init__(width, heads, grid, attention_dropout)
+        self.value = parts[0] if isinstance(parts[0], nn.Module) else parts[0]()
+
+
 @pytest.fixture
 def own_mixer(tmp_path):
-    """Return a function: class of a mixer -> arguments of train.py that select the paper's network around it."""
+    """Return a function: class of a mixer, its arguments -> arguments of train.py for the paper's network around it."""
 
-    def choose(mixer):
+    def choose(mixer, more=""):
         (tmp_path / "own/model").mkdir(parents=True)
-        text = f"name: mine\nmixer: {{_target_: {__name__}.{mixer.__name__}, _partial_: true}}\n"
+        text = f"name: mine\nmixer: {{_target_: {__name__}.{mixer.__name__}, _partial_: true, {more}}}\n"
         (tmp_path / "own/model/mine.yaml").write_text(f"defaults: [/backbone@_here_, _self_]\n{text}")
         return "--config-dir", tmp_path / "own", "model=mine"
 
@@ -161,6 +169,20 @@ def own_mixer(tmp_path):
 )
 def test_probabilities_that_could_not_be_drawn_are_refused_before_training(refused, own_mixer, mixer, complaint):
     assert complaint in refused(*own_mixer(mixer))
+
+
+def test_a_part_that_all_layers_would_share_is_refused(refused, own_mixer):
+    linear = "_target_: torch.nn.Linear, in_features: 8, out_features: 8"
+    assert refused(*own_mixer(WithPart, f"parts: [{{{linear}}}]")) == (
+        "error: model.mixer.parts.0: all layers would share one torch.nn.Linear; add _partial_: true to it, and "
+        f"{__name__}.WithPart gets a function that builds one"
+    )
+
+
+def test_a_part_that_each_layer_builds_is_accepted(train, own_mixer):
+    linear = "_target_: torch.nn.Linear, in_features: 8, out_features: 8, _partial_: true"
+    code, _, err = train(*own_mixer(WithPart, f"parts: [{{{linear}}}]"))
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(

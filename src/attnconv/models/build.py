@@ -132,6 +132,36 @@ def check_node(node: dict[str, Any]) -> None:
             raise ConfigError(f"model.{name} is missing: {node['_target_']} needs it")
 
 
+def refuse_shared_parts(node: Any, path: str = "model", builder: str | None = None) -> None:
+    """Refuse a part that is built once although the network builds what it is a part of several times.
+
+    All layers would share it. Runs that have trained so can still be loaded, so that `check_node` accepts them.
+
+    Args:
+        builder: the class that the network builds several times and that `node` is an argument of, if any.
+
+    Raises:
+        ConfigError: the message says what to set.
+    """
+    if isinstance(node, list):
+        for place, value in enumerate(node):
+            refuse_shared_parts(value, f"{path}.{place}", builder)
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        if node.get("_partial_") is True:
+            builder = node["_target_"]
+        elif builder is not None:
+            raise ConfigError(
+                f"{path}: all layers would share one {node['_target_']}; add _partial_: true to it, and "
+                f"{builder} gets a function that builds one"
+            )
+        if node.get("_recursive_") is False:  # the class builds its parts itself
+            return
+    for key, value in node.items():
+        refuse_shared_parts(value, f"{path}.{key}", builder)
+
+
 def may_be_fraction(node: dict[str, Any], name: str) -> bool:
     """Return whether the class that a `model` node names takes a float for this argument, or does not say."""
     parameter = _parameters(node, "model").get(name)

@@ -14,7 +14,7 @@ from attnconv.data.augmentation import ImageSize
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.errors import OutOfMemory
-from attnconv.models.build import build_seeded_model, check_node, errors_of_network
+from attnconv.models.build import build_seeded_model, check_node, errors_of_network, refuse_shared_parts
 from attnconv.models.cost import parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
@@ -119,6 +119,7 @@ def _prepare(config: Config) -> Setup:
         # By default, recent GPUs round the inputs of convolutions to TF32, but not those of matrix products.
         torch.backends.cudnn.allow_tf32 = False
     check_node(config.model)
+    refuse_shared_parts(config.model)
     data = load_dataset(config.data, device)
     folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
     folder.heads = {} if start is None else heads_in(start)
