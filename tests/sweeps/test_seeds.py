@@ -43,6 +43,12 @@ def test_a_single_cell_is_not_plotted(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["names.png"]
 
 
+def test_values_with_dollar_signs_are_not_formulas(tmp_path):
+    values = "a$_$b", "$x"
+    assert plot(runs(models=values), tmp_path / "lines.png")
+    assert plot(runs(fractions=("1",), models=values), tmp_path / "axis.png")
+
+
 def test_a_sweep_prints_progress_and_ends_with_means_and_a_plot(command, arrays, tmp_path):
     swept = ["model=conv3x3,sa_quadratic", "seed=0,1"]
     finished = command("train.py", "-m", *TINY_SCALE, "data=arrays", f"data.root={arrays}", "device=cpu", "epochs=1",

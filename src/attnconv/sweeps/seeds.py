@@ -86,7 +86,7 @@ def plot(found: Sequence[Found], path: Path) -> bool:
 
 
 def _figure(swept: list[str], cells: Cells, label: str) -> Any:
-    from attnconv.report.figures.style import new_figure, styled
+    from attnconv.report.figures.style import new_figure, plain, styled
 
     @styled
     def draw() -> Any:
@@ -101,13 +101,13 @@ def _figure(swept: list[str], cells: Cells, label: str) -> Any:
             if numbers:
                 points.sort(key=lambda point: float(point[0]))
             axis.errorbar(
-                [float(value) if numbers else value for value, _ in points],
+                [float(value) if numbers else plain(value) for value, _ in points],
                 [100 * mean(accuracies) for _, accuracies in points],
                 [100 * stdev(accuracies) if len(accuracies) > 1 else 0 for _, accuracies in points],
                 marker="o",
                 capsize=2,
                 linestyle="-" if numbers else "none",
-                label=", ".join(others),
+                label=plain(", ".join(others)),
             )
         axis.set(xlabel=swept[x], ylabel=label)
         shown = [float(values[x]) for values in cells] if numbers else [0.0]

@@ -58,6 +58,14 @@ def test_attention_in_images_needs_the_data_set(tiny, tmp_path, capsys):
     assert not np.allclose(found.probs[0], found.probs[1]), "attention depends on the image"
 
 
+def test_names_with_dollar_signs_are_not_formulas():
+    for text in ("a$_$b", "$", r"\$_$", "$x$"):
+        figure = maps.whole(Maps(text, np.ones((1, 1, 2, 2))))
+        (title,) = (part for part in figure.texts if part.get_text())
+        image_bytes(figure)
+        assert title._preprocess_math(title.get_text()) == (text, False)
+
+
 def test_heads_are_sorted_by_their_largest_probability():
     probs = np.zeros((1, 3, 2, 2), np.float16)
     probs[0, :, 0, 0] = 0.25, 0.75, np.nan

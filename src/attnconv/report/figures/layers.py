@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from attnconv.report.colors import look
 from attnconv.report.figures.data import Share, Shares
-from attnconv.report.figures.style import new_figure, set_title, styled
+from attnconv.report.figures.style import new_figure, plain, set_title, styled
 
 
 @styled
@@ -43,7 +43,6 @@ def _draw(axis: Axes, share: Share, runs: list[list[float]]) -> None:
             "markerfacecolor": color if share.corrected else "white"}  # fmt: skip
     for values in runs:
         axis.plot(layers, [100 * value for value in values], linestyle="", **dots)
-    style = "-" if len(runs) > 1 else "--"
     axis.plot(layers, [100 * fmean(of_layer) for of_layer in zip(*runs, strict=True)], style, color=color)
-    axis.plot([], [], style, label=share.label, **dots)
+    axis.plot([], [], style, label=plain(share.label), **dots)
     axis.set_xticks(layers)

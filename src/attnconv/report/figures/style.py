@@ -58,7 +58,12 @@ def panels(count: int, columns: int, height: float, width: float = COLUMN) -> tu
 
 def set_title(figure: Figure, title: str) -> None:
     """Write a title above a figure, wrapped to its width."""
-    figure.suptitle(textwrap.fill(title, LINE))
+    figure.suptitle(plain(textwrap.fill(title, LINE)))
+
+
+def plain(text: str) -> str:
+    """Return a text of a user, such as a name, as matplotlib shows it unchanged: a $ does not begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def image_bytes(figure: Figure, kind: str = "png") -> bytes:
