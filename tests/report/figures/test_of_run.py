@@ -1,11 +1,15 @@
 """The figures of a single run, for several kinds of models."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from attnconv.data.dataset import load_dataset
+from attnconv.data.preprocessing import Preprocessing
 from attnconv.report.examined import KEYS, PROBE
 from attnconv.report.figures import maps
 from attnconv.report.figures.content import image_maps
@@ -14,7 +18,8 @@ from attnconv.report.figures.of_run import figures_of_run
 from attnconv.report.figures.style import image_bytes
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import load
+from attnconv.runs.load import build_untrained, load
+from attnconv.runs.trained import Trained
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +69,18 @@ def test_names_with_dollar_signs_are_not_formulas():
         (title,) = (part for part in figure.texts if part.get_text())
         image_bytes(figure)
         assert title._preprocess_math(title.get_text()) == (text, False)
+
+
+def test_attention_in_images_of_layers_with_different_numbers_of_heads(tiny):
+    config = tiny("model=sa_learned_content")
+    data = load_dataset(config.data, torch.device("cpu"))
+    model = build_untrained(config, data)
+    model.layers[1].mixer = build_untrained(tiny("model=sa_learned_content", "scale.heads=2"), data).layers[1].mixer
+    trained = Trained(Path(), config, Preprocessing.of(config.data, data), model)
+    trained.data = data
+    found = image_maps(trained, "a run")
+    assert np.isnan(found.probs).all(axis=(0, 3, 4)).tolist() == [[False] * 3, [False, False, True]]
+    assert image_bytes(maps.of_images(found))
 
 
 def test_heads_are_sorted_by_their_largest_probability():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from attnconv.analysis.heads import attention_mixers
 from attnconv.analysis.probe import compact, probe
 from attnconv.config import Config, compose
 from attnconv.data.dataset import load_dataset
@@ -49,11 +50,21 @@ def run_folders() -> dict[str, Path]:
     write_arrays(place / "arrays")
     fixed = [*TINY_SCALE, "scale.patch=2", "data=arrays", f"data.root={place}/arrays", f"output={place}/outputs"]
     fixed += ["logger=none", "precision=fp32", "epochs=2"]
-    configs = {kind: compose([*fixed, f"name={kind.replace(' ', '_')}", *more]) for kind, more in KINDS.items()}
+    kinds = KINDS | {"pruned": ["model=sa_quadratic_pruned", f"model.start={place}/start.safetensors"]}
+    configs = {kind: compose([*fixed, f"name={kind.replace(' ', '_')}", *more]) for kind, more in kinds.items()}
+    write_start(configs["non-isotropic"], place / "start.safetensors")
     folders = {kind: write_run(config) for kind, config in configs.items()}
     found = probe(load(folders["quadratic"]), images=8, fit_images=20)
     (folders["quadratic"] / "probe.json").write_text(compact({"dirty": False, "images": 8, "fit_images": 20} | found))
     return folders
+
+
+@torch.no_grad()
+def write_start(config: Config, path: Path) -> None:
+    """Write weights whose first layer has a head to prune, so that the layers differ in their number of heads."""
+    model = build_untrained(config, load_dataset(config.data, torch.device("cpu")))
+    attention_mixers(model)[0].encoding.spreads[1] = 1e-4 * torch.eye(2)
+    save_file(model.state_dict(), path)
 
 
 @torch.no_grad()

@@ -25,7 +25,10 @@ pytestmark = [
     pytest.mark.skipif(NODE is None, reason="needs node: apt-get install nodejs"),
 ]
 
-POSITION = ("quadratic", "non-isotropic", "learned", "sinusoidal", "distance", "radial", "relu", "sigmoid", "16 heads")
+POSITION = (
+    "quadratic", "non-isotropic", "learned", "sinusoidal", "distance", "radial", "relu", "sigmoid", "16 heads",
+    "pruned",
+)  # fmt: skip
 CONTENT = ("content", "learned content", "four terms", "quadratic content")
 
 

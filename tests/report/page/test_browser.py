@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import PIL.Image
 import pytest
@@ -91,7 +91,7 @@ def test_every_run_can_be_selected(visit):
     page = visit()
     options = page.locator("#query select option")
     kinds = [options.nth(index).get_attribute("value") for index in range(options.count())]
-    assert len(kinds) == 14, "all but the network without heads"
+    assert len(kinds) == 15, "all but the network without heads"
     shown = []
     for run in kinds:
         page.locator("#query select").select_option(run)
@@ -103,6 +103,19 @@ def test_every_run_can_be_selected(visit):
 @pytest.mark.parametrize("fragment", ["query=99999&layer=7&epoch=1.5&image=-3", "run=nobody", "%%%&query="])
 def test_an_invalid_url_fragment_still_shows_the_page(visit, fragment):
     assert rings(visit(fragment))
+
+
+def test_layers_may_differ_in_their_number_of_heads(visit):
+    run = "pruned/sa_quadratic_pruned/mini-modern/frac1/seed0"
+    page = visit(urlencode({"network": run, "run": run, "layer": 1, "head": 3}))
+    assert page.locator("#query svg.rings circle").count() == 2, "of two heads; the third is in layer 2 only"
+    buttons = page.locator("#network .layer button")
+    assert [button.get_attribute("aria-label") for button in buttons.all()] == [
+        f"layer {layer}, head {head}: on" for layer, head in ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3))
+    ]
+    buttons.last.click()
+    assert choices(page)["heads"] == "....o"
+    assert "1 of 5 heads changed" in page.inner_text("#network .readout >> nth=0")
 
 
 def test_sharp_heads_match_the_convolution(visit):

@@ -65,7 +65,7 @@ def test_damaged_runs_are_named_and_left_out_of_the_page(tmp_path, capsys):
         ("config.yaml", "patch: 2", "patch: two", "config.yaml has unexpected content (unsupported operand"),
         ("config.yaml", "_target_: attnconv", "_target_: 3 #", "config.yaml has unexpected content ('int' object"),
         ("heads.jsonl", '"centers": [[', '"centers": [[[0], ', "heads.jsonl has unexpected content"),
-        ("heads.jsonl", '"centers": ', '"centers": 1, "old": ', "heads.jsonl has unexpected content (centers (3,)"),
+        ("heads.jsonl", '"centers": ', '"centers": 1, "old": ', "heads.jsonl has unexpected content ('int' object"),
     ],
 )
 def test_edited_files_of_a_run_are_one_line_errors(tmp_path, file, old, new, complaint):

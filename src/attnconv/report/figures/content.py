@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.data.dataset import normalize
-from attnconv.report.figures.data import ImageMaps, Weights
+from attnconv.report.figures.data import ImageMaps, Weights, stacked
 from attnconv.report.figures.maps import of_images
 from attnconv.runs.load import Trained, load
 
@@ -27,7 +27,7 @@ def from_weights(found: Weights) -> Figure:
 
 @torch.no_grad()
 def image_maps(trained: Trained, title: str) -> ImageMaps:
-    """Return where one pixel of each of three test images attends, in each head of each layer."""
+    """Return where one pixel of each of three test images attends, for each layer and head; nan for missing heads."""
     test = trained.data.test
     candidates = CIFAR10 if trained.config.data.name == "cifar10" else OTHERS
     chosen = [one for one in candidates if one[0] < len(test)]
@@ -41,4 +41,5 @@ def image_maps(trained: Trained, title: str) -> ImageMaps:
         probs = probs.expand(len(chosen), -1, -1, -1)
         seen = [probs[image, :, row * width + column] for image, (row, column) in enumerate(places)]
         layers.append(torch.stack(seen).unflatten(-1, (height, width)).float().cpu().numpy())
-    return ImageMaps(title, images.cpu().numpy(), places, np.stack(layers, 1))
+    of_images = [stacked(of_image) for of_image in zip(*layers, strict=True)]
+    return ImageMaps(title, images.cpu().numpy(), places, np.stack(of_images))

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, Path) else value
 
 
-def _stacked(layers: list[list[Any]]) -> Floats:
-    """Return the values of all heads of all layers, nan for heads that a layer lacks."""
+def stacked(layers: Sequence[Any]) -> Floats:
+    """Return the values of all heads of all layers, (L, N, ...), nan for heads that a layer lacks."""
     most = max(map(len, layers))
     values = [np.array(layer, float) for layer in layers]
     return np.stack([np.concatenate([one, np.full((most - len(one), *one.shape[1:]), np.nan)]) for one in values])
@@ -67,7 +67,7 @@ class Gaussians:
     @classmethod
     def of(cls, title: str, grid: tuple[int, int], heads: Mapping[str, Any]) -> "Gaussians":
         """Return the heads in a line of heads.jsonl."""
-        return cls(title, grid, _stacked(heads["centers"]), _stacked(heads["spreads"]))
+        return cls(title, grid, stacked(heads["centers"]), stacked(heads["spreads"]))
 
     def axes_of(self, layer: int, head: int) -> tuple[Floats, Floats]:
         """Return standard deviations (2,) along the ellipse's axes, in positions, and the axes as columns (2, 2)."""
@@ -115,7 +115,7 @@ class ImageMaps:
         title: names the run.
         images: (I, height, width, C) uint8.
         queries: (I, 2) rows and columns, in positions.
-        probs: (I, L, N, H, W).
+        probs: (I, L, N, H, W), nan for heads that a layer lacks.
     """
 
     title: str

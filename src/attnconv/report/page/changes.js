@@ -1,15 +1,16 @@
 // What the reader may change of a network and its image, in the address and as `forward` takes it.
 
 import { meanPlace } from "./contours.js";
-import { layersOf, look } from "./heads.js";
+import { headsIn, layersOf, look } from "./heads.js";
 import { forward } from "./network.js";
 
 export const MODES = ["on", "off", "3x3"];
 const LETTERS = { o: "off", t: "3x3" }; // in the address: a letter for each head, "." for on
 
 export function readModes(text, run) {
+  let place = 0;
   return Array.from({ length: layersOf(run) }, (_, layer) =>
-    Array.from({ length: run.heads }, (_, head) => LETTERS[text[layer * run.heads + head]] ?? "on"),
+    Array.from({ length: headsIn(run, layer) }, () => LETTERS[text[place++]] ?? "on"),
   );
 }
 

@@ -28,11 +28,22 @@ export const epochsOf = (run) => run.history?.epochs ?? [run.epochs];
 /** The number of layers whose attention can be shown. */
 export const layersOf = (run) => run.history?.centers.shape[1] ?? run.maps?.shape[0] ?? run.layers ?? 0;
 
+/** The number of heads of a layer, of which a pruned network has fewer in some layers: the rest is NaN. */
+export function headsIn(run, layer) {
+  if (!run.history) return run.heads;
+  return cut(run.history.centers, 0, layer).values.filter((value) => !Number.isNaN(value)).length / 2;
+}
+
 /** Parameters of position-only attention in a layer after an epoch. */
 export function encodingOf(run, layer, epoch) {
   if (!run.history) return withPrefix(run.tensors, `layers.${layer}.mixer.encoding.`);
   const at = run.history.epochs.indexOf(epoch);
-  return { centers: cut(run.history.centers, at, layer), spreads: cut(run.history.spreads, at, layer) };
+  const heads = headsIn(run, layer);
+  const of = (recorded) => {
+    const { shape, values } = cut(recorded, at, layer);
+    return { shape: [heads, ...shape.slice(1)], values: values.subarray(0, (values.length / shape[0]) * heads) };
+  };
+  return { centers: of(run.history.centers), spreads: of(run.history.spreads) };
 }
 
 const inputs = new WeakMap(); // run -> {key of the image, what every layer sees}

@@ -130,11 +130,11 @@ function headButtons(run, state) {
 
 function markHeads(container, modes) {
   const buttons = [...container.querySelectorAll("button")];
+  const places = modes.flatMap((layer, index) => layer.map((_, head) => `layer ${index + 1}, head ${head + 1}`));
   modes.flat().forEach((mode, index) => {
-    const [layer, head] = [Math.floor(index / modes[0].length), index % modes[0].length];
     buttons[index].textContent = mode;
     buttons[index].dataset.mode = mode;
-    buttons[index].setAttribute("aria-label", `layer ${layer + 1}, head ${head + 1}: ${mode}`);
+    buttons[index].setAttribute("aria-label", `${places[index]}: ${mode}`);
   });
 }
 

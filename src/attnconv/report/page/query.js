@@ -3,7 +3,7 @@
 import { meanPlace } from "./contours.js";
 import { arrow, choice, copying, html, readout, runLink, saving, select, slider, svg, table } from "./dom.js";
 import { accuracy, percent } from "./format.js";
-import { epochsOf, layersOf, look, shownBy } from "./heads.js";
+import { epochsOf, headsIn, layersOf, look, shownBy } from "./heads.js";
 import { imagePicker } from "./picker.js";
 import { MARGIN, drawMaps, drawRings } from "./rings.js";
 
@@ -87,7 +87,7 @@ function whatIsShown(run, { layer: chosenLayer, epoch: chosenEpoch, query: chose
   const place = { height, width, query, row: Math.floor(query / width), column: query % width };
   const heads = look(run, layer, epoch, image);
   // Level lines of nine heads that look at single pixels cover each other: ellipses are shown all, others one by one.
-  const only = chosenHead >= 0 && chosenHead <= run.heads ? chosenHead : heads.gaussians ? 0 : 1;
+  const only = chosenHead >= 0 && chosenHead <= headsIn(run, layer) ? chosenHead : heads.gaussians ? 0 : 1;
   return { run, layer, epoch, image, only, ...place, ...heads };
 }
 

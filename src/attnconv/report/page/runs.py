@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attnconv.files import read_json_lines, reading
 from attnconv.models.weight_files import read_weights
+from attnconv.report.figures.data import stacked
 from attnconv.report.page.arrays import packed
 from attnconv.report.page.command import command_of
 from attnconv.runs.records import name_of, read_finished
@@ -104,12 +105,16 @@ def _tensors(shown: Shown) -> dict[str, Any] | None:
 
 
 def _history(path: Path) -> dict[str, Any] | None:
-    """Return centers (E, L, N, 2) and spreads (E, L, N[, 2, 2]) of Gaussian heads by epoch."""
+    """Return centers (E, L, N, 2) and spreads (E, L, N[, 2, 2]) of Gaussian heads by epoch.
+
+    They are nan for heads that a layer lacks.
+    """
     if not path.exists():
         return None
     lines = read_json_lines(path, ("epoch", "centers", "spreads"))
     with reading(path):
-        arrays = {name: np.array([line[name] for line in lines], np.float32) for name in ("centers", "spreads")}
+        by_name = {name: [stacked(line[name]) for line in lines] for name in ("centers", "spreads")}
+        arrays = {name: np.array(by_epoch, np.float32) for name, by_epoch in by_name.items()}
         if arrays["centers"].shape[3:] != (2,) or arrays["spreads"].shape[:3] != arrays["centers"].shape[:3]:
             raise ValueError(f"centers {arrays['centers'].shape} and spreads {arrays['spreads'].shape}")
     return {"epochs": [line["epoch"] for line in lines], **{name: packed(array) for name, array in arrays.items()}}
