@@ -24,3 +24,14 @@ def test_the_command_composes_the_same_configuration(overrides):
     python, script, *arguments = shlex.split(command_of(config))
     assert (python, script) == ("python", "train.py")
     assert to_plain(compose(arguments)) == config
+
+
+def test_files_that_are_not_in_configs_are_named_and_their_settings_left_out():
+    config = to_plain(compose(["model=sa_quadratic", "scale=mini", "scale.width=8", "scale.hidden=16", "recipe=modern",
+                               "recipe.lr=0.5", "data=arrays", "data.root=some images", "seed=3"]))  # fmt: skip
+    for group in ("scale", "recipe", "data"):
+        config[group]["name"] = f"my_{group}"
+    others = ["scale=my_scale", "recipe=my_recipe", "data=my_data", "seed=3", "epochs=20"]
+    assert command_of(config).split() == ["python", "train.py", "model=sa_quadratic", *others]
+    config["model"]["name"] = "my_model"
+    assert command_of(config).split() == ["python", "train.py", "model=my_model", *others]

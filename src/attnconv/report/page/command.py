@@ -10,28 +10,38 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
-from attnconv.config import CONFIGS, compose, flatten, to_plain
+from attnconv.config import CONFIGS, flatten, freeze, to_plain
 from attnconv.runs.identity import free_to_change, with_defaults
+from attnconv.settings.composition import composed
 from attnconv.settings.explain import quoted
 
-GROUPS = ("model", "scale", "recipe", "data")
-ANY_MODEL = "conv3x3"  # replaces a model without a file in configs/; other settings stay the same
+# The groups of configs/, each with a file that stands in for one that is not there, such as a user's own.
+GROUPS = {"model": "conv3x3", "scale": "paper", "recipe": "paper", "data": "cifar10"}
 
 
 def command_of(config: dict[str, Any]) -> str:
-    """Return `python train.py ...` with all settings in which a config.yaml differs from the composed groups."""
+    """Return `python train.py ...` with all settings in which a config.yaml differs from the composed groups.
+
+    A file that is not in configs/ is named, and its settings are left out.
+    """
     settings = with_defaults(flatten(config))
     names = {group: config[group]["name"] for group in GROUPS} | {"model": _model_file(config["model"]["name"])}
+    own = [group for group, name in names.items() if not (CONFIGS / group / f"{name}.yaml").exists()]
     missing = [key for group in ("model", "data") for key in _without_default(group, names[group])]
     needed = [_written(key, settings[key]) for key in missing]
-    known = (CONFIGS / "model" / f"{names['model']}.yaml").exists()
-    composed = names if known else names | {"model": ANY_MODEL}
-    today = _composed(*(f"{group}={name}" for group, name in composed.items()), *(needed if known else []))
+    known = [f"{group}={GROUPS[group] if group in own else name}" for group, name in names.items()]
+    # Settings of other groups may follow from those of a file that is not there.
+    given = [
+        _for_hydra(key, value)
+        for key, value in settings.items()
+        if key in missing or (_group(key) in own and _group(key) != "model" and not _follows(key))
+    ]
+    today = _composed(*known, *given)
     different = [
         _written(key, value)
         for key, value in settings.items()
         if key in today and today[key] != value and not free_to_change(key) and not _follows(key)
-        and key not in missing and (known or not key.startswith("model."))
+        and key not in missing and _group(key) not in own
     ]  # fmt: skip
     chosen = [f"{group}={name}" for group, name in names.items() if (group, name) != ("data", "cifar10")]
     return " ".join(["python train.py", *chosen, *needed, *different])
@@ -50,6 +60,10 @@ def _without_default(group: str, name: str) -> tuple[str, ...]:
     return tuple(key for key, value in settings.items() if value == MISSING)
 
 
+def _group(key: str) -> str:
+    return key.partition(".")[0]
+
+
 def _follows(key: str) -> bool:
     """Return whether a key follows from others: a group's name, or code."""
     return key in {f"{group}.name" for group in GROUPS} or key.rpartition(".")[2].startswith("_")
@@ -57,7 +71,16 @@ def _follows(key: str) -> bool:
 
 @cache
 def _composed(*overrides: str) -> dict[str, Any]:
-    return flatten(to_plain(compose(list(overrides))))
+    # Without the checks of a command line: a file may set what has no effect.
+    return flatten(to_plain(freeze(composed(overrides))))
+
+
+def _for_hydra(key: str, value: Any) -> str:
+    """Return KEY=VALUE for Hydra."""
+    if isinstance(value, str):
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{key}="{value}"'
+    return f"{key}={json.dumps(value)}"
 
 
 def _written(key: str, value: Any) -> str:
