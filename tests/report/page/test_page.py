@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from page_runs import make_page, own_page, run_folders, write_run
+from safetensors.torch import save_file
 
 from attnconv.config import compose
 from attnconv.files import FileError
+from attnconv.report.page.arrays import packed
 from attnconv.report.page.assemble import bundle
 from attnconv.report.page.runs import Shown, describe
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
@@ -82,6 +85,13 @@ def test_maps_of_another_shape_are_a_one_line_error(tmp_path):
     np.save(folder / "attention_maps.npy", np.zeros((2, 3), np.float16))
     with pytest.raises(FileError, match=r"the shape \(2, 3\) is not \(layers, heads, height, width\)"):
         describe(Shown(folder, None, live=False, link="."), (3, 8, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_of_any_precision_are_packed(tmp_path, dtype):
+    save_file({"encoding.frequencies": torch.arange(4, dtype=dtype)}, tmp_path / "weights.safetensors")
+    shown = Shown(run_folders()["quadratic"], tmp_path / "weights.safetensors", live=True, link=".")
+    assert describe(shown, (3, 8, 8))["tensors"]["encoding.frequencies"] == packed(np.arange(4, dtype=np.float32))
 
 
 def test_each_run_shows_its_settings_and_the_command_to_reproduce_it():

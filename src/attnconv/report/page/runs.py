@@ -93,12 +93,12 @@ def _plain(node: Any) -> Any:
 
 
 def _tensors(shown: Shown) -> dict[str, Any] | None:
-    """Return the tensors that the page computes with: those of encodings unchanged, others in float16."""
+    """Return the tensors that the page computes with: those of encodings in float32, others in float16."""
     if shown.weights is None:
         return None
     found: dict[str, Tensor] = read_weights(shown.weights)
     return {
-        name: packed((tensor if POSITIONS in name else tensor.half()).numpy())
+        name: packed((tensor.float() if POSITIONS in name else tensor.half()).numpy())
         for name, tensor in found.items()
         if tensor.is_floating_point() and (shown.live or POSITIONS in name)
     }
