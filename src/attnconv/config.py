@@ -254,14 +254,14 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
     from attnconv.settings.composition import composed
     from attnconv.settings.contradictions import refuse_of_sweeps, require_effect
     from attnconv.settings.explain import explain_composition_error
-    from attnconv.settings.overrides import check_overrides
+    from attnconv.settings.overrides import check_overrides, keep_text
 
     if overrides is not None and (isinstance(overrides, str | dict) or not isinstance(overrides, Iterable)):
         raise ConfigError(f"compose takes a list of strings, such as compose(['seed=1']), not {overrides!r}")
     given = list(overrides or [])
     if not all(isinstance(override, str) for override in given):
         raise ConfigError(f"compose takes a list of strings, such as compose(['seed=1']), not {given}")
-    given = list(map(expand_home, given))
+    given = [keep_text(expand_home(override)) for override in given]
     try:
         check_overrides(given)
         refuse_of_sweeps(given)

@@ -16,6 +16,7 @@ from attnconv.config import POOL, freeze
 from attnconv.errors import UserError
 from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
+from attnconv.settings.overrides import keep_text
 
 REQUEUES = 100  # times that Slurm requeues a run that reached its time limit
 
@@ -47,7 +48,8 @@ class CellSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (grid,) = self.split_arguments(parser.parse_overrides(self._parse_config() + arguments), None)
+        swept = [*map(keep_text, self._parse_config()), *arguments]
+        (grid,) = self.split_arguments(parser.parse_overrides(swept), None)
         cells = []  # configurations and their overrides
         for overrides in grid:
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)

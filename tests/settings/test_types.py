@@ -5,7 +5,7 @@ import pickle
 import pytest
 from omegaconf import OmegaConf
 
-from attnconv.config import SCHEMA, freeze
+from attnconv.config import SCHEMA, compose, flatten, freeze, to_plain
 from attnconv.errors import ConfigError
 from attnconv.settings.composition import composed
 from conftest import TINY_SCALE
@@ -105,3 +105,27 @@ def test_the_schema_is_pickled_by_name():
     # Pickled by value, as joblib would do, it would break: a copy of dataclasses.MISSING marks nothing as missing.
     assert pickle.loads(pickle.dumps(SCHEMA)) is SCHEMA
     assert all(pickle.loads(pickle.dumps(type(part))) is type(part) for part in vars(SCHEMA(model={})).values())
+
+
+TEXTS = [
+    ("name=2026_11_29", "2026_11_29"),
+    ("name=0.10", "0.10"),
+    ("name=1e3", "1e3"),
+    ("name=2024", "2024"),
+    ("name='0.10'", "0.10"),
+    ("name=lr_0.10", "lr_0.10"),
+    ("output=2026_11_29", "2026_11_29"),
+    ("model.name=1_0", "1_0"),
+    ("logger.tags=[1_0,'2_0, 3_0',b]", ["1_0", "2_0, 3_0", "b"]),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), TEXTS)
+def test_text_that_looks_like_a_number_stays_as_typed(override, expected):
+    key, config = override.partition("=")[0], compose(["logger=wandb", override])
+    assert flatten(to_plain(config))[key] == expected
+
+
+def test_text_of_a_sweep_stays_as_typed(refused):
+    assert "would share the folder outputs/0.10/" in refused("-m", "name=0.10,1e3", "seed=0,0")
+    assert "would share the folder outputs/1e3/" in refused("-m", "+hydra.sweeper.params.name='1e3,0.10'", "seed=0,0")

@@ -23,14 +23,14 @@ RESULTS = CONFIGS.parent / "results"
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
-    """Return train.py's arguments as Hydra reads them: overrides first, then flags, with ~ expanded.
+    """Return train.py's arguments for Hydra: overrides first, then flags, with ~ expanded and text kept as typed.
 
     Raises:
         UserError: a flag is unknown or does not fit the others; see `check_overrides`.
     """
     from hydra._internal.utils import get_args_parser
 
-    from attnconv.settings.overrides import check_overrides  # imports Hydra, which scripts do not need
+    from attnconv.settings.overrides import check_overrides, keep_text  # imports Hydra, which scripts do not need
     from attnconv.settings.trial import trial_arguments, under_agent
 
     parser = get_args_parser()
@@ -38,7 +38,7 @@ def train_arguments(arguments: list[str]) -> list[str]:
     found = parser.parse_intermixed_args(arguments)
     _check_flags(found)
     flags = [argument for argument in arguments if argument not in found.overrides]
-    overrides = list(map(expand_home, found.overrides))
+    overrides = [keep_text(expand_home(override)) for override in found.overrides]
     if under_agent():
         overrides = trial_arguments(overrides)
     check_overrides(overrides)

@@ -1,11 +1,13 @@
 """Check command lines where Hydra would misread them or give an unclear error."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep, ValueType
+from hydra.errors import HydraException
 
 from attnconv.config import CONFIGS, Config, valid_keys
 from attnconv.errors import ConfigError, nearest
@@ -13,6 +15,33 @@ from attnconv.errors import ConfigError, nearest
 # The settings of Hydra that hold further settings, and those of them that files of hydra/ fill.
 HYDRA_GROUPS = ("launcher", "sweeper", "job_logging", "hydra_logging", "help", "hydra_help", "callbacks")
 HYDRA_SECTIONS = (*HYDRA_GROUPS, "run", "sweep", "job")
+
+# Quoted text, and what separates the values of a list or a sweep.
+SEPARATORS = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[][(),])""")
+COMPUTED = re.compile(r"\$\{|\b(range|interval)\(")
+
+
+def keep_text(override: str) -> str:
+    """Return an override of a text setting as typed: quote what Hydra would change as a number, such as name=0.10."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in _texts() or COMPUTED.search(value):
+        return override
+    return key + equals + "".join(map(_kept, SEPARATORS.split(value)))
+
+
+def _texts() -> Iterator[str]:
+    """Yield the dotted keys of the settings that hold text, or a list of texts."""
+    yield "model.name"
+    yield from (key for key, kind in _plain_settings(Config) if str in (kind, *get_args(kind)))
+
+
+def _kept(piece: str) -> str:
+    text = piece.strip()
+    try:
+        number = OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:  # a separator, or half of a text
+        return piece
+    return f'"{text}"' if type(number) in (int, float) and str(number) != text else piece
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
@@ -27,7 +56,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
         key, typed = override.key_or_group, override.input_line
         if not key:
             raise ConfigError(f"{typed} has no setting before the = sign: write KEY{typed}")
-        if any(key.startswith(f"{setting}.") for setting in _plain_settings(Config)):
+        if any(key.startswith(f"{setting}.") for setting, _ in _plain_settings(Config)):
             raise ConfigError(f"unknown setting '{key}'{nearest(key, valid_keys())}")
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
@@ -57,13 +86,13 @@ def _check_hydra(override: Override) -> None:
     raise ConfigError(f"{typed}: {key} holds settings: set {key}.KEY=VALUE{group}")
 
 
-def _plain_settings(schema: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of the settings that have no settings below them."""
+def _plain_settings(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys and the types of the settings that have no settings below them."""
     for setting in fields(schema):
         if is_dataclass(setting.type):
             yield from _plain_settings(setting.type, f"{prefix}{setting.name}.")
         elif setting.name != "model":
-            yield prefix + setting.name
+            yield prefix + setting.name, setting.type
 
 
 def _values(override: Override) -> Iterator[Any]:
