@@ -4,6 +4,8 @@ import subprocess
 
 import pytest
 
+from attnconv.config import compose
+from attnconv.errors import ConfigError
 from attnconv.settings.overrides import check_overrides
 from conftest import PYTHON
 
@@ -41,10 +43,19 @@ def test_plugins_of_hydra_need_a_file_name(refused, override):
     assert f"{override} does not name a file of {override.partition('=')[0]}" in refused("-m", override)
 
 
-def test_a_file_that_hydra_would_ignore_is_refused(refused, tmp_path):
-    (tmp_path / "own/recipe").mkdir(parents=True)
-    (tmp_path / "own/recipe/modern.yaml").write_text("lr: 1\n")
-    assert "own/recipe/modern.yaml would be ignored" in refused("--config-dir", tmp_path / "own")
+@pytest.mark.parametrize("name", ["recipe/modern.yaml", "backbone.yaml"])
+def test_a_file_that_hydra_would_ignore_is_refused(refused, tmp_path, name):
+    file = tmp_path / "own" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("lr: 1\n")
+    assert f"own/{name} would be ignored" in refused("--config-dir", tmp_path / "own")
+    for place in (f"file://{tmp_path}/own", f"{tmp_path}/own"):
+        assert f"own/{name} would be ignored" in refused(f"hydra.searchpath=[pkg://some.package,'{place}']")
+    with pytest.raises(ConfigError, match=f"own/{name} would be ignored"):
+        compose([f"hydra.searchpath=[file://{tmp_path}/own]"])
+
+
+def test_an_empty_config_dir_is_refused(refused):
     assert "--config-dir is empty" in refused("--config-dir", "")
 
 

@@ -73,19 +73,13 @@ def _check_flags(found: argparse.Namespace) -> None:
     if found.shell_completion and not any(override.partition("=")[0] in COMPLETION for override in found.overrides):
         raise UserError(f"--shell-completion needs one of {', '.join(f'{name}=SHELL' for name in COMPLETION)}")
     if found.config_dir is not None:
-        _check_config_dir(found.config_dir)
+        from attnconv.settings.overrides import check_config_dir
+
+        if not found.config_dir:
+            raise UserError("--config-dir is empty (an unset shell variable?)")
+        check_config_dir(found.config_dir)
     if found.experimental_rerun is not None:
         raise UserError("--experimental-rerun is not supported; rerun the same command to resume a run")
-
-
-def _check_config_dir(folder: str) -> None:
-    """Raise UserError for a folder with a file that Hydra would ignore, because configs/ has one of that name."""
-    if not folder:
-        raise UserError("--config-dir is empty (an unset shell variable?)")
-    for ours in CONFIGS.glob("*/*.yaml") if Path(folder).resolve() != CONFIGS else ():
-        theirs = Path(folder, ours.relative_to(CONFIGS))
-        if theirs.exists():
-            raise UserError(f"{theirs} would be ignored, because configs/ has a file of that name: rename it")
 
 
 # The option by which each optimizing sweeper maximizes; by default they all minimize.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -49,7 +50,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
 
     Raises:
         ConfigError: an override removes a setting, sets a part of a value, chooses a config file by something other
-            than a name, sets a section of Hydra to a value, or has a range without a step.
+            than a name, sets a section of Hydra to a value, or has a range without a step; see `check_config_dir`.
         HydraException: an override cannot be parsed.
     """
     for override in OverridesParser.create().parse_overrides([*overrides]):
@@ -75,15 +76,26 @@ def check_overrides(overrides: Iterable[str]) -> None:
 
 
 def _check_hydra(override: Override) -> None:
-    """Raise ConfigError for a value in place of Hydra's settings, or of a wrong type in hydra.verbose."""
+    """Raise ConfigError for a value in place of Hydra's settings, of a wrong type, or with files that are ignored."""
     key, typed, values = override.key_or_group, override.input_line, list(_values(override))
     if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in values):
         raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
+    if key == "hydra.searchpath":
+        for folder in (place for value in values if isinstance(value, list) for place in value):
+            check_config_dir(str(folder).removeprefix("file://"))
     section = key.removeprefix("hydra.")
     if section not in HYDRA_SECTIONS or all(isinstance(value, dict) or "${" in str(value) for value in values):
         return
     group = f"; hydra/{section}=NAME chooses a file" if section in HYDRA_GROUPS else ""
     raise ConfigError(f"{typed}: {key} holds settings: set {key}.KEY=VALUE{group}")
+
+
+def check_config_dir(folder: str) -> None:
+    """Raise ConfigError for a folder with a file that Hydra would ignore, because configs/ has one of that name."""
+    for ours in CONFIGS.rglob("*.yaml") if Path(folder).resolve() != CONFIGS else ():
+        theirs = Path(folder, ours.relative_to(CONFIGS))
+        if theirs.exists():
+            raise ConfigError(f"{theirs} would be ignored, because configs/ has a file of that name: rename it")
 
 
 def _plain_settings(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
