@@ -13,6 +13,7 @@ from torch import nn
 
 import attnconv
 from attnconv.analysis.attention import attention_layers
+from attnconv.config import checked
 from attnconv.data.preprocessing import read_preprocessing
 from attnconv.errors import ConfigError, DataError, RunFolderError, UserError
 from attnconv.models.weight_files import read_weights
@@ -79,6 +80,10 @@ def test_compose_reads_its_settings_as_a_command_line(monkeypatch, tmp_path):
         ("output", Path("outputs"), "output must be text"),
         ("name", "a/../b", "name"),
         ("model", None, "model must not be null"),
+        ("recipe.lr", np.ones(1), "recipe.lr must be text, a number, .* not ndarray"),
+        ("model", {"name": "a", "width": {1, 2}}, "model.width must be text, a number, .* not set"),
+        ("model", {"name": True, "width": 8}, "model.name must be text, not true"),
+        ("model", {"name": ["a"], "width": 8}, "model.name must be text, not .'a'."),
     ],
 )
 def test_an_edited_configuration_is_checked_before_it_runs(tiny, tmp_path, key, value, complaint):
@@ -93,6 +98,14 @@ def test_an_edited_configuration_is_checked_before_it_runs(tiny, tmp_path, key, 
     assert not (tmp_path / "outputs").exists()
     with pytest.raises(ConfigError, match="this is a dict, not a configuration"):
         attnconv.run({"seed": 1})
+
+
+def test_numbers_of_numpy_and_tuples_are_those_of_a_command_line(tiny):
+    edited, expected = tiny(), tiny("recipe.lr=0.1", "recipe.sizes=[1]", "seed=3")
+    edited.seed, edited.recipe.lr, edited.recipe.sizes = np.int64(3), np.float64(0.1), (1,)
+    edited.model |= {"name": 2024, "kernel_size": np.int8(3), "more": {"of": (1, np.float64(2))}}
+    expected.model |= {"name": "2024", "kernel_size": 3, "more": {"of": [1, 2.0]}}
+    assert repr(checked(edited)) == repr(expected)
 
 
 def test_load_takes_texts_for_paths(folder):

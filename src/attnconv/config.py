@@ -23,7 +23,7 @@ from attnconv.settings.limits import (
     check_place,
     check_rates,
 )
-from attnconv.settings.types import convert, typed, untyped
+from attnconv.settings.types import as_text, convert, plain_value, typed, untyped
 
 # Registered at import, because a process that a launcher starts composes before it calls anything in this module.
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
@@ -210,7 +210,7 @@ def checked(config: Any) -> Config:
     for prefix, part in parts:
         for name in vars(part).keys() - {setting.name for setting in fields(part)}:
             raise ConfigError(f"unknown setting '{prefix}{name}'{nearest(prefix + name, valid_keys())}")
-    return _checked(typed(Config, asdict(config)))
+    return _checked(typed(Config, plain_value(config)))
 
 
 def _checked(config: Config) -> Config:
@@ -223,13 +223,14 @@ def _checked(config: Config) -> Config:
         config.collected = os.path.expanduser(config.collected)
     _check_model(config)
     check_rates(config.recipe)
-    check_place(config.output, [config.name, str(config.model["name"]), f"{config.scale.name}-{config.recipe.name}"])
+    check_place(config.output, [config.name, config.model["name"], f"{config.scale.name}-{config.recipe.name}"])
     return config
 
 
 def _check_model(config: Config) -> None:
-    """Raise ConfigError for a model without a name or with a number outside its limits."""
-    check_folder_name("model.name", str(config.model.get("name") or ""))
+    """Raise ConfigError for a model without a name or with a number outside its limits, and make its name text."""
+    config.model["name"] = as_text("model.name", config.model.get("name", ""))
+    check_folder_name("model.name", config.model["name"])
     shared = {knob_field.name: knob_field.metadata for knob_field in (*fields(RecipeConfig), *fields(ScaleConfig))}
     check_model(config.model, {name: shared[name] for name in SHARED})
 

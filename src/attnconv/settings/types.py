@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, field, fields, is_dataclass, make_dataclass
 from functools import cache
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -92,6 +93,29 @@ def typed(schema: type[Schema], values: Any, prefix: str = "") -> Schema:
     return schema(**found)
 
 
+def plain_value(value: Any, key: str = "") -> Any:
+    """Return what Python code set, as a file would have it: NumPy's numbers as int or float, tuples as lists.
+
+    Raises:
+        ConfigError: it is, or contains, something that a file cannot have.
+    """
+    parts = vars(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if isinstance(parts, Mapping):
+        return {name: plain_value(part, f"{key}.{name}".lstrip(".")) for name, part in parts.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(element, key) for element in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, str):
+        return str(value)
+    kind = type(value).__name__
+    raise ConfigError(f"{key} must be text, a number, True, False or None, or a list of them, not {kind}")
+
+
 def _converted(key: str, value: Any, kind: Any) -> Any:
     """Return a value as its setting's type has it."""
     kinds = [one for one in get_args(kind) if one is not NoneType] if NoneType in get_args(kind) else [kind]
@@ -104,7 +128,7 @@ def _converted(key: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"{key} must be a list, such as {key}=[{_said(value)}], not {_said(value)}")
         return [_converted(key, element, get_args(wanted)[0]) for element in value]
-    return {bool: _switch, int: _whole, float: _number, str: _text}.get(wanted, _settings)(key, value)
+    return {bool: _switch, int: _whole, float: _number, str: as_text}.get(wanted, _settings)(key, value)
 
 
 def _switch(key: str, value: Any) -> bool:
@@ -132,7 +156,12 @@ def _number(key: str, value: Any) -> float:
     raise ConfigError(f"{key} must be a number, not {_said(value)}")
 
 
-def _text(key: str, value: Any) -> str:
+def as_text(key: str, value: Any) -> str:
+    """Return the text of a setting, which may look like a number.
+
+    Raises:
+        ConfigError: it is neither text nor a number.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
