@@ -199,6 +199,26 @@ def test_invalid_values_and_unknown_settings_are_refused(override, complaint):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["model=timm"], "model.timm_name has no default: set model.timm_name=VALUE"),
+        (["name=${nothing}"], "name: Interpolation key 'nothing' not found"),
+        (["name=${oc.env:NO_SUCH_VARIABLE}"], "Environment variable 'NO_SUCH_VARIABLE' not found"),
+        (["name=${"], "name=${: "),
+        (["hydra.searchpath=[file://FOLDER]", "experiment=torn"], "torn.yaml, line 3: expected ',' or ']'"),
+    ],
+)
+def test_errors_of_composition_are_those_of_the_command_line(refused, tmp_path, overrides, complaint):
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/torn.yaml").write_text("# @package _global_\nseed: [1\n")
+    overrides = [override.replace("FOLDER", f"{tmp_path}/own") for override in overrides]
+    with pytest.raises(ConfigError) as caught:
+        settings.compose(overrides)
+    assert complaint in str(caught.value)
+    assert refused(*overrides).removeprefix("error: ") == str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
     [
         ("batch_size", "; did you mean 'recipe.batch_size'?"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from attnconv.errors import ConfigError, nearest
+from attnconv.errors import ConfigError, UserError, nearest, what_to_mend
 from attnconv.settings.limits import (
     LARGEST_SEED,
     check_folder_name,
@@ -249,12 +249,9 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
     Raises:
         ConfigError: see `freeze`; also if it is not a list of strings, or one cannot be read or has no effect.
     """
-    from hydra.errors import HydraException
-
     from attnconv.settings.arguments import expand_home
     from attnconv.settings.composition import composed
     from attnconv.settings.contradictions import refuse_of_sweeps, require_effect
-    from attnconv.settings.explain import explain_composition_error
     from attnconv.settings.overrides import check_overrides, keep_text
 
     if overrides is not None and (isinstance(overrides, str | dict) or not isinstance(overrides, Iterable)):
@@ -267,8 +264,11 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
         check_overrides(given)
         refuse_of_sweeps(given)
         config = freeze(composed(given))
-    except HydraException as error:
-        raise ConfigError(explain_composition_error(error, valid_keys())) from error
+    except Exception as error:
+        message = what_to_mend(error, valid_keys())
+        if message is None or isinstance(error, UserError):
+            raise
+        raise ConfigError(message) from error
     require_effect([(config, given)])
     return config
 

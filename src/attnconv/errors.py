@@ -143,14 +143,14 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
-        message = _what_to_mend(error, valid_keys)
+        message = what_to_mend(error, valid_keys)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
-def _what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
+def what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
     """Return one line about an error that a user can fix, or None for a bug in the program."""
     if isinstance(error, UserError):
         return " ".join(str(error).split("\n"))

@@ -51,7 +51,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
 
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
-        name = key.group(1) if key else missing.group(1)
+        refers = "while resolving interpolation" in text  # the full_key, to the missing one
+        name = key.group(1) if key and not refers else missing.group(1)
         return f"{name} has no default: set {name}=VALUE"
 
     replaced = re.search(r"Merge error: \w+ is not a subclass of (\w+)Config\. value: (.*)", text)
