@@ -20,6 +20,7 @@ from attnconv.files import (
 from attnconv.report.examined import read_examined
 from attnconv.report.page.images import read_images
 from attnconv.report.runs_table import read_runs
+from attnconv.runs.estimate import Work
 from attnconv.runs.records import RESULT_KEYS
 from attnconv.runs.status import look, noted_cells
 
@@ -102,6 +103,10 @@ def test_damaged_probe_and_sweep_files_are_named(tmp_path):
     (tmp_path / ".sweeps/now/cells.json").write_text('[{"place": 1}]')
     with pytest.raises(FileError, match=r"cells\.json lacks 'folder'"):
         noted_cells(tmp_path)
+    for wrong in ({"work": {}}, {"work": []}, {"work": WORK | {"images": "9"}}, {"reason": 5}):
+        (tmp_path / ".sweeps/now/cells.json").write_text(json.dumps([{"folder": "x", "work": WORK} | wrong]))
+        with pytest.raises(FileError, match=r"cells\.json has unexpected content"):
+            noted_cells(tmp_path)
 
 
 def test_damaged_npz_files_are_one_line_errors(tmp_path):
@@ -147,6 +152,9 @@ def test_text_detection_allows_a_truncated_last_character():
     assert kind_of(b"x" + "ö".encode()[:1]) == "text, beginning 'x'"
 
 
+WORK = vars(Work("conv3x3", "mini", "bf16", 9.0))
+
+
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
@@ -163,6 +171,10 @@ def test_text_detection_allows_a_truncated_last_character():
             "result.json has the status 'fine', not one of done, failed, interrupted",
         ),
         ("result.json", '{"status": "done", "format": "x"}', "result.json has the format 'x', not a whole number"),
+        ("result.json", '{"status": "done", "cpu_seconds": "12"}', "result.json has cpu_seconds '12'"),
+        ("result.json", '{"status": "done", "cpu": {}}', "result.json has cpu {}"),
+        ("result.json", '{"status": "done", "dirty": "no"}', "result.json has dirty 'no'"),
+        ("result.json", '{"status": "done", "commit": 5}', "result.json has commit 5"),
         ("result.json", '{"status": "done"}', "result.json lacks name, model, recipe"),
         (
             "metrics.jsonl",
@@ -180,9 +192,8 @@ def test_invalid_files_in_a_run_folder_are_reported_as_damaged(tmp_path, file, c
     folder = tmp_path / "x/frac1/seed0"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)
-    (folder / "result.json").write_text(
-        json.dumps({"status": "done", **dict.fromkeys(RESULT_KEYS, "x"), "fraction": 1.0, "seed": 0, "versions": {}})
-    )
+    result = {"status": "done", **dict.fromkeys(RESULT_KEYS, "x"), "fraction": 1.0, "seed": 0}
+    (folder / "result.json").write_text(json.dumps(result | {"versions": {}, "dirty": False}))
     (folder / file).write_text(content)
     state = look(folder)
     assert state.status == "damaged"

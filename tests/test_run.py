@@ -106,6 +106,11 @@ def test_a_finished_run_is_not_overwritten(tiny):
     with pytest.raises(RunFolderError, match="is already finished"):
         run(tiny())
     assert read(tiny(), "result.json") == before
+    path = run_folder_path(tiny()) / "result.json"
+    for wrong, complaint in (({"test_acc": "0.9"}, "says test/acc '0.9'"), ({"test_acc": None}, "says test/acc None")):
+        path.write_text(json.dumps(json.loads(before) | wrong))
+        with pytest.raises(RunFolderError, match=f"is damaged: result.json {complaint}.*; delete the folder"):
+            run(tiny())
 
 
 @pytest.mark.parametrize("recipe", ["paper", "modern"])

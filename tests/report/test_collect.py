@@ -192,6 +192,8 @@ def test_results_with_impossible_values_are_not_collected(tiny, tmp_path):
     for change, complaint in (
         ({"test_acc": 88.6}, "result.json says test/acc 88.6, which is not a share from 0 to 1"),
         ({"test_acc": True}, "result.json says test/acc True"),
+        ({"test_acc": None}, "result.json says test/acc None"),
+        ({"cpu": {"family": "x"}}, "result.json has cpu {'family': 'x'}"),
         ({"versions": None}, "result.json has versions None"),
         ({"device": 5}, "result.json has device 5"),
         ({"model": "resnet18"}, "result.json is of another run: its model is resnet18, not conv3x3"),

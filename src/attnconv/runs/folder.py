@@ -45,7 +45,7 @@ from attnconv.runs.identity import (
     refusal,
     start_weights,
 )
-from attnconv.runs.records import DATA_FILE, name_of, read_epochs, read_lines, read_result
+from attnconv.runs.records import DATA_FILE, name_of, read_epochs, read_finished, read_lines, read_result
 from attnconv.runs.status import running_process
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class RunFolder:
         """Raise RunFolderError if the run must not or cannot use its folder, without writing anything.
 
         Raises:
-            RunFolderError: the run is finished, the folder holds another configuration, or it is not writable. If a
-                finished run's data or heads must be read first, this is checked only afterwards.
+            RunFolderError: the run is finished or damaged, the folder holds another configuration, or it is not
+                writable. If a finished run's data or heads must be read first, this is checked only afterwards.
         """
         existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
@@ -103,7 +103,8 @@ class RunFolder:
         different = self._differences(None if done else self.precision)
         if different and not (nothing_to_keep(self.path) if self._lock.is_locked else gives_way(self.path)):
             raise RunFolderError(refusal(self.path, different, self.config, done))
-        if result is not None and done and self._knows_inputs():
+        if done and self._knows_inputs():
+            _, result, _ = read_finished(self.path)
             raise AlreadyDone(
                 f"{self.path} is already finished (test accuracy {result['test_acc']:.4f}); "
                 "choose another name= or seed=, or delete the folder"

@@ -25,13 +25,16 @@ MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 # Keys in the last line of metrics.jsonl; result.json has them too, with an underscore for the slash.
 ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 
-# Types of values in result.json that readers rely on.
+# Types of values in result.json that readers rely on, and of those in its cpu.
 TYPES: dict[str, Any] = {
-    **dict.fromkeys(("name", "model", "recipe", "scale", "data", "device", "reason"), str),
+    **dict.fromkeys(("name", "model", "recipe", "scale", "data", "equal", "precision", "device", "reason"), str),
     **dict.fromkeys(("versions", "cpu", "match"), dict),
     **dict.fromkeys(("seed", "epochs", "train_images"), int),
-    **dict.fromkeys(("fraction", "seconds"), float | int),
+    **dict.fromkeys(("fraction", "seconds", "cpu_seconds"), float | int),
+    "commit": str | None,
+    "dirty": bool | None,
 }
+TYPES_OF_CPU = {"family": str, "flags": list, "threads": int}
 
 # Keys in the result.json of all finished runs, of any version.
 RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
@@ -135,6 +138,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     for key, kind in TYPES.items():
         if key in result and not isinstance(result[key], kind):
             raise Damaged(folder, f"result.json has {key} {result[key]!r}")
+    cpu = result.get("cpu")
+    if cpu is not None and not all(isinstance(cpu.get(key), kind) for key, kind in TYPES_OF_CPU.items()):
+        raise Damaged(folder, f"result.json has cpu {cpu!r}")
     if written > FORMAT:
         detail = f"result.json has format {written}, of a newer version; this one knows {FORMAT}: update this checkout"
         raise Newer(folder, detail)
@@ -191,7 +197,7 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     _check_kept(folder)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
-        if said is not None and not (isinstance(said, float | int) and 0 <= said <= 1):
+        if (said is not None or name == "test/acc") and not (isinstance(said, float | int) and 0 <= said <= 1):
             raise Damaged(folder, f"result.json says {name} {said!r}, which is not a share from 0 to 1")
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")

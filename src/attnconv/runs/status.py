@@ -12,6 +12,7 @@ from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_config, read_finished, read_lines, read_result
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<start time>/
+WORK = {"model": str, "scale": str, "precision": str, "images": float | int}  # in cells.json: attnconv.runs.estimate
 STATUSES = ("done", "running", "interrupted", "unfinished", "failed", "damaged", "unreadable", "waiting")
 BROKEN = ("damaged", "unreadable")  # statuses of runs that a sweep leaves alone
 
@@ -107,8 +108,22 @@ def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
     noted: dict[Path, dict[str, Any]] = {}
     for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):
         with reading(file):
-            noted |= {outputs / cell["folder"]: cell for cell in json.loads(file.read_text("utf-8"))}
+            noted |= {outputs / cell["folder"]: _checked_cell(cell) for cell in json.loads(file.read_text("utf-8"))}
     return noted
+
+
+def _checked_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a run in cells.json.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not what a sweep writes; older sweeps write no work.
+    """
+    work = cell.get("work")
+    if work is not None and not (work.keys() == WORK.keys() and all(isinstance(work[key], WORK[key]) for key in WORK)):
+        raise ValueError(f"work {work!r}")
+    if not isinstance(cell.get("reason", ""), str):
+        raise ValueError(f"reason {cell['reason']!r}")
+    return cell
 
 
 def _look(folder: Path) -> State:
