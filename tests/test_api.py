@@ -1,5 +1,6 @@
 """The public API: loading networks, prediction, evaluation and attention maps, with one-line errors."""
 
+import json
 import runpy
 import shutil
 import sys
@@ -16,6 +17,7 @@ from attnconv.analysis.attention import attention_layers
 from attnconv.config import checked
 from attnconv.data.preprocessing import read_preprocessing
 from attnconv.errors import ConfigError, DataError, RunFolderError, UserError
+from attnconv.files import FileError
 from attnconv.models.weight_files import read_weights
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import find_run
@@ -291,6 +293,31 @@ def test_runs_without_preprocessing_json_fall_back_to_the_data_set(folder, moved
     cifar10 = attnconv.compose(["data.root=nowhere"])
     found = read_preprocessing(tmp_path, cifar10.data)
     assert (found.image_shape, found.class_names[3], found.mean[0]) == ((3, 32, 32), "cat", 0.4914)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", ["a", "b", "c"]),
+        ("mean", [None] * 3),
+        ("mean", [0.5]),
+        ("mean", [float("nan")] * 3),
+        ("std", [0.2, 0.2, 0]),
+        ("std", 0.2),
+        ("image_shape", ["3", 8, 8]),
+        ("image_shape", [3, 0, 8]),
+        ("class_names", "abcd"),
+        ("class_names", [1, 2, 3, 4]),
+    ],
+)
+def test_a_damaged_preprocessing_is_a_one_line_error(tmp_path, key, value):
+    good = {"image_shape": [3, 8, 8], "class_names": ["a", "b", "c", "d"], "mean": [0, 0.5, 0.5], "std": [1, 0.2, 0.2]}
+    (tmp_path / "preprocessing.json").write_text(json.dumps(good))
+    config = attnconv.compose(["data.root=nowhere"]).data
+    assert read_preprocessing(tmp_path, config).std == (1, 0.2, 0.2)
+    (tmp_path / "preprocessing.json").write_text(json.dumps(good | {key: value}))
+    with pytest.raises(FileError, match=r"preprocessing\.json has unexpected content \("):
+        read_preprocessing(tmp_path, config)
 
 
 @pytest.fixture

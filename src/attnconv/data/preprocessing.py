@@ -4,8 +4,10 @@ It consists of the image size, the normalization and the class names.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,9 +77,24 @@ def read_preprocessing(folder: Path, config: DataConfig) -> Preprocessing:
     if path.exists():
         found = read_json(path, KEYS)
         with reading(path):
+            _check(found)
             channels, height, width = found["image_shape"]
             names, mean, std = (tuple(found[key]) for key in KEYS[1:])
         return Preprocessing((channels, height, width), names, mean, std)
     if config.source == "cifar10" and config.mean is not None and config.std is not None:
         return Preprocessing((3, 32, 32), CIFAR10, tuple(config.mean), tuple(config.std))
     return Preprocessing.of(config, load_dataset(config, torch.device("cpu")))
+
+
+def _check(found: dict[str, Any]) -> None:
+    """Raise one of UNREADABLE for the content of a preprocessing.json that no data set has."""
+    shape, names, mean, std = (found[key] for key in KEYS)
+    good = {
+        "image_shape": len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape),
+        "class_names": isinstance(names, list) and all(isinstance(name, str) for name in names),
+        "mean": len(mean) == shape[0] and all(map(math.isfinite, mean)),
+        "std": len(std) == shape[0] and all(math.isfinite(value) and value > 0 for value in std),
+    }
+    for key in KEYS:
+        if not good[key]:
+            raise ValueError(f"{key}: {found[key]}")
