@@ -92,6 +92,11 @@ def test_a_missing_package_line_or_wrong_encoding_is_a_one_line_error(refused, t
     file.write_text("seed: 1\n")
     arguments = ("--config-dir", tmp_path / "own", "experiment=mine")
     assert "mine.yaml: its first line must be # @package _global_" in refused(*arguments)
+    file.write_text("\ufeff# @package _global_\nseed: 1\n")
+    assert "# @package _global_, without a byte order mark before it" in refused(*arguments)
+    (tmp_path / "own/scale").mkdir()
+    (tmp_path / "own/scale/mine.yaml").write_text("defaults: [override /recipe: modern]\n")
+    assert "scale/mine.yaml: its first line must be # @package" in refused(*arguments[:2], "scale=mine")
     file.write_bytes(b"\xff\xfes\0")
     assert "is not UTF-8 text" in refused(*arguments)
 

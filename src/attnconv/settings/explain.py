@@ -41,8 +41,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if key and re.search(r"is not in struct|Key '[^']+' not in|Could not override", text):
         valid, (group, _, _) = set(valid_keys), key.group(1).partition(".")
-        if group == "experiment":
-            return f"{prefix}its first line must be # @package _global_"
+        if group == "experiment" or (where and "@" in key.group(1)):
+            return f"{prefix}its first line must be # @package _global_, without a byte order mark before it"
         if key.group(1) in valid and group == "model":
             return f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have"
         if key.group(1) in valid:
