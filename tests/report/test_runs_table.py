@@ -34,6 +34,9 @@ def test_csv_cells_keep_their_types(tmp_path):
         ({"test_acc": ""}, "has unexpected content (an empty cell in column test_acc)"),
         ({"model": ""}, "has unexpected content (an empty cell in column model)"),
         ({"format": "new"}, "has unexpected content"),
+        ({"run": "b", "test_acc": 88.63}, "(row 2 has test_acc 88.63, which is not a share from 0 to 1)"),
+        ({"run": "b", "train_acc": -0.1}, "(row 2 has train_acc -0.1, which is not a share"),
+        ({"seed": 2}, "(row 2 repeats the run a)"),
     ],
 )
 def test_cells_of_another_kind_are_a_one_line_error(tmp_path, changes, complaint):

@@ -33,6 +33,7 @@ TEXT = {
     "cpu_family", "cpu_flags", "commit", "python", "torch", "cuda", "numpy", "timm", "platform", "data_hash",
     "subset_hash",
 }  # fmt: skip
+SHARES = ("test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored", "train_acc")
 NUMBERS = {*IDENTITY, *PROVENANCE} - TEXT  # True and False count as numbers
 NEVER_EMPTY = {*RESULT_KEYS} & {*IDENTITY}
 # Names of settings that result.json, and so a column above, has already.
@@ -103,6 +104,14 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
         for column in ("source", *IDENTITY, *PROVENANCE):
             rows[0][column]  # a missing column is a KeyError
         table = [{column: _value(column, cell) for column, cell in row.items()} for row in rows]
+        found: set[str] = set()
+        for number, row in enumerate(table, 1):
+            if row["run"] in found:
+                raise ValueError(f"row {number} repeats the run {row['run']}")
+            found.add(row["run"])
+            for column in (column for column in SHARES if row[column] is not None):
+                if not 0 <= row[column] <= 1:
+                    raise ValueError(f"row {number} has {column} {row[column]}, which is not a share from 0 to 1")
     return [row for row in table if row["kept_out"] is None]
 
 
