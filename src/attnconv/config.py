@@ -43,7 +43,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def knob(default: Any, meaning: str, **limits: Any) -> Any:
     """Return a dataclass field for one setting.
 
-    Limits: choices=(...); above=, at_least=, below=, at_most= (for a number, and for each number of a list);
+    Limits: choices=(...); above=, at_least=, below=, at_most=, or_zero=True (for a number, and each number of a list);
     folder=True (the name of one folder); path=True; rising=True (a list).
     """
     metadata = {"meaning": meaning, **limits}
@@ -118,7 +118,7 @@ class RecipeConfig:
     decay_factor: float = knob(10.0, "with schedule=step: divisor of the learning rate at each milestone", above=1)
     label_smoothing: float = knob(0.0, "probability that is spread evenly over all classes", at_least=0, below=1)
     cutmix: float = knob(0.0, "CutMix of each training batch: alpha of the Beta distribution of the share that an "
-                         "image keeps (1: uniform); 0: none", at_least=0)  # fmt: skip
+                         "image keeps (1: uniform); 0: none", at_least=0.01, or_zero=True)  # fmt: skip
     sizes: list[float] = knob([], "heights of training images as shares of the full height; each entry covers an "
                               "equal part of training; []: full size", above=0, at_most=16)  # fmt: skip
     cropped_from: float | None = knob(None, "sizes from this share on are random crops, smaller ones are scaled "
@@ -215,7 +215,7 @@ def checked(config: Any) -> Config:
 
 def _checked(config: Config) -> Config:
     check_limits(config)
-    for key, value in flatten(config.model, "model.").items():
+    for key, value in {"collected": config.collected, **flatten(config.model, "model.")}.items():
         if value == "":
             raise ConfigError(f"{key} is empty: set {key}=VALUE")
     config.output, config.data.root = map(os.path.expanduser, (config.output, config.data.root))

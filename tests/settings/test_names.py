@@ -37,6 +37,7 @@ NAMES = [
     ("output=" + "a" * 300, "output has a name of 300 bytes"),
     ("output=" + "/abc" * 1000, "output leads to paths of"),
     ("collected=' '", "starts or ends with a space"),
+    ("collected=", "collected is empty: set collected=VALUE"),
 ]
 MODEL_NAMES = [
     (

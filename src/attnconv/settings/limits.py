@@ -106,13 +106,16 @@ def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
 def _check_number(key: str, value: float, limits: Mapping[str, Any]) -> None:
     if not math.isfinite(value):
         raise ConfigError(f"{key} must be a finite number, not {value}")
+    if value == 0 and limits.get("or_zero"):
+        return
     largest = LARGEST_COUNT if isinstance(value, int) else LARGEST_FLOAT
     bounds = {"at_least": -largest, "at_most": largest} | {
         word: limits[word] for word in ("above", "at_least", "below", "at_most") if word in limits
     }
     for word, bound in bounds.items():
         if not _HOLDS[word](value, bound):
-            raise ConfigError(f"{key} must be {word.replace('_', ' ')} {bound}, not {value}")
+            zero = "0 or " if limits.get("or_zero") else ""
+            raise ConfigError(f"{key} must be {zero}{word.replace('_', ' ')} {bound}, not {value}")
 
 
 _HOLDS: dict[str, Any] = {
