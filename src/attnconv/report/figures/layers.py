@@ -43,6 +43,7 @@ def _draw(axis: Axes, share: Share, runs: list[list[float]]) -> None:
             "markerfacecolor": color if share.corrected else "white"}  # fmt: skip
     for values in runs:
         axis.plot(layers, [100 * value for value in values], linestyle="", **dots)
+    style = "-" if len(runs) > 1 else "--"
     axis.plot(layers, [100 * fmean(of_layer) for of_layer in zip(*runs, strict=True)], style, color=color)
     axis.plot([], [], style, label=plain(share.label), **dots)
     axis.set_xticks(layers)
