@@ -96,6 +96,27 @@ def test_zoomed_figure_of_sixteen_heads_on_a_small_rectangular_map():
     assert figure.axes[0].images[0].get_array().shape == (4, 5)
 
 
+def test_many_heads_are_tiles_of_one_image():
+    probs = np.full((3, 50, 4, 5), 0.05)
+    probs[0, :, 3, 4], probs[1, 49] = 0.5, np.nan
+    (axis,) = maps.whole(Maps("a run", probs)).axes
+    image = axis.images[0].get_array()
+    assert np.isfinite(image).sum() == 149 * 4 * 5
+    np.testing.assert_allclose(image[:4, :5], np.where(probs[0, 0] == 0.5, 1, 0.1), err_msg="darkest at its largest")
+    assert axis.lines[0].get_xydata()[:5].max(axis=0).tolist() == [2.5, 2.5], "the query is framed"
+    assert np.isfinite(axis.lines[0].get_xdata()).sum() == 5 * 149
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["layer 1", "layer 2", "layer 3"]
+
+
+def test_a_figure_of_too_many_heads_says_how_many_it_shows():
+    figure = maps.whole(Maps("a run", np.full((1000, 17, 2, 2), 0.25, np.float16)))
+    assert figure.get_size_inches()[1] < 50
+    assert "a run: the first 17 of 17 heads in the first 65 of 1,000 layers" in figure.get_suptitle()
+    figure = maps.of_images(ImageMaps("a run", np.zeros((1, 4, 4, 3)), np.zeros((1, 2)), np.ones((1, 1, 17, 2, 2))))
+    assert figure.get_suptitle() == "a run: the first 16 of 17 heads"
+    assert len(figure.axes) == 1 + 16
+
+
 def test_the_query_is_framed_at_its_position():
     images = np.zeros((1, 8, 8, 3), np.uint8)
     figure = maps.of_images(ImageMaps("a run", images, np.array([[1, 2]]), np.full((1, 1, 1, 4, 4), 1 / 16)))

@@ -12,6 +12,10 @@ from attnconv.report.figures.style import COLUMN, new_figure, set_title, styled
 
 ZOOM = 7  # positions per side around the query, as in Figure 5
 QUERY = "#ff2a2a"  # the frame around the query pixel
+FRAME = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1)])  # corners around a pixel, in half pixels
+MOST_PANELS = 144  # heads in a figure with a panel for each: matplotlib needs about 0.1 s for a panel
+PER_ROW = 16  # heads in a row of a figure without panels, and of a figure of images
+MOST_INCHES = 40  # height of a figure without panels
 
 
 @styled
@@ -44,7 +48,10 @@ def of_images(found: ImageMaps, layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) ->
     """Draw each image with its query, and where each head of each layer attends from there."""
     images = len(found.images)
     shown = [layer for layer in layers if layer < found.probs.shape[1]]
-    heads = found.probs.shape[2]
+    heads = min(found.probs.shape[2], PER_ROW)
+    title = found.title
+    if heads < found.probs.shape[2]:
+        title += f": the first {heads} of {found.probs.shape[2]:,} heads"
     figure = new_figure(height=images * (len(shown) * 0.36 + 0.2) + 0.3)
     parts = np.atleast_1d(np.array(figure.subfigures(images, 1)))
     for part, image, query, probs in zip(parts, found.images, found.queries, found.probs, strict=True):
@@ -59,12 +66,14 @@ def of_images(found: ImageMaps, layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) ->
             for head in range(heads):
                 _draw_map(axes[row, head], probs[layer, head], query, labeled=False)
             axes[row, 0].set_ylabel(f"layer {layer + 1}", fontsize=5.5, rotation=0, labelpad=11, va="center")
-    set_title(figure, found.title)
+    set_title(figure, title)
     return figure
 
 
 def _grid(title: str, probs: Array, query: tuple[int, int]) -> Figure:
     layers, heads, rows, columns = probs.shape
+    if layers * heads > MOST_PANELS:
+        return _mosaic(title, probs, query)
     side = (COLUMN - 0.45) / heads
     figure = new_figure(height=layers * (side * rows / columns + 0.13) + 0.42)
     axes = figure.subplots(layers, heads, squeeze=False)
@@ -73,6 +82,39 @@ def _grid(title: str, probs: Array, query: tuple[int, int]) -> Figure:
             _draw_map(axes[layer, head], probs[layer, head], np.array(query), labeled=True)
         axes[layer, 0].set_ylabel(f"layer {layer + 1}", fontsize=7)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    set_title(figure, title)
+    return figure
+
+
+def _mosaic(title: str, probs: Array, query: tuple[int, int]) -> Figure:
+    """Draw the heads as tiles of one image, each darkest at its largest probability, layer below layer."""
+    layers, heads, rows, columns = probs.shape
+    high, wide = rows + 1, columns + 1  # of a tile with its margin; a layer has one more below it
+    width = COLUMN - 0.6
+    fit = max(1, int(MOST_INCHES / width * PER_ROW * wide / high))  # rows of tiles
+    lines = min(-(-heads // PER_ROW), fit)  # of a layer
+    shown, most = min(layers, fit // lines), min(heads, lines * PER_ROW)
+    if (shown, most) != (layers, heads):
+        title += f": the first {most:,} of {heads:,} heads in the first {shown:,} of {layers:,} layers"
+    image = np.full((shown * (lines * high + 1), PER_ROW * wide), np.nan)
+    corners = []
+    for layer, head in np.ndindex(shown, most):
+        tile = probs[layer, head].astype(np.float64)
+        if not np.isnan(tile).any():
+            top, left = layer * (lines * high + 1) + head // PER_ROW * high, head % PER_ROW * wide
+            image[top : top + rows, left : left + columns] = tile / max(tile.max(), np.finfo(float).tiny)
+            corners.append((top, left))
+    figure = new_figure(height=width * image.shape[0] / image.shape[1] + 0.42)
+    axis = figure.subplots()
+    axis.imshow(image, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    frames = np.array(corners)[:, None] + query + np.array([*FRAME / 2, (np.nan, np.nan)])
+    axis.plot(frames[..., 1].ravel(), frames[..., 0].ravel(), color=QUERY, linewidth=0.5)
+    axis.set(xticks=[], xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    middles = (np.arange(shown) + 0.5) * (lines * high + 1) - 1
+    axis.set_yticks(middles, [f"layer {layer + 1}" for layer in range(shown)], fontsize=7)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
     set_title(figure, title)
     return figure
 
@@ -93,7 +135,7 @@ def _draw_map(axis: Axes, probs: Array, query: Array, labeled: bool) -> None:
 
 def _frame_query(axis: Axes, query: Array, scale: float) -> None:
     row, column = query
-    corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1)]) * scale / 2
+    corners = FRAME * scale / 2
     axis.plot(column + corners[:, 0], row + corners[:, 1], color=QUERY, linewidth=0.7)
 
 
