@@ -11,8 +11,8 @@ from torch import nn
 
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
-from attnconv.training.checks import FEW
 from attnconv.training.metrics import Tally
+from attnconv.training.rehearsal import FEW
 from attnconv.training.schedules import lr_factor
 
 STEPS = 3  # an epoch of 40 images in batches of 16
