@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from timm.models.resnet import ResNet as TimmResNet
 from torch import nn
 
 from attnconv.models.build import build_model
-from attnconv.models.layout import is_faulty, place
+from attnconv.models.layout import FaultyCall, FaultyCalls, is_faulty, place
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.training.setup import prepare
@@ -59,23 +60,33 @@ def test_only_faulty_layers_are_changed(layer, faulty):
     before = layer.stride
     assert is_faulty(layer) == faulty
     place(layer, CPU)
-    assert (layer.stride != before) == faulty
-    assert not is_faulty(layer)
+    assert ("forward" in vars(layer)) == faulty
+    assert layer.stride == before, "the code of a network may read it"
+
+
+class Standardized(nn.Conv2d):
+    """A layer with a forward pass of its own."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(1, keepdim=True), self.bias, self.stride)
 
 
 @pytest.mark.parametrize("side", [8, 9])
 @pytest.mark.parametrize("stride", [2, 3, (1, 2)])
 @pytest.mark.parametrize("channels", [1, 2, 7, 15])
-def test_placed_layers_keep_their_outputs_and_gradients(channels, stride, side):
+@pytest.mark.parametrize("kind", [nn.Conv2d, Standardized])
+def test_placed_layers_keep_their_outputs_and_gradients(kind, channels, stride, side):
     torch.manual_seed(0)
-    layer = nn.Conv2d(channels, 8, 1, stride=stride)
+    layer = kind(channels, 8, 1, stride=stride)
     exact = copy.deepcopy(layer).double()
     place(layer, CPU)
     layer = copy.deepcopy(layer)  # as the warm-up does
     for _ in range(STEPS):
         images = torch.randn(16, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
         own = images.detach().double().contiguous().requires_grad_()
-        out, expected = layer(images), exact(own)
+        with FaultyCalls():
+            out = layer(images)
+        expected = exact(own)
         torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
         gradients = torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])
         expected_gradients = torch.autograd.grad(expected.square().sum(), [own, *exact.parameters()])
@@ -92,11 +103,12 @@ def test_a_narrow_network_trains(tiny, model):
 
 
 @pytest.mark.parametrize("model", ["resnet18", "timm"])
-def test_prepare_leaves_no_faulty_layer(tiny, model):
+def test_prepare_leaves_no_faulty_call(tiny, model):
     model = prepare(narrow(tiny, model)).model
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    assert not any(is_faulty(layer) for layer in convolutions)
-    assert sum(bool(layer._forward_pre_hooks) for layer in convolutions) == 3, "one shortcut in each of three stages"
+    assert sum(map(is_faulty, convolutions)) == 3, "one shortcut in each of three stages"
+    with FaultyCalls():
+        model(torch.zeros(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("model", ["resnet18", "nonlocal_resnet18", "timm"])
@@ -111,8 +123,42 @@ def test_narrow_network_gradients_match_float64(tiny, model):
 
 def test_wide_networks_and_other_devices_are_left_alone(tiny):
     wide = prepare(tiny("model=resnet18", "scale.cnn_width=16")).model
-    assert wide.blocks[2].shortcut[0].stride == (2, 2)
+    assert "forward" not in vars(wide.blocks[2].shortcut[0])
     assert wide.stem.weight.is_contiguous(memory_format=torch.channels_last)
     elsewhere = nn.Conv2d(2, 4, 1, stride=2)
     place(elsewhere, torch.device("meta"))
-    assert elsewhere.stride == (2, 2)
+    assert "forward" not in vars(elsewhere)
+
+
+def test_copies_of_placed_layers_use_their_own_weights():
+    layer = nn.Conv2d(2, 4, 1, stride=2)
+    place(layer, CPU)
+    images = torch.randn(2, 2, 8, 8)
+    before = layer(images)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        nn.init.zeros_(copied.weight)
+        nn.init.zeros_(copied.bias)
+        assert not copied(images).any()
+    assert torch.equal(layer(images), before)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, layer: F.conv2d(x, layer.weight, None, layer.stride),
+        lambda x, layer: F.conv2d(x, weight=layer.weight, stride=2, padding="valid"),
+        lambda x, layer: F.conv1d(x.flatten(2), layer.weight[..., 0], layer.bias, 2, 0),
+    ],
+)
+def test_faulty_calls_of_functions_are_refused(call):
+    layer = nn.Conv2d(2, 4, 1, stride=2)
+    place(layer, CPU)
+    with FaultyCalls(), pytest.raises(FaultyCall, match="select the pixels first"):
+        call(torch.zeros(1, 2, 8, 8), layer)
+
+
+def test_only_four_dimensional_weights_are_in_channels_last_layout():
+    network = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv2d(2, 4, 3))
+    place(network, CPU)
+    assert network[0].weight.is_contiguous()
+    assert network[1].weight.is_contiguous(memory_format=torch.channels_last)

@@ -124,6 +124,17 @@ class Rejecting(Plain):
         return super().forward(x)
 
 
+class OverTime(Plain):
+    """Takes the channels for time steps, so that weights have five dimensions."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.second = nn.Conv3d(1, 1, 3, padding=1)
+
+    def features(self, x):
+        return self.second(self.first(x)[:, None]).mean((1, 3, 4))
+
+
 class OwnArguments(Plain):
     """Takes arguments with the names of settings, but other values."""
 
@@ -148,6 +159,7 @@ class OwnArguments(Plain):
         InGroups,
         OwnGradient,
         Rejecting,
+        OverTime,
         OwnArguments,
     ],
     ids=lambda network: network.__name__,
@@ -225,6 +237,17 @@ class Infinite(Plain):
         return super().forward(x) / 0.0
 
 
+class ByItsWeight(Plain):
+    """Calls a layer by its weight and stride."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.first = nn.Conv2d(image_shape[0], 8, 1, stride=2)
+
+    def features(self, x):
+        return F.conv2d(x, self.first.weight, self.first.bias, self.first.stride).mean((2, 3))
+
+
 class Viewed(Plain):
     def forward(self, x):
         return self.last(self.second(self.first(x)).view(len(x), -1)[:, :8])
@@ -289,6 +312,7 @@ class SparseBuffer(Plain):
         (Labels, "it gives numbers of type int64, not logits"),
         (Frozen, "cannot be trained: it has no parameters, only frozen ones, or a forward pass without gradients"),
         (Infinite, "cannot be trained: it gives nan or inf before any training"),
+        (ByItsWeight, "call a layer, or select the pixels first: x[..., ::2, ::2] (test_own_networks.py, line "),
         (Viewed, "Use .reshape(...) instead. (test_own_networks.py, line "),
         (KeepsGraph, "cannot be trained: Trying to backward through the graph a second time"),
         (

@@ -50,7 +50,7 @@ def check_network(
     if on_cpu and not from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
         _check_activations(config, node, data, processes, found.flops_full)
     _check_sizes(config, node, data)
-    _check_steps(config, node, data, processes, bf16=on_cpu and config.precision == "bf16")
+    _check_steps(config, node, data, processes, on_cpu)
     return found
 
 
@@ -133,7 +133,7 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
             forward_untrained(node, data.image_shape, data.classes, image)
 
 
-def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, bf16: bool) -> None:
+def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, on_cpu: bool) -> None:
     """Raise ConfigError for a network that cannot take training steps, or not with the last batch.
 
     The tests of this package train its own networks, so only a last batch of one image may be too small for them.
@@ -142,13 +142,13 @@ def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes:
     counts = {min(sizes[0], MANY)} if from_elsewhere(node) else set()
     if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
         counts.add(1)
-    height = data.image_shape[1]
+    height, bf16 = data.image_shape[1], on_cpu and config.precision == "bf16"
     for count in sorted(counts):
         images = _first_images(data, count)
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
             try:
                 with errors_of_network(f"model={config.model['name']} cannot be trained:"):
-                    rehearse(node, data.image_shape, data.classes, scale(images, side), bf16)
+                    rehearse(node, data.image_shape, data.classes, scale(images, side), bf16, on_cpu)
             except ConfigError as error:
                 if count > 1 or "more than 1 value per channel" not in str(error):
                     raise

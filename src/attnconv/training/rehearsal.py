@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from attnconv.analysis.heads import NotShown, attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import UserError, counted
 from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
-from attnconv.models.layout import place
+from attnconv.models.layout import FaultyCall, FaultyCalls, place
 from attnconv.runs.checkpoint import check_state
 from attnconv.training.device import autocast
 
 FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if a network splits its batch into groups
 
 
-def rehearse(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, bf16: bool) -> None:
+def rehearse(
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, bf16: bool, on_cpu: bool
+) -> None:
     """Take training steps, but for the optimizer's, with a new network on the CPU.
 
     A network with an operator that the CPU lacks passes: training on the GPU shows whether it runs.
@@ -25,6 +27,7 @@ def rehearse(node: dict[str, Any], image_shape: tuple[int, int, int], classes: i
     Args:
         images: (B, C, H, W) on the CPU, laid out as in training.
         bf16: use autocast.
+        on_cpu: whether the run trains on the CPU, too.
 
     Raises:
         ConfigError: see `build_model`.
@@ -34,11 +37,14 @@ def rehearse(node: dict[str, Any], image_shape: tuple[int, int, int], classes: i
     def build() -> nn.Module:
         return build_seeded_model(node, image_shape, classes, seed=0)
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), FaultyCalls():
         try:
             _steps(build, images[:FEW], classes, bf16)
         except UserError:
             raise
+        except FaultyCall:
+            if on_cpu:
+                raise
         except Exception as error:
             if isinstance(error, NotImplementedError) and "backend" in str(error):
                 return
