@@ -1,14 +1,17 @@
 """Invalid `model` nodes: the error names the key and the expected value, before anything is built."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError
 from attnconv.models.build import build_model, check_node
+from attnconv.models.targets import import_target
 from attnconv.settings.composition import composed
 from conftest import TINY_SCALE
 
@@ -82,6 +85,16 @@ def test_own_arguments_of_all_kinds_are_accepted():
     model = build_model({"name": "x", "_target_": f"{__name__}.Own", **given, "body": body}, (3, 8, 8), 4)
     assert model.given[:-1] == ("x", *given.values())
     assert isinstance(model.given[-1][0], nn.ReLU)
+
+
+def test_an_import_changes_no_settings(tmp_path, monkeypatch):
+    (tmp_path / "changes_settings.py").write_text(
+        "import os, torch\n\ntorch.set_default_dtype(torch.bfloat16)\nos.chdir('/')\n\n\nclass Net:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert import_target("changes_settings.Net").__name__ == "Net"
+    assert (torch.get_default_dtype(), Path.cwd()) == (torch.float32, tmp_path)
 
 
 @pytest.mark.slow

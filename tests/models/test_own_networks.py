@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -135,6 +136,16 @@ class OverTime(Plain):
         return self.second(self.first(x)[:, None]).mean((1, 3, 4))
 
 
+class SetsSettings(Plain):
+    """Changes settings of the whole process."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        torch.set_default_dtype(torch.bfloat16)
+        torch.set_grad_enabled(False)
+        os.chdir("/")
+
+
 class OwnArguments(Plain):
     """Takes arguments with the names of settings, but other values."""
 
@@ -160,6 +171,7 @@ class OwnArguments(Plain):
         OwnGradient,
         Rejecting,
         OverTime,
+        SetsSettings,
         OwnArguments,
     ],
     ids=lambda network: network.__name__,
@@ -169,6 +181,7 @@ def test_odd_networks_train_and_predict_the_same_when_loaded(train, own_model, t
         *own_model(network, getattr(network, "yaml", "")), "recipe=modern", "data.flip=true", "eval_mirrored=true"
     )
     assert code == 0, err
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == (torch.float32, True)
     assert not [str(warning.message) for warning in recwarn if "non-meta parameter" in str(warning.message)]
     (folder,) = (path.parent for path in tmp_path.rglob("predictions.npy"))
     loaded = attnconv.load(folder, trusted=[__name__])

@@ -12,6 +12,7 @@ from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.load import load
 from attnconv.runs.records import read_lines
+from attnconv.training.distributed import Processes
 from attnconv.training.loop import tta_logits
 from attnconv.training.metrics import FiniteGuard, NotFinite, Tally
 from conftest import write_arrays
@@ -176,3 +177,14 @@ def test_first_non_finite_step_is_named_even_if_checked_later(gradient):
     with pytest.raises(NotFinite) as found:
         guard.check()
     assert (found.value.step, found.value.what) == (7, "gradient" if gradient else "loss")
+
+
+def test_sums_are_exact_whatever_the_default_type():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        tally = Tally.on(torch.device("cpu"))
+        tally.add(torch.ones((), dtype=torch.float32), torch.eye(1001), torch.arange(1001))
+        score = tally.total(Processes()).score()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (score.loss, score.accuracy) == (1, 1)

@@ -16,7 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from attnconv.errors import ConfigError, UserError, line_of_user, nearest
 from attnconv.files import in_one_line, with_line
-from attnconv.models.targets import import_target
+from attnconv.models.targets import import_target, kept_settings
 from attnconv.training.memory import is_out_of_memory
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
@@ -44,7 +44,7 @@ def build_model(node: dict[str, Any], image_shape: tuple[int, int, int], classes
     check_node(node)
     arguments = _arguments(node)
     name = f"model={node.get('name', '?')}"
-    with errors_of_network(f"{name}:"):
+    with errors_of_network(f"{name}:"), kept_settings():
         model = instantiate(arguments, _partial_=True, _convert_="all")(image_shape=image_shape, classes=classes)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{name}: {node['_target_']} builds a {type(model).__name__}, not a torch.nn.Module")

@@ -1,10 +1,13 @@
 """Decide which code a run folder from elsewhere may name, so that it cannot run arbitrary code."""
 
 import inspect
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from torch import nn
 
 from attnconv.errors import ConfigError
@@ -13,6 +16,18 @@ from attnconv.files import with_line
 # Modules of two libraries, and those that build our own networks.
 KNOWN_MODULES = ("torch.nn", "timm")
 KNOWN_BUILDERS = ("attnconv.models", "attnconv.mixers")
+
+
+@contextmanager
+def kept_settings() -> Iterator[None]:
+    """Restore, after code of a user, what the rest of a process relies on: default type, gradients, working folder."""
+    dtype, gradients, folder = torch.get_default_dtype(), torch.is_grad_enabled(), os.getcwd()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        os.chdir(folder)
 
 
 def import_target(name: Any, path: str = "") -> Any:
@@ -27,7 +42,8 @@ def import_target(name: Any, path: str = "") -> Any:
     try:
         if not isinstance(name, str):
             raise TypeError("a class is given by its dotted name")
-        return resolve_name(name)
+        with kept_settings():
+            return resolve_name(name)
     except Exception as error:
         reason = with_line(error)
         if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:

@@ -43,7 +43,8 @@ class Tally:
 
     @classmethod
     def on(cls, device: torch.device, loss: float = 0.0, correct: float = 0.0, images: int = 0) -> "Tally":
-        return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), images)
+        sums = torch.zeros((), dtype=torch.float32, device=device)
+        return cls(sums + loss, sums + correct, images)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add the mean loss and the predictions of some images.
@@ -60,7 +61,7 @@ class Tally:
 
     def total(self, processes: Processes) -> "Tally":
         """Return the sum over processes. Waits for the device."""
-        sums = torch.stack([self.loss, self.correct, torch.tensor(float(self.images), device=self.loss.device)])
+        sums = torch.stack([self.loss, self.correct, torch.full_like(self.loss, self.images)])
         loss, correct, images = processes.sum_(sums.double() if processes.count > 1 else sums)
         return Tally(loss, correct, int(images))
 
