@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import attnconv
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.training.metrics import Tally
@@ -64,6 +65,18 @@ class Declining(nn.Module):
         self.steps += self.training
         first = self.bias[0] + 9 * (self.steps <= STEPS)
         return torch.cat([first[None], self.bias[1:2] + 3, self.bias[2:]]).expand(len(images), -1)
+
+
+class Noisy(nn.Module):
+    """A network that draws random numbers in evaluation, too."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.last = nn.Linear(image_shape[0], classes)
+
+    def forward(self, images):
+        noise = torch.rand(1) + np.random.rand() + random.random()  # noqa: NPY002
+        return self.last(images.mean((2, 3))) + noise * torch.arange(4)
 
 
 def of(network, config):
@@ -126,6 +139,21 @@ def test_resumed_run_repeats_the_steps_of_an_uninterrupted_run(witnessed, stop_a
     for one, other in zip(together, calm, strict=True):
         for part in ("images", "mask", "drawn", "bias"):
             assert torch.equal(one[part], other[part]), part
+
+
+def test_draws_in_evaluations_are_those_of_an_uninterrupted_run(tiny, interrupted):
+    calm, stopped = (of(Noisy, tiny(f"name={name}", "precision=fp32")) for name in ("calm", "stopped"))
+    run(calm)
+    interrupted(stopped)
+    run(stopped)
+    one, other = (RunFolder(config).path for config in (calm, stopped))
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    network = attnconv.load(one, trusted=[__name__])
+    before = torch.get_rng_state()
+    losses = [network.evaluate().loss for _ in range(2)]
+    recorded = json.loads((one / "metrics.jsonl").read_text().splitlines()[-1])["test/loss"]
+    assert losses == [pytest.approx(recorded, abs=1e-6)] * 2
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_steps_leave_the_generators_of_other_code_as_they_were(witnessed, monkeypatch):

@@ -21,6 +21,7 @@ from attnconv.training.memory import is_out_of_memory
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
+EVALUATION_STREAM = 8
 OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -107,6 +108,28 @@ def seeded_generators(seed: int) -> Iterator[None]:
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def evaluation_draws(device: torch.device, seed: int, start: int, rank: int = 0) -> Iterator[None]:
+    """Seed all global generators for a batch of an evaluation while entered; then they go on from where they were.
+
+    Args:
+        start: number of the batch's first image.
+        rank: of this process.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), seeded_generators(seed_of(EVALUATION_STREAM, seed, start, rank)):
+        yield
+
+
+def seed_of(stream: int, seed: int, place: int, rank: int) -> int:
+    """Return a seed for one place of a stream of random numbers.
+
+    Process 0 draws what a single process would draw; the others, which have other images, draw their own numbers.
+    """
+    counter = [stream, seed, place] + ([rank] if rank else [])
+    return int(np.random.SeedSequence(counter).generate_state(1, np.uint64)[0] >> 1)
 
 
 def check_node(node: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from attnconv.data.images import Images, as_arrays
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError
+from attnconv.models.build import evaluation_draws
 from attnconv.runs.identity import differences, listed
 
 Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
@@ -175,8 +176,10 @@ class Trained:
     def _logits(self, images: np.ndarray) -> Iterator[Tensor]:
         """Yield the logits of images (N, H, W, C) uint8, a batch at a time, float32 on the CPU."""
         for start in range(0, len(images), BATCH):
-            chunk = torch.tensor(images[start : start + BATCH], device=self.device)
-            yield self.model(self.preprocessing.normalize(chunk)).detach().float().cpu()
+            chunk = self.preprocessing.normalize(torch.tensor(images[start : start + BATCH], device=self.device))
+            with evaluation_draws(self.device, self.config.seed, start):
+                logits = self.model(chunk).detach().float().cpu()
+            yield logits
 
     def _attention(self, images: np.ndarray) -> list[LayerAttention]:
         batch = self.preprocessing.normalize(torch.tensor(images, device=self.device))

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
-from attnconv.models.build import seeded_generators
+from attnconv.models.build import evaluation_draws, seed_of, seeded_generators
 from attnconv.runs.checkpoint import Position
 from attnconv.training.cutmix import Mix
 from attnconv.training.device import autocast
@@ -98,7 +97,7 @@ def _train_step(
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * settings.factor(step)
     # Dropout draws from a global generator. Seeding these by the step makes the draw a function of (seed, step).
-    with seeded_generators(_dropout_seed(settings.seed, step, settings.processes.rank)):
+    with seeded_generators(seed_of(DROPOUT_STREAM, settings.seed, step, settings.processes.rank)):
         with autocast(settings.precision, images.device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
@@ -118,12 +117,14 @@ def evaluate(
     processes: Processes,
     on_batch: Callable[[], None] = lambda: None,
     mirrored: bool = False,
+    seed: int = 0,
 ) -> Score:
     """Evaluate a split, without dropout.
 
     Args:
         on_batch: called after each batch.
         mirrored: also compute `Score.mirrored`, which doubles the time.
+        seed: of the random numbers that a network may draw in evaluation.
     """
     model.eval()
     device = split.labels.device
@@ -132,12 +133,13 @@ def evaluate(
     for images, labels in split.batches(batch_size):
         share = processes.share(len(labels))
         places = torch.arange(start, start + len(labels), device=device)[share]
-        start += len(labels)
+        size = len(labels)
         images, labels = images[share], labels[share]
         if len(labels):
-            with autocast(precision, device):
+            with evaluation_draws(device, seed, start, processes.rank), autocast(precision, device):
                 logits = tta_logits(model, images, mirrored)
             scorer.add(logits, labels, places)
+        start += size
         on_batch()
     return scorer.score(processes)
 
@@ -156,9 +158,3 @@ def tta_logits(model: Callable[[Tensor], Tensor], images: Tensor, mirrored: bool
     if mirror_images is not None:
         logits.append((logits[0] + model(mirror_images).float()) / 2)
     return logits
-
-
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    # Process 0 draws what a single process would draw; the others, which have other images, draw their own masks.
-    counter = [DROPOUT_STREAM, seed, step] + ([rank] if rank else [])
-    return int(np.random.SeedSequence(counter).generate_state(1, np.uint64)[0] >> 1)

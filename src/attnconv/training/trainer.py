@@ -165,6 +165,7 @@ class Trainer:
                 self.processes,
                 on_batch=self._stop_if_asked,
                 mirrored=setup.mirrored,
+                seed=self.config.seed,
             )
             for name, split in splits.items()
             if split is not None
