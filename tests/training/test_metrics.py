@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from attnconv.analysis.heads import attention_mixers, central_query
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, DataError, Diverged
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.load import load
@@ -188,3 +189,31 @@ def test_sums_are_exact_whatever_the_default_type():
     finally:
         torch.set_default_dtype(torch.float32)
     assert (score.loss, score.accuracy) == (1, 1)
+
+
+class NeedsContrast(nn.Module):
+    """Divides each image by its contrast."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.last = nn.Linear(image_shape[0], classes)
+
+    def forward(self, images):
+        return self.last(
+            (images / (images.amax((2, 3), keepdim=True) - images.amin((2, 3), keepdim=True))).mean((2, 3))
+        )
+
+
+@pytest.mark.slow
+def test_an_image_without_finite_logits_is_named(tiny, arrays):
+    config = tiny("precision=fp32", "epochs=1")
+    config.model = {"name": "mine", "_target_": f"{__name__}.NeedsContrast"}
+    run(config)
+    images, labels = (np.load(arrays / f"test_{part}.npy") for part in ("images", "labels"))
+    images[5] = 7
+    with pytest.raises(DataError, match=r"model=mine gives nan or inf for image 5 \(from 0\)"):
+        load(RunFolder(config).path, trusted=[__name__]).evaluate((images, labels))
+    np.save(arrays / "test_images.npy", images)
+    config.name = "again"
+    with pytest.raises(Diverged, match="model=mine gives nan or inf for 1 image, first for image 5"):
+        run(config)

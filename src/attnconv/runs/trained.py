@@ -174,11 +174,19 @@ class Trained:
 
     @torch.no_grad()
     def _logits(self, images: np.ndarray) -> Iterator[Tensor]:
-        """Yield the logits of images (N, H, W, C) uint8, a batch at a time, float32 on the CPU."""
+        """Yield the logits of images (N, H, W, C) uint8, a batch at a time, float32 on the CPU.
+
+        Raises:
+            DataError: an image has no probabilities, because a logit is NaN or inf.
+        """
         for start in range(0, len(images), BATCH):
             chunk = self.preprocessing.normalize(torch.tensor(images[start : start + BATCH], device=self.device))
             with evaluation_draws(self.device, self.config.seed, start):
                 logits = self.model(chunk).detach().float().cpu()
+            bad = (~logits.logsumexp(dim=1).isfinite()).nonzero().flatten().tolist()
+            if bad:
+                name = self.config.model["name"]
+                raise DataError(f"model={name} gives nan or inf for image {start + bad[0]} (from 0); leave it out")
             yield logits
 
     def _attention(self, images: np.ndarray) -> list[LayerAttention]:

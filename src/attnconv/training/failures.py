@@ -5,12 +5,12 @@ import math
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.errors import CannotWrite, ConfigError, Diverged, OutOfMemory, Stopped, UserError, line_of_user
+from attnconv.errors import CannotWrite, ConfigError, Diverged, OutOfMemory, Stopped, UserError, counted, line_of_user
 from attnconv.files import with_line
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
 from attnconv.training.memory import is_out_of_memory
-from attnconv.training.metrics import NotFinite, Score
+from attnconv.training.metrics import NOT_FINITE, NotFinite, Score
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 
@@ -70,7 +70,12 @@ def reason_of(error: Exception) -> str:
 def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
     """Raise Diverged if the loss of an evaluation is not finite."""
     for split, score in scores.items():
-        if not math.isfinite(score.loss):
-            raise Diverged(
-                f"the {split} loss after epoch {epoch} is {score.loss}; lower recipe.lr (now {config.recipe.lr:g})"
-            )
+        if math.isfinite(score.loss):
+            continue
+        assert score.predictions is not None
+        bad = (score.predictions == NOT_FINITE).nonzero().flatten().tolist()
+        reason = f"lower recipe.lr (now {config.recipe.lr:g})"
+        if 0 < len(bad) < len(score.predictions):  # after training went wrong, all images are affected
+            reason = f"model={config.model['name']} gives nan or inf for {counted(len(bad), 'image')}, first for image "
+            reason += f"{bad[0]} (from 0)"
+        raise Diverged(f"the {split} loss after epoch {epoch} is {score.loss}; {reason}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attnconv.training.distributed import Processes
 
 NEVER = 2**62  # a step that no run reaches
+NOT_FINITE = -1
 CHECK_EVERY = 50  # steps between checks for finite numbers, where a check makes the device wait
 
 
@@ -19,7 +20,8 @@ class Score:
 
     Args:
         mirrored: accuracy of the mean logits of each image and its mirror image; None if not computed.
-        predictions: the class predicted for each image of a split, (N,) int64, in the order of the split.
+        predictions: the class predicted for each image of a split, (N,) int64, in the order of the split; NOT_FINITE
+            for an image whose loss is not finite.
     """
 
     loss: float
@@ -130,7 +132,8 @@ class Scorer:
 
     def add(self, logits: Sequence[Tensor], labels: Tensor, places: Tensor) -> None:
         """Add the images at `places` of the split, for which `tta_logits` returned `logits`."""
-        self._predictions[places] = logits[0].argmax(dim=1)
+        finite = F.cross_entropy(logits[0], labels, reduction="none").isfinite()
+        self._predictions[places] = torch.where(finite, logits[0].argmax(dim=1), NOT_FINITE)
         for tally, own in zip(filter(None, (self._plain, self._mirrored)), logits, strict=True):
             tally.add(F.cross_entropy(own, labels), own, labels)
 
