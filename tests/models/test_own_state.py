@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from test_own_networks import Plain
 from torch import nn
 
@@ -70,6 +71,84 @@ class ReplacedParameter(Plain):
         return super().forward(x)
 
 
+class CachedInEvaluation(Plain):
+    """Keeps the weights of its first evaluation."""
+
+    kept = None
+
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        self.kept = self.last.weight.clone() if self.kept is None else self.kept
+        return self.features(x) @ self.kept.T
+
+
+class ChangedInEvaluation(Plain):
+    def train(self, mode=True):
+        return super().train()
+
+
+class StatisticsOfTheBatch(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.norm = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+class NaNInEvaluation(Plain):
+    def forward(self, x):
+        return super().forward(x) * (1 if self.training else torch.nan)
+
+
+class SeedsItself(Plain):
+    def __init__(self, image_shape, classes):
+        torch.manual_seed(0)
+        super().__init__(image_shape, classes)
+
+
+BIAS, MEAN = nn.Parameter(torch.zeros(4)), torch.zeros(4)
+
+
+class ParameterOfTheModule(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.last.bias = BIAS
+
+
+class BufferOfTheModule(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.register_buffer("mean", MEAN)
+
+    def forward(self, x):
+        out = super().forward(x)
+        if self.training and not self.mean.is_meta:
+            self.mean.lerp_(out.detach().mean(0), 0.5)
+        return out - self.mean
+
+
+class Thawed(Plain):
+    """Freezes its last layer until its second step."""
+
+    steps = 2
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.last.requires_grad_(False)
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        self.done += self.training
+        if self.training:
+            self.last.requires_grad_(bool(self.done >= self.steps))
+        return super().forward(x)
+
+
+class ThawedLater(Thawed):
+    """Freezes its last layer in the rehearsal, too."""
+
+    steps = 3
+
+
 @pytest.mark.parametrize(
     ("network", "complaint"),
     [
@@ -80,6 +159,14 @@ class ReplacedParameter(Plain):
         (MadeInForward, "its forward pass makes or replaces parameters or buffers"),
         (GrowingBuffer, "its forward pass makes or replaces parameters or buffers"),
         (ReplacedParameter, "its forward pass makes or replaces parameters or buffers"),
+        (CachedInEvaluation, "it keeps state elsewhere"),
+        (ChangedInEvaluation, "an evaluation changes norm.running_mean, so a resumed run would differ"),
+        (StatisticsOfTheBatch, "the logits of an image depend on the other images of its batch"),
+        (NaNInEvaluation, "it gives nan in evaluation"),
+        (SeedsItself, "its constructor calls torch.manual_seed, so seed= does not change its weights"),
+        (ParameterOfTheModule, "all networks that it builds share last.bias, which training changes"),
+        (BufferOfTheModule, "all networks that it builds share mean, which training changes"),
+        (Thawed, "last.weight is frozen at first, so the optimizer lacks it, and requires a gradient later"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -112,8 +199,41 @@ class FailsOnSmallBatches(Plain):
         return super().forward(x)
 
 
-def test_fixed_random_numbers_of_the_seed_are_accepted(train, own_model):
-    assert train(*own_model(FixedDraws))[0] == 0
+class CachedUntilTraining(Plain):
+    """Keeps the weights of an evaluation until the next training, and shares a constant with other networks."""
+
+    kept = None
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.register_buffer("constant", CONSTANT)
+        self.register_buffer("cache", None, persistent=False)
+
+    def train(self, mode=True):
+        self.kept = None
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            self.cache = torch.zeros(1)
+            return super().forward(x)
+        self.kept = self.last.weight.clone() if self.kept is None else self.kept
+        return F.linear(self.features(x), self.kept, self.last.bias)
+
+
+CONSTANT = torch.full((3,), torch.nan)
+
+
+@pytest.mark.parametrize("network", [FixedDraws, CachedUntilTraining], ids=lambda network: network.__name__)
+def test_sound_networks_with_state_elsewhere_are_accepted(train, own_model, network):
+    code, _, err = train(*own_model(network))
+    assert code == 0, err
+
+
+def test_a_layer_that_thaws_in_training_is_reported(train, own_model):
+    code, _, err = train(*own_model(ThawedLater))
+    assert code == 2
+    assert "error: the network cannot be trained: last.bias is frozen at first" in err.splitlines()[-1]
 
 
 def test_an_error_of_the_network_in_training_is_one_line(train, own_model):

@@ -15,6 +15,7 @@ from attnconv.training.cutmix import Mix
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.metrics import FiniteGuard, Score, Scorer, Tally
+from attnconv.training.optimizers import require_all_trained
 
 DROPOUT_STREAM = 4
 
@@ -59,6 +60,7 @@ def train_epoch(
 
     Raises:
         NotFinite: see FiniteGuard.
+        ConfigError: see `require_all_trained`.
     """
     starts = range(0, len(plan), settings.batch_size)
     for index in range(position.steps_in_epoch, len(starts)):
@@ -70,6 +72,7 @@ def train_epoch(
         settings.guard.watch(step, loss, model)
         tally.add(loss, logits, labels)
         settings.on_step(index + 1)
+    require_all_trained(model, optimizer)
     settings.guard.check()
 
 

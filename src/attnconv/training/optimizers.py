@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from attnconv.config import RecipeConfig
+from attnconv.errors import ConfigError
 from attnconv.mixers.encodings import Encoding
 from attnconv.training.muon import Group, Muon
 
@@ -33,6 +34,22 @@ def build_optimizer(model: nn.Module, recipe: RecipeConfig, precision: str) -> t
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def require_all_trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ConfigError for a parameter that requires a gradient, and did not when the optimizer was built."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in held:
+            raise ConfigError(f"the network cannot be trained: {thawed(name)}")
+
+
+def thawed(name: str) -> str:
+    """Return what is wrong with a parameter that was frozen when the network was built."""
+    return (
+        f"{name} is frozen at first, so the optimizer lacks it, and requires a gradient later; leave it unfrozen, and "
+        "detach() it as long as it should not learn"
+    )
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

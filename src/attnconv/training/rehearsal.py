@@ -13,8 +13,10 @@ from attnconv.models.build import build_seeded_model, errors_of_network, seed_ge
 from attnconv.models.layout import FaultyCall, FaultyCalls, place
 from attnconv.runs.checkpoint import check_state
 from attnconv.training.device import autocast
+from attnconv.training.optimizers import thawed
 
 FEW, MANY = 2, 32  # images of a rehearsal; MANY only if FEW fail, as they do if a network splits its batch into groups
+SEED = 2**40  # no network sets it itself
 
 
 def rehearse(
@@ -34,8 +36,8 @@ def rehearse(
         Exception: whatever the network raises; ValueError if it does not give logits, or cannot learn.
     """
 
-    def build() -> nn.Module:
-        return build_seeded_model(node, image_shape, classes, seed=0)
+    def build(seed: int) -> nn.Module:
+        return build_seeded_model(node, image_shape, classes, seed)
 
     with torch.random.fork_rng(devices=[]), FaultyCalls():
         try:
@@ -53,11 +55,12 @@ def rehearse(
             _steps(build, images, classes, bf16)
 
 
-def _steps(build: Callable[[], nn.Module], images: Tensor, classes: int, bf16: bool) -> None:
-    model = build()
+def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool) -> None:
+    model = _seeded(build)
     check_state(model)
     place(model, images.device)
     shapes, parameters_before = _shapes(model), list(map(id, model.parameters()))
+    trained, buffers = _trained(model), {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     for _ in range(2):  # the second step fails if a network keeps what it computed in the first
         logits = _logits(model, images, bf16)
@@ -73,8 +76,55 @@ def _steps(build: Callable[[], nn.Module], images: Tensor, classes: int, bf16: b
             raise ValueError(f"the gradient of {name} is sparse, which the optimizers cannot use")
     if _shapes(model) != shapes or list(map(id, model.parameters())) != parameters_before:
         raise ValueError("its forward pass makes or replaces parameters or buffers; make them in __init__")
-    _require_complete_state(model, build(), images, bf16)
+    late = [name for name in _trained(model) if name not in trained]
+    if late:
+        raise ValueError(thawed(late[0]))
+    fresh = build(SEED)
+    _require_own_tensors(model, fresh, buffers)
+    _require_steady_evaluation(model, images, bf16)
     _require_probabilities(model, images)
+    model.train()
+    _logits(model, images, bf16)
+    with torch.no_grad():
+        for parameter in trained.values():  # as a step does, which a stale copy of the weights would miss
+            parameter.mul_(0.99)
+    _require_complete_state(model, fresh, images, bf16)
+
+
+def _seeded(build: Callable[[int], nn.Module]) -> nn.Module:
+    """Build a network; raise ValueError if its weights do not depend on the seed because it seeds the generator."""
+    model = build(SEED)
+    if torch.initial_seed() != SEED and all(map(torch.equal, model.parameters(), build(SEED + 1).parameters())):
+        raise ValueError("its constructor calls torch.manual_seed, so seed= does not change its weights")
+    return model
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _require_own_tensors(model: nn.Module, fresh: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Raise ValueError if two networks share what training changes: the second would start where the first ended.
+
+    Args:
+        buffers: of `model` before its steps.
+    """
+    shared = {_storage(tensor) for tensor in (*fresh.parameters(), *fresh.buffers())} - {0}
+    names = [name for name, parameter in _trained(model).items() if _storage(parameter) in shared]
+    for name, buffer in model.named_buffers():
+        if name in buffers and _storage(buffer) in shared and not _equal(buffer, buffers[name]):
+            names.append(name)
+    if names:
+        raise ValueError(f"all networks that it builds share {names[0]}, which training changes; make it in __init__")
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal; NaN equals NaN."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _require_probabilities(model: nn.Module, images: Tensor) -> None:
@@ -98,6 +148,30 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
+def _require_steady_evaluation(model: nn.Module, images: Tensor, bf16: bool) -> None:
+    """Raise ValueError if an evaluation gives NaN or changes state, or if its logits depend on other images."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    logits = _evaluated(model, images, bf16)
+    if logits.isnan().any():
+        raise ValueError("it gives nan in evaluation")
+    state = model.state_dict()
+    changed = [name for name, tensor in before.items() if name not in state or not _equal(state[name], tensor)]
+    if changed:
+        raise ValueError(
+            f"an evaluation changes {changed[0]}, so a resumed run would differ; change it only if self.training"
+        )
+    repeated = images.clone()
+    repeated[:] = images[0]
+    # In a batch of the same shape, which has the same rounding.
+    alone = _evaluated(model, repeated, bf16)
+    if not torch.allclose(alone[0], logits[0], rtol=0, atol=0.01 * _largest(logits), equal_nan=True):
+        raise ValueError(
+            "in evaluation, the logits of an image depend on the other images of its batch, so that its accuracy "
+            "depends on eval_batch_size"
+        )
+
+
+@torch.no_grad()
 def _require_complete_state(model: nn.Module, fresh: nn.Module, images: Tensor, bf16: bool) -> None:
     """Raise ValueError if a new network with the state of a trained one gives other logits.
 
@@ -105,18 +179,25 @@ def _require_complete_state(model: nn.Module, fresh: nn.Module, images: Tensor, 
     """
     place(fresh, images.device)
     fresh.load_state_dict(model.state_dict())
-    both = []
-    for network in (model, fresh):
-        network.eval()
-        seed_generators(0)
-        both.append(_logits(network, images, bf16))
-    trained, loaded = (logits.float() for logits in both)
-    rounding = 16 * torch.finfo(both[0].dtype).eps * trained.abs().max().item()
-    if not torch.allclose(trained, loaded, rtol=0, atol=rounding, equal_nan=True):
+    trained, loaded = (_evaluated(network, images, bf16) for network in (model, fresh))
+    rounding = 16 * torch.finfo(trained.dtype).eps * _largest(trained)
+    if not torch.allclose(trained.float(), loaded.float(), rtol=0, atol=rounding, equal_nan=True):
         raise ValueError(
             "after training steps, a new network with its state_dict() gives other logits: it keeps state elsewhere, "
             "which checkpoints do not hold, or draws from a generator that cannot be seeded"
         )
+
+
+def _evaluated(model: nn.Module, images: Tensor, bf16: bool) -> Tensor:
+    model.eval()
+    seed_generators(0)
+    logits: Tensor = _logits(model, images, bf16)
+    return logits
+
+
+def _largest(logits: Tensor) -> float:
+    """Return the largest finite logit."""
+    return logits.float().nan_to_num(0, 0, 0).abs().max().item()
 
 
 def require_logits(logits: Any, images: int, classes: int) -> None:
