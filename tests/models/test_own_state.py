@@ -161,7 +161,7 @@ class ThawedLater(Thawed):
         (ReplacedParameter, "its forward pass makes or replaces parameters or buffers"),
         (CachedInEvaluation, "it keeps state elsewhere"),
         (ChangedInEvaluation, "an evaluation changes norm.running_mean, so a resumed run would differ"),
-        (StatisticsOfTheBatch, "the logits of an image depend on the other images of its batch"),
+        (StatisticsOfTheBatch, "the probabilities of an image depend on the other images of its batch"),
         (NaNInEvaluation, "it gives nan in evaluation"),
         (SeedsItself, "its constructor calls torch.manual_seed, so seed= does not change its weights"),
         (ParameterOfTheModule, "all networks that it builds share last.bias, which training changes"),

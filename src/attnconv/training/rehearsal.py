@@ -149,7 +149,7 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def _require_steady_evaluation(model: nn.Module, images: Tensor, bf16: bool) -> None:
-    """Raise ValueError if an evaluation gives NaN or changes state, or if its logits depend on other images."""
+    """Raise ValueError if an evaluation gives NaN or changes state, or if an image depends on others of its batch."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     logits = _evaluated(model, images, bf16)
     if logits.isnan().any():
@@ -162,12 +162,12 @@ def _require_steady_evaluation(model: nn.Module, images: Tensor, bf16: bool) -> 
         )
     repeated = images.clone()
     repeated[:] = images[0]
-    # In a batch of the same shape, which has the same rounding.
-    alone = _evaluated(model, repeated, bf16)
-    if not torch.allclose(alone[0], logits[0], rtol=0, atol=0.01 * _largest(logits), equal_nan=True):
+    # Batches of the same shape have the same rounding. Probabilities depend only on differences between logits.
+    alone, among = (both - both.amax(dim=1, keepdim=True) for both in (_evaluated(model, repeated, bf16), logits))
+    if not torch.allclose(alone[0], among[0], rtol=0, atol=0.01 * _largest(among), equal_nan=True):
         raise ValueError(
-            "in evaluation, the logits of an image depend on the other images of its batch, so that its accuracy "
-            "depends on eval_batch_size"
+            "in evaluation, the probabilities of an image depend on the other images of its batch, so that the "
+            "accuracy depends on eval_batch_size"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from attnconv.files import read_json_lines, reading
@@ -93,12 +94,14 @@ def _plain(node: Any) -> Any:
 
 
 def _tensors(shown: Shown) -> dict[str, Any] | None:
-    """Return the tensors that the page computes with: those of encodings in float32, others in float16."""
+    """Return the tensors that the page computes with: those of encodings in up to float32, others in float16."""
     if shown.weights is None:
         return None
     found: dict[str, Tensor] = read_weights(shown.weights)
     return {
-        name: packed((tensor.float() if POSITIONS in name else tensor.half()).numpy())
+        name: packed(
+            (tensor.half() if POSITIONS not in name or tensor.dtype == torch.float16 else tensor.float()).numpy()
+        )
         for name, tensor in found.items()
         if tensor.is_floating_point() and (shown.live or POSITIONS in name)
     }
