@@ -48,15 +48,15 @@ def files(results):
 
 
 def test_published_weights_restore_the_network_up_to_rounding(tiny, tmp_path, collect):
-    folder = publish(tiny("name=kept", "model=resnet10", "scale.cnn_width=8", "precision=fp32", "epochs=10"))
+    folder = publish(tiny("name='kept[1]'", "model=resnet10", "scale.cnn_width=8", "precision=fp32", "epochs=10"))
     publish(tiny("name=other", "epochs=1"))
-    assert collect("--weights", "kept/*") == 0
+    assert collect("--weights", "kept[1]/*") == 0
     (path,) = (tmp_path / "results/weights").rglob("*.safetensors")
-    assert path == tmp_path / "results/weights/kept/resnet10/mini-modern/frac1/seed0.safetensors"
+    assert path == tmp_path / "results/weights/kept[1]/resnet10/mini-modern/frac1/seed0.safetensors"
     result = json.loads((folder / "result.json").read_text())
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    assert metadata["run"] == "kept/resnet10/mini-modern/frac1/seed0"
+    assert metadata["run"] == "kept[1]/resnet10/mini-modern/frac1/seed0"
     assert metadata["commit"] == "a" * 40
     assert metadata["data_hash"] == result["data_hash"]
 
@@ -76,7 +76,7 @@ def test_published_weights_restore_the_network_up_to_rounding(tiny, tmp_path, co
     assert (after.argmax(1).numpy() == np.load(folder / "predictions.npy"))[sure].all()
 
     there = files(tmp_path / "results")
-    assert collect("--weights", "kept/resnet10/mini-modern/frac1/seed0") == 0
+    assert collect("--weights", "kept[1]/resnet10/mini-modern/frac1/seed0") == 0
     assert files(tmp_path / "results") == there, "collecting twice changes nothing"
 
 

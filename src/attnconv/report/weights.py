@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -31,17 +31,22 @@ def choose_weights(outputs: Iterable[Path], results: Path, patterns: Iterable[st
     finished = [folder for place in outputs for folder in find_folders(place) if look(folder).status == "done"]
     names = {folder: name_of(read_config(folder)) for folder in finished}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names.values()):
+        if not any(_matches(name, pattern) for name in names.values()):
             raise RunFolderError(
                 f"--weights {pattern}: no finished run has that name; names look like STUDY/MODEL/.../seed0"
             )
-    chosen = {folder: name for folder, name in names.items() if any(fnmatchcase(name, each) for each in patterns)}
+    chosen = {folder: name for folder, name in names.items() if any(_matches(name, each) for each in patterns)}
     for folder, name in chosen.items():
         reason = kept_out(look(folder).result)
         if reason:
             raise RunFolderError(f"the weights of {name} cannot be kept ({reason}); choose other runs")
     _check_room(chosen, results)
     return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern, in which only * has a meaning, matches a name."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
 
 
 def keep_weights(chosen: dict[Path, str], results: Path) -> list[str]:
