@@ -70,6 +70,17 @@ def test_finished_runs_are_skipped(sweep, capsys):
     assert sweep(0, 1, 2) == []
 
 
+def test_a_plot_that_fails_does_not_hide_the_summary(sweep, capsys, monkeypatch):
+    def plot(*_):
+        raise ValueError("no such\nletter")
+
+    monkeypatch.setattr("attnconv.sweeps.grid.plot", plot)
+    assert sweep(0) == [0]
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "sweep of 1 run: 1 done"
+    assert err.splitlines()[-1].endswith("accuracy.png cannot be drawn: no such letter")
+
+
 def test_outputs_cannot_be_swept(tiny, start_sweep, tmp_path):
     with pytest.raises(ConfigError, match="output cannot be swept"):
         start_sweep(tiny(f"output={tmp_path}/a"), tiny(f"output={tmp_path}/b"))

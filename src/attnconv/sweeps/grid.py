@@ -17,7 +17,7 @@ from typing import Any
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import check_root
 from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError, counted
-from attnconv.files import write_whole
+from attnconv.files import in_one_line, write_whole
 from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
 from attnconv.runs.identity import differences_read, name_hint, read_recorded, refusal, start_weights
@@ -139,8 +139,8 @@ def _show_found(outcomes: list[Outcome], record: Path) -> None:
     try:
         if plot(found, picture):
             print(f"drawn: {picture}", flush=True)
-    except OSError as error:
-        print(f"warning: {picture} cannot be written: {error.strerror}", file=sys.stderr)
+    except Exception as error:  # the summary is more important
+        print(f"warning: {picture} cannot be drawn: {in_one_line(error)}", file=sys.stderr)
 
 
 def check_cells(cells: list[Cell]) -> None:
