@@ -91,6 +91,8 @@ def test_an_invalid_match_model_is_a_one_line_error(refused, name):
         ("hydra.sweeper=5", "hydra.sweeper=5: hydra.sweeper holds settings: set hydra.sweeper.KEY=VALUE; hydra/"),
         ("hydra=5", "hydra=5: hydra holds settings: set hydra.KEY=VALUE"),
         ("hydra.run=null", "hydra.run=null: hydra.run holds settings: set hydra.run.KEY=VALUE"),
+        ("hydra.sweeper._target_=nope", "hydra.sweeper._target_=nope: choose a sweeper with hydra/sweeper=NAME"),
+        ("hydra.job.env_copy=[NO_SUCH]", "hydra.job.env_copy=[NO_SUCH]: the environment has no variable NO_SUCH"),
         ("recipe.optimizer=SGD", "recipe.optimizer=SGD is not one of sgd, adamw, muon; did you mean 'sgd'?"),
         ("recipe.optimizer=q", "recipe.optimizer=q is not one of sgd, adamw, muon"),
         ("hydra.verbose=2", "hydra.verbose=2 is invalid: set hydra.verbose=true, false, or the names of loggers"),

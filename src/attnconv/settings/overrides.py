@@ -1,5 +1,6 @@
 """Check command lines where Hydra would misread them or give an unclear error."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
@@ -76,13 +77,19 @@ def check_overrides(overrides: Iterable[str]) -> None:
 
 
 def _check_hydra(override: Override) -> None:
-    """Raise ConfigError for a value in place of Hydra's settings, of a wrong type, or with files that are ignored."""
+    """Raise ConfigError for a value of Hydra's settings that would be ignored or answered with a traceback."""
     key, typed, values = override.key_or_group, override.input_line, list(_values(override))
     if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in values):
         raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
-    if key == "hydra.searchpath":
-        for folder in (place for value in values if isinstance(value, list) for place in value):
-            check_config_dir(str(folder).removeprefix("file://"))
+    listed = [str(element) for value in values if isinstance(value, list) for element in value]
+    for folder in listed if key == "hydra.searchpath" else ():
+        check_config_dir(folder.removeprefix("file://"))
+    for name in listed if key == "hydra.job.env_copy" else ():
+        if name not in os.environ:
+            raise ConfigError(f"{typed}: the environment has no variable {name}")
+    if key in ("hydra.sweeper._target_", "hydra.launcher._target_"):
+        group = key.split(".")[1]
+        raise ConfigError(f"{typed}: choose a {group} with hydra/{group}=NAME")
     section = key.removeprefix("hydra.")
     if section not in HYDRA_SECTIONS or all(isinstance(value, dict) or "${" in str(value) for value in values):
         return
