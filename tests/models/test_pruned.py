@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attnconv.config import compose
-from attnconv.errors import ConfigError
+from attnconv.errors import AlreadyDone, ConfigError, RunFolderError
 from attnconv.files import FileError
 from attnconv.models.build import build_model
 from attnconv.models.cost import parameters
@@ -66,17 +66,25 @@ def test_parameter_count_is_the_same_on_the_meta_device(weights):
     assert parameters(counted) == parameters(build("sa_quadratic_pruned", f"model.start={weights}"))
 
 
-def test_pruned_run_continues_from_a_trained_one_and_can_be_loaded(tiny, weights):
+def test_pruned_run_continues_from_a_trained_one_and_can_be_loaded(tiny, weights, tmp_path):
     before = tiny("model=sa_quadratic_generalized", "scale.heads=4")
     run(before)
     trained = load_file(run_folder_path(before) / "weights.safetensors")
     trained["layers.1.mixer.encoding.spreads"][2] = 0
     save_file(trained, weights)
-    config = tiny(
-        "model=sa_quadratic_pruned", "name=pruned", f"model.start={weights}", "scale.heads=4", "precision=fp32"
-    )
-    assert run(config)["status"] == "done"
-    folder = run_folder_path(config)
+
+    def pruned(start):
+        names = ("model=sa_quadratic_pruned", "name=pruned", f"model.start={start}")
+        return tiny(*names, "scale.heads=4", "precision=fp32")
+
+    assert run(pruned(weights))["status"] == "done"
+    with pytest.raises(AlreadyDone):
+        run(pruned(weights.rename(tmp_path / "moved.safetensors")))
+    trained["layers.1.mixer.encoding.centers"][0] += 1
+    save_file(trained, weights)
+    with pytest.raises(RunFolderError, match="-> the same file with other heads"):
+        run(pruned(weights))
+    folder = run_folder_path(pruned(weights))
     maps = np.load(folder / "attention_maps.npy")
     assert np.isnan(maps[1, 3]).all(), "a head that the layer lacks"
     assert not np.isnan(maps[0]).any()

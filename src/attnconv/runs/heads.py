@@ -21,6 +21,7 @@ from attnconv.analysis.heads import (
 from attnconv.data.dataset import Split
 from attnconv.files import with_line
 from attnconv.models.frozen import LEARNED, learned_heads
+from attnconv.models.pruned import LARGEST, PRUNED, degenerate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,10 +34,13 @@ def first_images(split: Split) -> Tensor:
     return next(split.batches(IMAGES))[0]
 
 
-def heads_in(weights: Path) -> dict[str, list[Any]]:
-    """Return the centers and spreads in a file of weights, in the format of heads.jsonl.
+def heads_in(weights: Path, model: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the centers and spreads with which a run starts from a file of weights, in the format of heads.jsonl.
 
     Return an empty dictionary if the file does not exist.
+
+    Args:
+        model: the run's `model` node, which may prune heads.
 
     Raises:
         FileError: the file cannot be read.
@@ -44,6 +48,13 @@ def heads_in(weights: Path) -> dict[str, list[Any]]:
     if not weights.exists():
         return {}
     tensors = learned_heads(weights)
+    if model["_target_"] == PRUNED:
+        kept = {
+            name.rpartition(".")[0]: ~degenerate(spreads, model.get("largest_condition", LARGEST))
+            for name, spreads in tensors.items()
+            if name.endswith("spreads")
+        }
+        tensors = {name: tensor[kept[name.rpartition(".")[0]]] for name, tensor in tensors.items()}
     return {key: [rounded(tensor) for name, tensor in tensors.items() if name.endswith(key)] for key in LEARNED}
 
 

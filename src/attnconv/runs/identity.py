@@ -27,8 +27,8 @@ FREE_TO_CHANGE = (
     "checkpoint_steps", "checkpoint_minutes",
 )  # fmt: skip
 
-# A model with `model.start`: shifts, random, or a file of weights.
-FROZEN = "attnconv.models.frozen.frozen_heads"
+# Models with `model.start`: shifts, random, or a file of weights; and always a file.
+FROZEN, PRUNED = "attnconv.models.frozen.frozen_heads", "attnconv.models.pruned.pruned_heads"
 
 Heads = dict[str, list[Any]]  # centers and spreads by layer, as in a line of heads.jsonl
 
@@ -141,7 +141,7 @@ def differences_read(folder: Path, config: Config) -> dict[str, str]:
     if start is not None:
         from attnconv.runs.heads import heads_in
 
-        heads = heads_in(start)
+        heads = heads_in(start, config.model)
     return differences(folder, config, data_hash=data_hash, heads=heads)
 
 
@@ -165,7 +165,7 @@ def start_weights(settings: dict[str, Any]) -> Path | None:
         settings: with dotted keys.
     """
     start = settings.get("model.start")
-    if settings.get("model._target_") != FROZEN or start in (None, "shifts", "random"):
+    if settings.get("model._target_") not in (FROZEN, PRUNED) or start in (None, "shifts", "random"):
         return None
     return Path(str(start))
 

@@ -57,7 +57,7 @@ def load(
         config.data.root = os.path.expanduser(root)
     weights = Path(os.path.expanduser(weights)) if weights else find_weights(folder)
     preprocessing = read_preprocessing(folder, config.data)
-    if start_weights(flatten(config.model, "model.")):
+    if config.model["_target_"] != PRUNED and start_weights(flatten(config.model, "model.")):
         config.model["start"] = str(weights)  # they include the heads that the run started with
     model = build_untrained(config, preprocessing, recorded_widths(folder), weights)
     load_weights(model, weights, preprocessing.classes)

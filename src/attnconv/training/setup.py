@@ -122,7 +122,7 @@ def _prepare(config: Config) -> Setup:
     refuse_shared_parts(config.model)
     data = load_dataset(config.data, device)
     folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
-    folder.heads = {} if start is None else heads_in(start)
+    folder.heads = {} if start is None else heads_in(start, config.model)
     folder.preprocessing = Preprocessing.of(config.data, data).encode()
     if processes.writes:
         folder.check()  # again, now that the data and the heads are known
