@@ -146,6 +146,15 @@ class SetsSettings(Plain):
         os.chdir("/")
 
 
+class Strided(Plain):
+    """Has a layer that must not be trained as it is, and runs before it is placed."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.first = nn.Conv2d(image_shape[0], 8, 1, stride=2)
+        self(torch.zeros(2, *image_shape))
+
+
 class OwnArguments(Plain):
     """Takes arguments with the names of settings, but other values."""
 
@@ -172,6 +181,7 @@ class OwnArguments(Plain):
         Rejecting,
         OverTime,
         SetsSettings,
+        Strided,
         OwnArguments,
     ],
     ids=lambda network: network.__name__,

@@ -39,7 +39,7 @@ def rehearse(
     def build(seed: int) -> nn.Module:
         return build_seeded_model(node, image_shape, classes, seed)
 
-    with torch.random.fork_rng(devices=[]), FaultyCalls():
+    with torch.random.fork_rng(devices=[]):
         try:
             _steps(build, images[:FEW], classes, bf16)
         except UserError:
@@ -139,7 +139,7 @@ def _require_probabilities(model: nn.Module, images: Tensor) -> None:
 
 
 def _logits(model: nn.Module, images: Tensor, bf16: bool) -> Any:
-    with autocast("bf16" if bf16 else "fp32", images.device):
+    with FaultyCalls(), autocast("bf16" if bf16 else "fp32", images.device):
         return model(images.clone())
 
 
