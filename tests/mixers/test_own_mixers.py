@@ -140,6 +140,7 @@ class WithPart(Uniform):
     def __init__(self, width, heads, grid, attention_dropout, parts):
         super().__init__(width, heads, grid, attention_dropout)
         self.value = parts[0] if isinstance(parts[0], nn.Module) else parts[0]()
+        self.own = nn.Linear(width, width)
 
 
 @pytest.fixture
@@ -179,9 +180,11 @@ def test_a_part_that_all_layers_would_share_is_refused(refused, own_mixer):
     )
 
 
-def test_a_part_that_each_layer_builds_is_accepted(train, own_mixer):
-    linear = "_target_: torch.nn.Linear, in_features: 8, out_features: 8, _partial_: true"
-    code, _, err = train(*own_mixer(WithPart, f"parts: [{{{linear}}}]"))
+@pytest.mark.parametrize(
+    "part", ["_target_: torch.nn.Linear, in_features: 8, out_features: 8, _partial_: true", "_target_: torch.nn.GELU"]
+)
+def test_a_part_that_each_layer_builds_or_without_weights_is_accepted(train, own_mixer, part):
+    code, _, err = train(*own_mixer(WithPart, f"parts: [{{{part}}}]"))
     assert code == 0, err
 
 

@@ -157,6 +157,14 @@ def test_faulty_calls_of_functions_are_refused(call):
         call(torch.zeros(1, 2, 8, 8), layer)
 
 
+def test_calls_of_functions_without_gradients_are_fine():
+    images, kernel = torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 1, 1)
+    with FaultyCalls():
+        F.conv2d(images, kernel, stride=2)
+        with torch.no_grad():
+            F.conv2d(images, kernel.requires_grad_(), stride=2)
+
+
 def test_only_four_dimensional_weights_are_in_channels_last_layout():
     network = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv2d(2, 4, 3))
     place(network, CPU)

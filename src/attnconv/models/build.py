@@ -155,34 +155,48 @@ def check_node(node: dict[str, Any]) -> None:
             raise ConfigError(f"model.{name} is missing: {node['_target_']} needs it")
 
 
-def refuse_shared_parts(node: Any, path: str = "model", builder: str | None = None) -> None:
-    """Refuse a part that is built once although the network builds what it is a part of several times.
+def refuse_shared_parts(node: dict[str, Any], model: nn.Module) -> None:
+    """Refuse a network whose layers share the weights of a part that its `model` node builds once.
 
-    All layers would share it. Runs that have trained so can still be loaded, so that `check_node` accepts them.
-
-    Args:
-        builder: the class that the network builds several times and that `node` is an argument of, if any.
+    Runs that have trained so can still be loaded, so that `check_node` accepts them.
 
     Raises:
         ConfigError: the message says what to set.
     """
+    found = next(_parts_built_once(node, "model"), None)
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    if found is None or len({id(tensor) for _, tensor in tensors}) == len(tensors):
+        return
+    path, target, builder = found
+    raise ConfigError(
+        f"{path}: all layers would share one {target}; add _partial_: true to it, and {builder} gets a function that "
+        "builds one"
+    )
+
+
+def _parts_built_once(node: Any, path: str, builder: str | None = None) -> Iterator[tuple[str, str, str]]:
+    """Yield each part that is built once although what it is an argument of may be built several times.
+
+    Args:
+        builder: the class that the network may build several times and that `node` is an argument of, if any.
+
+    Yields:
+        path and target of the part, and that class.
+    """
     if isinstance(node, list):
         for place, value in enumerate(node):
-            refuse_shared_parts(value, f"{path}.{place}", builder)
+            yield from _parts_built_once(value, f"{path}.{place}", builder)
     if not isinstance(node, dict):
         return
     if "_target_" in node:
         if node.get("_partial_") is True:
             builder = node["_target_"]
         elif builder is not None:
-            raise ConfigError(
-                f"{path}: all layers would share one {node['_target_']}; add _partial_: true to it, and "
-                f"{builder} gets a function that builds one"
-            )
+            yield path, node["_target_"], builder
         if node.get("_recursive_") is False:  # the class builds its parts itself
             return
     for key, value in node.items():
-        refuse_shared_parts(value, f"{path}.{key}", builder)
+        yield from _parts_built_once(value, f"{path}.{key}", builder)
 
 
 def may_be_fraction(node: dict[str, Any], name: str) -> bool:

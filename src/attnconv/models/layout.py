@@ -67,6 +67,8 @@ def _call_is_faulty(
     dilation: Any = 1,
     groups: int = 1,
 ) -> bool:
+    if not (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
+        return False  # only the backward pass is faulty
     stride, padding = ((value,) if isinstance(value, int) else value for value in (stride, padding))
     return _is_faulty(weight.shape[1], weight.shape[2:], stride, padding, groups)
 
@@ -83,12 +85,15 @@ def _is_faulty(
     )
 
 
-def _subsampled(layer: Any, images: Tensor) -> Any:
-    """Return the layer's outputs for images (B, C, ...); the layer keeps its stride, which other code may read."""
+def _subsampled(layer: Any, input: Tensor) -> Any:
+    """Return the layer's outputs for images (B, C, ...); the layer keeps its stride, which other code may read.
+
+    The argument has the name that nn.Conv2d gives it.
+    """
     stride = layer.stride
     pixels: Any = (..., *(slice(None, None, step) for step in stride))
     layer.stride = (1,) * len(stride)
     try:
-        return type(layer).forward(layer, images[pixels])
+        return type(layer).forward(layer, input[pixels])
     finally:
         layer.stride = stride

@@ -173,16 +173,22 @@ def start_weights(settings: dict[str, Any]) -> Path | None:
 def _same_heads(folder: Path, old: dict[str, Any], new: dict[str, Any], heads: Heads | None) -> bool:
     """Return whether two runs that start from another run's weights start with the same heads, as far as known."""
     recorded = read_lines(folder, "heads.jsonl")[:1]  # the heads at the start, before training
-    if not recorded or heads == {}:
-        return _donor(Path(old["model.start"])) == _donor(Path(new["model.start"]))
+    donors = [_donor(Path(settings["model.start"])) for settings in (old, new)]
+    # A pruned run takes all weights, and two runs with the same frozen heads have others.
+    of_runs = new["model._target_"] == PRUNED and all(map(_in_run_folder, donors))
+    if not recorded or heads == {} or of_runs:
+        return donors[0] == donors[1]
     return heads is None or recorded[0] == {"epoch": 0, **heads}
 
 
 def _donor(weights: Path) -> tuple[str, ...]:
     """Return a key for the run that weights belong to, wherever run folders are; for other weights, their path."""
     parts = Path(absolute(str(weights))).parts
-    in_run_folder = len(parts) > 6 and parts[-3].startswith("frac") and parts[-2].startswith("seed")
-    return parts[-6:] if in_run_folder else parts
+    return parts[-6:] if _in_run_folder(parts) else parts
+
+
+def _in_run_folder(parts: tuple[str, ...]) -> bool:
+    return len(parts) >= 6 and parts[-3].startswith("frac") and parts[-2].startswith("seed")
 
 
 def describe_data(data: DataConfig, data_hash: str, files: dict[str, list[int]]) -> bytes:

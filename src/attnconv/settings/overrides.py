@@ -26,7 +26,7 @@ COMPUTED = re.compile(r"\$\{|\b(range|interval)\(")
 def keep_text(override: str) -> str:
     """Return an override of a text setting as typed: quote what Hydra would change as a number, such as name=0.10."""
     key, equals, value = override.partition("=")
-    if key.lstrip("+") not in _texts() or COMPUTED.search(value):
+    if key.lstrip("+") not in _texts() or COMPUTED.search(value) or "\\" in value:
         return override
     return key + equals + "".join(map(_kept, SEPARATORS.split(value)))
 

@@ -111,7 +111,7 @@ def plain_value(value: Any, key: str = "") -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # str() of an Enum is its name
     kind = type(value).__name__
     raise ConfigError(f"{key} must be text, a number, True, False or None, or a list of them, not {kind}")
 

@@ -40,19 +40,21 @@ def rehearse(
         return build_seeded_model(node, image_shape, classes, seed)
 
     with torch.random.fork_rng(devices=[]):
-        try:
-            _steps(build, images[:FEW], classes, bf16)
-        except UserError:
-            raise
-        except FaultyCall:
-            if on_cpu:
-                raise
-        except Exception as error:
-            if isinstance(error, NotImplementedError) and "backend" in str(error):
+        for some in (images[:FEW], images):
+            try:
+                _steps(build, some, classes, bf16)
                 return
-            if len(images) <= FEW:
+            except UserError:
                 raise
-            _steps(build, images, classes, bf16)
+            except FaultyCall:
+                if on_cpu:
+                    raise
+                return
+            except Exception as error:
+                if isinstance(error, NotImplementedError) and "backend" in str(error):
+                    return
+                if len(some) == len(images):
+                    raise
 
 
 def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool) -> None:

@@ -119,7 +119,6 @@ def _prepare(config: Config) -> Setup:
         # By default, recent GPUs round the inputs of convolutions to TF32, but not those of matrix products.
         torch.backends.cudnn.allow_tf32 = False
     check_node(config.model)
-    refuse_shared_parts(config.model)
     data = load_dataset(config.data, device)
     folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
     folder.heads = {} if start is None else heads_in(start, config.model)
@@ -134,6 +133,7 @@ def _prepare(config: Config) -> Setup:
     if config.recipe.whitening:
         with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
+    refuse_shared_parts(config.model, model)
     check_drawing(model)
     notes = notes_on(config, data.epoch_images)
     place(model, device)
