@@ -1,27 +1,22 @@
 """The public API: loading networks, prediction, evaluation and attention maps, with one-line errors."""
 
-import json
-import runpy
+import functools
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import attnconv
-from attnconv.analysis.attention import attention_layers
 from attnconv.config import checked
 from attnconv.data.preprocessing import read_preprocessing
 from attnconv.errors import ConfigError, DataError, RunFolderError, UserError
-from attnconv.files import FileError
 from attnconv.models.weight_files import read_weights
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import find_run
-from conftest import REPOSITORY, TINY_SCALE, write_arrays
+from conftest import TINY_SCALE, script, write_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -169,51 +164,6 @@ def test_positional_heads_need_no_images(tiny, arrays):
     assert len(attnconv.load(run_folder_path(config)).heads()) == 6
 
 
-def test_vit_attention_maps_reproduce_the_layer_output():
-    from attnconv.models.vit import vit
-
-    torch.manual_seed(0)
-    model = vit((3, 8, 8), 4, 4, 2, 2, 8, 8, 0.0, 0.0).eval()
-    images = torch.randn(3, 3, 8, 8)
-    first, _ = attention_layers(model, images)
-    assert (first.grid, first.prefix) == ((2, 2), 1)
-    seen = []
-    model.blocks[0].attn.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
-    model(images)
-    x, output = seen[0]
-    attention = model.blocks[0].attn
-    values = attention.qkv(x).unflatten(-1, (3, 2, 4))[:, :, 2].transpose(1, 2)
-    assert torch.allclose(attention.proj((first.probs @ values).transpose(1, 2).flatten(2)), output, atol=1e-5)
-    assert attention.fused_attn, "the network itself is as it was"
-
-
-def test_attention_maps_of_torchvision_vit():
-    from torchvision.models import VisionTransformer
-
-    model = VisionTransformer(8, 4, 2, 2, 8, 8, num_classes=4).eval()
-    layers = attention_layers(model, torch.randn(3, 3, 8, 8))
-    assert [(layer.grid, layer.prefix, tuple(layer.probs.shape)) for layer in layers] == [((2, 2), 1, (3, 2, 5, 5))] * 2
-    assert torch.allclose(layers[0].probs.sum(-1), torch.ones(()), atol=1e-5)
-    assert not attention_layers(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8))
-
-
-class ClassLast(nn.Module):
-    """Appends a class token to the pixels."""
-
-    def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
-
-    def forward(self, x):
-        tokens = nn.functional.pad(x.flatten(2).mT, (0, 0, 0, 1))
-        return self.attention(tokens, tokens, tokens)[0][:, -1]
-
-
-def test_other_tokens_are_not_taken_for_positions():
-    with pytest.raises(ConfigError, match="has 1 token more than positions, and only those of timm and torchvision"):
-        attention_layers(ClassLast(), torch.randn(2, 3, 4, 4))
-
-
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [
@@ -295,58 +245,23 @@ def test_runs_without_preprocessing_json_fall_back_to_the_data_set(folder, moved
     assert (found.image_shape, found.class_names[3], found.mean[0]) == ((3, 32, 32), "cat", 0.4914)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("mean", ["a", "b", "c"]),
-        ("mean", [None] * 3),
-        ("mean", [0.5]),
-        ("mean", [float("nan")] * 3),
-        ("std", [0.2, 0.2, 0]),
-        ("std", 0.2),
-        ("image_shape", ["3", 8, 8]),
-        ("image_shape", [3, 0, 8]),
-        ("class_names", "abcd"),
-        ("class_names", [1, 2, 3, 4]),
-    ],
-)
-def test_a_damaged_preprocessing_is_a_one_line_error(tmp_path, key, value):
-    good = {"image_shape": [3, 8, 8], "class_names": ["a", "b", "c", "d"], "mean": [0, 0.5, 0.5], "std": [1, 0.2, 0.2]}
-    (tmp_path / "preprocessing.json").write_text(json.dumps(good))
-    config = attnconv.compose(["data.root=nowhere"]).data
-    assert read_preprocessing(tmp_path, config).std == (1, 0.2, 0.2)
-    (tmp_path / "preprocessing.json").write_text(json.dumps(good | {key: value}))
-    with pytest.raises(FileError, match=r"preprocessing\.json has unexpected content \("):
-        read_preprocessing(tmp_path, config)
-
-
 @pytest.fixture
-def script(monkeypatch, capsys):
+def shell(monkeypatch, capsys):
     """Return a function that runs a script in this process and returns its exit code, stdout and stderr."""
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(REPOSITORY / f"scripts/{name}.py"), run_name="__main__")
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
-
-    return run
+    return functools.partial(script, monkeypatch, capsys)
 
 
-def test_evaluate_and_predict_commands(script, network, folder, moved, tmp_path):
-    assert script("evaluate", folder, "--data", moved)[:2] == (0, f"{network.evaluate(moved)}\n")
+def test_evaluate_and_predict_commands(shell, network, folder, moved, tmp_path):
+    assert shell("evaluate", folder, "--data", moved)[:2] == (0, f"{network.evaluate(moved)}\n")
     Image.fromarray(np.load(moved / "test_images.npy")[0]).save(tmp_path / "one.png")
-    code, out, _ = script("predict", folder, tmp_path / "one.png", "--top", 1)
+    code, out, _ = shell("predict", folder, tmp_path / "one.png", "--top", 1)
     (probabilities,) = network.predict_proba(tmp_path / "one.png")
     assert (code, out) == (0, f"{tmp_path}/one.png  {probabilities.argmax()} {probabilities.max():.1%}\n")
     Image.new("L", (9, 9)).save(tmp_path / "large.png")
-    assert script("predict", "--resize", folder, tmp_path / "large.png")[0] == 0
+    assert shell("predict", "--resize", folder, tmp_path / "large.png")[0] == 0
 
 
-def test_evaluate_and_predict_commands_report_one_line_errors(script, folder, tmp_path):
+def test_evaluate_and_predict_commands_report_one_line_errors(shell, folder, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "large.png")
     (tmp_path / "empty").mkdir()
     for arguments, complaint in (
@@ -358,7 +273,7 @@ def test_evaluate_and_predict_commands_report_one_line_errors(script, folder, tm
         (("evaluate", folder, "--data", tmp_path / "empty"), "empty has no test_images.npy and test_labels.npy"),
         (("evaluate", folder, "--data", tmp_path / "none"), "does not exist"),
     ):
-        code, out, err = script(*arguments)
+        code, out, err = shell(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert err.startswith("error: ")
         assert complaint in err

@@ -1,0 +1,51 @@
+"""The attention maps of networks that are not built from this package's layers."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from attnconv.analysis.attention import attention_layers
+from attnconv.errors import ConfigError
+from attnconv.models.vit import vit
+
+
+def test_vit_attention_maps_reproduce_the_layer_output():
+    torch.manual_seed(0)
+    model = vit((3, 8, 8), 4, 4, 2, 2, 8, 8, 0.0, 0.0).eval()
+    images = torch.randn(3, 3, 8, 8)
+    first, _ = attention_layers(model, images)
+    assert (first.grid, first.prefix) == ((2, 2), 1)
+    seen = []
+    model.blocks[0].attn.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    model(images)
+    x, output = seen[0]
+    attention = model.blocks[0].attn
+    values = attention.qkv(x).unflatten(-1, (3, 2, 4))[:, :, 2].transpose(1, 2)
+    assert torch.allclose(attention.proj((first.probs @ values).transpose(1, 2).flatten(2)), output, atol=1e-5)
+    assert attention.fused_attn, "the network itself is as it was"
+
+
+def test_attention_maps_of_torchvision_vit():
+    model = VisionTransformer(8, 4, 2, 2, 8, 8, num_classes=4).eval()
+    layers = attention_layers(model, torch.randn(3, 3, 8, 8))
+    assert [(layer.grid, layer.prefix, tuple(layer.probs.shape)) for layer in layers] == [((2, 2), 1, (3, 2, 5, 5))] * 2
+    assert torch.allclose(layers[0].probs.sum(-1), torch.ones(()), atol=1e-5)
+    assert not attention_layers(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8))
+
+
+class ClassLast(nn.Module):
+    """Appends a class token to the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+
+    def forward(self, x):
+        tokens = nn.functional.pad(x.flatten(2).mT, (0, 0, 0, 1))
+        return self.attention(tokens, tokens, tokens)[0][:, -1]
+
+
+def test_other_tokens_are_not_taken_for_positions():
+    with pytest.raises(ConfigError, match="has 1 token more than positions, and only those of timm and torchvision"):
+        attention_layers(ClassLast(), torch.randn(2, 3, 4, 4))
