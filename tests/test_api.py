@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import ListConfig
 from PIL import Image
 
 import attnconv
@@ -100,8 +101,12 @@ def test_an_edited_configuration_is_checked_before_it_runs(tiny, tmp_path, key, 
 def test_numbers_of_numpy_and_tuples_are_those_of_a_command_line(tiny):
     edited, expected = tiny(), tiny("recipe.lr=0.1", "recipe.sizes=[1]", "seed=3")
     edited.seed, edited.recipe.lr, edited.recipe.sizes = np.int64(3), np.float64(0.1), (1,)
-    edited.model |= {"name": 2024, "kernel_size": np.int8(3), "more": {"of": (1, np.float64(2))}}
-    expected.model |= {"name": "2024", "kernel_size": 3, "more": {"of": [1, 2.0]}}
+    edited.model |= {
+        "name": 2024,
+        "kernel_size": np.int8(3),
+        "more": {"of": (1, np.float64(2), np.bool_(True), ListConfig([1]))},
+    }
+    expected.model |= {"name": "2024", "kernel_size": 3, "more": {"of": [1, 2.0, True, [1]]}}
     assert repr(checked(edited)) == repr(expected)
 
 

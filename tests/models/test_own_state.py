@@ -1,10 +1,12 @@
 """A network of the user whose state_dict() is not all of its state is refused, because a run could not be resumed."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_own_networks import Plain
+from plain_network import Plain
 from torch import nn
 
 pytestmark = pytest.mark.slow
@@ -105,6 +107,26 @@ class SeedsItself(Plain):
         super().__init__(image_shape, classes)
 
 
+class SeedsNumPy(Plain):
+    """Has no weights but these, and draws them from a generator that it seeds itself."""
+
+    def __init__(self, image_shape, classes):
+        nn.Module.__init__(self)
+        np.random.seed(0)  # noqa: NPY002
+        weight = np.random.randn(classes, image_shape[0])  # noqa: NPY002
+        self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float32))
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ self.weight.T
+
+
+class SeedsPython(SeedsNumPy):
+    def __init__(self, image_shape, classes):
+        nn.Module.__init__(self)
+        random.seed(0)
+        self.weight = nn.Parameter(torch.full((classes, image_shape[0]), random.random()))
+
+
 BIAS, MEAN = nn.Parameter(torch.zeros(4)), torch.zeros(4)
 
 
@@ -164,6 +186,8 @@ class ThawedLater(Thawed):
         (StatisticsOfTheBatch, "the probabilities of an image depend on the other images of its batch"),
         (NaNInEvaluation, "it gives nan in evaluation"),
         (SeedsItself, "its constructor calls torch.manual_seed, so seed= does not change its weights"),
+        (SeedsNumPy, "its constructor calls np.random.seed, so seed= does not change its weights"),
+        (SeedsPython, "its constructor calls random.seed, so seed= does not change its weights"),
         (ParameterOfTheModule, "all networks that it builds share last.bias, which training changes"),
         (BufferOfTheModule, "all networks that it builds share mean, which training changes"),
         (Thawed, "last.weight is frozen at first, so the optimizer lacks it, and requires a gradient later"),

@@ -140,6 +140,11 @@ def test_a_size_that_only_the_matched_model_uses_is_not_noted(train):
     assert "scale.heads" not in train("model=resnet10", "scale.heads=4", "match=parameters")[2]
 
 
+def test_a_size_that_neither_the_network_nor_the_matched_model_uses_is_noted(train):
+    err = train("model=conv3x3", "scale.cnn_width=4", "match=parameters", "match_model=mlp_mixer")[2]
+    assert "note: scale.cnn_width=4 has no effect on model=conv3x3\n" in err
+
+
 @pytest.mark.parametrize(
     ("overrides", "note"),
     [

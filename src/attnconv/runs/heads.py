@@ -20,6 +20,7 @@ from attnconv.analysis.heads import (
 )
 from attnconv.data.dataset import Split
 from attnconv.files import with_line
+from attnconv.models.build import evaluation_draws
 from attnconv.models.frozen import LEARNED, learned_heads
 from attnconv.models.pruned import LARGEST, PRUNED, degenerate
 
@@ -86,7 +87,8 @@ class HeadWatcher:
             return None
         images = first_images(split)
         try:
-            layers = central_maps(self._model, images)
+            with evaluation_draws(images.device, seed=0, start=0):  # a network may draw random numbers
+                layers = central_maps(self._model, images)
         except Exception as reason:  # the network may be a user's, which may raise anything
             print(f"note: no attention maps: {with_line(reason)}", file=sys.stderr)
             if isinstance(reason, NotShown):  # training does not change that

@@ -73,20 +73,27 @@ def idle_settings(config: "Config") -> Iterator[tuple[str, str]]:
 def unused_by_network(config: "Config") -> Iterator[tuple[str, float]]:
     """Yield the sizes of the scale and the dropouts of the recipe that the network does not use, each with its value.
 
-    These are not errors, because all models share the settings.
+    These are not errors, because all models share the settings. With `match`, the model that sets the budget uses the
+    sizes, too.
     """
-    node = config.model
-    taken = set(_leaves(node))
-    values = {value for _, value in taken}
-    for part, names in (("scale", SIZES), ("recipe", DROPOUTS)):
-        if part == "scale" and config.match is not None:
-            continue  # the model that sets the budget has these sizes
+    networks = [config.model]
+    if config.match is not None:
+        from attnconv.models.match import model_node  # imports torch
+
+        networks.append(model_node(config.match_model, config))
+    for part, names, users in (("scale", SIZES, networks), ("recipe", DROPOUTS, networks[:1])):
         for name in names:
             value = getattr(getattr(config, part), name)
-            argument = "width" if name == "cnn_width" else name
-            found = (argument, value) in taken if is_ours(node) else value in values
-            if not found or name in _ignored(node):
+            if not any(_uses(node, name, value) for node in users):
                 yield f"{part}.{name}", value
+
+
+def _uses(node: dict[str, Any], name: str, value: float) -> bool:
+    """Return whether a network has `value` as its argument `name`; of others than ours, as any argument."""
+    taken = set(_leaves(node))
+    argument = "width" if name == "cnn_width" else name
+    found = (argument, value) in taken if is_ours(node) else value in {value for _, value in taken}
+    return found and name not in _ignored(node)
 
 
 def _ignored(node: dict[str, Any]) -> tuple[str, ...]:

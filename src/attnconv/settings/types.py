@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from attnconv.errors import ConfigError, nearest
 
@@ -102,10 +102,12 @@ def plain_value(value: Any, key: str = "") -> Any:
     parts = vars(value) if is_dataclass(value) and not isinstance(value, type) else value
     if isinstance(parts, Mapping):
         return {name: plain_value(part, f"{key}.{name}".lstrip(".")) for name, part in parts.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | ListConfig):
         return [plain_value(element, key) for element in value]
     if value is None or isinstance(value, bool):
         return value
+    if getattr(value, "dtype", None) == "bool" and not value.shape:  # NumPy's, which is not imported here
+        return bool(value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):

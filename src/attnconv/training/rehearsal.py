@@ -1,8 +1,10 @@
 """A rehearsal of a few training steps, because only the code of a network from elsewhere knows what it needs."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,11 +96,26 @@ def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16
 
 
 def _seeded(build: Callable[[int], nn.Module]) -> nn.Module:
-    """Build a network; raise ValueError if its weights do not depend on the seed because it seeds the generator."""
+    """Build a network; raise ValueError if its weights do not depend on the seed because it seeds a generator."""
+    seed_generators(SEED)
+    before = _generators()
     model = build(SEED)
-    if torch.initial_seed() != SEED and all(map(torch.equal, model.parameters(), build(SEED + 1).parameters())):
-        raise ValueError("its constructor calls torch.manual_seed, so seed= does not change its weights")
+    after = _generators()
+    if torch.initial_seed() == SEED and all(after[name] == before[name] for name in ("np.random.seed", "random.seed")):
+        return model
+    other = build(SEED + 1)
+    seeded = [name for name, state in _generators().items() if state == after[name]]
+    if seeded and all(map(torch.equal, model.parameters(), other.parameters())):
+        raise ValueError(f"its constructor calls {seeded[0]}, so seed= does not change its weights")
     return model
+
+
+def _generators() -> dict[str, Any]:
+    """Return the states of all global generators, by the function that seeds them."""
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002
+    of_numpy = (kind, np.asarray(words).tobytes(), *rest)
+    of_torch = torch.get_rng_state().numpy().tobytes()
+    return {"torch.manual_seed": of_torch, "np.random.seed": of_numpy, "random.seed": random.getstate()}
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
