@@ -82,6 +82,8 @@ def main() -> None:
         help="also keep the weights of these runs; * matches any characters, as in 'study/*/seed0'",
     )  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.external and arguments.weights:
+        parser.error("--weights keeps weights of this project's own runs: leave out --external")
     problems = collect(arguments)
     sys.exit(1 if problems else 0)
 

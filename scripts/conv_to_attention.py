@@ -21,6 +21,7 @@ from attnconv.files import write_whole
 from attnconv.settings.arguments import ScriptParser, a_path, a_place, above_zero, check_target, positive
 
 SWEPT_IMAGES = 8
+OF_ONE_NETWORK = ("model", "checkpoint", "trust", "data", "alpha", "batch", "device")  # arguments
 
 
 def main() -> None:
@@ -42,8 +43,11 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings, as for train.py")
     arguments = parser.parse_intermixed_args()
     check_target(parser, arguments.json)
-    if arguments.sweep is not None and (arguments.model or arguments.checkpoint or arguments.overrides):
-        parser.error("--sweep converts timm models: leave out --model, --checkpoint and settings")
+    if arguments.sweep is not None:
+        others = [f"--{name}" for name in OF_ONE_NETWORK if getattr(arguments, name) != parser.get_default(name)]
+        if others or arguments.overrides:
+            unused = " and ".join([*others, *(["settings"] if arguments.overrides else [])])
+            parser.error(f"--sweep converts timm models and takes --images and --json only: leave out {unused}")
     convert(arguments, parser)
 
 

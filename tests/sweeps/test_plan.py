@@ -196,6 +196,14 @@ def test_rates_fall_back_to_the_nearest_model_and_scale():
     assert seconds("sa_learned", "small", "fp32") == pytest.approx(24)
 
 
+def test_the_default_precision_has_the_rates_of_this_machine():
+    for measured in ("fp32", "bf16"):
+        rates = Rates({("conv3x3", "mini", measured): [0.006]})
+        assert rates.seconds(Work("conv3x3", "mini", "auto", images=1000)) == pytest.approx(6)
+        assert rates.seconds(Work("sa_learned", "mini", "auto", images=1000)) == pytest.approx(6)
+        assert rates.seconds(Work("sa_learned", "small", "auto", images=1000)) == pytest.approx(8)
+
+
 def test_rates_are_measured_from_single_threaded_runs():
     rates = Rates.measured([REPOSITORY / "results/runs/default", REPOSITORY / "results/runs/quarter"])
     vgg = Work("vgg11_bn", "mini", "bf16", images=20 * 12_500)

@@ -29,6 +29,9 @@ LARGEST_DIFFERENCE = 0.1
 CONSTANT = 1e-6
 
 
+EXAMPLES = 2  # images of a first look at a network
+
+
 class Meaningless(UserError):
     """A comparison of networks that proves nothing."""
 
@@ -51,7 +54,7 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
         Inconvertible: a layer cannot be converted; the message names it.
         Meaningless: logits are not finite, or the same for all images.
     """
-    example = next(split.batches(2))[0].to(_type_of(model))
+    example = next(split.batches(EXAMPLES))[0].to(_type_of(model))
     with torch.no_grad():
         _logits(model, example)  # reparametrized weights, such as those of weight norm, can be copied only after a call
     try:
@@ -143,7 +146,8 @@ def _logits(network: nn.Module, images: Tensor, what: str = "the network") -> Te
         out = network(images)
     except Exception as error:  # a network may raise any error
         if is_out_of_memory(error):
-            raise OutOfMemory(f"out of memory with {len(images)} images; lower --batch (now {len(images)})") from error
+            fewer = "; lower --batch" if len(images) > EXAMPLES else ""
+            raise OutOfMemory(f"out of memory with {len(images)} images at once{fewer}") from error
         raise Inconvertible(f"{what} cannot run on these images: {with_line(error)}") from error
     if not isinstance(out, Tensor):
         found = f"a {type(out).__name__}"

@@ -36,7 +36,7 @@ class Encoding(nn.Module):
         """Raise ValueError if this encoding has no scores for the shifts of a height x width map."""
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of this module's own parameters without weight decay."""
+        """Return the names of this module's own parameters that train without weight decay, at recipe.centers_lr."""
         return set()
 
 

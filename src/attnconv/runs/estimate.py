@@ -80,6 +80,11 @@ class Rates:
 
     def _rate(self, work: Work) -> float:
         """Return the rate of the same work, else of the other precision, of other models, or an assumed one."""
+        if work.precision == "auto":  # of this machine, as are most rates
+            of_scale = {key: rate for key, rate in self._rates.items() if key[1] == work.scale}
+            of_model = [rate for key, rate in of_scale.items() if key[0] == work.model]
+            known = of_model or list(of_scale.values())
+            return median(known) if known else ASSUMED.get(work.scale, ASSUMED["mini"])
         key = work.model, work.scale, work.precision
         if key in self._rates:
             return self._rates[key]

@@ -113,7 +113,11 @@ def _check_activations(
             needed = images * activation_bytes(model, (channels, *largest))
         if fits(needed):
             return
-    require_memory(needed, f"the activations of a batch of {images:,} images", f"recipe.batch_size (now {images})")
+    require_memory(
+        needed,
+        f"the activations of a batch of {images:,} images",
+        f"recipe.batch_size (now {config.recipe.batch_size})",
+    )
 
 
 def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:

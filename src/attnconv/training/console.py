@@ -42,10 +42,13 @@ class Console:
             disable=not self._interactive,
         )
 
-    def step(self, epoch: int, tally: Tally, processes: int = 1) -> None:
+    def step(self, epoch: int, tally: Tally, images: int) -> None:
         """Show the progress after a step.
 
-        Epochs count from 1. With several processes, it is the progress of this one.
+        Args:
+            epoch: counted from 1.
+            tally: loss and accuracy so far; with several processes, those of this one since the run resumed.
+            images: that all processes have seen in this epoch.
         """
         if not self._interactive:
             return
@@ -57,7 +60,7 @@ class Console:
             self._bar.set_postfix_str(
                 f"train loss {score.loss:.3f} acc {score.accuracy:.1%}{self._evaluated}", refresh=False
             )
-        self._bar.update((epoch - 1) * self._images + processes * tally.images - self._bar.n)
+        self._bar.update((epoch - 1) * self._images + images - self._bar.n)
 
     def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
         """Print or show the scores of an epoch."""

@@ -6,9 +6,10 @@ spread over several processes therefore sees the same images.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from attnconv.models.build import seed_of
 
 CUTMIX_STREAM = 7
 
@@ -30,7 +31,7 @@ def cutmix(alpha: float, classes: int, seed: int) -> Mix | None:
 
     def mix(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         # The transform draws from PyTorch's global generator.
-        torch.manual_seed(int(np.random.SeedSequence([CUTMIX_STREAM, seed, step]).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(seed_of(CUTMIX_STREAM, seed, step, rank=0))
         mixed, targets = transform(images, labels)
         return mixed, targets
 

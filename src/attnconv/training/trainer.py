@@ -254,7 +254,9 @@ class Trainer:
     def _after_step(self, steps_in_epoch: int) -> None:
         """Show progress after a step, and write a checkpoint or stop if due."""
         assert self.console is not None
-        self.console.step(self.position.epochs_done + 1, self.tally, self.processes.count)
+        before = self.before.images  # of all processes, as process 0 carries them on
+        seen = before + self.processes.count * (self.tally.images - before)
+        self.console.step(self.position.epochs_done + 1, self.tally, seen)
         every = self.config.checkpoint_steps
         late = time.perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
         due = late or (every is not None and steps_in_epoch % every == 0)

@@ -2,7 +2,7 @@
 
 import { chart } from "./chart.js";
 import { modelColor } from "./colors.js";
-import { button, html, placeOf, runLink, saving, select, table } from "./dom.js";
+import { copying, html, placeOf, runLink, saving, select, table } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 
 const LEAD =
@@ -23,10 +23,7 @@ function aboutRun({ point, text }, say) {
     " ",
     html("code", {}, point.command),
     " ",
-    button("Copy", async () => {
-      await navigator.clipboard.writeText(point.command).catch(() => undefined);
-      say(`Copied: ${point.command}`);
-    }),
+    copying(() => point.command, say),
   ];
 }
 
