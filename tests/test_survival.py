@@ -282,3 +282,23 @@ def read_wandb(folder):
     command = [PYTHON, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [record["history"]["item"] for record in map(json.loads, lines) if record["type"] == "history"]
+
+
+def test_a_checkpoint_is_written_every_checkpoint_minutes(tiny, monkeypatch):
+    """Every step takes 25 seconds by the clock."""
+    now, saves = [0.0], []
+    after_step, save = trainer_module.Trainer._after_step, trainer_module.save_checkpoint
+
+    def slow_step(self, steps_in_epoch):
+        now[0] += 25
+        after_step(self, steps_in_epoch)
+
+    def noted_save(*arguments):
+        saves.append(now[0])
+        save(*arguments)
+
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(trainer_module.Trainer, "_after_step", slow_step)
+    monkeypatch.setattr(trainer_module, "save_checkpoint", noted_save)
+    run(tiny("recipe.batch_size=4", "epochs=1", "checkpoint_minutes=1"))  # 10 steps
+    assert saves[:3] == [75, 150, 225]

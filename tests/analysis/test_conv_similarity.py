@@ -265,3 +265,13 @@ def test_content_share_matches_a_loop_over_images():
         within = sum((image - one.mean(dim=0)).square().mean().item() for image in one) / 5
         assert shares["content"][head].item() == pytest.approx(within / one.var(correction=0).item())
     torch.testing.assert_close(sum(shares.values()), torch.ones(2, dtype=torch.float64))
+
+
+def test_spread_is_per_axis_and_radii_hold_their_shares():
+    central, row, column = torch.zeros(H, W, dtype=torch.float64), H // 2, W // 2
+    central[row, column] = 0.6
+    for down, right in ((-2, 0), (2, 0), (0, -2), (0, 2)):
+        central[row + down, column + right] = 0.1
+    numbers = only(head_numbers(central.flatten().expand(1, 1, PIXELS, PIXELS), H, W))
+    assert numbers["spread"] == pytest.approx(math.sqrt(0.2 * 4))  # a fifth is two pixels away on each axis
+    assert (numbers["radius_50"], numbers["radius_90"]) == (0, 2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from attnconv.analysis import profile
 from attnconv.analysis.heads import central_query
 from attnconv.analysis.receptive_field import (
     effective_side,
@@ -106,3 +107,20 @@ def test_shift_and_permutation_equivariance(overrides, shifts, shuffles):
 def test_widest_pair_of_jointly_visible_pixels(name, depth, positions):
     node = compose([f"model={name}", "scale=mini", f"scale.layers={depth}"]).model
     assert widest_pair(node, depth, (3, 32, 32)) == positions
+
+
+def test_effective_fields_are_in_pixels_of_the_image(monkeypatch):
+    monkeypatch.setattr(profile, "effective_side", lambda influences: 3.0)
+    row = profile.receptive_field_row("conv3x3")
+    assert set(row["field_effective"].split()) == {f"{3 * profile.PATCH:.1f}"}
+
+
+def test_growth_is_the_exponent_of_the_number_of_positions(monkeypatch):
+    now = [0.0]
+
+    def quadratic(x):
+        now[0] += len(x) ** 2
+
+    monkeypatch.setattr(profile, "_growth_model", lambda name, side: (quadratic, torch.zeros(side * side)))
+    monkeypatch.setattr(profile.time, "perf_counter", lambda: now[0])
+    assert profile.growth("conv3x3") == pytest.approx(2)

@@ -222,3 +222,9 @@ def test_single_class_labels_are_refused(arrays):
         np.save(arrays / f"{split}_labels.npy", np.load(arrays / f"{split}_labels.npy") * 0)
     with pytest.raises(DataError, match="all training labels are 0; classification needs at least two classes"):
         load_source(config(arrays, source="arrays"), CPU)
+
+
+def test_equal_steps_count_the_images_that_the_holdout_leaves(tmp_path):
+    write_arrays(tmp_path, train=80)
+    data = load_dataset(config(tmp_path, source="arrays", holdout=0.2, fraction=0.5, equal="steps"), CPU)
+    assert (len(data.train), data.epoch_images) == (32, 64)

@@ -12,6 +12,7 @@ from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import LearnedEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.relative import LearnedRelativeVectors
+from attnconv.mixers.window import WindowAttention
 
 WIDTH, HEADS = 16, 3
 FAST = {
@@ -113,3 +114,22 @@ def test_subclassed_and_patched_projections_are_respected(build, part):
     assert not torch.allclose(layer(x), expected, atol=1e-3)
     own.forward = lambda x: 2 * torch.nn.functional.linear(x, own.weight, own.bias)
     torch.testing.assert_close(layer(x), expected)
+
+
+DROPPING = {
+    **{f"window {impl}": partial(WindowAttention, kernel_size=3, impl=impl) for impl in ("gathered", "dense")},
+    **{f"content {impl}": partial(ContentAttention, impl=impl) for impl in ("dense", "fused", "absorbed")},
+    "quadratic": partial(PositionalAttention, encoding=QuadraticEncoding),
+}
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_attention_is_dropped_in_training_only(name):
+    torch.manual_seed(0)
+    layer = DROPPING[name](width=12, heads=HEADS, grid=(4, 5), attention_dropout=0.5)
+    plain = DROPPING[name](width=12, heads=HEADS, grid=(4, 5))
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 4, 5, 12)
+    torch.testing.assert_close(layer.eval()(x), plain.eval()(x))
+    assert not torch.allclose(layer.train()(x), plain(x), atol=1e-3)
+    assert not torch.equal(layer(x), layer(x))

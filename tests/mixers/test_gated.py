@@ -52,3 +52,9 @@ def test_gates_receive_gradients():
 def test_non_square_head_counts_are_refused():
     with pytest.raises(ValueError, match="square number of heads"):
         GatedAttention(4, 8, (4, 5))
+
+
+def test_both_parts_take_dropout_and_normalizer():
+    mixer = build(0.0, attention_dropout=0.3, normalizer="relu")
+    for part in (mixer.content, mixer.position):
+        assert (part.attention_dropout, part.normalizer) == (0.3, "relu")

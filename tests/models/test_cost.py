@@ -13,7 +13,7 @@ from attnconv.mixers.global_convolution import DepthwiseGlobal
 from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
 from attnconv.models.cost import activation_bytes, build_unfilled, counted_forward, flops_full, flops_paper, parameters
-from attnconv.models.match import match_width, model_node
+from attnconv.models.match import Match, match_width, model_node
 from attnconv.models.resnet import NonLocalBlock
 from conftest import REPOSITORY, compose
 
@@ -191,3 +191,13 @@ def test_unreachable_budgets_are_refused():
         match_width({"name": "timm_x"}, config.model, "parameters", CIFAR, 10)
     with pytest.raises(ConfigError, match=r"match_model=sa_quadratik does not exist; did you mean 'sa_quadratic'"):
         model_node("sa_quadratik", config)
+
+
+def test_a_match_that_is_too_large_differs_by_a_positive_share():
+    assert Match({}, "parameters", target=100, achieved=101).difference == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_grouped_convolutions_count_the_channels_of_their_group(groups):
+    layer = nn.Conv2d(8, 8, 3, padding=1, groups=groups, device="meta")
+    assert flops_paper(layer, torch.zeros(1, 8, 5, 4, device="meta")) == 2 * 9 * (8 // groups) * 8 * 20

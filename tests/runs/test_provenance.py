@@ -97,3 +97,13 @@ def test_peak_memory_is_that_of_one_run(tiny):
     alone = run(tiny())["peak_memory_bytes"]
     np.ones(10**9, np.uint8)  # freed at once
     assert run(tiny("seed=1"))["peak_memory_bytes"] < alone + 5 * 10**8
+
+
+def test_times_of_a_result_are_sums_over_its_epochs(tiny):
+    config = tiny("epochs=3")
+    result = run(config)
+    lines = [json.loads(line) for line in (run_folder_path(config) / "timing.jsonl").read_text().splitlines()]
+    train, evaluation = (sum(line[f"{part}_seconds"] for line in lines) for part in ("train", "eval"))
+    assert result["train_seconds"] == pytest.approx(train)
+    assert result["seconds"] == pytest.approx(train + evaluation)
+    assert result["images_per_second"] == pytest.approx(3 * 40 / train)

@@ -66,3 +66,10 @@ def test_a_sweep_prints_progress_and_ends_with_means_and_a_plot(command, arrays,
     assert f"drawn: {picture}" in lines
     assert Image.open(picture).width > 300
     assert lines[-1] == "sweep of 4 runs: 4 done"
+
+
+def test_sweeps_with_a_holdout_are_judged_on_it():
+    result = {"val_acc": 0.5, "test_acc": 0.9, "precision": "fp32"}
+    found = Found.of(["+recipe.lr=1", "seed=0"], result)
+    assert found == Found({"recipe.lr": "1", "seed": "0"}, 0.5, "val", "fp32")
+    assert Found.of([], {"test_acc": 0.9}).split == "test"

@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
+from attnconv.models.build import seed_of
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.training import trainer as trainer_module
-from attnconv.training.cutmix import cutmix
+from attnconv.training.cutmix import CUTMIX_STREAM, cutmix
 from attnconv.training.metrics import Tally
 
 IMAGES = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16).contiguous()
@@ -88,3 +90,10 @@ def test_cutmix_changes_training_but_not_test_scoring(tiny):
     assert first["train/loss"] != second["train/loss"]
     assert 0 <= second["train/acc"] <= 1
     assert (20 * second["test/acc"]) % 1 == pytest.approx(0), "of 20 test images, each right or wrong"
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_boxes_are_those_of_torchvision_for_this_alpha(alpha):
+    torch.manual_seed(seed_of(CUTMIX_STREAM, 3, 7, rank=0))
+    expected = v2.CutMix(alpha=alpha, num_classes=4)(IMAGES, LABELS)
+    assert all(map(torch.equal, cutmix(alpha, 4, 3)(IMAGES, LABELS, 7), expected))

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 import attnconv
+from attnconv.data.augmentation import plan_epoch
+from attnconv.data.dataset import load_dataset
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
+from attnconv.training.cutmix import cutmix
 from attnconv.training.metrics import Tally
 from attnconv.training.rehearsal import FEW
 from attnconv.training.schedules import lr_factor
@@ -199,3 +202,57 @@ def test_the_loss_is_the_mean_cross_entropy_of_smoothed_labels(witnessed, smooth
         counts = len(step["images"]) * frequencies
         torch.testing.assert_close(counts, counts.round(), rtol=0, atol=1e-4)
         torch.testing.assert_close(counts.sum(), torch.tensor(float(len(step["images"]))))
+
+
+def augmented_batches(config, epoch):
+    """Yield the images and labels of the steps of an epoch (from 0), computed apart from a run."""
+    data, cpu = load_dataset(config.data, torch.device("cpu")), torch.device("cpu")
+    padding, flip, alternating = config.data.crop_padding, config.data.flip, config.data.alternating_flip
+    plan = plan_epoch(40, config.seed, epoch, padding, flip, cpu, shown=40, alternating=alternating)
+    for start in range(0, 40, 16):
+        yield data.train.augmented(plan[start : start + 16])
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("flip", [["data.flip=false"], ["data.alternating_flip=true"], []])
+def test_every_epoch_shows_the_images_of_its_plan(witnessed, seed, flip):
+    config = witnessed(f"seed={seed}", "data.crop_padding=2", *flip)
+    Witness.start()
+    run(config)
+    expected = [images for epoch in range(2) for images, _ in augmented_batches(config, epoch)]
+    for step, images in zip(Witness.steps, expected, strict=True):
+        torch.testing.assert_close(step["images"], images)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cutmix_of_a_run_depends_on_its_seed(witnessed, seed):
+    config = witnessed("recipe.cutmix=1", f"seed={seed}")
+    Witness.start()
+    run(config)
+    expected, _ = cutmix(1.0, 4, seed)(*next(augmented_batches(config, 0)), 0)
+    torch.testing.assert_close(Witness.steps[0]["images"], expected)
+
+
+def metrics_of(config):
+    return [json.loads(line) for line in (RunFolder(config).path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_recorded_rate_is_that_of_the_first_step_of_its_epoch(witnessed):
+    config = witnessed("epochs=4")
+    Witness.start()
+    run(config)
+    factor = lr_factor(config.recipe, 4, 40)
+    rates = [config.recipe.lr * factor(STEPS * epoch) for epoch in range(4)]
+    assert len(set(rates)) == 4
+    assert [line["train/lr"] for line in metrics_of(config)] == rates
+
+
+def test_the_recorded_training_loss_is_the_mean_over_images(witnessed):
+    config = witnessed("recipe.label_smoothing=0", "recipe.lr=1.0", "recipe.warmup=0", "epochs=1")
+    Witness.start()
+    run(config)
+    total = 0.0
+    for step, (_, labels) in zip(Witness.steps, augmented_batches(config, 0), strict=True):
+        logits = step["bias"].expand(len(labels), -1)
+        total += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+    assert metrics_of(config)[0]["train/loss"] == pytest.approx(total / 40)

@@ -192,3 +192,25 @@ def test_muon_gets_shared_weights_once_and_computed_weights_never():
     assert [id(matrix) for matrix in matrices] == [id(model[0].weight), id(model[3].weight)]
     everything = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(everything) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_adamw_decays_weights_apart_from_the_gradient_and_spares_biases():
+    config = compose(["recipe.optimizer=adamw", "recipe.lr=0.1", "recipe.weight_decay=0.5"])
+    layer = nn.Linear(3, 2)
+    before = copy.deepcopy(layer.state_dict())
+    optimizer = build_optimizer(layer, config.recipe, "fp32")
+    layer.weight.grad, layer.bias.grad = torch.zeros(2, 3), torch.zeros(2)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
+    torch.testing.assert_close(layer.bias.detach(), before["bias"])
+
+
+def test_the_modern_recipe_gives_each_group_its_own_rate_and_decay():
+    rates = ["recipe.lr=0.5", "recipe.adamw_lr=0.25", "recipe.momentum=0.7", "recipe.weight_decay=0.125"]
+    found, optimizer = groups("recipe=modern", "model=sa_learned", *rates)
+    assert optimizer.defaults["momentum"] == 0.7
+    assert {group["use_muon"] for group in found.values()} == {True, False}
+    for name, group in found.items():
+        assert group["lr"] == (0.5 if group["use_muon"] else 0.25), name
+        vector = name.endswith("bias") or "norm" in name
+        assert group["weight_decay"] == (0.0 if vector else 0.125), name

@@ -1,5 +1,6 @@
 """The paper's learning rates, epoch by epoch, against golden numbers and PyTorch's schedulers."""
 
+import itertools
 import json
 import math
 import warnings
@@ -91,3 +92,10 @@ def test_modern_schedule_warms_up_and_decays_to_near_zero():
     assert values[:peak] == sorted(values[:peak])
     assert values[peak:] == sorted(values[peak:], reverse=True)
     assert 0 < values[-1] < 0.02
+
+
+def test_the_linear_schedule_falls_by_equal_steps():
+    factor = lr_factor(compose(["recipe=modern", "recipe.schedule=linear", "epochs=10"]).recipe, 10, 1280)
+    values = [factor(step) for step in range(100)]
+    falls = [one - other for one, other in itertools.pairwise(values[values.index(max(values)) + 1 :])]
+    assert falls == pytest.approx([falls[0]] * len(falls))
