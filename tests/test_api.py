@@ -11,12 +11,16 @@ from omegaconf import ListConfig
 from PIL import Image
 
 import attnconv
+from attnconv.analysis.attention import LayerAttention
+from attnconv.analysis.evaluation import Evaluation
 from attnconv.config import checked
+from attnconv.data.images import as_arrays
 from attnconv.data.preprocessing import read_preprocessing
 from attnconv.errors import ConfigError, DataError, RunFolderError, UserError
 from attnconv.models.weight_files import read_weights
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import find_run
+from attnconv.runs.trained import _token
 from conftest import TINY_SCALE, script, write_arrays
 
 pytestmark = pytest.mark.slow
@@ -282,3 +286,26 @@ def test_evaluate_and_predict_commands_report_one_line_errors(shell, folder, tmp
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert err.startswith("error: ")
         assert complaint in err
+
+
+def test_resizing_crops_the_middle_of_an_oblong_image():
+    ramp = np.tile(np.arange(60, dtype=np.uint8)[None, :, None] * 4, (10, 1, 3))  # columns differ, rows do not
+    (found,) = as_arrays([Image.fromarray(ramp)], (3, 4, 6), resize=True)
+    assert found.shape == (4, 6, 3)
+    assert np.ptp(found, axis=0).max() == 0
+    assert (np.diff(found[0, :, 0].astype(int)) > 0).all()
+    assert 85 < found.min() < found.max() < 155, "the middle 15 of 60 columns"
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_queries_are_rows_before_columns_on_oblong_maps(prefix):
+    layer = LayerAttention(torch.zeros(1, 1, 10 + prefix, 10 + prefix), (2, 5), prefix)
+    assert [_token(query, layer) - prefix for query in ((0, 4), (1, 0), (1, 2))] == [4, 5, 7]
+
+
+def test_the_most_often_confused_class_is_that_of_the_predictions():
+    confusion = np.array([[1, 2, 0], [0, 3, 0], [5, 0, 1]])
+    _, *lines = str(Evaluation(0.0, confusion, ("a", "b", "c"))).splitlines()
+    assert lines[0].endswith("most often confused with b (2)")
+    assert "confused" not in lines[1]
+    assert lines[2].endswith("most often confused with a (5)")

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from attnconv.bench import compare
+from attnconv.bench.compare import Bench, Case
 from attnconv.bench.published import PerImage, published_loader, published_network
 from attnconv.bench.timing import (
     Disagree,
@@ -133,3 +135,12 @@ def test_command_writes_the_printed_results_to_json(command, tmp_path):
         assert line["published"]["seconds"]["median"] > 0
         assert line["difference_fp32"] < 1e-4
         assert {"device", "commit", "dirty", "versions", "matmul_fp32"} <= line.keys()
+
+
+def test_the_ratio_is_how_many_times_as_fast_ours_is(monkeypatch):
+    def turns(works, rounds, device):
+        return {name: [2.0 if name == "published" else 1.0] * rounds for name in works}
+
+    monkeypatch.setattr(compare, "take_turns", turns)
+    line = Bench(CPU, 3, 8, compiled=False, tiny=True).compare(Case("inference", "sa_quadratic", "mini", 2))
+    assert line["ratio"] == line["ratio_fp32"] == {"median": 2, "low": 2, "high": 2}

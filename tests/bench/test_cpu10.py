@@ -1,5 +1,6 @@
 """An entry of CPU-10 trains for its time, on its images, and reports what happened."""
 
+import dataclasses
 import json
 
 import pytest
@@ -25,6 +26,7 @@ def flat_sgd(network):
 
 
 PEER = Peer("attention", "a test", linear, flat_sgd, cosine(0.0), batch_size=8)
+PEER_DATA = compose(["logger=none", *PEER.data]).data
 
 
 @pytest.fixture
@@ -103,3 +105,45 @@ def test_an_entry_of_ours_is_a_run_and_a_line(command, tmp_path, monkeypatch):
     reached = [seconds for seconds, accuracy in line["curve"] if accuracy >= 0.8]
     assert line["seconds_to_80"] == (reached[0] if reached else None)
     assert f"{result['test_acc']:.2%} on test" in finished.stdout
+
+
+def test_a_peer_is_scored_on_held_out_images_until_its_end(data, clock, monkeypatch):
+    seen, evaluate = [], cpu10.evaluate
+
+    def watched(network, split, *rest):
+        seen.append(split)
+        return evaluate(network, split, *rest)
+
+    monkeypatch.setattr(cpu10, "evaluate", watched)
+    cpu10.train_for(PEER, linear(data.train), data, seed=0, seconds=20.5)
+    assert len(seen) == 5
+    assert all(split is data.validation for split in seen)
+
+
+def test_a_peer_smooths_its_labels(data):
+    network, (images, labels) = linear(data.train), next(cpu10._batches(data, PEER_DATA, 0, PEER.batch_size))
+    expected = nn.functional.cross_entropy(network(images), labels, label_smoothing=0.5)
+    (gradient,) = torch.autograd.grad(expected, network[1].bias)
+    optimizer = flat_sgd(network)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    cpu10._step(network, optimizer, images, labels, dataclasses.replace(PEER, label_smoothing=0.5), 0.1)
+    torch.testing.assert_close(network[1].bias.grad, gradient)
+
+
+def test_seeds_of_a_peer_show_other_images_and_its_recipe_decides_on_flips(data):
+    def shown(seed, **changes):
+        return next(cpu10._batches(data, dataclasses.replace(PEER_DATA, **changes), seed, PEER.batch_size))[0]
+
+    assert torch.equal(shown(0), shown(0))
+    assert not torch.equal(shown(0), shown(1))
+    assert not torch.equal(shown(0, flip=True), shown(0, flip=False))
+
+
+def test_the_average_of_weights_is_updated_in_training_and_kept_at_its_end(data, clock, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cpu10.Lookahead, "step", lambda self, progress: calls.append("step"))
+    monkeypatch.setattr(cpu10.Lookahead, "end", lambda self: calls.append("end"))
+    peer = dataclasses.replace(PEER, lookahead=True)
+    cpu10.train_for(peer, linear(data.train), data, seed=0, seconds=10.5)
+    assert calls == ["step"] * 10 + ["end"]

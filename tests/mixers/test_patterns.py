@@ -92,3 +92,7 @@ def test_bigbird_is_the_union_of_its_parts():
 def test_invalid_pattern_options_are_refused(build, complaint):
     with pytest.raises(ValueError, match=complaint):
         build()
+
+
+def test_the_first_global_pixel_is_the_center_of_an_oblong_map_and_the_second_a_corner():
+    assert spread_pixels((4, 9), 2) == [2 * 9 + 4, 0]

@@ -6,6 +6,7 @@ import torch
 from attnconv.errors import ConfigError
 from attnconv.models.backbone import space_to_depth
 from attnconv.models.build import build_model
+from attnconv.models.vit import vit
 from conftest import compose
 
 CIFAR = (3, 32, 32)
@@ -88,3 +89,10 @@ def test_initial_head_centers_have_the_configured_std(model, std):
     encoding = build_model(node.model, CIFAR, 10).layers[0].mixer.encoding
     assert encoding.centers.std().item() == pytest.approx(std, rel=0.06)  # over three standard errors for 1,800 numbers
     assert encoding.centers.mean().item() == pytest.approx(0, abs=0.08 * std)
+
+
+def test_dropout_of_a_vit_acts_on_the_outputs_of_its_layers_only():
+    model = vit((3, 8, 8), 4, 4, 1, 2, 8, 8, dropout=0.3, attention_dropout=0.2)
+    (block,) = model.blocks
+    parts = model.pos_drop, block.attn.attn_drop, block.attn.proj_drop, block.mlp.drop1, block.mlp.drop2
+    assert [part.p for part in parts] == [0, 0.2, 0.3, 0.3, 0.3]

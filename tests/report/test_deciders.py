@@ -130,3 +130,8 @@ def test_many_comparisons_are_counted_by_status():
         runs += seeds("data_size_epochs_20_bf16", model, LOW, fraction=0.01)
     text = verdict("D1", runs).number
     assert text.startswith("2 hold, 3 undecided, 7 not run; smallest +0.0 ["), text
+
+
+def test_the_accuracy_claim_needs_the_mean_over_seeds():
+    found = verdict("V1", seeds("small_bf16", "sa_quadratic", (0.940, 0.930), scale="small"))
+    assert (found.status, found.number) == ("undecided", "best so far, `sa_quadratic`: 93.50%, n=2 (bf16)")

@@ -124,3 +124,15 @@ def test_exponents_are_compared_with_theory(tmp_path, measured, statuses):
     found = verdict("C1", (), tmp_path)
     assert [part.status for part in found.parts] == statuses
     assert found.status == ("does not hold" if "does not hold" in statuses else "undecided")
+
+
+def test_one_wide_head_does_not_refute_that_early_heads_are_tight(tmp_path):
+    small = [row("small_bf16", "sa_quadratic", 0.9, seed, scale="small", run=f"small/{seed}") for seed in (0, 1)]
+    for run in small:
+        probed(tmp_path, run, radius_50=[1, 1, 1, 3, 3, 3])
+        path = tmp_path / "runs" / run["run"] / "probe.json"
+        found = json.loads(path.read_text())
+        first = next(head for head in found["heads"] if (head["layer"], head["weights"]) == (1, "trained"))
+        found["heads"] += [first | {"head": 2}, first | {"head": 3, "radius_50": 50}]
+        path.write_text(json.dumps(found))
+    assert verdict("H1", small, tmp_path).status == "holds"

@@ -6,6 +6,7 @@ import re
 import runpy
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -101,3 +102,17 @@ def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_pat
     assert "sweep of 4 runs: 2 done, 2 failed" in summary
     noted = json.loads((tmp_path / "outputs/.sweeps/now/cells.json").read_text())
     assert ["reason" in cell for cell in noted] == [False, True, False, True]
+
+
+def test_the_budget_is_in_hours(tmp_path, here, monkeypatch):
+    ends = []
+
+    class Watched(Workers):
+        def __init__(self, *arguments):
+            ends.append(arguments[-1])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("attnconv.sweeps.workers.Workers", Watched)
+    with pytest.raises(SystemExit, match="130"):
+        here(study(tmp_path, "--precision", "fp32", "--budget-hours", "2"))
+    assert ends == [pytest.approx(time.monotonic() + 2 * 3600, abs=600)]

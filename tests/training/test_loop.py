@@ -256,3 +256,13 @@ def test_the_recorded_training_loss_is_the_mean_over_images(witnessed):
         logits = step["bias"].expand(len(labels), -1)
         total += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
     assert metrics_of(config)[0]["train/loss"] == pytest.approx(total / 40)
+
+
+def test_smaller_training_images_keep_their_proportions(witnessed, arrays):
+    for split in ("train", "test"):
+        images = np.load(arrays / f"{split}_images.npy")
+        np.save(arrays / f"{split}_images.npy", np.concatenate([images, images[:, :, :4]], axis=2))
+    Witness.start()
+    run(witnessed("recipe.sizes=[0.5,1]"))
+    shapes = [tuple(step["images"].shape[2:]) for step in Witness.steps]
+    assert shapes == [(4, 6)] * STEPS + [(8, 12)] * STEPS

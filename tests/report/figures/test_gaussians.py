@@ -5,7 +5,7 @@ import pytest
 from matplotlib.patches import Ellipse
 
 from attnconv.report.figures import gaussians
-from attnconv.report.figures.data import Gaussians, radius
+from attnconv.report.figures.data import CentersInTraining, Gaussians, radius
 
 
 def heads(centers, spreads, grid=(8, 8)):
@@ -78,3 +78,19 @@ def test_the_printed_threshold_encloses_the_stated_mass():
     level = gaussians.printed_threshold(probs, 0.5)
     assert probs[probs >= level].sum() == pytest.approx(0.5, abs=0.12), "as near as whole cells come"
     assert radius(0.5) == pytest.approx(1.1774, abs=1e-4)
+
+
+def test_paths_of_centers_have_columns_across_and_rows_down():
+    found = CentersInTraining("a run", (8, 8), 1, [0, 1], np.array([[[1.0, -2.0]], [[3.0, 0.0]]]))
+    _, last = (axis for axis in gaussians.centers_in_training(found).axes if axis.lines)
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in last.lines]
+    assert ([-2, 0], [1, 3]) in lines
+    assert ([0], [3]) in lines
+
+
+def test_printed_contours_have_columns_across():
+    (axis,) = gaussians.as_printed(heads([[[3, -3]]], [[1]])).axes
+    points = np.concatenate([path.vertices for one in axis.collections for path in one.get_paths()])
+    across, along_rows = points.mean(axis=0)
+    assert across == pytest.approx(-3, abs=0.5)
+    assert along_rows == pytest.approx(3, abs=0.5)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from attnconv.data.dataset import load_dataset
+from attnconv.analysis.attention import attention_layers
+from attnconv.data.dataset import load_dataset, normalize
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.report.examined import KEYS, PROBE
-from attnconv.report.figures import maps
+from attnconv.report.figures import content, maps
 from attnconv.report.figures.content import image_maps
 from attnconv.report.figures.data import ImageMaps, Maps
 from attnconv.report.figures.of_run import figures_of_run
@@ -20,6 +21,7 @@ from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import build_untrained, load
 from attnconv.runs.trained import Trained
+from conftest import write_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -125,3 +127,20 @@ def test_the_query_is_framed_at_its_position():
     assert picture.min(axis=0).tolist() == [3.5, 1.5]
     assert picture.max(axis=0).tolist() == [5.5, 3.5]
     assert drawn.min(axis=0).tolist() == [1.5, 0.5]
+
+
+def test_attention_in_images_is_that_of_the_marked_query(tiny, arrays, monkeypatch):
+    write_arrays(arrays, side=8)
+    config = tiny("model=sa_learned_content", "scale.layers=1", "scale.patch=2")
+    data = load_dataset(config.data, torch.device("cpu"))
+    model = build_untrained(config, data).eval()
+    trained = Trained(Path(), config, Preprocessing.of(config.data, data), model)
+    trained.data = data
+    monkeypatch.setattr(content, "OTHERS", ((0, 0.0, 0.6), (1, 0.6, 0.0)))
+    found = image_maps(trained, "a run")
+    assert found.queries.tolist() == [[0, 2], [2, 0]]
+    for index, (row, column) in enumerate(found.queries):
+        shown = normalize(data.test.images[[index]], data.test.mean, data.test.std)
+        (layer,) = attention_layers(model, shown)
+        expected = layer.probs[0, :, row * 4 + column].unflatten(-1, (4, 4))
+        np.testing.assert_allclose(found.probs[index, 0], expected.detach(), atol=1e-5)

@@ -10,9 +10,14 @@ import pytest
 from attnconv.files import FileError, read_csv
 from attnconv.report.evidence import Arm, Evidence
 from attnconv.report.examined import PROBE, read_examined
+from attnconv.report.figures import layers
+from attnconv.report.figures.accuracies import draw_protocol
+from attnconv.report.figures.data import ByImages, Share, Shares
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import accuracy_by_images
+from attnconv.report.figures.style import new_figure
+from attnconv.report.stats import shown_interval
 from conftest import REPOSITORY
 
 RESULTS = Results(REPOSITORY / "results")
@@ -113,3 +118,20 @@ def test_readme_numbers_match_the_data():
     for model, text in (("fully_connected", "100.9M"), ("locally_connected", "14.4M"), ("sa_quadratic", "450,540")):
         assert text in (f"{weights[model] / 1e6:.1f}M", f"{weights[model]:,}")
         assert text in readme
+
+
+def test_accuracies_are_drawn_as_means_within_their_intervals():
+    seeds = {10: {0: 0.1, 1: 0.2, 2: 0.6}, 20: {0: 0.4, 1: 0.5, 2: 0.6}}
+    axis = new_figure(height=2).subplots()
+    draw_protocol(axis, ByImages("some", {"conv3x3": seeds}))
+    assert axis.lines[0].get_ydata() == pytest.approx([30, 50])
+    band = shown_interval([40, 50, 60])
+    edges = [y for x, y in axis.collections[0].get_paths()[0].vertices if x == 20]
+    assert (min(edges), max(edges)) == pytest.approx((band.low, band.high))
+
+
+def test_shares_before_and_after_training_have_their_own_panels():
+    found = Shares("some", [Share("a", "sa_quadratic", True, [[0.1, 0.2]], [[0.8, 0.9]])], [])
+    before, after = layers.convolution_share(found).axes
+    assert before.lines[0].get_ydata() == pytest.approx([10, 20])
+    assert after.lines[0].get_ydata() == pytest.approx([80, 90])
