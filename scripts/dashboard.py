@@ -7,13 +7,13 @@ only in the seed form a group.
 
 from pathlib import Path
 
+from attnconv.config import REPOSITORY
 from attnconv.errors import UserError, counted, one_line_errors
 from attnconv.runs.records import Damaged
 from attnconv.runs.status import find_folders
 from attnconv.runs.trackio_run import PROJECT, import_run
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 PLACES = [place for place in (REPOSITORY / "results/runs", Path("outputs")) if place.is_dir()]
 
 

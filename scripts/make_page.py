@@ -12,14 +12,13 @@ it to somebody, or put it on any web server.
 import argparse
 from pathlib import Path
 
-from attnconv.config import compose
+from attnconv.config import REPOSITORY, compose
 from attnconv.errors import UserError, one_line_errors
 from attnconv.files import write_whole
 from attnconv.report.complaints import exit_with
 from attnconv.report.page.assemble import assemble
 from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 3_000_000  # bytes of the page of results/
 
 

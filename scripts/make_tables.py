@@ -8,21 +8,13 @@ pages that do not need the file are made anyway.
 """
 
 import sys
-from pathlib import Path
 
+from attnconv.config import REPOSITORY
 from attnconv.errors import one_line_errors
 from attnconv.files import require_targets, write_whole
 from attnconv.report.complaints import exit_with
 from attnconv.report.pages import MANIFEST, Pages, manifest
 from attnconv.settings.arguments import ScriptParser, existing_folder
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def stale(repository: Path, made: dict[str, str]) -> list[str]:
-    """Return the pages that differ from what would be made now."""
-    paths = {name: repository / name for name in made}
-    return [name for name, path in paths.items() if not path.exists() or path.read_text("utf-8") != made[name]]
 
 
 def main() -> None:
@@ -36,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pages = Pages(arguments.repository)
     made = pages.made()
-    different = stale(arguments.repository, made)
+    different = pages.stale(made)
     if not arguments.check:
         require_targets(*(arguments.repository / name for name in different), pages.results / MANIFEST)
         for name in different:

@@ -12,11 +12,11 @@ definitions.
 
 from typing import Any
 
-from attnconv.config import compose
+from attnconv.config import RESULTS, compose
 from attnconv.errors import one_line_errors
 from attnconv.files import csv_text, read_csv, require_targets, write_whole
 from attnconv.report.tables import models_table
-from attnconv.settings.arguments import RESULTS, ScriptParser, check_names
+from attnconv.settings.arguments import ScriptParser, check_names
 
 SCALES = ("paper", "mini")
 REPEATS = 3  # of the measured exponent

@@ -10,10 +10,11 @@ If runs of a sweep are not done, the last line estimates the time left from fini
 
 from collections import Counter
 
+from attnconv.config import RESULTS
 from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, time_left
 from attnconv.runs.status import STATUSES, State, noted_cells, shown_name, survey
-from attnconv.settings.arguments import RESULTS, ScriptParser, existing_folder
+from attnconv.settings.arguments import ScriptParser, existing_folder
 
 
 def line(name: str, state: State, width: int) -> str:

@@ -13,12 +13,12 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from attnconv.config import valid_keys
+from attnconv.config import RESULTS, valid_keys
 from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
 from attnconv.runs.status import BROKEN, look
-from attnconv.settings.arguments import RESULTS, ScriptParser, above_zero, expand_home, positive
+from attnconv.settings.arguments import ScriptParser, above_zero, expand_home, positive
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.study import in_order, plan, rows
 from attnconv.sweeps.workers import Workers

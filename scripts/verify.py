@@ -6,13 +6,11 @@ counts the parameters and FLOPs of the paper's models again. Prints a line for e
 """
 
 import sys
-from pathlib import Path
 
+from attnconv.config import REPOSITORY
 from attnconv.errors import UserError, one_line_errors
 from attnconv.report.verify import CHECKS
 from attnconv.settings.arguments import ScriptParser, existing_folder
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ Project and user come from WANDB_PROJECT and WANDB_ENTITY unless given.
 import json
 import os
 
+from attnconv.config import RESULTS
 from attnconv.errors import UserError, one_line_errors
 from attnconv.files import in_one_line
 from attnconv.report.workspace import GROUP_BY, NAME, build, sections
-from attnconv.settings.arguments import RESULTS, ScriptParser
+from attnconv.settings.arguments import ScriptParser
 
 LOCAL = "without an account: make dashboard, or wandb leet RUN/wandb, or open docs/index.html"
 

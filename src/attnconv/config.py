@@ -37,7 +37,8 @@ SHARED = ("patch", "layers", "heads", "width", "hidden", "center_std", "dropout"
 
 POOL = "ATTNCONV_POOL"  # an environment variable that a sweep or a study sets for the processes that it starts
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS, RESULTS = REPOSITORY / "configs", REPOSITORY / "results"
 
 
 def knob(default: Any, meaning: str, **limits: Any) -> Any:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -117,6 +117,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def first_few(names: Collection[str], shown: int = 4) -> str:
+    """Join names into one line: the first few, and the number of others."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(list(names)[:shown]) + more
+
+
+def reason_of(error: object) -> str:
+    """Return the type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 @contextmanager
 def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
     """Print errors that a user can fix in one line on stderr and exit with code 2; let others show their traceback.
@@ -193,7 +204,7 @@ def _is_of(error: Exception, *packages: str) -> bool:
 
 
 def _raised_in(error: Exception, *packages: str) -> bool:
-    """Return whether the error was raised in one of these packages, or in what of Python they called."""
+    """Return whether the error was raised in one of these packages, or in code that they called."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(frame.f_globals.get("__name__", "").partition(".")[0] in packages for frame in frames[-2:])
 

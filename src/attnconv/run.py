@@ -8,11 +8,10 @@ import traceback
 from typing import Any
 
 from attnconv.config import Config, checked
-from attnconv.errors import AlreadyDone, CellFailed, InUse, UserError
+from attnconv.errors import AlreadyDone, CellFailed, InUse, UserError, reason_of
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.records import read_result
-from attnconv.training.device import pool
-from attnconv.training.failures import reason_of
+from attnconv.training.device import pool_parent
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.setup import prepare
 from attnconv.training.trainer import Trainer
@@ -30,7 +29,7 @@ def run(config: Config) -> dict[str, Any]:
         Stopped: a signal stopped the run; a checkpoint exists, and result.json says so.
     """
     setup = prepare(checked(config))
-    with setup.claimed(), Interrupts(several=setup.processes.count > 1, parent=pool()) as interrupts:
+    with setup.claimed(), Interrupts(several=setup.processes.count > 1, parent=pool_parent()) as interrupts:
         trainer = Trainer(setup, interrupts)
         with trainer.recorded():
             trainer.fit()

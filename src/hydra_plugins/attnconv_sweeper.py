@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from attnconv.config import POOL, freeze
-from attnconv.errors import UserError
+from attnconv.errors import UserError, reason_of
 from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import keep_text
@@ -86,4 +86,4 @@ def _reason(job: JobReturn | Exception) -> str | None:
         if job.status is JobStatus.COMPLETED:
             return None
         job = job._return_value
-    return str(job) if isinstance(job, UserError) else f"{type(job).__name__}: {job}".splitlines()[0]
+    return str(job) if isinstance(job, UserError) else reason_of(job)

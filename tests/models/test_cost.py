@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from attnconv.analysis.profile import CLAIMS, cost_row, study_models
+from attnconv.analysis.profile import THEORY, cost_row, study_models
 from attnconv.errors import ConfigError
 from attnconv.mixers.global_convolution import DepthwiseGlobal
 from attnconv.models.backbone import Backbone
@@ -107,10 +107,10 @@ def test_every_model_has_table_rows_that_match_its_claims():
     columns, rows = table()
     assert columns[:2] == ["model", "scale"]
     assert set(rows) == {(name, scale) for name in study_models() for scale in ("paper", "mini")}
-    assert set(study_models()) == set(CLAIMS)
+    assert set(study_models()) == set(THEORY)
     for (name, _), row in rows.items():
-        assert float(row["growth_theory"]) == CLAIMS[name].growth
-        assert row["sees_content"] == ("yes" if CLAIMS[name].sees_content else "no")
+        assert float(row["growth_theory"]) == THEORY[name].growth
+        assert row["sees_content"] == ("yes" if THEORY[name].sees_content else "no")
 
 
 @pytest.mark.parametrize("name", study_models())
@@ -127,19 +127,19 @@ def test_table_rows_are_up_to_date(name):
         assert row == recorded, f"{name} at {scale} scale: python scripts/model_table.py"
 
 
-@pytest.mark.parametrize("name", sorted(set(CLAIMS) - {"vit", "mlp_mixer"}))
+@pytest.mark.parametrize("name", sorted(set(THEORY) - {"vit", "mlp_mixer"}))
 def test_content_dependence_matches_the_claims(name):
     """A mixer that ignores content is affine. (MLP-Mixer ignores it, too, but has a GELU.)"""
     torch.manual_seed(0)
     network = build_model(compose([f"model={name}", "scale=mini", "scale.width=16"]).model, CIFAR, 10).double().eval()
     if not isinstance(network, Backbone):
         has_attention = any(isinstance(part, NonLocalBlock | SqueezeExcitation) for part in network.modules())
-        assert has_attention == CLAIMS[name].sees_content
+        assert has_attention == THEORY[name].sees_content
         return
     mixer = network.layers[0].mixer
     one, other = torch.randn(2, 1, 8, 8, 16, dtype=torch.float64)
     bend = mixer(one + other) - mixer(one) - mixer(other) + mixer(torch.zeros_like(one))
-    assert (bend.abs().max() > 1e-6) == CLAIMS[name].sees_content
+    assert (bend.abs().max() > 1e-6) == THEORY[name].sees_content
 
 
 @pytest.mark.parametrize("budget", ["parameters", "flops"])

@@ -1,9 +1,9 @@
 """Reference values for attnconv.analysis.conv_similarity: its numbers for attention of known kinds.
 
 Four layers on a map: nine hard heads at the shifts of a 3 x 3 kernel, the ideal of trained Gaussian heads (at the
-    border, a head looks at the nearest pixel, and a convolution sees its padding); one hard head; heads that attend
-    uniformly; and heads that attend at random. Values are random. Inputs are independent pixels, and smooth maps made
-    by averaging these over 3 x 3 pixels.
+border, a head looks at the nearest pixel, and a convolution sees its padding); one hard head; heads that attend
+uniformly; and heads that attend at random. Values are random. Inputs are independent pixels, and smooth maps made by
+averaging these over 3 x 3 pixels.
 """
 
 import itertools

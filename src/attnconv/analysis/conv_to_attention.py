@@ -1,13 +1,12 @@
 """The theorem as code: convert a convolution to multi-head attention that computes the same function.
 
 Theorem 1 of the paper: K^2 heads with a quadratic encoding express any K x K convolution. There is one head per tap of
-    the kernel (Lemma 1), a Gaussian around the tap's shift that is so narrow that one pixel gets all of its attention
-    (Lemma 2). The paper proves equality away from the border; at the border, softmax only distributes attention to
-    existing pixels, but a convolution sees padding. Here the keys are the padded map, so heads see the same padding,
-    and the border is correct as well. The queries are the pixels where the convolution has an output; this covers
-    strides, even kernels and convolutions without padding. Dilation only moves the heads, and groups are zeros in the
-    values. attnconv.analysis.convert converts whole networks, and attnconv.analysis.attention_to_conv does the
-    converse.
+the kernel (Lemma 1), a Gaussian around the tap's shift that is so narrow that one pixel gets all of its attention
+(Lemma 2). The paper proves equality away from the border; at the border, softmax only distributes attention to existing
+pixels, but a convolution sees padding. Here the keys are the padded map, so heads see the same padding, and the border
+is correct as well. The queries are the pixels where the convolution has an output; this covers strides, even kernels
+and convolutions without padding. Dilation only moves the heads, and groups are zeros in the values.
+attnconv.analysis.convert converts whole networks, and attnconv.analysis.attention_to_conv does the converse.
 
 Axes: B batch, C channels, H W rows and columns, N heads (taps, row-major), G groups, O outputs.
 """

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnconv.analysis.plain_convolution import Inconvertible, listed
+from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.errors import first_few
 
 # aten::conv2d, aten::convolution, torchvision::deform_conv2d, quantized::conv2d and so on; not convert_element_type.
 CONVOLVES = re.compile(r"conv(?!ert)")
@@ -25,14 +26,14 @@ class Seen:
     def refuse_convolutions(self) -> None:
         """Raise Inconvertible if a convolution was computed, naming the modules that computed one."""
         if self.convolving:
-            found = listed([f"{name} ({operator})" for name, operator in self.convolving.items()])
+            found = first_few([f"{name} ({operator})" for name, operator in self.convolving.items()])
             raise Inconvertible(f"cannot convert the convolutions that are not layers, computed inside {found}")
 
     def refuse_uncalled(self, replaced: dict[str, Any]) -> None:
         """Raise Inconvertible if a layer was not called, because then its conversion was not tested."""
         uncalled = [name for name, layer in replaced.items() if layer not in self.called]
         if uncalled:
-            raise Inconvertible(f"not reached by the images, so not known to be converted: {listed(uncalled)}")
+            raise Inconvertible(f"not reached by the images, so not known to be converted: {first_few(uncalled)}")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from attnconv.analysis.attention_to_conv import convolution_from_attention
 from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
 from attnconv.analysis.conv_watch import Seen, watching
-from attnconv.analysis.plain_convolution import Inconvertible, evaluating, listed, same_numbers
+from attnconv.analysis.plain_convolution import Inconvertible, evaluating, same_numbers
+from attnconv.errors import first_few
 
 ROLES = {"weight": "value", "bias": "bias"}  # the new names of a convolution's parameters
 
@@ -47,7 +48,7 @@ def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict
         except Inconvertible as reason:
             refused.append(f"{name} ({reason})")
     if refused:
-        raise Inconvertible(f"cannot convert {listed(refused)}")
+        raise Inconvertible(f"cannot convert {first_few(refused)}")
     if not made:
         raise Inconvertible("the model has no convolution")
     _keep_ties(made, ROLES)
@@ -76,7 +77,7 @@ def convert_back(model: nn.Module) -> dict[str, nn.Module]:
         except Inconvertible as reason:
             refused.append(f"{name} ({reason})")
     if refused:
-        raise Inconvertible(f"cannot convert {listed(refused)}")
+        raise Inconvertible(f"cannot convert {first_few(refused)}")
     if not made or "" in attention:
         raise Inconvertible("the model contains no attention that was a convolution, or is one itself")
     _keep_ties(made, {new: old for old, new in ROLES.items()})

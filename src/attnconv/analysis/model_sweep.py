@@ -1,9 +1,9 @@
 """Test the theorem on models of timm, with random weights and statistics.
 
 Untrained models hide errors: residual branches start at zero, statistics have zero mean and unit variance, and biases
-    are zero. So all constant parameters and all statistics are randomized before the conversion. The comparison uses
-    float64, because a random model can amplify float32 rounding by any factor (a batch norm channel with variance 1e-8
-    by 1e4), which says nothing about the conversion.
+are zero. So all constant parameters and all statistics are randomized before the conversion. The comparison uses
+float64, because a random model can amplify float32 rounding by any factor (a batch norm channel with variance 1e-8 by
+1e4), which says nothing about the conversion.
 """
 
 import math

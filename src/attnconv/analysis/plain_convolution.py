@@ -6,7 +6,7 @@ recorded. Weight standardization, weight and spectral norm, pruning and TensorFl
 way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +31,6 @@ MARGIN = 2  # pixels by which the maps are larger than the kernel
 
 class Inconvertible(UserError):
     """A convolution that cannot become attention, or attention that is not a convolution."""
-
-
-def listed(names: Sequence[str], shown: int = 4) -> str:
-    """Join names into one line: the first few, and the number of others."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 @dataclass(frozen=True)

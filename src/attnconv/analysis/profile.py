@@ -1,8 +1,8 @@
 """The cost and the receptive field of all models of the study before training: the rows of results/models.csv.
 
 Costs are those of the model at its scale, on 32 x 32 images of ten classes. Receptive fields are measured on untrained
-    layers: six layers at width 64 (fully_connected: 16) on 16 x 16 positions of 2 x 2 pixels, with the paper's initial
-    centers; or the first six blocks (VGG: convolutions) of a convolutional network at width 16. Inputs are random.
+layers: six layers at width 64 (fully_connected: 16) on 16 x 16 positions of 2 x 2 pixels, with the paper's initial
+centers; or the first six blocks (VGG: convolutions) of a convolutional network at width 16. Inputs are random.
 """
 
 import math
@@ -44,7 +44,7 @@ LARGEST_WEIGHTS = 2 * 2**30  # bytes; maps that need more memory for weights are
 
 
 @dataclass(frozen=True)
-class Claim:
+class Theory:
     """The theory for a model: its cost's exponent in the number of pixels, and whether its kernels see content."""
 
     growth: float
@@ -52,34 +52,34 @@ class Claim:
 
 
 # Exponents of the mixing for many pixels. Attention in a random or global pattern is computed dense here.
-CLAIMS = {
-    "sa_quadratic": Claim(1.5, False),
-    "sa_quadratic_generalized": Claim(2, False),
-    "sa_learned": Claim(1.5, False),
-    "sa_sinusoidal": Claim(1.5, False),
-    "sa_distance": Claim(1.5, False),
-    "sa_learned_content": Claim(2, True),
-    "sa_learned_key": Claim(2, True),
-    "sa_content": Claim(2, True),
-    "sa_quadratic_content": Claim(2, True),
-    "sa_sinusoidal_content": Claim(2, True),
-    "sa_gated": Claim(2, True),
-    "vit": Claim(2, True),
-    "local_attention": Claim(1, True),
-    "random_attention": Claim(2, True),
-    "global_attention": Claim(2, True),
-    "bigbird": Claim(2, True),
-    "conv3x3": Claim(1, False),
-    "depthwise_global": Claim(1, False),
-    "mlp_mixer": Claim(1, False),
-    "locally_connected": Claim(1, False),
-    "fully_connected": Claim(2, False),
-    "involution": Claim(1, True),
-    "resnet18": Claim(1, False),
-    "resnet10": Claim(1, False),
-    "vgg11_bn": Claim(1, False),
-    "se_resnet18": Claim(1, True),
-    "nonlocal_resnet18": Claim(2, True),
+THEORY = {
+    "sa_quadratic": Theory(1.5, False),
+    "sa_quadratic_generalized": Theory(2, False),
+    "sa_learned": Theory(1.5, False),
+    "sa_sinusoidal": Theory(1.5, False),
+    "sa_distance": Theory(1.5, False),
+    "sa_learned_content": Theory(2, True),
+    "sa_learned_key": Theory(2, True),
+    "sa_content": Theory(2, True),
+    "sa_quadratic_content": Theory(2, True),
+    "sa_sinusoidal_content": Theory(2, True),
+    "sa_gated": Theory(2, True),
+    "vit": Theory(2, True),
+    "local_attention": Theory(1, True),
+    "random_attention": Theory(2, True),
+    "global_attention": Theory(2, True),
+    "bigbird": Theory(2, True),
+    "conv3x3": Theory(1, False),
+    "depthwise_global": Theory(1, False),
+    "mlp_mixer": Theory(1, False),
+    "locally_connected": Theory(1, False),
+    "fully_connected": Theory(2, False),
+    "involution": Theory(1, True),
+    "resnet18": Theory(1, False),
+    "resnet10": Theory(1, False),
+    "vgg11_bn": Theory(1, False),
+    "se_resnet18": Theory(1, True),
+    "nonlocal_resnet18": Theory(2, True),
 }
 
 SAME_LAYER = ("bigbird_window", "sa_quadratic_shifts", "sa_quadratic_random", "sa_quadratic_copied",
@@ -124,14 +124,13 @@ def receptive_field_row(name: str) -> dict[str, Any]:
         influences = influence(partial(stack.apply, depth=depth), stack.maps, (out_side // 2, out_side // 2))
         effective.append(stack.pixels * effective_side(influences))
     layer = stack.one_layer
-    claim = CLAIMS[name]
     return {
         "field_theory": " ".join(f"{field:.0f}" for field in theory),
         "field_effective": " ".join(f"{field:.1f}" for field in effective),
         "shift_error": f"{shift_error(layer, stack.layer_maps, MARGIN):.1e}",
         "permutation_error": f"{permutation_error(layer, stack.layer_maps):.1e}",
-        "sees_content": "yes" if claim.sees_content else "no",
-        "growth_theory": claim.growth,
+        "sees_content": "yes" if THEORY[name].sees_content else "no",
+        "growth_theory": THEORY[name].growth,
     }
 
 

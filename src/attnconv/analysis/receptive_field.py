@@ -1,9 +1,9 @@
 """Receptive fields of layers, in theory and in effect, and their response to shifted and shuffled maps.
 
 The receptive field of stacked layers is measured in two ways: in theory, from the pixels that each layer connects, and
-    in effect, from gradients, as in Luo et al. (2016, arXiv 1701.04128). The second lies inside the first. Luo et al.
-    count pixels above 4.55% of the largest influence. With residuals, the pixel itself dominates a broad field, so we
-    count the pixels that hold 95.45% of all influence.
+in effect, from gradients, as in Luo et al. (2016, arXiv 1701.04128). The second lies inside the first. Luo et al. count
+pixels above 4.55% of the largest influence. With residuals, the pixel itself dominates a broad field, so we count the
+pixels that hold 95.45% of all influence.
 
 Axes: B batch, H W rows and columns, D width, Q K output and input pixels (row-major).
 """

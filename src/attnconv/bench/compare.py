@@ -155,11 +155,13 @@ class Bench:
         contenders = {"published": published, "ours": timed}
         if self.precision != "fp32":
             contenders["ours_fp32"] = exact  # at equal precision
-        works = {
-            name: self.work(case.part, config, contender, x, as_published=name == "published")
+        workloads = {
+            name: self.workload(case.part, config, contender, x, as_published=name == "published")
             for name, contender in contenders.items()
         }
-        seconds = take_turns(works | {kind: work for kind, (work, _) in self.matmuls.items()}, self.rounds, self.device)
+        seconds = take_turns(
+            workloads | {kind: workload for kind, (workload, _) in self.matmuls.items()}, self.rounds, self.device
+        )
         shown = len(self.images) if case.part == "epoch" else case.batch
         line: dict[str, Any] = {
             **asdict(case), "positions": list(grid), "rounds": self.rounds, "precision": self.precision,
@@ -175,7 +177,7 @@ class Bench:
             taken = Spread.of(seconds[name])
             line[name] = {
                 "seconds": asdict(taken), "images_per_second": shown / taken.median,
-                "peak_bytes": peak_bytes(self.work(one, config, plain, x), self.device),
+                "peak_bytes": peak_bytes(self.workload(one, config, plain, x), self.device),
                 "flops_per_image": flops // case.batch, "flops_per_second": flops / case.batch * shown / taken.median,
             }  # fmt: skip
         rates = {
@@ -186,9 +188,9 @@ class Bench:
     def flops(self, part: str, config: Config, contender: Contender, x: Tensor) -> int:
         """Return the FLOPs of one round, counted on the meta device, where all networks use their plain formulas."""
         network = copy.deepcopy(contender.network).to("meta")
-        return flops_of(self.work(part, config, Contender(network, network, "fp32"), x.detach().to("meta")))
+        return flops_of(self.workload(part, config, Contender(network, network, "fp32"), x.detach().to("meta")))
 
-    def work(
+    def workload(
         self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool = False
     ) -> Callable[[], object]:
         """Return the function that is timed in a round."""
@@ -236,15 +238,15 @@ class Bench:
 
     def growth(self, sides: tuple[int, ...] = (16, 32, 64), batch: int = 4) -> dict[str, Any]:
         """Return the exponent of our attention layer's time in the number of pixels, at the width of the mini scale."""
-        works = {}
+        workloads = {}
         for side in sides:
             config = compose(["model=sa_quadratic", "scale=mini", "scale.patch=1", "logger=none"])
             torch.manual_seed(0)
             network: Any = build_model(config.model, (3, side, side), CLASSES).to(self.device)
             mixer = network.layers[0].mixer
             x = torch.randn(batch, side, side, config.scale.width, device=self.device, requires_grad=True)
-            works[f"{side}x{side}"] = self.work("layer", config, Contender(mixer, mixer, self.precision), x)
-        seconds = take_turns(works, self.rounds, self.device)
+            workloads[f"{side}x{side}"] = self.workload("layer", config, Contender(mixer, mixer, self.precision), x)
+        seconds = take_turns(workloads, self.rounds, self.device)
         pixels = [side * side for side in sides]
         slopes = [growth_exponent(pixels, list(row)) for row in zip(*seconds.values(), strict=True)]
         return {

@@ -62,9 +62,9 @@ def compare(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, prec
     """
     fast.load_state_dict(slow.state_dict())
     torch.testing.assert_close(slow(x), fast(x), rtol=1e-3, atol=1e-4)
-    works = {name: partial(forward_backward_seconds, layer, x, precision) for name, layer in
+    workloads = {name: partial(forward_backward_seconds, layer, x, precision) for name, layer in
              (("slow", slow), ("fast", fast))}  # fmt: skip
-    seconds = take_turns(works, rounds, x.device)
+    seconds = take_turns(workloads, rounds, x.device)
     return ratios(seconds["slow"], seconds["fast"])
 
 

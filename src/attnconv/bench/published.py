@@ -4,10 +4,10 @@ It shares no code with the rest of src/attnconv, so it has two uses: scripts/ben
 tests compare our network with it. Parameters have the same names, so weights can be copied from one to the other.
 
 Float32, eager, dense: Gaussian scores as products with (d1, d2, d1^2, d2^2, d1 d2) for each pair of pixels, learned
-    positions looked up for each pair of rows and of columns, content scores in full, probabilities applied by one
-    einsum, images loaded one by one by two worker processes. It differs from the published code only where that is
-    slower without need: positions are tabulated for the size of the map (the authors': for 50 x 50 pixels), and norms
-    and GELU are PyTorch's own.
+positions looked up for each pair of rows and of columns, content scores in full, probabilities applied by one einsum,
+images loaded one by one by two worker processes. It differs from the published code only where that is slower without
+need: positions are tabulated for the size of the map (the authors': for 50 x 50 pixels), and norms and GELU are
+PyTorch's own.
 
 Axes: B batch, H W rows and columns of queries (i j) and keys (k l), N heads (n), D width (d), 5 features (f).
 """

@@ -42,18 +42,20 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
-def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def take_turns(
+    workloads: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
     """Time each workload once per round, alternating, after one untimed warm-up round.
 
     The order is reversed in every second round, so that no workload always follows the same other one.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in workloads}
     for count in range(rounds + 1):
-        order = list(works) if count % 2 else list(works)[::-1]
+        order = list(workloads) if count % 2 else list(workloads)[::-1]
         for name in order:
             _wait(device)
             started = time.perf_counter()
-            works[name]()
+            workloads[name]()
             _wait(device)
             if count:
                 seconds[name].append(time.perf_counter() - started)
@@ -71,31 +73,31 @@ def matmul(kind: torch.dtype, device: torch.device, tiny: bool = False) -> tuple
     left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     times = 4
 
-    def work() -> None:
+    def workload() -> None:
         for _ in range(times):
             left @ right
 
-    return work, times * 2 * side**3
+    return workload, times * 2 * side**3
 
 
-def flops_of(work: Callable[[], object]) -> int:
+def flops_of(workload: Callable[[], object]) -> int:
     """Return the FLOPs of all matrix products and convolutions of a workload, including backward passes."""
     with FlopCounterMode(display=False) as counter:
-        work()
+        workload()
     return counter.get_total_flops()
 
 
-def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+def peak_bytes(workload: Callable[[], object], device: torch.device) -> int:
     """Return the peak bytes of the tensors that a workload allocates."""
     if device.type == "cuda":
         _wait(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        work()
+        workload()
         _wait(device)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
+        workload()
     # The trace is the public interface to the profiler's record of allocations, in order.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")

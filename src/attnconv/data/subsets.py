@@ -50,7 +50,7 @@ def nested_fraction(labels: np.ndarray, candidates: np.ndarray, fraction: float,
 
 
 def _shuffled_classes(labels: np.ndarray, candidates: np.ndarray, *key: int) -> list[tuple[int, np.ndarray]]:
-    """Yield each class with its candidates in an order that depends only on `key` and the class."""
+    """Return each class with its candidates in an order that depends only on `key` and the class."""
     return [
         (int(label), np.random.default_rng([*key, int(label)]).permutation(candidates[labels[candidates] == label]))
         for label in np.unique(labels[candidates])

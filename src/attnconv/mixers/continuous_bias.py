@@ -4,8 +4,8 @@ The network takes log-spaced shifts: the continuous relative position bias of Sw
 arXiv 2111.09883, section 3.3), with GELU in place of ReLU and without its bound on the bias.
 
 Entries of a table are independent: what it learns at a shift of 14 does not affect 15. A smooth function generalizes.
-    There are two kinds: `axes`, a function of the row shift plus one of the column shift, and `radial`, a function of
-    the Euclidean distance alone.
+There are two kinds: `axes`, a function of the row shift plus one of the column shift, and `radial`, a function of the
+Euclidean distance alone.
 
 Axes: N heads; ... any shape of shifts.
 """

@@ -1,8 +1,8 @@
 """Turn scores into probabilities: softmax, or sigmoid or ReLU scores divided by their sum.
 
 Dividing by the sum, and not by the number of keys, makes rows sum to 1 for every map size: attention remains an average
-    over pixels, as in the paper, and layers keep their scale. Sigmoid scores divided by their sum equal softmax(log
-    sigmoid(score)), which never divides by a small number.
+over pixels, as in the paper, and layers keep their scale. Sigmoid scores divided by their sum equal softmax(log
+sigmoid(score)), which never divides by a small number.
 
 ReLU acts on 1 + score. The scores of Gaussian heads are never above 0, and ReLU alone would set them all to 0; shifted
 by 1, they are Epanechnikov kernels, and content scores, which start near 0, start active. If the sum of a ReLU row is

@@ -70,10 +70,7 @@ class PositionalAttention(AttentionMixer):
         self.value: nn.Module = nn.Linear(heads * width, width)
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Return probabilities without dropout, (1, N, Q, K). Rows sum to 1. They do not depend on the image.
-
-        They are the same for all images; x is ignored.
-        """
+        """Return probabilities without dropout, (1, N, Q, K). Rows sum to 1. They are the same for all images x."""
         self.encoding.check_map(height, width)
         with exact_positions(self._device()):
             if isinstance(self.encoding, AdditiveEncoding):

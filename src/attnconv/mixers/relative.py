@@ -5,7 +5,7 @@ in the authors' code. So q . r is a row term plus a column term for each query. 
 grid)`.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q query pixels; S T numbers of row and column shifts; ... any
-    shape of shifts.
+shape of shifts.
 """
 
 import torch

@@ -9,10 +9,10 @@ their values. `border` says how windows continue beyond the map:
 There are two ways to compute it, with equal results:
 
     gathered   gathers the keys and values of each window: cost linear in K^2, nothing of size Q x K;
-        dense      multiplies all queries with all pixels and masks: faster if windows cover much of the map.
+    dense      multiplies all queries with all pixels and masks: faster if windows cover much of the map.
 
 Axes: B batch, H W rows and columns, N heads, D width, E = D/N channels of a head, Q K query and key pixels, S = K^2
-    pixels of a window (where K is the side of the window, as in the paper).
+pixels of a window (where K is the side of the window, as in the paper).
 
 Differences from that paper: scores are divided by sqrt(E), and queries, keys and values have biases.
 """
@@ -151,7 +151,7 @@ class WindowAttention(AttentionMixer):
         return min(count, max(1, CACHE_BYTES // (4 * numbers * self.kernel_size**2)))
 
     def _averages_gathered(self, x: Tensor) -> Tensor:
-        """Return the same, gathering keys and values for some rows of windows at a time, (B, Q, S, N, E)."""
+        """Return the same, gathering keys and values for some rows of windows at a time."""
         _, height, width, _ = x.shape
         rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
         query, key, value = self._queries(x).unflatten(2, (height, width)), self.key(x), self.value(x)

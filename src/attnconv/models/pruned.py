@@ -19,12 +19,16 @@ from attnconv.models.weight_files import fitting_weights
 
 # Targets in a `model` node: prune a network, or build one that has been pruned.
 PRUNED, PRUNED_BEFORE = f"{__name__}.pruned_heads", f"{__name__}.with_heads_of"
-LARGEST = 1000.0  # of an inverse covariance, as in the published code
+LARGEST_CONDITION = 1000.0  # of an inverse covariance, as in the published code
 SMALLEST_EIGENVALUE = 1e-5  # of an inverse covariance, in 1/positions^2: a standard deviation of 300 positions
 
 
 def pruned_heads(
-    image_shape: tuple[int, int, int], classes: int, start: str, largest_condition: float = LARGEST, **network: Any
+    image_shape: tuple[int, int, int],
+    classes: int,
+    start: str,
+    largest_condition: float = LARGEST_CONDITION,
+    **network: Any,
 ) -> Backbone:
     """Build the network of a finished run without its degenerate heads, with its other weights.
 
@@ -58,7 +62,11 @@ def pruned_heads(
 
 
 def with_heads_of(
-    image_shape: tuple[int, int, int], classes: int, start: str, largest_condition: float = LARGEST, **network: Any
+    image_shape: tuple[int, int, int],
+    classes: int,
+    start: str,
+    largest_condition: float = LARGEST_CONDITION,
+    **network: Any,
 ) -> Backbone:
     """Build a network that has been pruned, with random weights, to load its own weights into it.
 

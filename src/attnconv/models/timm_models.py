@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.errors import ConfigError, nearest
+from attnconv.errors import ConfigError, nearest, reason_of
 
 
 def check_timm_name(name: str) -> None:
@@ -41,7 +41,7 @@ def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) 
             shape = model.eval()(torch.zeros(1, *image_shape)).shape
     # A model may refuse a size in any of its layers, with any error.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = reason_of(error)
         raise ValueError(f"timm's {timm_name} cannot take images of {height}x{width} pixels ({reason})") from error
     if shape != (1, classes):
         raise ValueError(f"timm's {timm_name} gives {tuple(shape)} for one image, not logits of {classes} classes")

@@ -1,15 +1,15 @@
 """Read weight files without executing code in them, and fit their tensors to a network.
 
 This is the only reader of weight files: those of run folders, checkpoints, and published ones. A file's type is
-    detected from its content, not its name. Two formats are supported: safetensors, and torch.save's with
-    `weights_only=True`.
+detected from its content, not its name. Two formats are supported: safetensors, and torch.save's with
+`weights_only=True`.
 """
 
 import argparse
 import re
 import sys
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from attnconv.errors import first_few
 from attnconv.files import FileError, first_bytes, in_one_line, kind_of
 from attnconv.training.memory import physical_memory
 
@@ -211,7 +212,7 @@ def _converted(path: Path, found: Candidate, state: dict[str, Tensor]) -> dict[s
     broken = [name for name, tensor in converted.items() if _breaks(tensor, state[name])]
     if broken:
         raise FileError(
-            f"{path} has nan or inf in {len(broken)} of {len(converted)} tensors ({_first(broken)}): training "
+            f"{path} has nan or inf in {len(broken)} of {len(converted)} tensors ({first_few(broken, 2)}): training "
             "diverged, or the precision was too low; use an earlier checkpoint"
         )
     return converted
@@ -238,19 +239,14 @@ def _mismatch(found: Candidate, expected: dict[str, Tensor], classes: int, loade
         return "holds the state of an optimizer, not the weights of a network: also save model.state_dict()"
     parts = [f"holds another network: {found.same} of this network's {len(expected)} tensors match"]
     if found.missing:
-        parts.append(f"missing {_first(found.missing)}")
+        parts.append(f"missing {first_few(found.missing, 2)}")
     if found.unexpected:
-        parts.append(f"unexpected {_first(found.unexpected)}")
+        parts.append(f"unexpected {first_few(found.unexpected, 2)}")
     if found.reshaped:
         name = found.reshaped[0]
         shapes = f"{tuple(found.tensors[name].shape)} in the file, {tuple(expected[name].shape)} in the network"
-        parts.append(f"the shape of {_first(found.reshaped)} differs: {shapes}")
+        parts.append(f"the shape of {first_few(found.reshaped, 2)} differs: {shapes}")
     return "; ".join(parts) + "; choose the model and the settings of the training"
-
-
-def _first(names: Collection[str], shown: int = 2) -> str:
-    first = ", ".join(list(names)[:shown])
-    return first + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def _holds_optimizer(loaded: Any) -> bool:
@@ -263,5 +259,5 @@ def _content(loaded: Any) -> str:
     if _holds_optimizer(loaded):
         return "the state of an optimizer"
     if isinstance(loaded, Mapping):
-        return f"a dictionary of {_first([str(key) for key in loaded]) or 'nothing'}"
+        return f"a dictionary of {first_few([str(key) for key in loaded], 2) or 'nothing'}"
     return f"a {type(loaded).__name__}"

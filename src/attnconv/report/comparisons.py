@@ -101,7 +101,7 @@ class Gap:
         return of_logits and Interval(*(points(end, self.reference) for end in (of_logits.low, of_logits.high)))
 
     def __str__(self) -> str:
-        return f"{self.value:+.1f}{_between(self.interval, '+.1f')}, n={self.estimate.n}{marked(self.external)}"
+        return f"{self.value:+.1f}{between(self.interval, '+.1f')}, n={self.estimate.n}{marked(self.external)}"
 
 
 def gap(ours: ByBlock, theirs: ByBlock, spread: Spread | None) -> Gap | None:
@@ -124,8 +124,8 @@ def accuracy_text(runs: ByBlock, spread: Spread | None) -> str:
     n, middle = len(values), fmean(values.values())
     estimate = Estimate(middle, n, spread.sd / n**0.5, spread.df) if spread else Estimate(middle, n)
     of_logits = estimate.interval()
-    between = of_logits and Interval(*(points(end, 0.5) + 50 for end in (of_logits.low, of_logits.high)))
-    return f"{points(middle, 0.5) + 50:.1f}{_between(between, '.1f')}, n={n}{marked(external)}"
+    interval = of_logits and Interval(*(points(end, 0.5) + 50 for end in (of_logits.low, of_logits.high)))
+    return f"{points(middle, 0.5) + 50:.1f}{between(interval, '.1f')}, n={n}{marked(external)}"
 
 
 def marked(external: int) -> str:
@@ -133,5 +133,6 @@ def marked(external: int) -> str:
     return f" ({external} external)" if external else ""
 
 
-def _between(interval: Interval | None, form: str) -> str:
+def between(interval: Interval | None, form: str) -> str:
+    """Return an interval as text after its number, " [+0.1, +0.3]" with the format "+.1f"; nothing for None."""
     return f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""

@@ -1,7 +1,7 @@
 """Record problems with files of results/, continue with everything else, and report them at the end."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from attnconv.errors import UserError
@@ -13,8 +13,12 @@ def noting(errors: list[str]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if str(error) not in errors:
-            errors.append(str(error))
+        note(errors, [error])
+
+
+def note(errors: list[str], found: Iterable[UserError]) -> None:
+    """Record errors, each once."""
+    errors += [text for text in dict.fromkeys(map(str, found)) if text not in errors]
 
 
 def exit_with(errors: list[str]) -> None:

@@ -5,7 +5,7 @@ Each protocol (attnconv.report.protocols) has its own tables.
 
 from collections.abc import Iterable, Iterator
 
-from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, logits, spread_of
+from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, between, logits, spread_of
 from attnconv.report.protocols import Protocol, Ratio, protocols
 from attnconv.report.recipes import recipes_table
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
@@ -111,17 +111,15 @@ def times_text(ratio: Ratio | None) -> str:
     """Return an images-needed ratio as text; curves that do not reach the accuracy have none."""
     if ratio is None:
         return "not reached"
-    between = " [{:.2f}, {:.2f}]".format(*ratio.ends) if ratio.ends else ""
-    return f"{ratio.value:.2f} x{between}, n={ratio.n}"
+    ends = " [{:.2f}, {:.2f}]".format(*ratio.ends) if ratio.ends else ""
+    return f"{ratio.value:.2f} x{ends}, n={ratio.n}"
 
 
 def slope_text(found: Estimate | None) -> str:
     """Return a slope in logits per doubling as text."""
     if found is None:
         return ""
-    interval = found.interval()
-    between = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
-    return f"{found.value:+.3f}{between}, n={found.n}"
+    return f"{found.value:+.3f}{between(found.interval(), '+.3f')}, n={found.n}"
 
 
 def side_by_side(found: list[Protocol]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from attnconv.errors import UserError
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part, Verdict, judge, read_claims
-from attnconv.report.comparisons import REFERENCE, SURE, Row, share_of_images
+from attnconv.report.comparisons import REFERENCE, SURE, Row, between, share_of_images
 from attnconv.report.evidence import PRECISIONS, Arm, Contrast, Evidence
 from attnconv.report.network_deciders import NETWORK_DECIDERS, change_in_training
 from attnconv.report.protocols import Protocol, protocols
@@ -108,9 +108,8 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
         if protocol is None or estimate is None:
             parts.append(Part(NOT_RUN, what))
             continue
-        interval = estimate.interval()
-        between = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
-        effect = f"{estimate.value:+.3f}{between} logits per doubling, n={estimate.n}"
+        ends = between(estimate.interval(), "+.3f")
+        effect = f"{estimate.value:+.3f}{ends} logits per doubling, n={estimate.n}"
         status = signed(estimate.value) if sure.get(id(estimate)) else UNDECIDED
         images = [row["train_images"] for row in protocol.rows if row["model"] == model]
         text = f"{what}, {min(images):,} to {max(images):,} images: {effect} ({protocol.precision})"

@@ -7,7 +7,7 @@ from typing import Any
 from attnconv.errors import counted
 from attnconv.files import read_csv, read_json, reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
-from attnconv.report.comparisons import SURE, Row, share_of_images
+from attnconv.report.comparisons import SURE, Row, between, share_of_images
 from attnconv.report.evidence import Evidence
 from attnconv.report.examined import CONVERSION, is_corrected, read_examined
 from attnconv.report.stats import Estimate, holm, mean, sign
@@ -176,8 +176,7 @@ def _changes(probes: Probes, name: str) -> list[float]:
 
 
 def _estimate(found: Estimate) -> str:
-    interval = found.interval()
-    return f"{found.value:+.2f}" + (f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "")
+    return f"{found.value:+.2f}{between(found.interval(), '+.2f')}"
 
 
 def _by_layer(found: dict[str, Any], statistic: Any, weights: str = "trained") -> dict[int, float]:

@@ -7,10 +7,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from attnconv.errors import UserError
 from attnconv.files import read_csv, read_json_lines, reading
 from attnconv.report.claims import Verdict, claims_page, claims_table
 from attnconv.report.comparisons import Row
+from attnconv.report.complaints import note, noting
 from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
 from attnconv.report.data_size import data_size_page
 from attnconv.report.deciders import judged
@@ -56,6 +56,11 @@ class Pages:
         }
         return {name: text for name, text in pages.items() if text is not None}
 
+    def stale(self, made: dict[str, str]) -> list[str]:
+        """Return the pages that are missing, or differ from what was made now."""
+        paths = {name: self.repository / name for name in made}
+        return [name for name, path in paths.items() if not path.exists() or path.read_text("utf-8") != made[name]]
+
     @cached_property
     def runs(self) -> list[Row]:
         """Return the rows of runs.csv that may be published."""
@@ -65,8 +70,7 @@ class Pages:
     def verdicts(self) -> list[Verdict]:
         """Return the verdicts on all claims; damaged files are recorded as errors."""
         verdicts, errors = judged(self.results, self.runs)
-        for error in errors:
-            self._note(error)
+        note(self.errors, errors)
         return verdicts
 
     def _data_size(self) -> str:
@@ -108,16 +112,9 @@ class Pages:
 
     def _try(self, source: str | Path, make: Callable[[], Made]) -> Made | None:
         """Return the result of `make`; if its file is missing or damaged, record the error and return None."""
-        try:
-            with reading(self.results / source):
-                return make()
-        except UserError as error:
-            self._note(error)
-            return None
-
-    def _note(self, error: UserError) -> None:
-        if str(error) not in self.errors:
-            self.errors.append(str(error))
+        with noting(self.errors), reading(self.results / source):
+            return make()
+        return None
 
 
 def manifest(results: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from attnconv.report.comparisons import REFERENCE, SURE, Cell, Gap, Row, cells, gap, logits, spread_of
-from attnconv.report.stats import Estimate, Spread, holm, images_ratio, slope
+from attnconv.report.stats import Estimate, Spread, holm, images_ratio, sign, slope
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Protocol:
 
     def sign(self, key: tuple[str, float]) -> int:
         """Return 1 or -1 if a model is significantly above or below the control, else 0."""
-        return int(math.copysign(1, self.gaps[key].value)) if self.sure.get(key) else 0
+        return sign(self.gaps[key].value) if self.sure.get(key) else 0
 
     def slope(self, model: str) -> Estimate | None:
         """Return the growth of the difference of logits per doubling of the images.

@@ -45,12 +45,9 @@ def _names(table: str) -> set[str]:
 def check_pages(repository: Path) -> Iterator[str]:
     """Check that all pages, and README's tables, match results/."""
     pages = Pages(repository)
-    made = pages.made()
+    stale = pages.stale(pages.made())
     yield from pages.errors
-    for name, text in made.items():
-        path = repository / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            yield f"{name} is stale; run python scripts/make_tables.py"
+    yield from (f"{name} is stale; run python scripts/make_tables.py" for name in stale)
 
 
 def check_figures(repository: Path) -> Iterator[str]:

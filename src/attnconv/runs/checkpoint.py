@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.errors import RunFolderError
-from attnconv.files import write_whole
+from attnconv.files import in_one_line, write_whole
 from attnconv.models.weight_files import read_weights
 
 FORMAT = 2  # 2 added the position's cpu_seconds
@@ -107,8 +107,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunFolderError(f"{path} is a checkpoint of another model ({reason})") from error
+        raise RunFolderError(f"{path} is a checkpoint of another model ({in_one_line(error)})") from error
     return Position(**({"cpu_seconds": None} | state["position"]))
 
 

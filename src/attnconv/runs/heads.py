@@ -22,7 +22,7 @@ from attnconv.data.dataset import Split
 from attnconv.files import with_line
 from attnconv.models.build import evaluation_draws
 from attnconv.models.frozen import LEARNED, learned_heads
-from attnconv.models.pruned import LARGEST, PRUNED, degenerate
+from attnconv.models.pruned import LARGEST_CONDITION, PRUNED, degenerate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def heads_in(weights: Path, model: dict[str, Any]) -> dict[str, list[Any]]:
     tensors = learned_heads(weights)
     if model["_target_"] == PRUNED:
         kept = {
-            name.rpartition(".")[0]: ~degenerate(spreads, model.get("largest_condition", LARGEST))
+            name.rpartition(".")[0]: ~degenerate(spreads, model.get("largest_condition", LARGEST_CONDITION))
             for name, spreads in tensors.items()
             if name.endswith("spreads")
         }

@@ -20,7 +20,7 @@ def recorded_epochs(folder: RunFolder, images: int) -> list[tuple[int, dict[str,
     return history
 
 
-def outcome(folder: RunFolder, images: int) -> dict[str, Any]:
+def final_numbers(folder: RunFolder, images: int) -> dict[str, Any]:
     """Return the accuracies of the last epoch, and the total times over all starts of the run.
 
     `cpu_seconds` is missing if an older version trained part of the run without recording it.

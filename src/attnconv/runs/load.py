@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from attnconv.config import Config, check_limits, flatten
+from attnconv.config import RESULTS, Config, check_limits, flatten
 from attnconv.data.dataset import DataSet
 from attnconv.data.preprocessing import Preprocessing, read_preprocessing
 from attnconv.errors import ConfigError, RunFolderError, nearest
@@ -23,8 +23,6 @@ from attnconv.runs.status import collected_folder, collected_weights, find_folde
 from attnconv.runs.trained import Trained
 from attnconv.settings.types import typed
 from attnconv.training.device import choose_device
-
-RESULTS = Path(__file__).resolve().parents[3] / "results"  # contains the named weights
 
 
 def load(

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from attnconv.config import REPOSITORY
 from attnconv.errors import counted
 
 COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
 MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 CLEAR_REFS = "/proc/self/clear_refs"  # proc(5): 5 resets the peak of this process
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def commit() -> tuple[str | None, bool | None]:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
-from attnconv.config import CONFIGS, Config
+from attnconv.config import RESULTS, Config
 from attnconv.errors import ConfigError, UserError
 from attnconv.files import require_targets
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
@@ -19,7 +19,6 @@ PATHS = ("output", "data.root", "collected")
 
 # Values of --shell-completion.
 COMPLETION = ("install", "uninstall", "query")
-RESULTS = CONFIGS.parent / "results"
 
 
 def train_arguments(arguments: list[str]) -> list[str]:
@@ -83,7 +82,7 @@ def _check_flags(found: argparse.Namespace) -> None:
 
 
 # The option by which each optimizing sweeper maximizes; by default they all minimize.
-LARGEST: dict[str, Any] = {"direction": "maximize", "optim.maximize": True, "ax_config.experiment.minimize": False}
+MAXIMIZING: dict[str, Any] = {"direction": "maximize", "optim.maximize": True, "ax_config.experiment.minimize": False}
 
 
 def sweeper_optimizes() -> bool:
@@ -97,14 +96,14 @@ def check_trial(config: Config) -> None:
     """Refuse a trial of an optimizing sweeper that would not maximize validation accuracy.
 
     Raises:
-        ConfigError: there is no validation set, and the test set must not select; or the sweeper would minimize
-            accuracy.
+        ConfigError: there is no validation set, and the test set must not be used for selection; or the sweeper would
+            minimize accuracy.
     """
     from hydra.core.hydra_config import HydraConfig
 
     if not config.data.holdout:
         raise ConfigError("a sweep that optimizes needs a validation set: set data.holdout=0.1")
-    for key, largest in LARGEST.items():
+    for key, largest in MAXIMIZING.items():
         value = OmegaConf.select(HydraConfig.get().sweeper, key)
         if value is not None and getattr(value, "name", value) != largest:
             raise ConfigError(f"the sweep would minimize the accuracy: set hydra.sweeper.{key}={largest}")

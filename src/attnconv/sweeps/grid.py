@@ -16,7 +16,7 @@ from typing import Any
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import check_root
-from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError, counted
+from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError, counted, reason_of
 from attnconv.files import in_one_line, write_whole
 from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
@@ -61,7 +61,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: done, skipped, failed, interrupted, unfinished, running, damaged or waiting, and why."""
+    """How a cell ended, and why.
+
+    The status is done, skipped, failed, interrupted, unfinished, running, damaged, unreadable or waiting.
+    """
 
     cell: Cell
     status: str
@@ -101,7 +104,7 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
     except UserError:
         raise  # the launcher ran none of them
     except Exception as error:  # of a process pool with a killed process, for example
-        print(f"error: the launcher failed: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        print(f"error: the launcher failed: {reason_of(error)}", file=sys.stderr)
         outcomes = _conclude(cells, before, reasons, record)
     except BaseException:
         _conclude(cells, before, reasons, record)

@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-from attnconv.config import CONFIGS
+from attnconv.config import RESULTS
 from attnconv.runs.estimate import Rates, duration, time_left
 from attnconv.runs.status import CELLS_FILE, look
-
-RESULTS = CONFIGS.parent / "results"
 
 
 def progress_line(record: Path, outputs: Path) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from attnconv.files import write_whole
 
 NOT_SHOWN = ("seed", "name", "data.subset_seed", "output", "collected")  # seeds, and names that only repeat settings
-LARGEST = 3  # swept settings in one plot: one for the axis, the others for the lines
+MOST_SWEPT = 3  # swept settings in one plot: one for the axis, the others for the lines
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def plot(found: Sequence[Found], path: Path) -> bool:
         False, without a plot, if only seeds were swept, or more settings than a plot can show.
     """
     swept, cells = over_seeds(found)
-    if not 1 <= len(swept) <= LARGEST:
+    if not 1 <= len(swept) <= MOST_SWEPT:
         return False
     from attnconv.report.figures.style import image_bytes  # imports matplotlib
 

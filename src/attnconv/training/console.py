@@ -82,13 +82,13 @@ def _of_epoch(score: Score) -> str:
     return f"{score.accuracy:.1%}" + ("" if score.mirrored is None else f" ({score.mirrored:.1%} mirrored)")
 
 
-def opening_lines(identity: dict[str, Any], folder: RunFolder, position: Position) -> str:
+def opening_lines(description: dict[str, Any], folder: RunFolder, position: Position) -> str:
     """Return the lines to print before the first step: the network, the data, and where the run resumes."""
     matched = ""
-    if "match" in identity:
+    if "match" in description:
         matched = (
             "\nmatched to the {target:,} {budget} of {model}: {achieved:,} ({difference:+.2%}), "
-            "at width {width:g}".format_map(identity["match"])
+            "at width {width:g}".format_map(description["match"])
         )
     resuming = ""
     if position != Position():
@@ -97,9 +97,9 @@ def opening_lines(identity: dict[str, Any], folder: RunFolder, position: Positio
             resuming += f" and {counted(position.steps_in_epoch, 'step')}"
     return (
         "{model}: {parameters:,} parameters, recipe={recipe}, scale={scale}, {train_images:,} training images "
-        "from {data_origin}\n".format_map(identity)
-        + counted(identity["epochs"], "epoch")
-        + " in {precision} on {device}".format_map(identity)
+        "from {data_origin}\n".format_map(description)
+        + counted(description["epochs"], "epoch")
+        + " in {precision} on {device}".format_map(description)
         + f"{resuming}, into {folder.path}{matched}"
     )
 

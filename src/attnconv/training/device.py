@@ -36,9 +36,8 @@ def computes_in_bf16(device: torch.device) -> bool:
     """Return whether the device has bf16 instructions, so that bf16 is faster than float32 and not emulated."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # by hardware, or by environment variable
     if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX2":
-        # Without these instructions, a CPU emulates bf16, and that is slower than float32.
+        # "AVX2" also with ATEN_CPU_CAPABILITY=avx2, whatever the hardware has.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
@@ -83,10 +82,10 @@ def runs_at_once() -> int:
     return jobs if jobs > 0 else max(1, joblib.cpu_count() + 1 + jobs)
 
 
-def pool() -> int | None:
+def pool_parent() -> int | None:
     """Return the id of the process whose pool this run belongs to, or None."""
-    pool = os.environ.get(POOL)
-    return int(pool) if pool and (runs_at_once() > 1 or int(pool) == os.getppid()) else None
+    parent = os.environ.get(POOL)
+    return int(parent) if parent and (runs_at_once() > 1 or int(parent) == os.getppid()) else None
 
 
 def take_threads() -> None:

@@ -1,10 +1,10 @@
 """Train one run on several processes: `torchrun --nproc_per_node=N train.py ...`.
 
 Each process holds the whole data set and the whole model. Batches do not depend on N: process r takes every N-th image
-    of a batch, starting with the r-th. Gradients are averaged over processes, weighted by their numbers of images, so a
-    step equals the step of a single process up to rounding. Processes draw their own dropout masks, so with dropout the
-    equality holds in distribution; this includes the mask that position-only attention shares within a batch. Only
-    process 0 writes.
+of a batch, starting with the r-th. Gradients are averaged over processes, weighted by their numbers of images, so a
+step equals the step of a single process up to rounding. Processes draw their own dropout masks, so with dropout the
+equality holds in distribution; this includes the mask that position-only attention shares within a batch. Only process
+0 writes.
 """
 
 import os

@@ -5,7 +5,17 @@ import math
 from typing import Any
 
 from attnconv.config import Config
-from attnconv.errors import CannotWrite, ConfigError, Diverged, OutOfMemory, Stopped, UserError, counted, line_of_user
+from attnconv.errors import (
+    CannotWrite,
+    ConfigError,
+    Diverged,
+    OutOfMemory,
+    Stopped,
+    UserError,
+    counted,
+    line_of_user,
+    reason_of,
+)
 from attnconv.files import with_line
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
@@ -60,11 +70,6 @@ def outcome_of(error: BaseException) -> dict[str, Any]:
         reason = str(error) if isinstance(error, CannotWrite) else reason
         return {"status": "interrupted"} | ({"reason": reason} if reason else {})
     return {"status": "failed"} | ({"reason": reason_of(error)} if isinstance(error, Exception) else {})
-
-
-def reason_of(error: Exception) -> str:
-    """Return the type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:

@@ -15,7 +15,7 @@ from attnconv.runs.checkpoint import Position, export_weights, load_checkpoint, 
 from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
 from attnconv.runs.heads import HeadWatcher
-from attnconv.runs.history import outcome, recorded_epochs
+from attnconv.runs.history import final_numbers, recorded_epochs
 from attnconv.runs.provenance import forget_peak_memory, peak_memory
 from attnconv.training.console import Console, closing_line, opening_lines
 from attnconv.training.cutmix import cutmix
@@ -224,7 +224,7 @@ class Trainer:
         if figure is not None:
             self.folder.write_picture("heads.png", figure)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
-        self.numbers = outcome(self.folder, self.images) | self.numbers | peak
+        self.numbers = final_numbers(self.folder, self.images) | self.numbers | peak
         assert self.dashboard is not None
         self.dashboard.picture(self.config.epochs, figure)
         self.dashboard.conclude(self.numbers | self.description, self.data)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attnconv.report.colors import look
+from attnconv.report.colors import style_of
 from attnconv.report.figures.data import ByImages, Group, Groups, Needs
 from attnconv.report.figures.style import new_figure, set_title, styled
 from attnconv.report.stats import shown_interval
@@ -27,7 +27,7 @@ def draw_protocol(axis: Axes, protocol: ByImages) -> None:
     """Draw one protocol; dots are slightly offset, so that those of the models do not overlap."""
     count = len(protocol.accuracies)
     for place, (model, by_images) in enumerate(protocol.accuracies.items()):
-        color, marker = look(model)
+        color, marker = style_of(model)
         apart = 1.035 ** (place - (count - 1) / 2)
         sizes = sorted(by_images)
         values = [[100 * value for value in by_images[size].values()] for size in sizes]
@@ -62,7 +62,9 @@ def images_needed(found: list[Needs]) -> Figure:
         _draw_needs(axis, needs, models)
         axis.set_title(needs.title)
     axes[0].set_ylabel("images needed, relative to conv3x3")
-    handles = [axes[0].plot([], [], look(model).marker, color=look(model).color, markersize=4)[0] for model in models]
+    handles = [
+        axes[0].plot([], [], style_of(model).marker, color=style_of(model).color, markersize=4)[0] for model in models
+    ]
     figure.legend(handles, models, loc="outside lower center", ncols=min(5, len(models)))
     return figure
 
@@ -71,7 +73,7 @@ def _draw_needs(axis: Axes, needs: Needs, models: list[str]) -> None:
     levels = sorted({need.accuracy for need in needs.needs})
     axis.axhline(1, color="black", linewidth=0.8)
     for need in needs.needs:
-        color, marker = look(need.model)
+        color, marker = style_of(need.model)
         x = levels.index(need.accuracy) + 0.14 * (models.index(need.model) - (len(models) - 1) / 2)
         if need.ends:
             axis.plot([x, x], need.ends, color=color, alpha=0.3, linewidth=4, solid_capstyle="butt")
@@ -103,7 +105,7 @@ def compared(groups: Groups) -> Figure:
 
 def _draw_groups(axis: Axes, groups: list[Group]) -> None:
     for row, group in enumerate(groups):
-        color, marker = look(group.model)
+        color, marker = style_of(group.model)
         values = [100 * value for value in group.accuracies.values()]
         bar = shown_interval(values)
         if bar:

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from attnconv.config import DataConfig
 from attnconv.data.synthetic_pairs import accuracy_of_counting
-from attnconv.report.colors import BLUE, look
+from attnconv.report.colors import BLUE, style_of
 from attnconv.report.figures.data import Cost, Reach
 from attnconv.report.figures.style import new_figure, panels, styled
 
@@ -62,7 +62,7 @@ def long_range(reaches: list[Reach]) -> Figure:
 
 
 def _draw_reach(axis: Axes, reach: Reach) -> None:
-    color, marker = look(reach.model)
+    color, marker = style_of(reach.model)
     distances = sorted(reach.accuracies)
     one = reach.layers == 1
     axis.plot(distances, [100 * reach.accuracies[distance] for distance in distances], "-" if one else "--",

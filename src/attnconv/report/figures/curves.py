@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from attnconv.report.colors import look
+from attnconv.report.colors import style_of
 from attnconv.report.figures.data import Curve, Curves, History
 from attnconv.report.figures.style import new_figure, set_title, styled
 
@@ -44,7 +44,7 @@ def _seeds(found: Curves) -> tuple[Figure, Axes]:
         seen = False
         for curve in found.curves:
             if curve.model == model:
-                color, marker = look(model)
+                color, marker = style_of(model)
                 label = None if seen else model
                 axis.plot(curve.at, _percent(curve.accuracy), color=color, marker=marker, label=label,
                           markersize=2.5, linewidth=0.9)  # fmt: skip
@@ -67,7 +67,7 @@ def models_in_order(curves: list[Curve]) -> list[str]:
 def history(run: History) -> Figure:
     """Draw a run's accuracy and loss by epoch, training dashed."""
     figure = new_figure(height=2.5)
-    color = look(run.model).color
+    color = style_of(run.model).color
     for axis, quantity, unit, factor in zip(
         figure.subplots(1, 2), ("acc", "loss"), ("accuracy (%)", "loss (nats)"), (100, 1), strict=True
     ):

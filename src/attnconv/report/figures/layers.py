@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attnconv.report.colors import look
+from attnconv.report.colors import style_of
 from attnconv.report.figures.data import Share, Shares
 from attnconv.report.figures.style import new_figure, plain, set_title, styled
 
@@ -37,7 +37,7 @@ def convolution_share(found: Shares) -> Figure:
 
 def _draw(axis: Axes, share: Share, runs: list[list[float]]) -> None:
     """Draw the runs as marks, and their mean as a line, which is dashed for a single run."""
-    color, marker = look(share.model)
+    color, marker = style_of(share.model)
     layers = range(1, len(runs[0]) + 1)
     dots: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3.5,
             "markerfacecolor": color if share.corrected else "white"}  # fmt: skip

@@ -11,8 +11,7 @@ import torch
 from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.errors import RunFolderError
-from attnconv.report.colors import BLACK, HEADS
-from attnconv.report.colors import look as look_of
+from attnconv.report.colors import BLACK, HEADS, style_of
 from attnconv.report.complaints import noting
 from attnconv.report.page.curves import data_size, points
 from attnconv.report.page.images import Images, first_of_each_class, read_images
@@ -136,7 +135,7 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[Da
 
 def colors(models: Iterable[str]) -> dict[str, Any]:
     """Return the colors of heads and models; black stands for the color of text, which is light on dark screens."""
-    of_models = {model: look_of(model).color for model in models}
+    of_models = {model: style_of(model).color for model in models}
     return {
         "heads": list(HEADS),
         "models": {model: "currentColor" if color == BLACK else color for model, color in of_models.items()},

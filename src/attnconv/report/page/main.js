@@ -30,10 +30,10 @@ function makePage() {
       "",
     ),
     layer: whole(1, 1000, 4),
-    epoch: whole(0, 1e6, OWN),
+    epoch: whole(0, 1e6, -1), // -1: the last
     query: whole(0, 1e6, -1),
     image: whole(0, most, 0),
-    head: whole(0, 1000, -1), // whose rings are drawn, from 1; 0: of all; -1: as suits the run
+    head: whole(0, 1000, -1), // whose rings are drawn, from 1; 0: of all; -1: chosen by the run's kind
     probe: oneOf(
       data.probes.map(({ run }) => run),
       "",
@@ -81,7 +81,7 @@ function makePage() {
         label: set.labels[index],
       };
     },
-    setOwn(file, pixels) {
+    setOwn(pixels) {
       own = { pixels, key: `own ${Date.now()}`, name: "your image" };
       state.values.image = undefined; // so that a second image from the reader counts as a change
       state.set({ image: OWN });

@@ -38,7 +38,7 @@ export function imagePicker(page, run, name) {
 
 async function take(page, run, file) {
   try {
-    page.setOwn(file, await pixelsOf(file, run.image));
+    page.setOwn(await pixelsOf(file, run.image));
   } catch {
     page.say(`${file.name || "The file"} is not an image that this browser can read.`);
   }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.files import read_json, reading
+from attnconv.report.complaints import note
 from attnconv.report.deciders import judged
 from attnconv.report.examined import NUMBERS, PROBE, layer_rows, read_examination
 from attnconv.report.page.runs import facts
@@ -57,7 +58,7 @@ def claims(results: Path, rows: list[dict[str, Any]], errors: list[str]) -> list
         errors: receives problems with files; the affected claims stay undecided.
     """
     verdicts, wrong = judged(results, rows)
-    errors += [str(error) for error in wrong if str(error) not in errors]
+    note(errors, wrong)
     return [
         {"id": one.claim["id"], "claim": one.claim["claim"], "status": one.status + one.caveat}
         | {"number": one.number.replace("<br>", "; ").replace("`", ""), "command": one.claim["command"]}

@@ -7,7 +7,7 @@ import { accuracy, thousands } from "./format.js";
 
 const CURVES = { "test/acc": ["test", undefined], "val/acc": ["validation", "2 3"], "train/acc": ["training", "6 4"] };
 
-/** The section: a chart of every run's accuracies, and what came of it. */
+/** The section: a chart of every run's accuracies, and a table of the runs. */
 export function trainingSection(page) {
   const rows = page.runs.map((run) => [
     runLink(run),
