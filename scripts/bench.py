@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", metavar="MODEL", help="measure only these models, such as sa_quadratic (all)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_device("auto")
     parser.add_argument("--rounds", type=positive, help="number of rounds (5, or 1 with --tiny)")
     parser.add_argument("--images", type=positive, help="images of an epoch (2560, or 32 with --tiny)")
     parser.add_argument("--tiny", action="store_true", help="the same cases on tiny networks, as a quick test")

@@ -18,7 +18,7 @@ import sys
 from attnconv.config import valid_keys
 from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
-from attnconv.settings.arguments import ScriptParser, a_path, a_place, above_zero, check_target, positive
+from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive
 
 SWEPT_IMAGES = 8
 OF_ONE_NETWORK = ("model", "checkpoint", "trust", "data", "alpha", "batch", "device")  # arguments
@@ -29,13 +29,13 @@ def main() -> None:
     parser.add_argument("--model", metavar="NAME", help="a model of configs/model/ or of timm")
     parser.add_argument("--checkpoint", type=a_path, help="a run folder, a file in one, or any file of weights")
     parser.add_trust()
-    parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
+    parser.add_data()
     parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
     parser.add_argument(
         "--alpha", type=above_zero, help="sharpness of the heads, in 1/pixels^2 (default: exact in float32)"
     )
     parser.add_argument("--batch", type=positive, default=100, help="test images per batch (default: 100)")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_device()
     parser.add_argument("--json", type=a_path, help="write the numbers to this file (default for a run: its folder)")
     parser.add_argument(
         "--sweep", nargs="*", metavar="NAME", help="convert timm models: the named ones, or twenty families"

@@ -20,7 +20,7 @@ def main() -> None:
         "--data", type=a_place, metavar="FOLDER", help="labeled images (default: the test images of the run)"
     )
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_device()
     parser.add_trust()
     arguments = parser.parse_args()
     from attnconv.runs.load import load  # imports torch

@@ -17,7 +17,7 @@ from attnconv.errors import UserError, one_line_errors
 from attnconv.files import write_whole
 from attnconv.report.complaints import exit_with
 from attnconv.report.page.assemble import assemble
-from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target
+from attnconv.settings.arguments import ScriptParser, a_path, check_target
 
 LIMIT = 3_000_000  # bytes of the page of results/
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--out", type=a_path, help="the file to write: docs/index.html, or page.html for RUN")
     parser.add_results()
-    parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
+    parser.add_data()
     parser.add_trust()
     parser.add_argument("--choose-images", action="store_true", help="first select the images of results/ again")
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("images", type=a_path, nargs="+", metavar="IMAGE", help="image files, such as .png and .jpg")
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--top", type=positive, default=3, help="number of classes per image (default: 3)")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_device()
     parser.add_trust()
     arguments = parser.parse_intermixed_args()
     from attnconv.runs.load import load  # imports torch

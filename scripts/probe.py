@@ -16,7 +16,7 @@ from attnconv.errors import one_line_errors
 from attnconv.files import require_targets, write_whole
 from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
-from attnconv.settings.arguments import ScriptParser, a_path, a_place, check_target, positive, whole_number
+from attnconv.settings.arguments import ScriptParser, a_path, check_target, positive, whole_number
 
 CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--calibration", type=a_path, metavar="FILE", help="write the calibration's rows to this file")
-    parser.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
+    parser.add_data()
     parser.add_argument("--images", type=positive, default=100, help="number of test images to average attention over")
     parser.add_argument(
         "--fit-images",
@@ -33,7 +33,7 @@ def main() -> None:
         default=600,
         help="number of test images, half to fit convolutions and half to evaluate them",
     )
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_device()
     parser.add_trust()
     arguments = parser.parse_args()
     if not arguments.runs and arguments.calibration is None:

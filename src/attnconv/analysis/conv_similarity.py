@@ -28,6 +28,15 @@ CHUNK = 32  # images per batch
 ROUNDED = 1e-4  # rows whose sum is this near to 1 are probabilities
 
 
+def head_rows(layer: int, probs: Tensor, height: int, width: int) -> list[dict[str, Any]]:
+    """Return one row per head: the number of its layer, its own number from 1, and its numbers (see `head_numbers`)."""
+    numbers = head_numbers(probs, height, width)
+    return [
+        {"layer": layer, "head": head, **dict(zip(numbers, of_head, strict=True))}
+        for head, of_head in enumerate(zip(*numbers.values(), strict=True), 1)
+    ]
+
+
 def head_numbers(probs: Tensor, height: int, width: int) -> dict[str, list[float]]:
     """Describe each head by a list of N numbers per quantity.
 

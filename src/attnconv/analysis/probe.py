@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv.analysis.conv_similarity import head_numbers, layer_numbers
+from attnconv.analysis.conv_similarity import head_rows, layer_numbers
 from attnconv.analysis.heads import attention_mixers, mixer_traffic, probs_of
 from attnconv.errors import ConfigError, DataError
 from attnconv.runs.load import build_untrained, recorded_widths
@@ -71,11 +71,6 @@ def _describe(model: nn.Module, images: Tensor, fit_images: Tensor) -> dict[str,
             raise ConfigError(
                 f"attention layer {layer} gives numbers that are not finite: there is nothing to describe"
             )
-        numbers = head_numbers(probs, height, width)
-        count = len(next(iter(numbers.values())))
-        heads += [
-            {"layer": layer, "head": head + 1, **{name: values[head] for name, values in numbers.items()}}
-            for head in range(count)
-        ]
+        heads += head_rows(layer, probs, height, width)
         layers.append({"layer": layer, **layer_numbers(probs, inputs, outputs, height, width)})
     return {"heads": heads, "layers": layers}

@@ -6,7 +6,6 @@ centers; or the first six blocks (VGG: convolutions) of a convolutional network 
 """
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from attnconv.analysis.receptive_field import (
     stacked_support,
     support,
 )
+from attnconv.bench.timing import growth_exponent
 from attnconv.config import CONFIGS, compose
 from attnconv.errors import ConfigError
 from attnconv.models.backbone import Backbone
@@ -241,9 +241,10 @@ def growth(name: str, rounds: int = 5) -> float:
     The time is that of one mixing layer at width 64 on two images, or of a whole convolutional network on images with
     twice those sides.
     """
-    points: list[tuple[float, float]] = []
+    pixels: list[int] = []
+    times: list[float] = []
     for side in reversed(GROWTH_SIDES):
-        timed = _growth_model(name, side) if len(points) < 2 else None
+        timed = _growth_model(name, side) if len(times) < 2 else None
         if timed is None:
             continue
         function, inputs = timed
@@ -255,8 +256,9 @@ def growth(name: str, rounds: int = 5) -> float:
                 function(inputs)
                 seconds.append(time.perf_counter() - started)
         # The minimum, because other programs on the machine only add time.
-        points.append((math.log(side * side), math.log(min(seconds))))
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
+        pixels.append(side * side)
+        times.append(min(seconds))
+    return growth_exponent(pixels, times)
 
 
 def _growth_model(name: str, side: int) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from attnconv.bench.timing import Spread, forward_backward_seconds, growth_exponent, ratios, take_turns
+from attnconv.bench.timing import Spread, forward_backward, growth_exponent, ratios, take_turns
 from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
@@ -62,7 +62,7 @@ def compare(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, prec
     """
     fast.load_state_dict(slow.state_dict())
     torch.testing.assert_close(slow(x), fast(x), rtol=1e-3, atol=1e-4)
-    workloads = {name: partial(forward_backward_seconds, layer, x, precision) for name, layer in
+    workloads = {name: partial(forward_backward, layer, x, precision) for name, layer in
              (("slow", slow), ("fast", fast))}  # fmt: skip
     seconds = take_turns(workloads, rounds, x.device)
     return ratios(seconds["slow"], seconds["fast"])
@@ -92,5 +92,5 @@ def window_seconds(side: int, kernel_size: int, rounds: int, device: torch.devic
         device
     )
     x = torch.randn(IMAGES, side, side, WIDTH, device=device, requires_grad=True)
-    forward_backward_seconds(mixer, x, precision)
-    return statistics.median(forward_backward_seconds(mixer, x, precision) for _ in range(rounds))
+    workload = partial(forward_backward, mixer, x, precision)
+    return statistics.median(take_turns({"layer": workload}, rounds, device)["layer"])

@@ -139,12 +139,8 @@ def _wait(device: torch.device) -> None:
         raise UserError(f"times and memory can be measured on a CPU or a CUDA device, not on {device.type}")
 
 
-def forward_backward_seconds(module: nn.Module, x: Tensor, precision: str) -> float:
-    """Return the seconds of one forward and backward pass, including the wait for the device."""
-    started = time.perf_counter()
+def forward_backward(module: nn.Module, x: Tensor, precision: str) -> None:
+    """Run one forward and backward pass: a workload for `take_turns`."""
     with autocast(precision, x.device):
         out = module(x)
     out.float().square().sum().backward()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

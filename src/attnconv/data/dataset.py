@@ -83,12 +83,13 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     remaining, held = split_holdout(labels, config.holdout)
     used = nested_fraction(labels, remaining, config.fraction, config.subset_seed)
 
-    mean, std = (torch.as_tensor(values, device=device) for values in _normalization(config, source.train.images[used]))
+    images = source.train.images[used]  # a copy
+    mean, std = (torch.as_tensor(values, device=device) for values in _normalization(config, images))
 
     def on_device(images: np.ndarray, targets: np.ndarray) -> Split:
         return Split(torch.from_numpy(images).to(device), torch.from_numpy(targets).to(device), mean, std)
 
-    train = on_device(source.train.images[used], labels[used])
+    train = on_device(images, labels[used])
     _, height, width, channels = source.train.images.shape
     padding = 2 * config.crop_padding
     padded_bytes = len(used) * (height + padding) * (width + padding) * channels

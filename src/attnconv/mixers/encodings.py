@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import sinusoids
+from attnconv.mixers.shifts import check_covered, sinusoids
 
 
 def exact_positions(device: torch.device) -> AbstractContextManager[None]:
@@ -146,10 +146,7 @@ class LearnedEncoding(AdditiveEncoding):
         self.column_projection = nn.Linear(width, heads, bias=False)
 
     def check_map(self, height: int, width: int) -> None:
-        if height > self.grid[0] or width > self.grid[1]:
-            raise ValueError(
-                f"the learned tables cover maps up to {self.grid[0]}x{self.grid[1]}, this one is {height}x{width}"
-            )
+        check_covered(self.grid, height, width)
 
     def row_scores(self, shifts: Tensor) -> Tensor:
         return _look_up(self.row_projection(self.row_embeddings.weight), shifts)

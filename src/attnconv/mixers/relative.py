@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import sinusoids
+from attnconv.mixers.shifts import check_covered, sinusoids
 
 
 class RelativeVectors(nn.Module):
@@ -72,10 +72,7 @@ class LearnedRelativeVectors(RelativeVectors):
         self.column_embeddings = nn.Embedding(2 * grid[1] - 1, width // 2)
 
     def check_map(self, height: int, width: int) -> None:
-        if height > self.grid[0] or width > self.grid[1]:
-            raise ValueError(
-                f"the learned tables cover maps up to {self.grid[0]}x{self.grid[1]}, this one is {height}x{width}"
-            )
+        check_covered(self.grid, height, width)
 
     def row_vectors(self, shifts: Tensor) -> Tensor:
         return F.embedding(shifts + self.grid[0] - 1, self.row_embeddings.weight)

@@ -32,6 +32,12 @@ def sinusoids(shifts: Tensor, like: Tensor, base: float) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def check_covered(grid: tuple[int, int], height: int, width: int) -> None:
+    """Raise ValueError for a map that is larger than `grid`, for which tables were made."""
+    if height > grid[0] or width > grid[1]:
+        raise ValueError(f"the learned tables cover maps up to {grid[0]}x{grid[1]}, this one is {height}x{width}")
+
+
 def check_map(x: Tensor, grid: tuple[int, int]) -> None:
     """Raise ValueError for maps (B, H, W, D) of another size than `grid`."""
     if x.shape[1:3] != grid:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.analysis.attention import LayerAttention, attention_layers
-from attnconv.analysis.conv_similarity import head_numbers
+from attnconv.analysis.conv_similarity import head_rows
 from attnconv.analysis.evaluation import Evaluation, confusion_matrix
 from attnconv.config import Config
 from attnconv.data.dataset import DataSet, load_dataset
@@ -158,12 +158,7 @@ class Trained:
         layers = self._attention(as_arrays(images, self.preprocessing.image_shape))
         rows: list[dict[str, Any]] = []
         for number, layer in enumerate(layers, 1):
-            numbers = head_numbers(layer.of_positions, *layer.grid)
-            heads = zip(*numbers.values(), strict=True)
-            rows += [
-                {"layer": number, "head": head, **dict(zip(numbers, row, strict=True))}
-                for head, row in enumerate(heads, 1)
-            ]
+            rows += head_rows(number, layer.of_positions, *layer.grid)
         return rows
 
     def _typical_images(self) -> np.ndarray:

@@ -123,6 +123,14 @@ class ScriptParser(argparse.ArgumentParser):
         kind = a_path if may_be_new else existing_folder
         self.add_argument("--results", type=kind, default=RESULTS, help="results folder; results/ by default")
 
+    def add_device(self, default: str = "cpu") -> None:
+        """Add --device."""
+        self.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:N or mps")
+
+    def add_data(self) -> None:
+        """Add --data, the folder of the data set of a run or of a setting."""
+        self.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
+
     def add_trust(self) -> None:
         """Add --trust, which may be given several times, for runs of a user's own models."""
         self.add_argument(
@@ -184,7 +192,7 @@ def existing_folder(text: str) -> Path:
 def benchmark_parser(description: str | None) -> ScriptParser:
     """Return the parser of a benchmark of layers, with --device and --rounds."""
     parser = ScriptParser(description)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_device("auto")
     parser.add_argument("--rounds", type=positive, default=9, help="number of rounds (default: 9)")
     return parser
 
