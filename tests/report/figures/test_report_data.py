@@ -77,7 +77,8 @@ def test_the_first_table_of_readme_matches_the_data():
                             for model in ("conv3x3", "sa_quadratic", "sa_learned", "sa_learned_content"))  # fmt: skip
         for row, other in zip(rows[1:], others, strict=True):
             contrast = evidence.contrast(other, control)
-            assert row[column] == ("not run" if contrast is None else str(contrast.gap).partition(", n=")[0])
+            wanted, seeds = ("not run", "") if contrast is None else str(contrast.gap).split(", n=")
+            assert row[column] == wanted + {"1": " (one seed)", "2": " (two seeds)"}.get(seeds, "")
             if contrast is not None:
                 accuracies = [run["test_acc"] for run in evidence.runs(control, contrast.precision).values()]
                 assert rows[0][column] == f"{sum(accuracies) / len(accuracies):.1%}"
@@ -99,6 +100,14 @@ def test_readme_numbers_match_the_data():
     assert "cannot compute {:.0%} of a random 3 x 3 kernel before training, and [{:.0%} after]".format(
         *residuals
     ) in readme.replace("\n", " ")
+    (learned,) = [probe for _, probe in Evidence(RESULTS.path, RESULTS.runs).probes("sa_learned")]
+    of_learned = [fmean(layer["joint_residual"] for layer in learned["layers"] if layer["weights"] == weights)
+                  for weights in ("initial", "trained")]  # fmt: skip
+    assert "(`sa_learned`), it falls from {:.0%} to {:.0%} (one seed)".format(*of_learned) in " ".join(readme.split())
+    assert "of `sa_learned` cannot compute {:.0%} before and [{:.0%} after]".format(*of_learned) in readme
+    largest = [fmean(head["one_pixel"] for head in learned["heads"] if head["weights"] == weights)
+               for weights in ("initial", "trained")]  # fmt: skip
+    assert "`sa_learned` head goes [from {:.2f} to {:.2f}]".format(*largest) in readme
     (random,) = [probe for row, probe in read_examined(RESULTS.path, RESULTS.runs, PROBE)
                  if row["model"] == "sa_quadratic_random"]  # fmt: skip
     falls = [fmean(layer["conv3"] for layer in random["layers"] if layer["weights"] == weights)

@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 STYLE = Path(__file__).parents[1] / "attnconv.mplstyle"
 COLUMN = 5.5  # inches: the width of the paper's text
-LINE = 88  # characters of a title in one line
+LINE = 78  # characters of a title in one line
 FORMATS = ("png", "pdf")
 # By default, files contain the version of matplotlib and the time.
 METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
