@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +200,19 @@ def test_invalid_files_in_a_run_folder_are_reported_as_damaged(tmp_path, file, c
     state = look(folder)
     assert state.status == "damaged"
     assert state.detail.startswith(complaint)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of file sizes")
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_json_line(path, {"first": 1})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append_json_line(path, {"second": "a" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before

@@ -246,11 +246,14 @@ def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written; the error names it.
     """
-    torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+    before = path.read_bytes() if path.is_file() else None
+    torn = before is not None and before[-1:] not in (b"", b"\n")
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" * torn + json.dumps(line) + "\n")
     except OSError as error:
+        if before is not None:  # half a line would make the file unreadable
+            os.truncate(path, len(before))
         error.filename = str(path)
         raise
 

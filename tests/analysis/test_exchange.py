@@ -185,3 +185,12 @@ def test_command_reports_errors_in_one_line(arguments, complaint, monkeypatch, c
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("error: ")
     assert complaint in err
+
+
+def test_a_network_in_training_mode_is_compared_in_evaluation_mode_and_not_changed():
+    network = Logits(nn.BatchNorm2d(4)).train()
+    before = copy.deepcopy(network.state_dict())
+    row = exchange(network, images())
+    assert row["predictions_changed"] == 0
+    assert network.training
+    assert all(map(torch.equal, before.values(), network.state_dict().values()))

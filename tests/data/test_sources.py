@@ -16,7 +16,7 @@ from torchvision.datasets import CIFAR10
 
 from attnconv.config import DataConfig
 from attnconv.data.dataset import load_dataset
-from attnconv.data.sources import load_source
+from attnconv.data.sources import load_source, load_test
 from attnconv.errors import DataError, UserError
 from conftest import REPOSITORY, write_arrays
 
@@ -228,3 +228,17 @@ def test_equal_steps_count_the_images_that_the_holdout_leaves(tmp_path):
     write_arrays(tmp_path, train=80)
     data = load_dataset(config(tmp_path, source="arrays", holdout=0.2, fraction=0.5, equal="steps"), CPU)
     assert (len(data.train), data.epoch_images) == (32, 64)
+
+
+def test_a_file_with_a_second_array_is_refused(arrays):
+    with (arrays / "train_labels.npy").open("ab") as file:
+        np.save(file, np.zeros(3, np.int64))
+    with pytest.raises(DataError, match=r"train_labels\.npy holds more than one array: join them with np\.concatenate"):
+        load_source(config(arrays, source="arrays"), CPU)
+
+
+def test_test_images_of_a_folder_are_never_those_of_a_data_set_without_files(tmp_path):
+    np.save(tmp_path / "test_images.npy", np.zeros((5, 8, 8, 1), np.uint8))
+    for source in ("digits", "pairs"):
+        with pytest.raises(DataError, match=r"has no test_images\.npy and test_labels\.npy"):
+            load_test(config(tmp_path, source=source), tmp_path)

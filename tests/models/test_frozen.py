@@ -5,8 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attnconv.errors import ConfigError
+from attnconv.files import FileError
 from attnconv.models.build import build_model
 from attnconv.models.cost import parameters
+from attnconv.models.frozen import learned_heads
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.training.optimizers import build_optimizer
@@ -119,3 +121,11 @@ def test_unknown_arguments_are_refused():
     node = {**compose([*TINY, "model=sa_quadratic_shifts"]).model, "widht": 8}
     with pytest.raises(ConfigError, match="widht"):
         build_model(node, (3, 32, 32), 10)
+
+
+def test_copied_heads_must_be_finite(tmp_path):
+    for value in (torch.nan, torch.inf):
+        tensors = {"layers.0.mixer.encoding.centers": torch.full((3, 2), value)}
+        save_file(tensors, tmp_path / "weights.safetensors")
+        with pytest.raises(FileError, match=r"weights\.safetensors has nan or inf in .*centers"):
+            learned_heads(tmp_path / "weights.safetensors")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
 from attnconv.analysis.conv_watch import Seen, watching
 from attnconv.analysis.convert import convert
-from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.analysis.plain_convolution import Inconvertible, evaluating
 from attnconv.data.dataset import Split
 from attnconv.errors import OutOfMemory, UserError
 from attnconv.files import in_one_line, with_line
@@ -42,7 +42,7 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
     The attention network is watched on each batch: it must compute no convolution and call all converted layers.
 
     Args:
-        model: in evaluation mode, on the split's device, of any floating type; it is not changed.
+        model: on the split's device, of any floating type; compared in evaluation mode, and not changed.
 
     Returns:
         Numbers of converted layers and heads; largest_difference of logits, and for scale largest_logit and
@@ -54,6 +54,11 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
         Inconvertible: a layer cannot be converted; the message names it.
         Meaningless: logits are not finite, or the same for all images.
     """
+    with evaluating(model):
+        return _exchanged(model, split, alpha, batch)
+
+
+def _exchanged(model: nn.Module, split: Split, alpha: float, batch: int) -> dict[str, Any]:
     example = next(split.batches(EXAMPLES))[0].to(_type_of(model))
     with torch.no_grad():
         _logits(model, example)  # reparametrized weights, such as those of weight norm, can be copied only after a call

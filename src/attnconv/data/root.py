@@ -46,7 +46,7 @@ def check_root(config: DataConfig) -> None:
 def holds_data(folder: Path, source: str) -> bool:
     """Return whether a folder has some of the files that the source reads."""
     names = [f"{name}.npy" for name in ARRAYS] + ([ARCHIVE, BATCHES] if source == "cifar10" else [])
-    return any((folder / name).exists() for name in names)
+    return any(os.path.exists(folder / name) for name in names)  # False in a folder that cannot be read
 
 
 def files_of(config: DataConfig) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from attnconv.config import DataConfig
-from attnconv.data.root import ARRAYS, check_root, files_of, holds_data
+from attnconv.data.root import ARRAYS, FROM_FOLDERS, check_root, files_of, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
 from attnconv.files import first_bytes, in_one_line, kind_of, near
@@ -84,7 +84,7 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
     if not folder.is_dir():
         is_file = f"{folder} is a file; choose {folder.parent}, the folder that holds it"
         raise DataError(is_file if folder.exists() else f"the folder {folder} does not exist{near(folder)}")
-    if not holds_data(folder, config.source):
+    if config.source not in FROM_FOLDERS or not holds_data(folder, config.source):
         raise DataError(f"{folder} has no {images.name} and {labels.name}{near(images)}")
     source = load_source(replace(config, root=str(folder)), torch.device("cpu"))
     return source.test.images, source.test.labels
@@ -123,13 +123,17 @@ def _read_array(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             head = file.read(512)
             file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            more = file.read(1)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, MemoryError, TokenError) as error:
         kind = kind_of(head)
         reason = in_one_line(error) if kind == "a NumPy array" else f"it is {kind}"
         raise DataError(f"{path} is not a readable .npy array: {reason}") from error
+    if more:
+        raise DataError(f"{path} holds more than one array: join them with np.concatenate")
+    return np.asarray(array)
 
 
 def _digits() -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnconv.files import FileError
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.gated import square_of_shifts
 from attnconv.models.backbone import Backbone
@@ -77,7 +78,7 @@ def learned_heads(weights: Path) -> dict[str, Tensor]:
     """Return the centers and spreads in a file of weights, by name, in the order of their layers.
 
     Raises:
-        FileError: see `read_weights`.
+        FileError: see `read_weights`; or a number is not finite.
     """
     heads: dict[str, dict[str, Tensor]] = {}
     for place, tensors in networks_in(read_weights(weights)):
@@ -85,4 +86,7 @@ def learned_heads(weights: Path) -> dict[str, Tensor]:
         if found:
             heads[place] = found  # the last entry is the one without prefixes such as `module.`
     first = next(iter(heads.values()), {})
+    for name, tensor in first.items():
+        if not tensor.isfinite().all():
+            raise FileError(f"{weights} has nan or inf in {name}")
     return dict(sorted(first.items(), key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])]))

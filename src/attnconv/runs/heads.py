@@ -111,7 +111,8 @@ class HeadWatcher:
         from attnconv.report.figures.data import Gaussians, Maps
 
         title, heads = f"{self._name}, epoch {epoch}", gaussian_heads(self._model)
-        if heads and all(map(is_position_only, self._mixers)):
+        gaussian = all(getattr(mixer, "normalizer", "softmax") == "softmax" for mixer in self._mixers)
+        if heads and gaussian and all(map(is_position_only, self._mixers)):
             height, width = found.shape[2:]
             return gaussians.centers(Gaussians.of(title, (height, width), heads))
         return maps.whole(Maps(f"{title}: where the central position attends", found))

@@ -19,6 +19,7 @@ from attnconv.report.figures.of_run import figures_of_run
 from attnconv.report.figures.style import image_bytes
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
+from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.load import build_untrained, load
 from attnconv.runs.trained import Trained
 from conftest import write_arrays
@@ -144,3 +145,13 @@ def test_attention_in_images_is_that_of_the_marked_query(tiny, arrays, monkeypat
         (layer,) = attention_layers(model, shown)
         expected = layer.probs[0, :, row * 4 + column].unflatten(-1, (4, 4))
         np.testing.assert_allclose(found.probs[index, 0], expected.detach(), atol=1e-5)
+
+
+def test_heads_without_softmax_are_drawn_as_maps_because_they_are_not_gaussian(tiny):
+    config = tiny("model=sa_quadratic", "scale.layers=1", "epochs=1", "model.mixer.normalizer=relu")
+    run(config)
+    figures_of_run(run_folder_path(config))
+    assert {path.stem for path in (run_folder_path(config) / "figures").glob("*.png")} == ATTENTION
+    watcher = HeadWatcher(load(run_folder_path(config)).model, "relu")
+    picture = watcher.figure(1, np.full((1, 3, 2, 2), 0.25, np.float16))
+    assert len(picture.axes) == 3, "a map for each head, not one panel of ellipses"

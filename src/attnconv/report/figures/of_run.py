@@ -66,7 +66,7 @@ def read_history(folder: Path, config: Config) -> History:
 
 def _figures(folder: Path, history: History, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
     yield "accuracy", curves.history(history)
-    if (folder / "heads.jsonl").exists() and _has_grid(folder):
+    if (folder / "heads.jsonl").exists() and _has_grid(folder) and _is_softmax(folder):
         yield "centers", gaussians.centers(paper_data.gaussians_of(folder, history.title))
         yield "centers_as_printed", gaussians.as_printed(paper_data.gaussians_of(folder, history.title))
         training = paper_data.centers_in_training_of(folder, history.title)
@@ -89,6 +89,12 @@ def _figures(folder: Path, history: History, root: str | None, trusted: Sequence
 def _has_grid(folder: Path) -> bool:
     """Return whether a run says how large its maps are; a network of a user may have several sizes."""
     return (folder / "attention_maps.npy").exists() or "patch" in read_config(folder)["model"]
+
+
+def _is_softmax(folder: Path) -> bool:
+    """Return whether the scores of a run's heads go through softmax; otherwise the heads are not Gaussian."""
+    mixer = read_config(folder)["model"].get("mixer")
+    return not isinstance(mixer, dict) or mixer.get("normalizer", "softmax") == "softmax"
 
 
 def _of_images(folder: Path, title: str, root: str | None, trusted: Sequence[str]) -> Iterator[tuple[str, Figure]]:
