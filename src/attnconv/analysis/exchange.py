@@ -28,7 +28,6 @@ LARGEST_DIFFERENCE = 0.1
 # Logits that vary less than this between images, relative to the largest, are rounding errors: float32 has 1e-7.
 CONSTANT = 1e-6
 
-
 EXAMPLES = 2  # images of a first look at a network
 
 
