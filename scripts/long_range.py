@@ -9,15 +9,20 @@ which some pixel of the last layer sees both marks. `counting` is the accuracy o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnconv.config import DataConfig
-from attnconv.errors import RunFolderError, one_line_errors
+from attnconv.config import DataConfig, flatten, to_plain
+from attnconv.errors import RunFolderError, counted, one_line_errors
 from attnconv.files import csv_text, read_csv, require_targets, write_whole
+from attnconv.report.runs_table import kept_out
 from attnconv.report.tables import long_range_table
+from attnconv.runs.identity import free_to_change
 from attnconv.runs.status import BROKEN, look
 from attnconv.settings.arguments import ScriptParser, existing_folder
+
+SHOWN = ("scale.layers", "data.distance")  # settings of the table's rows and columns
 
 
 def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
@@ -29,10 +34,11 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     result, config = look(folder).result, read_run_config(folder, trusted)
     if config.data.clutter != DataConfig.clutter:
         raise RunFolderError(f"{folder}: this table needs runs with data.clutter={DataConfig.clutter}")
-    limit = config.scale.patch * widest_pair(config.model, config.scale.layers, (3, 32, 32))
+    layers, patch = (config.model.get(name, getattr(config.scale, name)) for name in ("layers", "patch"))
+    limit = patch * widest_pair(config.model, layers, (3, 32, 32))
     return {
         "model": result["model"],
-        "layers": config.scale.layers,
+        "layers": layers,
         "distance": config.data.distance,
         "limit": limit,
         "counting": round(accuracy_of_counting(config.data.distance, config.data.clutter), 6),
@@ -46,26 +52,45 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def settings_of(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that all runs of the table have in common, and the precision."""
+    from attnconv.runs.load import read_run_config
+
+    config = read_run_config(folder, trusted)
+    settings = flatten(to_plain(replace(config, name="", seed=0, precision=look(folder).result["precision"])))
+    common = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("model", "recipe")}
+    common = {key: value for key, value in common.items() if key not in SHOWN and not free_to_change(key)}
+    return common | {"recipe": config.recipe.name}
+
+
 def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row for each finished run of the experiment.
 
+    Runs with uncommitted changes are left out.
+
     Raises:
-        RunFolderError: there is no run, one is damaged, two have the same settings, or they differ in precision.
+        RunFolderError: there is no run, one is damaged, two have the same settings, or they differ in what the table
+            does not show.
     """
     states = {path.parent: look(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
     for folder, state in states.items():
         if state.status in BROKEN:
             raise RunFolderError(f"{folder} is {state.status}: {state.detail}")
-    folders = [folder for folder, state in states.items() if state.status == "done"]
+    done = {folder: state.result for folder, state in states.items() if state.status == "done"}
+    folders = [folder for folder, result in done.items() if not kept_out(result)]
+    if len(done) < len(states):
+        print(f"{counted(len(states) - len(done), 'unfinished run')} skipped")
+    for folder in sorted(done.keys() - set(folders)):
+        print(f"{folder} skipped: {kept_out(done[folder])}")
     if not folders:
         raise RunFolderError(f"no finished run of experiment=long_range below {outputs}")
-    if len(folders) < len(states):
-        print(f"{len(states) - len(folders)} unfinished runs are skipped")
     rows = [read_cell(folder, trusted) for folder in folders]
     if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
         raise RunFolderError("several runs have the same settings, and the table shows one: keep one seed per folder")
-    if len(precisions := {row["precision"] for row in rows}) > 1:
-        raise RunFolderError(f"runs of several precisions ({', '.join(sorted(precisions))}) cannot be compared")
+    settings = [settings_of(folder, trusted) for folder in folders]
+    for name, value in settings[0].items():
+        if values := {str(other.get(name)) for other in settings} - {str(value)}:
+            raise RunFolderError(f"runs with {name}={value} and {values.pop()} cannot be compared: remove some")
     return rows
 
 

@@ -50,7 +50,7 @@ def test_runs_become_table_rows_and_collecting_again_changes_nothing(outputs, tm
     gathered = gather(outputs, results)
     assert len(gathered.added) == 4
     assert list(gathered.unfinished.values()) == ["unfinished killed before it ended"]
-    assert list(gathered.damaged.values()) == ["metrics.jsonl has 0 of 2 epochs"]
+    assert list(gathered.damaged.values()) == ["metrics.jsonl has 0 of 2 lines"]
     assert tabulate(results) == {}
 
     table = rows(results)
@@ -227,7 +227,7 @@ def test_the_command_lists_damaged_and_unfinished_runs_and_fails(command, output
     results = tmp_path / "results"
     finished = command("scripts/collect.py", outputs, "--results", results)
     assert finished.returncode == 1
-    assert "damaged: torn/conv3x3/mini-modern/frac1/seed0: metrics.jsonl has 0 of 2 epochs" in finished.stdout
+    assert "damaged: torn/conv3x3/mini-modern/frac1/seed0: metrics.jsonl has 0 of 2 lines" in finished.stdout
     assert "not finished: killed/conv3x3/mini-modern/frac1/seed0: unfinished" in finished.stdout
     assert len(rows(results)) == 4
 

@@ -93,6 +93,24 @@ def test_full_data_at_equal_epochs_comes_from_table1():
     assert "89.0 [" in data_size_page([*CONTROL, *whole, *other], [])
 
 
+def test_only_the_runs_of_the_study_count():
+    mine = [
+        run | {"name": name, "test_acc": 0.1, "train_acc": 0.1}
+        for name in ("data_size_mine", "data_size_epochs_20_mine", "data_size_epochs_5", "table1_mine")
+        for run in [*ATTENTION, *seeds(EPOCHS, "sa_learned", (0.9, 0.9, 0.9))]
+    ]
+    (protocol,) = protocols([*mine, *CONTROL, *ATTENTION, *mine])
+    (alone,) = protocols([*CONTROL, *ATTENTION])
+    assert protocol.cells == alone.cells
+
+
+def test_runs_of_table1_do_not_replace_those_of_the_study():
+    own, of_table1 = (seeds(name, "conv3x3", accuracies) for name, accuracies in
+                      ((EPOCHS, (0.88, 0.89)), ("table1_bf16", (0.1, 0.1, 0.9))))  # fmt: skip
+    (protocol,) = protocols([*of_table1, *CONTROL, *own])
+    assert sorted(run["test_acc"] for run in protocol.cells[1.0]["conv3x3"].values()) == [0.88, 0.89, 0.9]
+
+
 def test_the_figure_shows_the_protocols_and_runs_of_the_page(tmp_path):
     tuned = [run | {"holdout": 0.1, "test_acc": 0.1} for run in CONTROL]
     other = [run | {"recipe": "paper", "test_acc": 0.2} for run in CONTROL]

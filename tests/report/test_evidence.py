@@ -1,11 +1,14 @@
 """Pairs of runs behind the claims: what counts as a seed, what is paired, and the same images."""
 
+import re
+
 import numpy as np
 import pytest
-from fabricated import LOW, higher, row, seeds, verdict
+from fabricated import LOW, higher, probed, row, seeds, verdict
 
+from attnconv.errors import RunFolderError
 from attnconv.files import FileError
-from attnconv.report.evidence import Arm, Evidence
+from attnconv.report.evidence import OF_STUDY, Arm, Evidence
 
 
 def test_external_copies_of_a_run_are_not_more_seeds():
@@ -44,6 +47,44 @@ def test_precisions_are_not_mixed_and_the_one_with_more_pairs_is_used(tmp_path):
     assert (found.precision, found.gap.estimate.n) == ("fp32", 3)
     crossed = Evidence(tmp_path, seeds("table1_bf16", "conv3x3", LOW) + many[3:])
     assert crossed.contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")) is None
+
+
+def test_runs_of_one_experiment_with_another_setting_are_not_averaged(tmp_path):
+    ours, theirs = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
+    runs = [one | {"recipe.lr_scale": 1, "eval_every": one["seed"]} for one in
+            seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0))]  # fmt: skip
+    assert Evidence(tmp_path, runs).contrast(ours, theirs).seeds == 3
+    runs[-1]["recipe.lr_scale"] = 0.5
+    message = (
+        "table1_bf16/sa_quadratic/mini-modern/frac1/seed0 and table1_bf16/sa_quadratic/mini-modern/frac1/seed2 have "
+        "the same experiment and model, but recipe.lr_scale=1 and 0.5: give one of them its own name="
+    )
+    with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
+        Evidence(tmp_path, runs).contrast(ours, theirs)
+
+
+def test_the_first_experiment_of_an_arm_counts_where_both_have_a_seed(tmp_path):
+    runs = (
+        seeds("mixers_bf16", "conv3x3", LOW)
+        + seeds("table1_bf16", "conv3x3", higher(0.1))
+        + [row("mixers_bf16", "conv3x3", 0.5, seed=3)]
+    )
+    found = Evidence(tmp_path, runs).runs(Arm(("table1", "mixers"), "conv3x3"), "bf16")
+    assert sorted(one["test_acc"] for one in found.values()) == sorted([*higher(0.1), 0.5])
+
+
+def test_probes_of_other_experiments_and_settings_decide_nothing(tmp_path):
+    of_study = [probed(tmp_path, run) for run in seeds("table1_bf16", "sa_quadratic", LOW)]
+    others = [
+        *seeds("mine", "sa_quadratic", (0.9,) * 4),
+        *seeds("table1_mine", "sa_quadratic", (0.9,) * 4),
+        *seeds("data_size_epochs_20", "sa_quadratic", (0.9,) * 4, recipe="paper"),
+        *seeds("encodings_bf16", "sa_quadratic", (0.9,) * 4, holdout=0.1),
+        *seeds("quarter", "sa_quadratic", (0.9,) * 4, source="a lab"),
+    ]
+    evidence = Evidence(tmp_path, [*(probed(tmp_path, run) for run in others), *of_study])
+    assert [run["run"] for run, _ in evidence.probes(Arm(OF_STUDY, "sa_quadratic"))] == [run["run"] for run in of_study]
+    assert evidence.probes(Arm(OF_STUDY, "sa_learned")) == []
 
 
 def test_mcnemar_uses_stored_predictions_for_gaps_below_one_point(tmp_path):

@@ -88,8 +88,9 @@ def test_a_larger_convolution_share_decides_only_with_a_smaller_residual(tmp_pat
 @pytest.mark.parametrize(
     ("accuracies", "statuses"),
     [
-        ({(2, 4): 0.95, (2, 16): 0.91, (2, 20): 0.5}, ["holds"]),
-        ({(2, 4): 0.95, (2, 16): 0.9}, ["does not hold"]),
+        ({(2, 4): 0.95, (2, 8): 0.95, (2, 12): 0.95, (2, 16): 0.9}, ["does not hold"]),
+        ({(2, 4): 0.95, (2, 16): 0.95}, ["undecided"]),
+        ({(2, 4): 0.95, (2, 8): 0.95, (2, 12): 0.95, (2, 16): 0.91, (2, 20): 0.5}, ["holds"]),
         ({(1, 4): 0.95, (2, 4): 0.95, (2, 16): 0.6}, ["for comparison", "does not hold"]),
         ({(1, 4): 0.5}, ["for comparison", "not run"]),
         ({}, ["not run"]),
@@ -104,7 +105,9 @@ def test_reach_is_judged_for_stacked_layers_up_to_the_limit(tmp_path, accuracies
     assert [said(part) for part in found.parts] == statuses
     assert found.status == statuses[-1]
     if (2, 16) in accuracies and (1, 4) in accuracies:
-        of_two = "`local_attention`, 2 layers, receptive field of 16 pixels: 95.0% at 4, 60.0% at 16, n=1"
+        of_two = (
+            "`local_attention`, 2 layers, receptive field of 16 pixels: 95.0% at 4, 60.0% at 16, n=1, not run at 8, 12"
+        )
         assert found.parts[1].text == of_two
 
 

@@ -1,5 +1,6 @@
 """A run has one precision: the one in which it started. Precisions are never mixed."""
 
+import contextlib
 import json
 import runpy
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from attnconv.errors import AlreadyDone, RunFolderError, SweepIncomplete
+from attnconv.files import read_csv
 from attnconv.report.collect import gather
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
@@ -114,14 +116,28 @@ def test_the_precision_check_of_a_sweep_skips_damaged_folders(tiny, tmp_path, ma
     assert json.loads((run_folder_path(tiny("seed=1")) / "result.json").read_text())["status"] == "done"
 
 
-def test_the_long_range_table_refuses_mixed_precisions(tiny, tmp_path, monkeypatch, capsys):
+def long_range(tmp_path, monkeypatch, capsys):
+    """Run scripts/long_range.py, and return what it printed to stdout and stderr."""
+    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--results", str(tmp_path)])
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
+    return capsys.readouterr()
+
+
+def test_the_long_range_table_refuses_runs_that_are_not_alike(tiny, tmp_path, monkeypatch, capsys):
     pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "epochs=1")
     for model, name in (("conv3x3", "bf16"), ("mlp_mixer", "fp32")):
         config = tiny(*pairs, f"model={model}", f"name=long_range_{name}", "precision=fp32")
-        result = run(config) | {"precision": name}
+        result = run(config) | {"precision": name, "dirty": False}
         (run_folder_path(config) / "result.json").write_text(json.dumps(result))
-    monkeypatch.setattr("sys.argv", ["long_range.py", str(tmp_path / "outputs"), "--results", str(tmp_path)])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(REPOSITORY / "scripts/long_range.py"), run_name="__main__")
-    assert "error: runs of several precisions (bf16, fp32) cannot be compared" in capsys.readouterr().err
+    complaint = "error: runs with precision=bf16 and fp32 cannot be compared: remove some"
+    assert complaint in long_range(tmp_path, monkeypatch, capsys).err
+    (run_folder_path(config) / "result.json").write_text(json.dumps(result | {"dirty": True}))
     assert not (tmp_path / "long_range.csv").exists()
+    assert f"{run_folder_path(config)} skipped: dirty tree" in long_range(tmp_path, monkeypatch, capsys).out
+    assert [row["model"] for row in read_csv(tmp_path / "long_range.csv")] == ["conv3x3"]
+    longer = tiny(*pairs[:-1], "epochs=2", "model=mlp_mixer", "name=long_range_bf16", "precision=fp32")
+    (tmp_path / "long_range.csv").unlink()
+    result = run(longer) | {"precision": "bf16", "dirty": False}
+    (run_folder_path(longer) / "result.json").write_text(json.dumps(result))
+    assert "error: runs with epochs=1 and 2 cannot be compared" in long_range(tmp_path, monkeypatch, capsys).err

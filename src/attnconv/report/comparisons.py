@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from attnconv.errors import RunFolderError
+from attnconv.report.runs_table import OF_RESULTS
 from attnconv.report.stats import Estimate, Interval, Spread, difference, logit, points, pooled_spread
 
 REFERENCE = "conv3x3"  # of all differences: the control, not the model that the recipe was tuned on
 SURE = 0.05  # limit for the p values of one family, after Holm's correction
+
+# Evaluating does not change the training, and copied heads come from the run with the same seed.
+MAY_DIFFER = {"eval_every", "model.start"}
 
 Row = dict[str, Any]  # of runs.csv
 ByBlock = dict[Hashable, Row]
@@ -39,6 +44,32 @@ def distinct(rows: Iterable[Row]) -> Iterator[Row]:
             yield row
 
 
+def is_of(row: Row, experiment: str) -> bool:
+    """Return whether a run belongs to an experiment, which adds the precision to the name of its runs."""
+    names = [f"{experiment}_{row['precision']}"]
+    if row["precision"] == "bf16":
+        names.append(experiment)  # the name of bf16 runs before fp32 was added
+    return row["name"] in names
+
+
+def check_alike(runs: ByBlock) -> ByBlock:
+    """Return the runs of one model in one cell, if their settings differ only in the seed.
+
+    Raises:
+        RunFolderError: they differ in another setting, so that their mean is not one model's accuracy.
+    """
+    found = list(runs.values())
+    first = found[0] if found else {}
+    for row in found[1:]:
+        for key in sorted(row.keys() - OF_RESULTS - MAY_DIFFER):
+            if row[key] != first.get(key):
+                raise RunFolderError(
+                    f"{first['run']} and {row['run']} have the same experiment and model, but {key}={first.get(key)} "
+                    f"and {row[key]}: give one of them its own name="
+                )
+    return runs
+
+
 def share_of_images(fraction: float) -> str:
     """Return a fraction of the training images in words."""
     return "all images" if fraction == 1 else f"{fraction:.3g} of the images"
@@ -47,8 +78,11 @@ def share_of_images(fraction: float) -> str:
 def cells(rows: Iterable[Row]) -> dict[float, Cell]:
     """Sort the runs of one protocol by fraction, model and block, with the smallest fraction first.
 
+    Of two runs of the same block, the first one counts.
+
     Raises:
         ValueError: the runs differ in precision, recipe or scale, so they must not be paired or averaged.
+        RunFolderError: runs of one cell differ in other settings than the seed.
     """
     found: dict[float, Cell] = {}
     kinds = set()
@@ -56,7 +90,10 @@ def cells(rows: Iterable[Row]) -> dict[float, Cell]:
         distinct(rows), key=lambda row: (row["fraction"], row["model"] != REFERENCE, row["model"], row["seed"])
     ):
         kinds.add((row["precision"], row["recipe"], row["scale"]))
-        found.setdefault(row["fraction"], {}).setdefault(row["model"], {})[block(row)] = row
+        found.setdefault(row["fraction"], {}).setdefault(row["model"], {}).setdefault(block(row), row)
+    for cell in found.values():
+        for runs in cell.values():
+            check_alike(runs)
     if len(kinds) > 1:
         raise ValueError(f"runs of several kinds: {', '.join(map(' '.join, sorted(kinds)))}")
     return found

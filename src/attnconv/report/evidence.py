@@ -1,19 +1,22 @@
 """The evidence for claims: pairs of runs of named experiments, and probe results of single runs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attnconv.files import FileError, reading
-from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, distinct, gap, spread_of
+from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, check_alike, distinct, gap, is_of, spread_of
 from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.stats import mcnemar
 
 PRECISIONS = ("bf16", "fp32")
+OF_STUDY = ("table1", "encodings", "data_size_epochs_20", "quarter")  # their networks decide what training does
+SIXTEEN_HEADS = {"mini": "encodings_16_heads", "small": "small_16_heads", "paper": "many_heads"}  # by scale
 UNDER_A_POINT = 1.0  # McNemar's test is shown only for differences below this
 LABELS = "test_labels.npy"  # of CIFAR-10, in the order of predictions.npy
 
@@ -46,9 +49,8 @@ class Arm:
 
     def holds(self, row: Row, precision: str) -> bool:
         """Return whether a run belongs to one of the experiments, with any model and fraction."""
-        names = {f"{name}_{precision}" for name in self.experiments}
-        names |= set(self.experiments) if precision == "bf16" else set()  # the names of bf16 runs before fp32 was added
-        return row["name"] in names and row["precision"] == precision and self._alike(row)
+        of_one = any(is_of(row, name) for name in self.experiments)
+        return of_one and row["precision"] == precision and self._alike(row)
 
     def _alike(self, row: Row) -> bool:
         return (row["scale"], row["recipe"], row["data"], row["holdout"]) == (self.scale, self.recipe, "cifar10", 0)
@@ -89,12 +91,18 @@ class Evidence:
     rows: list[Row]
 
     def runs(self, arm: Arm, precision: str) -> ByBlock:
-        """Return the runs of an arm, by block."""
-        return {
-            block(row): row
-            for row in distinct(row for row in self.rows if arm.holds(row, precision))
-            if row["model"] == arm.model and row["fraction"] == arm.fraction
-        }
+        """Return the runs of an arm, by block; those of its first experiment count before those of the next.
+
+        Raises:
+            RunFolderError: runs of one experiment differ in other settings than the seed.
+        """
+        found: ByBlock = {}
+        alike = [row for row in self.rows if (row["model"], row["fraction"]) == (arm.model, arm.fraction)]
+        for name in arm.experiments:
+            of_one = replace(arm, experiments=(name,))
+            runs = distinct(row for row in alike if of_one.holds(row, precision))
+            found = check_alike({block(row): row for row in runs}) | found
+        return found
 
     def contrast(self, ours: Arm, theirs: Arm, precisions: Iterable[str] = PRECISIONS) -> Contrast | None:
         """Compare two arms in the precision with more pairs of runs; return None if there are no pairs.
@@ -155,19 +163,20 @@ class Evidence:
             raise FileError(f"{path} has accuracy {accuracy}, result.json {row['test_acc']}")
         return np.asarray(right)
 
-    def probes(self, model: str, scale: str = "mini") -> list[tuple[Row, dict[str, Any]]]:
-        """Return the largest group of probed runs of a model that differ only in the seed, with their probe results.
+    def probes(self, arm: Arm) -> list[tuple[Row, dict[str, Any]]]:
+        """Return the largest group of probed runs of an arm that differ only in the seed, with their probe results.
 
-        These are runs on CIFAR-10 without a validation set. Among groups of equal size, it is that with the largest
-        fraction. Results with uncommitted changes are left out.
+        These are our own runs, with any fraction: among groups of equal size, it is that with the largest one. Results
+        with uncommitted changes are left out.
 
         Raises:
             FileError: a probe.json is damaged.
+            RunFolderError: runs of one experiment differ in other settings than the seed.
         """
-        groups: dict[tuple[float, str, str, str, int], list[tuple[Row, dict[str, Any]]]] = {}
-        wanted = {"model": model, "scale": scale, "data": "cifar10", "holdout": 0, "source": None}
-        alike = [row for row in self.rows if wanted.items() <= row.items()]
-        for row, found in read_examined(self.results, alike, PROBE):
-            kind = row["fraction"], row["name"], row["precision"], row["recipe"], row["epochs"]
-            groups.setdefault(kind, []).append((row, found))
-        return max(groups.items(), key=lambda group: (len(group[1]), group[0]))[1] if groups else []
+        groups = []
+        fractions = {row["fraction"] for row in self.rows}
+        for name, precision, fraction in product(arm.experiments, PRECISIONS, sorted(fractions)):
+            runs = self.runs(replace(arm, experiments=(name,), fraction=fraction), precision)
+            own = [row for row in runs.values() if row["source"] is None]
+            groups.append(read_examined(self.results, own, PROBE))
+        return max(groups, key=lambda group: (len(group), group[0][0]["fraction"] if group else 0), default=[])

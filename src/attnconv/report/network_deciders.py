@@ -8,7 +8,7 @@ from attnconv.errors import counted
 from attnconv.files import read_csv, read_json, reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
 from attnconv.report.comparisons import SURE, Row, between, share_of_images
-from attnconv.report.evidence import Evidence
+from attnconv.report.evidence import OF_STUDY, SIXTEEN_HEADS, Arm, Evidence
 from attnconv.report.examined import CONVERSION, is_corrected, read_examined
 from attnconv.report.stats import Estimate, holm, mean, sign
 
@@ -64,7 +64,7 @@ def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if the median 50% radius of each early layer is below that of each late layer, in all seeds."""
-    probes = evidence.probes("sa_quadratic", "small")
+    probes = evidence.probes(Arm(("small",), "sa_quadratic", scale="small"))
     medians = [_by_layer(found, lambda heads: median(head["radius_50"] for head in heads)) for _, found in probes]
     apart = [max(one[layer] for layer in EARLY) < min(one[layer] for layer in LATE) for one in medians]
     return [_of_seeds("`sa_quadratic`, small: median 50% radius by layer", claim["seeds"], probes, medians, apart)]
@@ -72,7 +72,7 @@ def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if at least half of the heads of layers 2 and 3 have a largest probability above 0.5."""
-    probes = evidence.probes("sa_learned", "small")
+    probes = evidence.probes(Arm(("small",), "sa_learned", scale="small"))
     shares = [_by_layer(found, lambda heads: fmean(head["one_pixel"] > 0.5 for head in heads)) for _, found in probes]
     enough = [fmean(one[layer] for layer in (2, 3)) >= 0.5 for one in shares]
     what = "`sa_learned`, small: share of heads above 0.5 by layer"
@@ -81,9 +81,9 @@ def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if heads with a 50% radius below 1.5 are more frequent in early layers, with 16 heads."""
-    wide, parts = Evidence(evidence.results, [row for row in evidence.rows if "16_heads" in row["name"]]), []
+    parts = []
     for scale in ("mini", "small"):
-        probes = wide.probes("sa_quadratic", scale)
+        probes = evidence.probes(Arm((SIXTEEN_HEADS[scale],), "sa_quadratic", scale=scale))
         shares = [
             _by_layer(found, lambda heads: fmean(head["radius_50"] < 1.5 for head in heads)) for _, found in probes
         ]
@@ -95,7 +95,7 @@ def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
 
 def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if more than half of the probabilities' variance depends on the image, in all layers."""
-    probes = evidence.probes("sa_learned_content")
+    probes = evidence.probes(Arm(OF_STUDY, "sa_learned_content"))
     shares = [_by_layer(found, lambda heads: fmean(head["by_content"] for head in heads)) for _, found in probes]
     above = [min(one.values()) > 0.5 for one in shares]
     before = [_by_layer(found, lambda heads: fmean(h["by_content"] for h in heads), "initial") for _, found in probes]
@@ -141,7 +141,7 @@ class Change:
 def change_in_training(encoding: str, seeds: int, evidence: Evidence) -> Change:
     """Return how training changes the networks with an encoding of positions; `seeds` are needed for a sign."""
     # Probes before the joint residual measured the shares with a bias.
-    probes = [one for one in evidence.probes(encoding) if is_corrected(one[1])]
+    probes = [one for one in evidence.probes(Arm(OF_STUDY, encoding)) if is_corrected(one[1])]
     if not probes:
         return Change(f"`{encoding}`")
     share, residual = (mean(_changes(probes, name)) for name in ("conv3", RESIDUAL))
@@ -204,7 +204,10 @@ def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, flo
 
 
 def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if the accuracy is above a level at all distances up to the receptive field; the claim names the depth."""
+    """Hold if the accuracy is above a level at all distances up to the receptive field; the claim names the depth.
+
+    One distance below that level refutes the claim, even if others have not been run.
+    """
     path, model, deciding = evidence.results / "long_range.csv", claim["model"], claim["layers"]
     cells: dict[tuple[int, int], dict[int, float]] = {}
     if path.exists():
@@ -217,8 +220,10 @@ def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
     for (layers, limit), by_distance in sorted(cells.items()):
         numbers = ", ".join(f"{accuracy:.1%} at {distance}" for distance, accuracy in sorted(by_distance.items()))
         what = f"`{model}`, {counted(layers, 'layer')}, receptive field of {limit} pixels"
-        status = HOLDS if min(by_distance.values()) > claim["accuracy"] else FAILS
-        parts.append(Part(status, f"{what}: {numbers}, n=1", decides=layers == deciding))
+        absent = [str(one) for one in claim["distances"] if one <= limit and one not in by_distance]
+        lower = min(by_distance.values()) <= claim["accuracy"]
+        text = f"{what}: {numbers}, n=1" + (f", not run at {', '.join(absent)}" if absent else "")
+        parts.append(Part(FAILS if lower else UNDECIDED if absent else HOLDS, text, decides=layers == deciding))
     known = any(part.decides for part in parts)
     return parts if known else [*parts, Part(NOT_RUN, f"`{model}`, {counted(deciding, 'layer')}")]
 

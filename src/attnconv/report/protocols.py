@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from attnconv.report.comparisons import REFERENCE, SURE, Cell, Gap, Row, cells, gap, logits, spread_of
+from attnconv.report.comparisons import REFERENCE, SURE, Cell, Gap, Row, cells, gap, is_of, logits, spread_of
 from attnconv.report.stats import Estimate, Spread, holm, images_ratio, sign, slope
 
 
@@ -114,14 +114,14 @@ class Protocol:
 def protocols(rows: Iterable[Row]) -> list[Protocol]:
     """Return the protocols of the study, equal epochs first.
 
-    The runs of table1 count for all images at equal epochs.
+    The runs of table1 count for all images at equal epochs, if the study did not train them itself.
     """
     found: dict[tuple[str, int, str, str, str], list[Row]] = {}
     whole: dict[tuple[str, int, str, str, str], list[Row]] = {}
     for row in (row for row in rows if row["data"] == "cifar10" and not row["holdout"]):
         key = row["equal"], row["epochs"], row["scale"], row["recipe"], row["precision"]
-        if row["name"].startswith("data_size_"):
+        if is_of(row, f"data_size_{row['equal']}_{row['epochs']}"):
             found.setdefault(key, []).append(row)
-        elif row["name"].startswith("table1_"):
+        elif is_of(row, "table1"):
             whole.setdefault(key, []).append(row)
     return [Protocol(*key, tuple(runs + whole.get(key, []))) for key, runs in sorted(found.items())]

@@ -33,6 +33,8 @@ TEXT = {
     "cpu_family", "cpu_flags", "commit", "python", "torch", "cuda", "numpy", "timm", "platform", "data_hash",
     "subset_hash",
 }  # fmt: skip
+# All columns but those of settings.
+OF_RESULTS = {"run", "source", "kept_out", "matched_width", "matched_hidden", *IDENTITY, *PROVENANCE}
 SHARES = ("test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored", "train_acc")
 NUMBERS = {*IDENTITY, *PROVENANCE} - TEXT  # True and False count as numbers
 NEVER_EMPTY = {*RESULT_KEYS} & {*IDENTITY}

@@ -88,7 +88,7 @@ def test_the_first_table_of_readme_matches_the_data():
 
 def test_readme_numbers_match_the_data():
     readme = (REPOSITORY / "README.md").read_text()
-    probes = Evidence(RESULTS.path, RESULTS.runs).probes("sa_quadratic")
+    probes = Evidence(RESULTS.path, RESULTS.runs).probes(Arm(("table1",), "sa_quadratic"))
     assert f"(all images, {['', 'one seed', 'two seeds', 'three seeds'][len(probes)]}), but it also falls" in readme
     residuals = []
     for weights in ("initial", "trained"):
@@ -100,7 +100,7 @@ def test_readme_numbers_match_the_data():
     assert "cannot compute {:.0%} of a random 3 x 3 kernel before training, and [{:.0%} after]".format(
         *residuals
     ) in readme.replace("\n", " ")
-    (learned,) = [probe for _, probe in Evidence(RESULTS.path, RESULTS.runs).probes("sa_learned")]
+    (learned,) = [probe for _, probe in Evidence(RESULTS.path, RESULTS.runs).probes(Arm(("table1",), "sa_learned"))]
     of_learned = [fmean(layer["joint_residual"] for layer in learned["layers"] if layer["weights"] == weights)
                   for weights in ("initial", "trained")]  # fmt: skip
     assert "(`sa_learned`), it falls from {:.0%} to {:.0%} (one seed)".format(*of_learned) in " ".join(readme.split())

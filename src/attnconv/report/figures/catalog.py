@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from attnconv.report.evidence import SIXTEEN_HEADS
 from attnconv.report.figures import paper_data, report_data, study_data, theorem_data
 from attnconv.report.figures.results import Results
 
@@ -83,7 +84,7 @@ def _of_runs(scale: str) -> list[Entry]:
     }[scale]
     quadratic, learned, content = (run.format(model) for model in ("sa_quadratic", "sa_learned", "sa_learned_content"))
     any_covariance = partial(paper_data.gaussians, model="sa_quadratic_generalized", study=paper_data.GENERALIZED)
-    sixteen_heads = partial(paper_data.gaussians, study=paper_data.SIXTEEN_HEADS)
+    sixteen_heads = partial(paper_data.gaussians, study=SIXTEEN_HEADS)
     images = f"{content}, then python scripts/collect.py outputs --weights '*/sa_learned_content/*/seed0'"
     pruned = f"{generalized}, then {PRUNED.format(scale=scale, epochs=paper_data.CONTINUED[scale])}"
     rows: list[tuple[str, str, Callable[..., Any], str]] = [

@@ -3,12 +3,11 @@
 Each loader returns its figure's data, or None if runs are missing. This module does not import matplotlib.
 """
 
-from typing import Any
-
 from attnconv.files import read_json, reading
 from attnconv.report.data_size import LEVELS
 from attnconv.report.deciders import judged
-from attnconv.report.examined import PROBE, is_corrected, layer_shares, read_examined
+from attnconv.report.evidence import OF_STUDY, Arm, Evidence
+from attnconv.report.examined import is_corrected, layer_shares
 from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Verdict, Verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import place
@@ -48,19 +47,17 @@ def _needs_of(protocol: Protocol, model: str) -> list[Need]:
 
 
 def convolution_shares(results: Results) -> Shares | None:
-    """Return the probed runs of each attention at scale=mini: of one kind, by the corrected measure, of most images."""
-    kinds: dict[str, dict[tuple[Any, ...], list[Any]]] = {}
-    mini = [run for run in results.runs if run["scale"] == "mini" and run["source"] is None]
-    for run, probe in read_examined(results.path, mini, PROBE):
-        kind = is_corrected(probe), run["train_images"], run["epochs"], run["precision"], run["name"]
-        kinds.setdefault(run["model"], {}).setdefault(kind, []).append(probe)
-    if not kinds:
-        return None
-    networks = []
-    for model in sorted(kinds, key=lambda model: (place(model), model)):
-        (corrected, images, *_), probes = max(kinds[model].items())
-        shares = {when: [layer_shares(probe)[when] for probe in probes] for when in ("initial", "trained")}
+    """Return the probed runs of each attention in the study's experiments at scale=mini."""
+    evidence, networks = Evidence(results.path, results.runs), []
+    for model in sorted({run["model"] for run in results.runs}, key=lambda model: (place(model), model)):
+        probes = evidence.probes(Arm((*OF_STUDY, "frozen_heads"), model))
+        if not probes:
+            continue
+        corrected, images = all(is_corrected(probe) for _, probe in probes), probes[0][0]["train_images"]
+        shares = {when: [layer_shares(probe)[when] for _, probe in probes] for when in ("initial", "trained")}
         networks.append(Share(f"{model}, {images:,} images, n={len(probes)}", model, corrected, **shares))
+    if not networks:
+        return None
     return Shares("How much of a layer's output is convolution (scale=mini)", networks, levels(results))
 
 

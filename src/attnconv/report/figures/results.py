@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnconv.files import FileError, read_json_lines, reading
-from attnconv.report.comparisons import distinct
+from attnconv.report.comparisons import distinct, is_of
 from attnconv.report.runs_table import read_runs
 from attnconv.runs.status import collected_folder
 
@@ -52,7 +52,7 @@ class Results:
         Args:
             wanted: columns of runs.csv and their required values.
         """
-        named = [run for run in self.runs if run["name"] in (study, f"{study}_bf16", f"{study}_fp32")]
+        named = [run for run in self.runs if is_of(run, study)]
         found = [run for run in named if all(run.get(key) == value for key, value in wanted.items())]
         kinds = {(run["name"], run["precision"]) for run in found}
         if not kinds:
