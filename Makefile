@@ -18,7 +18,6 @@ setup: $(VENV)/.runtime  ## create .venv with the requirements for training
 setup-dev: $(VENV)/.dev  ## also install the requirements for tests and linters
 
 quickstart: setup  ## train on handwritten digits to at least 97%; ARGS=... adds settings
-	rm -rf outputs/quickstart
 	$(RUN) train.py experiment=quickstart $(ARGS)
 
 study: setup  ## train or resume the runs that decide the claims (days); ONLY=table1 selects a row

@@ -50,7 +50,7 @@ def train(composed: DictConfig) -> None:
     """Train one run."""
     config = freeze(composed)
     if POOL not in os.environ:  # a study has checked this for all of its runs
-        refuse_of_sweeps(HydraConfig.get().overrides.task)
+        refuse_of_sweeps([*HydraConfig.get().overrides.task, *HydraConfig.get().overrides.hydra])
         require_effect([(config, HydraConfig.get().overrides.task)])
     RunFolder(config).check()
     check_root(config.data)

@@ -59,6 +59,11 @@ def measure(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     parts, models = arguments.only or PARTS, arguments.models or known
     check_names(parser, "--only", parts, PARTS)
     check_names(parser, "--models", models, known)
+    if parts == ["growth"]:
+        given = ("models", "images", "compile")
+        unused = [f"--{name}" for name in given if getattr(arguments, name) != parser.get_default(name)]
+        if unused:
+            parser.error(f"growth times one layer of ours: leave out {' and '.join(unused)}")
     device = choose_device(arguments.device)
     rounds, images = (1, 32) if arguments.tiny else (5, 2560)
     bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)

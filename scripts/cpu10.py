@@ -27,7 +27,7 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("entry", metavar="ENTRY", help="one of ours, or a peer, in results/cpu10.md")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="default: 0")
-    parser.add_argument("--minutes", type=above_zero, default=10.0, help="default: 10; use less for a quick test")
+    parser.add_argument("--minutes", type=above_zero, help="only for peers (default: 10); use less for a quick test")
     parser.add_argument(
         "--epochs", type=positive, help="only for sa_quadratic and conv3x3, which train a fixed number of epochs"
     )

@@ -49,8 +49,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run and (arguments.only or arguments.list):
         parser.error("--run draws all figures of one run: leave out --only and --list")
-    if not arguments.run and (arguments.out or arguments.data):
-        parser.error("--out and --data need --run")
+    if not arguments.run and (arguments.out or arguments.data or arguments.trust):
+        parser.error("--out, --data and --trust need --run")
+    if arguments.list and arguments.only:
+        parser.error("--list shows all figures: leave out --only")
     errors: list[str] = []
     if arguments.list:
         show_list(arguments.results)

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from attnconv.config import REPOSITORY, compose
+from attnconv.data.root import move_root
 from attnconv.errors import UserError, one_line_errors
 from attnconv.files import write_whole
 from attnconv.report.complaints import exit_with
@@ -30,7 +31,9 @@ def choose_images(results: Path, root: str | None) -> None:
     from attnconv.report.page.contents import IMAGES
     from attnconv.report.page.images import first_of_each_class, save_images
 
-    config = compose([] if root is None else [f"data.root={root}"]).data
+    config = compose().data
+    if root is not None:
+        move_root(config, root)
     save_images(first_of_each_class(load_dataset(config, torch.device("cpu")), config.source), results / IMAGES)
 
 
@@ -67,6 +70,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out = arguments.out or (Path("page.html") if arguments.runs else REPOSITORY / "docs" / "index.html")
     check_target(parser, arguments.out)
+    if not arguments.runs and (arguments.trust or (arguments.data and not arguments.choose_images)):
+        parser.error("--trust needs RUN, and --data needs RUN or --choose-images")
+    if arguments.runs and arguments.choose_images:
+        parser.error("--choose-images is for the page of results/: leave out RUN")
     errors: list[str] = []
     if arguments.choose_images:
         choose_images(arguments.results, arguments.data)

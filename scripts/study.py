@@ -101,6 +101,10 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for all runs, as for train.py")
     arguments = parser.parse_intermixed_args()
+    if (arguments.list or arguments.dry_run) and arguments.budget_hours is not None:
+        parser.error("--list and --dry-run train nothing: leave out --budget-hours")
+    if arguments.list and arguments.dry_run:
+        parser.error("choose one of --list and --dry-run")
     until = None if arguments.budget_hours is None else time.monotonic() + 3600 * arguments.budget_hours
     precision = arguments.precision or chosen_precision()
     cells = plan(precision, arguments.only, [*map(expand_home, arguments.overrides)], RESULTS)

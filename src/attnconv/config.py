@@ -247,6 +247,8 @@ def in_sweep() -> bool:
 def compose(overrides: Iterable[str] | None = None) -> Config:
     """Return the configuration that `python train.py OVERRIDES` would run.
 
+    If they choose an experiment with a grid, it is that of one run, with the values that they set instead of the grid.
+
     Raises:
         ConfigError: see `freeze`; also if it is not a list of strings, or one cannot be read or has no effect.
     """
@@ -264,6 +266,9 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
     try:
         check_overrides(given)
         refuse_of_sweeps(given)
+        for override in given:
+            if override.startswith(("hydra.", "hydra/")):
+                raise ConfigError(f"{override} has no effect: compose() returns a configuration and starts nothing")
         config = freeze(composed(given))
     except Exception as error:
         message = what_to_mend(error, valid_keys())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import attnconv
 from attnconv.config import CONFIGS
 from attnconv.errors import ConfigError
 from attnconv.models.build import build_seeded_model
@@ -48,9 +49,44 @@ def test_settings_without_effect_are_refused(overrides, complaint):
     assert complaint in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["collected=results", "retry_failed=true"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "collected=results",
+        "retry_failed=true",
+        "hydra/launcher=joblib",
+        "hydra.sweep.dir=x",
+        "hydra/sweeper=basic",
+    ],
+)
 def test_sweep_only_settings_are_refused_in_a_single_run(refused, override):
     assert refused(override).startswith(f"error: {override} has no effect in a single run")
+
+
+def test_settings_of_hydra_are_refused_in_compose():
+    for override in ("hydra.run.dir=x", "hydra/launcher=joblib", "hydra.verbose=true"):
+        with pytest.raises(ConfigError, match=f"{override} has no effect"):
+            attnconv.compose([override])
+    assert attnconv.compose(["experiment=table1", "model=sa_learned", "seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize("lr", [True, False])
+def test_rates_without_a_matrix_for_muon_are_noted(train, own_model, lr):
+    asked = ["recipe.lr=0.5"] if lr else ["recipe.adamw_lr=0.01"]
+    code, _, err = train(*own_model(NoMatrix), "recipe=modern", *asked)
+    assert code == 0, err
+    assert ("note: recipe.lr=0.5 has no effect: Muon trains matrices between" in err) == lr
+
+
+class NoMatrix(torch.nn.Module):
+    """A network of one layer, which is first and last."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(image_shape[0], classes)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
 
 
 @pytest.mark.parametrize("overrides", ["eval_mirrored=true data.flip=false", "recipe.milestones=[5,3]"])

@@ -10,8 +10,9 @@ from torch import nn
 
 from attnconv.analysis.model_sweep import sweep_row
 from attnconv.analysis.probe import compact
-from attnconv.config import CONFIGS, compose
+from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
+from attnconv.data.root import move_root
 from attnconv.errors import ConfigError
 from attnconv.files import first_bytes, write_whole
 from attnconv.models.timm_models import check_timm_name
@@ -27,6 +28,8 @@ LABELS = {
     "predictions_changed": "predictions changed",
 }  # fmt: skip
 
+OF_NETWORK = ("model", "scale", "match", "match_model", "data", "seed", "experiment")  # settings that a conversion uses
+
 
 def chosen_network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split]:
     """Return the name of the network to convert, the network in evaluation mode, and the images to compare on.
@@ -41,12 +44,21 @@ def chosen_network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split
         return _of_run(arguments, checkpoint)
     if arguments.model is None:
         raise ConfigError("choose a network: --checkpoint RUN or --model NAME")
+    known = set(valid_keys())
+    for override in arguments.overrides:
+        key = override.partition("=")[0].lstrip("+")
+        if key == "model" or (key in known and key.partition(".")[0] not in OF_NETWORK):
+            raise ConfigError(
+                f"{override} has no effect on a conversion: --model chooses the network, and only settings of "
+                f"{', '.join(OF_NETWORK)} change it"
+            )
     ours = (CONFIGS / f"model/{arguments.model}.yaml").exists()
     chosen = [f"model={arguments.model}"] if ours else ["model=timm", f"model.timm_name={arguments.model}"]
     if not ours:
         check_timm_name(arguments.model)  # check before reading data for it
-    root = [f"data.root={arguments.data}"] if arguments.data else []
-    config = compose([*chosen, *root, *arguments.overrides])
+    config = compose([*chosen, *arguments.overrides])
+    if arguments.data:
+        move_root(config.data, arguments.data)
     data = load_dataset(config.data, device)
     model = build_untrained(config, data)
     name = f"{arguments.model}, untrained"

@@ -31,6 +31,7 @@ from attnconv.training.distributed import Processes
 from attnconv.training.loop import evaluate
 
 CPU = torch.device("cpu")
+MINUTES = 10.0
 HOLDOUT = 0.02
 EVALUATIONS = 5  # of a peer, on the held-out images
 TARGET = 0.8
@@ -72,21 +73,24 @@ OURS = {
 ENTRIES = tuple(OURS) + tuple(PEERS)
 
 
-def enter(name: str, seed: int, minutes: float, epochs: int | None) -> dict[str, Any]:
+def enter(name: str, seed: int, minutes: float | None, epochs: int | None) -> dict[str, Any]:
     """Train one entry and return its line of results/cpu10.jsonl.
 
     Args:
-        minutes: for a peer, the time to train; for an entry of ours, the limit.
+        minutes: for a peer, the time to train; None for MINUTES.
         epochs: for an entry of ours; None for as many as ten minutes hold on the machines in LOG.md.
 
     Raises:
-        UserError: `epochs` is given for a peer; see also attnconv.run.
+        UserError: `epochs` is given for a peer, or `minutes` for an entry of ours; see also attnconv.run.
     """
+    if name in OURS and minutes is not None:
+        raise UserError(f"--minutes={minutes:g}: {name} trains a fixed number of epochs; set --epochs")
+    if name in PEERS and epochs is not None:
+        raise UserError(f"--epochs={epochs}: {name} trains until the clock stops it")
+    minutes = minutes or MINUTES
     rate = matmul_rate()
     if name in OURS:
         line = _our_run(OURS[name], seed, epochs)
-    elif epochs is not None:
-        raise UserError(f"--epochs={epochs}: {name} trains until the clock stops it")
     else:
         line = _peer_run(PEERS[name], seed, 60 * minutes)
     reached = [seconds for seconds, accuracy in line["curve"] if accuracy >= TARGET]

@@ -43,6 +43,17 @@ def check_root(config: DataConfig) -> None:
         raise DataError(f"data.root={root} holds batches that belong in a subfolder; move them into {BATCHES}/")
 
 
+def move_root(config: DataConfig, root: str | Path) -> None:
+    """Let a configuration read its images from another folder.
+
+    Raises:
+        DataError: it does not read its images from a folder.
+    """
+    if config.source not in FROM_FOLDERS:
+        raise DataError(f"the images of data={config.name} are not read from a folder: leave out the folder {root}")
+    config.root = os.path.expanduser(root)
+
+
 def holds_data(folder: Path, source: str) -> bool:
     """Return whether a folder has some of the files that the source reads."""
     names = [f"{name}.npy" for name in ARRAYS] + ([ARCHIVE, BATCHES] if source == "cifar10" else [])

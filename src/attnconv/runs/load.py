@@ -10,6 +10,7 @@ from torch import nn
 from attnconv.config import RESULTS, Config, check_limits, flatten
 from attnconv.data.dataset import DataSet
 from attnconv.data.preprocessing import Preprocessing, read_preprocessing
+from attnconv.data.root import move_root
 from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near
 from attnconv.models.build import build_seeded_model
@@ -52,7 +53,7 @@ def load(
     folder = find_run(run)
     config = read_run_config(folder, (trusted,) if isinstance(trusted, str) else trusted or ())
     if root is not None:
-        config.data.root = os.path.expanduser(root)
+        move_root(config.data, root)
     weights = Path(os.path.expanduser(weights)) if weights else find_weights(folder)
     preprocessing = read_preprocessing(folder, config.data)
     if config.model["_target_"] != PRUNED and start_weights(flatten(config.model, "model.")):

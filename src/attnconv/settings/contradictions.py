@@ -20,6 +20,7 @@ WITHOUT_HEADS = (
 SIZES = ("layers", "heads", "width", "hidden", "patch", "center_std", "cnn_width")  # of a scale
 DROPOUTS = ("dropout", "attention_dropout")  # of a recipe
 OF_SWEEPS = ("collected", "retry_failed")
+HYDRA_OF_SWEEPS = ("hydra.launcher", "hydra.sweep")  # the latter also of hydra.sweeper
 OF_WANDB = ("entity", "tags", "notes", "job_type")
 OF_LOGGERS = (*OF_WANDB, "project", "group", "weights", "pictures_every")
 OF_PAIRS = ("task", "distance", "clutter", "train_images", "test_images", "images_seed")
@@ -55,7 +56,8 @@ def require_effect(runs: Sequence[tuple["Config", Sequence[str]]]) -> None:
 def refuse_of_sweeps(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that only sweeps use."""
     for override in overrides:
-        if _key(override) in OF_SWEEPS:
+        key = _key(override)
+        if key in OF_SWEEPS or key.replace("/", ".").startswith(HYDRA_OF_SWEEPS):
             raise ConfigError(f"{override} has no effect in a single run: add -m for a sweep, or leave it out")
 
 
