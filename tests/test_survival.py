@@ -123,6 +123,32 @@ def test_two_checkpoints_are_kept_and_later_steps_are_deleted(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "last", "complaint"),
+    [
+        ("heads.jsonl", 4, "heads.jsonl has 0 of 2 lines"),
+        ("metrics.jsonl", 4, "metrics.jsonl has 0 of 1 line"),
+        ("predictions.npy", None, "no predictions.npy"),
+    ],
+)
+def test_a_run_that_has_lost_a_file_does_not_resume(tiny, monkeypatch, file, last, complaint):
+    config = tiny("model=sa_quadratic", "epochs=2", "recipe.batch_size=15")  # 3 steps an epoch
+    if last:
+        interrupted(monkeypatch, config, step=last)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer_module, "export_weights", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+    (run_folder_path(config) / file).unlink()
+    with pytest.raises(RunFolderError, match=complaint):
+        run(config)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
     ("call", "code"),
     [
         (2, errno.ENOSPC),

@@ -213,11 +213,14 @@ def _raised_in(error: Exception, *packages: str) -> bool:
 NOT_OF_USER = ("<", os.path.dirname(traceback.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 
 
+def is_of_user(file: str) -> bool:
+    """Return whether a file of code is neither installed nor part of this package."""
+    return not file.startswith(NOT_OF_USER) and "-packages" + os.sep not in file
+
+
 def line_of_user(error: BaseException) -> str | None:
     """Return the innermost line of a user's own code that an error came through, such as `net.py, line 7`, or None."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(NOT_OF_USER)]
-    own = [frame for frame in own if "-packages" + os.sep not in frame.filename]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_of_user(frame.filename)]
     return f"{os.path.basename(own[-1].filename)}, line {own[-1].lineno}" if own else None
 
 

@@ -289,13 +289,15 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return an error's message in one line of at most 200 characters, or its type if it has none."""
     text = repr(error) if isinstance(error, KeyError) else str(error)
+    if isinstance(error, SystemExit):
+        text = "it exits the program"
     return " ".join(text.split())[:200] or type(error).__name__
 
 
-def with_line(error: Exception) -> str:
+def with_line(error: BaseException) -> str:
     """Return an error's message in one line, followed by the line of the user's own code that it came from, if any."""
     line = line_of_user(error)
     return in_one_line(error) + (f" ({line})" if line else "")

@@ -1,6 +1,7 @@
 """A network of the user that cannot train is refused in one line before a run folder exists."""
 
 import functools
+import sys
 
 import pytest
 import torch
@@ -118,6 +119,35 @@ class Expanded(Plain):
         self.register_buffer("places", torch.arange(3).expand(2, 3))
 
 
+class Exits(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        sys.exit()
+
+
+class ExitsLater(Plain):
+    def forward(self, x):
+        sys.exit(0)
+
+
+class Pairs(Plain):
+    """Two images together, in training and in evaluation."""
+
+    def features(self, x):
+        return super().features(x).unflatten(0, (-1, 2)).flatten(0, 1) if len(x) > 1 else super().features(x)
+
+
+class PairsInTraining(Plain):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits.unflatten(0, (-1, 2)).flatten(0, 1) if self.training else logits
+
+
+class ReadsValues(Pairs):
+    def forward(self, x):
+        return super().forward(x) * float(x.isfinite().all())
+
+
 class SparseBuffer(Plain):
     def __init__(self, image_shape, classes):
         super().__init__(image_shape, classes)
@@ -156,6 +186,8 @@ class SparseBuffer(Plain):
         (ExtraState, "_extra_state of its state_dict() is a dict, and only tensors can be saved"),
         (Expanded, "places is expanded, so its values could not be loaded again: add .clone()"),
         (SparseBuffer, "edges is sparse_coo, which weights.safetensors cannot hold"),
+        (Exits, "model=mine: it exits the program (test_refused_networks.py, line "),
+        (ExitsLater, "cannot take images of 8x8 pixels: it exits the program (test_refused_networks.py, line "),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -164,8 +196,22 @@ def test_networks_that_cannot_train_are_refused(refused, own_model, network, com
 
 
 @pytest.mark.parametrize(
+    ("network", "setting", "complaint"),
+    [
+        (Pairs, "recipe.batch_size=9", "cannot take 9 images at once (recipe.batch_size=9, 40 images): "),
+        (Pairs, "eval_batch_size=15", "cannot take 15 images at once (eval_batch_size=15, 20 images): "),
+        (PairsInTraining, "recipe.batch_size=37", "cannot take 37 images at once (recipe.batch_size=37, 40 images): "),
+        (ReadsValues, "eval_batch_size=17", "cannot take 17 images at once (eval_batch_size=17, 20 images): "),
+    ],
+)
+def test_networks_that_cannot_take_a_batch_of_the_run_are_refused(refused, own_model, network, setting, complaint):
+    assert complaint in refused(*own_model(network), setting)
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ("import sys\nsys.exit()", "broken.net cannot be imported: it exits the program (broken.py, line 2)"),
         ("def net(:", "broken.net cannot be imported: invalid syntax (broken.py, line 1)"),
         ("import torch\n\nLIMIT = 1 / 0", "broken.net cannot be imported: division by zero (broken.py, line 3)"),
         (None, "cannot be imported: No module named 'broken'; add the folder of its file to PYTHONPATH"),

@@ -1,5 +1,6 @@
 """The commit, the hardware and the memory in a result."""
 
+import hashlib
 import json
 import platform
 
@@ -91,6 +92,38 @@ def test_starts_before_the_first_step_do_not_count(tiny, interrupted, monkeypatc
     interrupted(config, epoch=1)
     result = run(config)
     assert (result["dirty"], "starts" in result) == (False, False)
+
+
+NETWORK = """from torch import nn
+class Net(nn.Module):
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.head = nn.Linear(image_shape[0], classes)
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_the_code_of_a_network_of_the_user_is_recorded(tiny, interrupted, monkeypatch, tmp_path, capsys, changed):
+    (tmp_path / "own").mkdir()
+    module = tmp_path / f"own/net_of_user_{changed}.py"
+    module.write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
+    config = tiny("epochs=2")
+    config.model = {"name": "mine", "_target_": f"{module.stem}.Net"}
+    interrupted(config, epoch=2)
+    if changed:
+        module.write_text(NETWORK + "# changed\n")
+    result = run(config)
+    expected = hashlib.sha256(module.read_bytes()).hexdigest()[:16]
+    assert result["code"][module.stem] == expected
+    assert not {"attnconv.run", "torch", "conftest"} & result["code"].keys()
+    assert (result["dirty"], "starts" in result) == (changed, changed)
+    warning = f"warning: the code of {module.stem} has changed since this run began"
+    assert (warning in capsys.readouterr().out) == changed
+    assert "code" not in run(tiny("name=ours"))
 
 
 def test_peak_memory_is_that_of_one_run(tiny):

@@ -51,6 +51,16 @@ def test_whitening_needs_a_linear_stem(tiny):
         run(tiny("recipe.whitening=true", "model=resnet10"))
 
 
+def test_whitening_does_not_replace_a_trained_stem(tiny, tmp_path):
+    whole, weights = tiny("model=sa_quadratic_generalized", "epochs=1"), tmp_path / "weights.safetensors"
+    run(whole)
+    RunFolder(whole).weights.rename(weights)
+    pruned = ("model=sa_quadratic_pruned", f"model.start={weights}", "epochs=1", "name=pruned")
+    with pytest.raises(ConfigError, match="initializes the stem, and model=sa_quadratic_pruned has a trained one; set"):
+        run(tiny(*pruned, "recipe.whitening=true"))
+    assert run(tiny(*pruned))["status"] == "done"
+
+
 def test_training_is_divided_equally_between_image_sizes():
     recipe = compose(["recipe=modern", "recipe.sizes=[0.5,0.75,1]", "recipe.batch_size=10"]).recipe
     size = image_size(recipe, height=32, epochs=2, images=45)  # 5 steps an epoch
@@ -132,6 +142,16 @@ def test_warm_up_does_not_change_the_results(tiny, model, sizes):
     assert run(warm)["warm_up_seconds"] > 0
     for file in ("metrics.jsonl", "weights.safetensors"):
         assert (RunFolder(cold).path / file).read_bytes() == (RunFolder(warm).path / file).read_bytes()
+
+
+def test_warm_up_takes_a_network_that_cannot_be_copied(tiny, monkeypatch):
+    warm = tiny("warm_up=true", "epochs=1")
+    this = prepare(warm)
+    this.model.derived = this.model.stem.weight * 1  # deepcopy refuses a tensor with a history
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(this.model)
+    monkeypatch.setattr(sys.modules["attnconv.run"], "prepare", lambda config: this)
+    assert run(warm)["warm_up_seconds"] > 0
 
 
 @pytest.mark.parametrize("share", [(0, 1), (1, 2)])

@@ -63,7 +63,7 @@ def errors_of_network(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_out_of_memory(error) or not (isinstance(error, REFUSALS) or line_of_user(error)):
             raise
         raise ConfigError(f"{what} {with_line(error)}") from error

@@ -82,7 +82,7 @@ class ForwardPass:
 
 
 def forward_untrained(
-    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor
+    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, training: bool = False
 ) -> ForwardPass:
     """Return a counted forward pass of an untrained model, without memory for its weights if it can do without.
 
@@ -91,16 +91,19 @@ def forward_untrained(
 
     Args:
         images: (B, C, H, W) on the CPU.
+        training: whether the model is in training mode.
 
     Raises:
         ConfigError: see `build_model`.
         Exception: whatever the model raises on the CPU, unless it lacks an operator: see `ForwardPass.missing`.
     """
     model = build_unfilled(node, image_shape, classes)
+    model.train(training)
     try:
         return counted_forward(model.to("meta"), images.to("meta"))
     except Exception:  # PyTorch and NumPy raise various errors for tensors without values
         model = build_untrained(node, image_shape, classes)
+        model.train(training)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             return _on_cpu(model, images)
 

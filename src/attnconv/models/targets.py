@@ -44,7 +44,7 @@ def import_target(name: Any, path: str = "") -> Any:
             raise TypeError("a class is given by its dotted name")
         with kept_settings():
             return resolve_name(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = with_line(error)
         if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
             reason += "; add the folder of its file to PYTHONPATH"

@@ -45,7 +45,16 @@ from attnconv.runs.identity import (
     refusal,
     start_weights,
 )
-from attnconv.runs.records import DATA_FILE, name_of, read_epochs, read_finished, read_lines, read_result
+from attnconv.runs.records import (
+    DATA_FILE,
+    PREDICTIONS,
+    Damaged,
+    name_of,
+    read_epochs,
+    read_finished,
+    read_lines,
+    read_result,
+)
 from attnconv.runs.status import running_process
 
 if TYPE_CHECKING:
@@ -188,11 +197,14 @@ class RunFolder:
             lines.flush()
             os.fsync(lines.fileno())
 
-    def forget_after(self, epochs_done: int | None) -> None:
+    def forget_after(self, epochs_done: int | None, heads: bool) -> None:
         """Drop incomplete lines, and the lines of epochs that will be trained again; drop all lines for None.
 
+        Args:
+            heads: whether the network has heads to record.
+
         Raises:
-            Damaged: lines of other epochs are missing.
+            Damaged: lines of other epochs are missing, or the predictions of a run that has been trained.
         """
         for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
             if (self.path / file).exists():
@@ -201,6 +213,10 @@ class RunFolder:
                 write_whole(self.path / file, text.encode())
         for file in ("metrics.jsonl", "timing.jsonl"):
             read_epochs(self.path, file, epochs_done or 0)
+        if epochs_done is not None and heads:
+            read_epochs(self.path, "heads.jsonl", epochs_done, first=0)
+        if epochs_done == self.config.epochs and not (self.path / PREDICTIONS).exists():
+            raise Damaged(self.path, f"no {PREDICTIONS}")
 
     def note_start(self, start: dict[str, Any], resumed: bool) -> list[dict[str, Any]]:
         """Record a start of the run in starts.jsonl, and return all starts since its first step.

@@ -1,5 +1,6 @@
 """The facts that make a result verifiable: commit, hardware, versions."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from attnconv.config import REPOSITORY
-from attnconv.errors import counted
+from attnconv.errors import counted, is_of_user
 
 COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
@@ -88,6 +89,18 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB
+
+
+def code_of_user() -> dict[str, str]:
+    """Return the hash of each imported file of code that belongs neither to a package nor to the commit, by module."""
+    files = {name: getattr(module, "__file__", None) for name, module in sorted(sys.modules.items())}
+    of_user = {name: Path(file) for name, file in files.items() if isinstance(file, str) and is_of_user(file)}
+    try:
+        tracked = {REPOSITORY / line for line in _git("ls-files", "--", "*.py").splitlines()}
+    except (OSError, subprocess.CalledProcessError):
+        tracked = set()
+    own = {name: file for name, file in of_user.items() if file.resolve() not in tracked and file.is_file()}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in own.items()}
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:

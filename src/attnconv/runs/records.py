@@ -19,7 +19,8 @@ STATUSES = ("done", "failed", "interrupted")  # in result.json
 DATA_FILE = "data.json"
 PARTS = ("NAME", "MODEL", "SCALE-RECIPE", "FRACTION", "SEED")  # of the name of a run
 
-ARRAYS = ("predictions.npy", "attention_maps.npy")  # runs before format 3 lack them
+PREDICTIONS = "predictions.npy"
+ARRAYS = (PREDICTIONS, "attention_maps.npy")  # runs before format 3 lack them
 MAGIC = b"\x93NUMPY"  # the first bytes of a .npy file
 
 # Keys in the last line of metrics.jsonl; result.json has them too, with an underscore for the slash.
@@ -167,15 +168,15 @@ def read_lines(folder: Path, file: str, keys: Collection[str] = ("epoch",)) -> l
     return _read(folder, file, lambda path: read_json_lines(path, keys, torn_end=True)) or []
 
 
-def read_epochs(folder: Path, file: str, epochs: int) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl or timing.jsonl for epochs 1 to `epochs`.
+def read_epochs(folder: Path, file: str, epochs: int, first: int = 1) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, timing.jsonl or heads.jsonl for the epochs from `first` to `epochs`.
 
     Raises:
         Damaged: lines are missing, or belong to other epochs.
     """
     records = read_lines(folder, file)
-    if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
-        raise Damaged(folder, f"{file} has {len(records)} of {counted(epochs, 'epoch')}")
+    if [record["epoch"] for record in records] != list(range(first, epochs + 1)):
+        raise Damaged(folder, f"{file} has {len(records)} of {counted(epochs - first + 1, 'line')}")
     return records
 
 
@@ -192,8 +193,8 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     if missing:
         raise Damaged(folder, f"result.json lacks {', '.join(missing)}")
     metrics, _ = (read_epochs(folder, file, config["epochs"]) for file in ("metrics.jsonl", "timing.jsonl"))
-    if result.get("format", 1) >= 3 and not (folder / "predictions.npy").exists():
-        raise Damaged(folder, "no predictions.npy")
+    if result.get("format", 1) >= 3 and not (folder / PREDICTIONS).exists():
+        raise Damaged(folder, f"no {PREDICTIONS}")
     _check_kept(folder)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)

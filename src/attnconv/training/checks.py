@@ -10,7 +10,7 @@ from attnconv.analysis.heads import attention_mixers
 from attnconv.config import Config
 from attnconv.data.augmentation import normalize, scale
 from attnconv.data.dataset import DataSet
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, counted
 from attnconv.files import in_one_line
 from attnconv.models.build import errors_of_network
 from attnconv.models.cost import (
@@ -51,6 +51,8 @@ def check_network(
         _check_activations(config, node, data, processes, found.flops_full)
     _check_sizes(config, node, data)
     _check_steps(config, node, data, processes, on_cpu)
+    if from_elsewhere(node):
+        _check_batches(config, node, data, processes)
     return found
 
 
@@ -159,6 +161,27 @@ def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes:
                 _refuse_last_batch(config, data.epoch_images, error)
 
 
+def _check_batches(config: Config, node: dict[str, Any], data: DataSet, processes: Processes) -> None:
+    """Raise ConfigError for a network from elsewhere that cannot take one of the run's batches, such as the last one.
+
+    The tests of this package train its own networks, which take any.
+    """
+    evaluated = ("eval_batch_size", config.eval_batch_size, False)
+    splits = [(("recipe.batch_size", config.recipe.batch_size, True), data.epoch_images)]
+    splits += [(evaluated, len(split)) for split in (data.test, data.validation) if split is not None]
+    shape, classes = data.image_shape, data.classes
+    for (setting, size, training), images in splits:
+        for whole in batch_sizes(images, size):
+            count = len(range(whole)[processes.share(whole)])
+            if count <= training:  # `_check_steps` looks at batches of one training image
+                continue
+            where = f"model={config.model['name']} cannot take {counted(count, 'image')} at once"
+            with errors_of_network(f"{where} ({setting}={size}, {images:,} images):"):
+                found = forward_untrained(node, shape, classes, _first_images(data, count), training)
+                if not found.missing:
+                    require_logits(found.outputs, count, classes)
+
+
 def _refuse_last_batch(config: Config, images: int, error: Exception) -> None:
     """Raise ConfigError for batch norm that cannot take the last batch, of one image."""
     size = config.recipe.batch_size
@@ -172,5 +195,9 @@ def _refuse_last_batch(config: Config, images: int, error: Exception) -> None:
 
 
 def _first_images(data: DataSet, count: int) -> Tensor:
-    """Return training images as a network sees them, without augmentation: real ones, because one may reject others."""
-    return normalize(data.train.images[:count], data.train.mean, data.train.std).cpu()
+    """Return training images as a network sees them, without augmentation; repeat them if there are fewer.
+
+    A network may reject images that are not real.
+    """
+    images = data.train.images[torch.arange(count, device=data.train.images.device) % len(data.train)]
+    return normalize(images, data.train.mean, data.train.std).cpu()

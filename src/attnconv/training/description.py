@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
-from attnconv.runs.provenance import commit, describe_cpu, describe_device, versions
+from attnconv.runs.provenance import code_of_user, commit, describe_cpu, describe_device, versions
 from attnconv.runs.records import FORMAT
+from attnconv.settings.limits import from_elsewhere
 from attnconv.training.setup import Setup
 
 
@@ -34,6 +35,7 @@ def describe(setup: Setup) -> dict[str, Any]:
         "commit": head,
         "dirty": dirty,
         "versions": versions(),
+        **({"code": code_of_user()} if from_elsewhere(config.model) else {}),
         "data_origin": setup.data.origin,
         "data_hash": setup.data.source_sha256,
         "subset_hash": setup.data.subset_sha256,
@@ -42,22 +44,29 @@ def describe(setup: Setup) -> dict[str, Any]:
 
 
 # What may change between two starts of a run.
-OF_A_START = ("device", "cpu", "processes", "commit", "dirty", "versions")
+OF_A_START = ("device", "cpu", "processes", "commit", "dirty", "versions", "code")
 
 
 def start_of(description: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a description that may change when the run resumes."""
-    return {key: description[key] for key in OF_A_START}
+    return {key: description[key] for key in OF_A_START if key in description}
 
 
 def over_starts(starts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return whether any start of a run had uncommitted changes, and all starts (`starts`) if they differ.
 
-    `dirty` is None if that is not known of some start.
+    `dirty` is None if that is not known of some start. A network of the user, which no commit describes, counts as
+    changed if its code differs between two starts.
     """
-    dirty = {start["dirty"] for start in starts}
+    dirty = {start["dirty"] for start in starts} | {True for _ in changed_code(starts)}
     found = {"dirty": True if True in dirty else None if None in dirty else False}
     return found | ({"starts": starts} if any(start != starts[0] for start in starts) else {})
+
+
+def changed_code(starts: list[dict[str, Any]]) -> list[str]:
+    """Return the modules of the user's network whose code differs between two starts of a run."""
+    codes = [start.get("code", {}) for start in starts]
+    return sorted({name for code in codes for name in code if any(other.get(name) != code[name] for other in codes)})
 
 
 def _matched(setup: Setup) -> dict[str, Any]:

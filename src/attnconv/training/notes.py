@@ -3,22 +3,31 @@
 import math
 from collections.abc import Iterator
 
+from torch import nn
+
 from attnconv.config import Config
 from attnconv.errors import ConfigError
 from attnconv.settings.contradictions import asked_for, unused_by_network
+from attnconv.training.optimizers import hidden_matrices
 from attnconv.training.schedules import lr_factor
 
 
-def notes_on(config: Config, images: int) -> tuple[str, ...]:
+def notes_on(config: Config, images: int, model: nn.Module) -> tuple[str, ...]:
     """Return the notes on a run.
 
     Args:
         images: training images in an epoch.
+        model: its network.
 
     Raises:
         ConfigError: the batch size was set on the command line, and a batch cannot be filled.
     """
-    return (*_batch_size(config, images), *_still_rates(config, images), *_unused_settings(config))
+    return (
+        *_batch_size(config, images),
+        *_still_rates(config, images),
+        *_unused_settings(config),
+        *_unused_by_muon(config, model),
+    )
 
 
 def _batch_size(config: Config, images: int) -> Iterator[str]:
@@ -48,3 +57,15 @@ def _unused_settings(config: Config) -> Iterator[str]:
     for key, value in unused_by_network(config):
         if asked_for(key):
             yield f"{key}={value} has no effect on model={config.model['name']}"
+
+
+def _unused_by_muon(config: Config, model: nn.Module) -> Iterator[str]:
+    """Yield a note for each setting of Muon on the command line if the network has no matrix that Muon trains."""
+    if config.recipe.optimizer != "muon" or hidden_matrices(model):
+        return
+    for key in ("lr", "momentum"):
+        if asked_for(f"recipe.{key}"):
+            yield (
+                f"recipe.{key}={getattr(config.recipe, key):g} has no effect: Muon trains matrices between the first "
+                f"and the last layer, model={config.model['name']} has none, and AdamW trains the rest"
+            )

@@ -58,7 +58,7 @@ def precompile(
     Args:
         model: the network.
         forward: the same network, compiled or not.
-        optimizer: its optimizer; a copy takes the steps.
+        optimizer: its optimizer.
         split: images of the right shape; content and order do not matter.
         shapes: number of images and their height in pixels (None: unchanged) for training steps.
         evaluated: number of images in an evaluation step.
@@ -79,10 +79,11 @@ def precompile(
         with autocast(precision, device):
             logits = forward(scale(images_of(own), side))
         logits.float().square().mean().backward()
-    copied, its_optimizer = copy.deepcopy((model, optimizer))
-    for parameter in copied.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    its_optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    optimizer.load_state_dict(state)
     optimizer.zero_grad(set_to_none=True)
     forward.eval()
     for count in evaluated:

@@ -13,11 +13,12 @@ from attnconv.config import Config, flatten
 from attnconv.data.augmentation import ImageSize
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
-from attnconv.errors import OutOfMemory
+from attnconv.errors import ConfigError, OutOfMemory
 from attnconv.models.build import build_seeded_model, check_node, errors_of_network, refuse_shared_parts
 from attnconv.models.cost import parameters
 from attnconv.models.layout import place
 from attnconv.models.match import Match, resolve_node
+from attnconv.models.pruned import PRUNED
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
@@ -131,11 +132,16 @@ def _prepare(config: Config) -> Setup:
     # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_seeded_model(node, data.image_shape, data.classes, config.seed)
     if config.recipe.whitening:
+        if node["_target_"] == PRUNED:
+            raise ConfigError(
+                f"recipe.whitening initializes the stem, and model={config.model['name']} has a trained one; set "
+                "recipe.whitening=false"
+            )
         with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
     refuse_shared_parts(config.model, model)
     check_drawing(model)
-    notes = notes_on(config, data.epoch_images)
+    notes = notes_on(config, data.epoch_images, model)
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)

@@ -11,15 +11,17 @@ import numpy as np
 
 from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import Split
+from attnconv.errors import first_few
 from attnconv.runs.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
 from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.history import final_numbers, recorded_epochs
 from attnconv.runs.provenance import forget_peak_memory, peak_memory
+from attnconv.runs.records import PREDICTIONS
 from attnconv.training.console import Console, closing_line, opening_lines
 from attnconv.training.cutmix import cutmix
-from attnconv.training.description import describe, over_starts, start_of
+from attnconv.training.description import changed_code, describe, over_starts, start_of
 from attnconv.training.device import runs_at_once
 from attnconv.training.failures import explain, outcome_of, require_finite
 from attnconv.training.interrupts import Interrupts
@@ -107,11 +109,17 @@ class Trainer:
         found = load_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer)
         self.position, self.saved = found or Position(), time.perf_counter()
         if self.writes:
-            self.folder.forget_after(None if found is None else found.epochs_done)
+            has_heads = self.heads.record(0) is not None
+            self.folder.forget_after(None if found is None else found.epochs_done, has_heads)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
             self.description |= over_starts(starts)
+            if changed := changed_code(starts):
+                self._say(
+                    f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts "
+                    "as one with uncommitted changes"
+                )
         # With several runs in one terminal, each line names its run, and no run draws a bar.
         label = run_name(self.config) if runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
@@ -212,7 +220,7 @@ class Trainer:
     def _keep_predictions(self, score: Score) -> None:
         assert score.predictions is not None
         kind = np.min_scalar_type(self.data.classes - 1)
-        self.folder.write_array("predictions.npy", score.predictions.cpu().numpy().astype(kind))
+        self.folder.write_array(PREDICTIONS, score.predictions.cpu().numpy().astype(kind))
 
     def _conclude(self) -> None:
         """Save weights, maps and numbers after the last epoch."""
