@@ -19,7 +19,7 @@ from attnconv.files import csv_text, read_csv, require_targets, write_whole
 from attnconv.report.runs_table import kept_out
 from attnconv.report.tables import long_range_table
 from attnconv.runs.identity import free_to_change
-from attnconv.runs.status import BROKEN, look
+from attnconv.runs.status import BROKEN, read_state
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
 SHOWN = ("scale.layers", "data.distance")  # settings of the table's rows and columns
@@ -31,7 +31,7 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     from attnconv.data.synthetic_pairs import accuracy_of_counting
     from attnconv.runs.load import read_run_config
 
-    result, config = look(folder).result, read_run_config(folder, trusted)
+    result, config = read_state(folder).result, read_run_config(folder, trusted)
     if config.data.clutter != DataConfig.clutter:
         raise RunFolderError(f"{folder}: this table needs runs with data.clutter={DataConfig.clutter}")
     layers, patch = (config.model.get(name, getattr(config.scale, name)) for name in ("layers", "patch"))
@@ -57,7 +57,7 @@ def settings_of(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     from attnconv.runs.load import read_run_config
 
     config = read_run_config(folder, trusted)
-    settings = flatten(to_plain(replace(config, name="", seed=0, precision=look(folder).result["precision"])))
+    settings = flatten(to_plain(replace(config, name="", seed=0, precision=read_state(folder).result["precision"])))
     common = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("model", "recipe")}
     common = {key: value for key, value in common.items() if key not in SHOWN and not free_to_change(key)}
     return common | {"recipe": config.recipe.name}
@@ -72,7 +72,7 @@ def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
         RunFolderError: there is no run, one is damaged, two have the same settings, or they differ in what the table
             does not show.
     """
-    states = {path.parent: look(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
+    states = {path.parent: read_state(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
     for folder, state in states.items():
         if state.status in BROKEN:
             raise RunFolderError(f"{folder} is {state.status}: {state.detail}")

@@ -17,7 +17,7 @@ from attnconv.config import RESULTS, valid_keys
 from attnconv.errors import counted, one_line_errors
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
-from attnconv.runs.status import BROKEN, look
+from attnconv.runs.status import BROKEN, read_state
 from attnconv.settings.arguments import ScriptParser, above_zero, expand_home, positive
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.study import in_order, plan, rows
@@ -50,13 +50,13 @@ def measured_rates(output: Path) -> Rates:
 
 def seconds_left(cell: Cell, rates: Rates) -> float:
     """Return the core seconds that a cell still needs; 0 if it failed, because it is not retried."""
-    if cell.collected is not None or (state := look(cell.folder)).status in ("done", "failed", *BROKEN):
+    if cell.collected is not None or (state := read_state(cell.folder)).status in ("done", "failed", *BROKEN):
         return 0.0
     return rates.seconds(work_of(cell.config)) * state.share_left
 
 
 def _done(cell: Cell) -> bool:
-    return cell.collected is not None or look(cell.folder).status == "done"
+    return cell.collected is not None or read_state(cell.folder).status == "done"
 
 
 def show_rows(cells: dict[str, list[Cell]], rates: Rates) -> None:

@@ -24,7 +24,7 @@ from attnconv.report.page.images import read_images
 from attnconv.report.runs_table import read_runs
 from attnconv.runs.estimate import Work
 from attnconv.runs.records import RESULT_KEYS
-from attnconv.runs.status import look, noted_cells
+from attnconv.runs.status import noted_cells, read_state
 
 CONFIG = "name: x\nmodel: {name: x}\nscale: {name: x}\nrecipe: {name: x}\ndata: {fraction: 1}\nseed: 0\n"
 JSON, LINES, CSV = "x.json", "x.jsonl", "x.csv"
@@ -197,7 +197,7 @@ def test_invalid_files_in_a_run_folder_are_reported_as_damaged(tmp_path, file, c
     result = {"status": "done", **dict.fromkeys(RESULT_KEYS, "x"), "fraction": 1.0, "seed": 0}
     (folder / "result.json").write_text(json.dumps(result | {"versions": {}, "dirty": False}))
     (folder / file).write_text(content)
-    state = look(folder)
+    state = read_state(folder)
     assert state.status == "damaged"
     assert state.detail.startswith(complaint)
 

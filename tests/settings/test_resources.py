@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 
 from attnconv.errors import ConfigError, OutOfMemory
-from attnconv.models.cost import activation_bytes, build_untrained
+from attnconv.models.cost import activation_bytes, build_filled
 from attnconv.training.setup import prepare
 from conftest import compose, write_arrays
 
@@ -62,7 +62,7 @@ def test_padding_too_large_for_memory_is_refused(tiny, tmp_path):
 def test_a_batch_whose_activations_exceed_the_memory_is_refused(tiny, tmp_path, monkeypatch):
     write_arrays(tmp_path / "arrays", train=2000, side=32)
     large = ["model=sa_quadratic", "recipe.batch_size=2000", "scale.layers=6", "scale.width=64", "scale.hidden=256"]
-    needed = 2000 * activation_bytes(build_untrained(compose(["scale=mini"]).model, (3, 32, 32), 4), (3, 32, 32))
+    needed = 2000 * activation_bytes(build_filled(compose(["scale=mini"]).model, (3, 32, 32), 4), (3, 32, 32))
     for spare, refused in ((1, False), (-1, True)):
         monkeypatch.setattr("attnconv.training.memory.physical_memory", lambda spare=spare: needed + spare)
         expected = pytest.raises(

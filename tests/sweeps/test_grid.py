@@ -9,7 +9,7 @@ import pytest
 from attnconv.errors import CellFailed, ConfigError, RunFolderError, Stopped, SweepIncomplete
 from attnconv.run import run, run_in_sweep
 from attnconv.runs.folder import RunFolder
-from attnconv.runs.status import look, noted_cells, survey
+from attnconv.runs.status import noted_cells, read_state, survey
 from attnconv.sweeps.grid import Cell, run_cells
 
 
@@ -195,7 +195,7 @@ def test_run_states_are_read_from_their_folders(sweep, tiny, tmp_path):
     }
     assert states[failed].detail == "because"
     assert "of a newer version" in states[newer].detail
-    assert look(waiting).status == "waiting"
+    assert read_state(waiting).status == "waiting"
 
 
 def test_a_killed_retry_is_unfinished_not_failed(tiny):
@@ -203,11 +203,11 @@ def test_a_killed_retry_is_unfinished_not_failed(tiny):
     folder.open()
     folder.write_result({"status": "failed", "reason": "OutOfMemory"})
     folder.close()
-    assert look(folder.path).status == "failed"
+    assert read_state(folder.path).status == "failed"
     again = RunFolder(tiny())
     again.open()
     again.close()  # as the operating system does for a killed process
-    assert look(folder.path).status == "unfinished"
+    assert read_state(folder.path).status == "unfinished"
 
 
 def test_a_run_that_cannot_start_records_the_reason(tiny, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_run_that_cannot_start_records_the_reason(tiny, monkeypatch):
     monkeypatch.setattr("attnconv.training.trainer.load_checkpoint", damaged)
     with pytest.raises(RunFolderError):
         run(config)
-    state = look(RunFolder(config).path)
+    state = read_state(RunFolder(config).path)
     assert (state.status, state.detail) == ("failed", "RunFolderError: no checkpoint is sound")
 
 
@@ -229,7 +229,7 @@ def test_two_processes_may_read_the_status_at_once(tiny):
     folder.close()
     with (folder.path / ".lock").open() as looker:
         fcntl.flock(looker, fcntl.LOCK_SH)
-        assert look(folder.path).status == "unfinished"
+        assert read_state(folder.path).status == "unfinished"
 
 
 def test_symbolic_links_are_followed(sweep, tmp_path):
@@ -266,7 +266,7 @@ def test_damaged_files_are_reported_and_other_runs_still_run(sweep, tiny, file, 
     sweep(0)
     (folder,) = folders(tiny, 0)
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
-    state = look(folder)
+    state = read_state(folder)
     assert state.status == "damaged"
     assert detail in state.detail
     with pytest.raises(SweepIncomplete, match="1 of 2 runs is not done; see above"):

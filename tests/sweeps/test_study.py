@@ -12,7 +12,7 @@ import pytest
 
 from attnconv.errors import SweepIncomplete
 from attnconv.files import read_csv
-from attnconv.runs.status import look
+from attnconv.runs.status import read_state
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.workers import Workers
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
@@ -55,7 +55,7 @@ def test_a_stopped_study_resumes_and_is_collected(tmp_path, here):
     assert "failed" not in rest
 
     folders = list((tmp_path / "outputs").glob("**/seed100"))
-    assert {look(folder).status for folder in folders} <= {"interrupted", "waiting"}
+    assert {read_state(folder).status for folder in folders} <= {"interrupted", "waiting"}
     status = [PYTHON, str(REPOSITORY / "scripts/status.py"), f"{tmp_path}/outputs"]
     assert re.fullmatch(r"about \d+ min left with 2 at once", here(status).splitlines()[-1])
     assert "sweep of 2 runs: 2 done" in here(command)
@@ -95,7 +95,7 @@ def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_pat
     with pytest.raises(SweepIncomplete, match="2 of 4 runs are not done"):
         run_cells(cells, Workers(cells, 2, tmp_path / "logs", started.append), tmp_path / "outputs/.sweeps/now")
     assert [cells.index(cell) for cell in started] == [1, 2, 0]
-    assert [look(cell.folder).status for cell in cells] == ["done", "waiting", "done", "waiting"]
+    assert [read_state(cell.folder).status for cell in cells] == ["done", "waiting", "done", "waiting"]
     summary = capsys.readouterr().out
     assert "do not divide into patches of 3x3 (its output: " in summary
     assert f"needs {tmp_path}/never, which does not exist" in summary

@@ -45,12 +45,12 @@ def build_unfilled(node: dict[str, Any], image_shape: tuple[int, int, int], clas
         # Code from elsewhere may take a tensor without values for a mistake; on the CPU, it has a true one or none.
         if "meta" not in str(error).lower() and not from_elsewhere(node):
             raise
-        return build_untrained(node, image_shape, classes)
+        return build_filled(node, image_shape, classes)
     model.eval()  # on its own line, because a user's network may forget to return itself
     return model
 
 
-def build_untrained(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build_filled(node: dict[str, Any], image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Return the model of a `model` node in evaluation mode on the CPU; PyTorch's generator is left as it was.
 
     Raises:
@@ -102,7 +102,7 @@ def forward_untrained(
     try:
         return counted_forward(model.to("meta"), images.to("meta"))
     except Exception:  # PyTorch and NumPy raise various errors for tensors without values
-        model = build_untrained(node, image_shape, classes)
+        model = build_filled(node, image_shape, classes)
         model.train(training)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             return _on_cpu(model, images)

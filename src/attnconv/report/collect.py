@@ -17,7 +17,7 @@ from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_
 from attnconv.report.examined import CONVERSION, PROBE
 from attnconv.report.runs_table import runs_folder
 from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
-from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, look, shown_name
+from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, read_state, shown_name
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = (*ARRAYS, "heads.jsonl")
@@ -47,7 +47,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
     """
     gathered = Gathered()
     for folder in find_folders(outputs):
-        place, state = shown_name(folder, outputs), look(folder)
+        place, state = shown_name(folder, outputs), read_state(folder)
         if state.status in BROKEN:
             gathered.damaged[place] = state.detail
             continue

@@ -12,7 +12,7 @@ from attnconv.errors import RunFolderError, counted
 from attnconv.files import write_whole
 from attnconv.report.runs_table import kept_out
 from attnconv.runs.records import name_of, read_config
-from attnconv.runs.status import collected_folder, collected_weights, find_folders, look
+from attnconv.runs.status import collected_folder, collected_weights, find_folders, read_state
 
 LIMIT = 16_000_000  # of all files together
 
@@ -28,7 +28,7 @@ def choose_weights(outputs: Iterable[Path], results: Path, patterns: Iterable[st
         RunFolderError: a pattern matches no finished run, a run must not be published, its weights cannot be kept, or
             there would be more than LIMIT bytes.
     """
-    finished = [folder for place in outputs for folder in find_folders(place) if look(folder).status == "done"]
+    finished = [folder for place in outputs for folder in find_folders(place) if read_state(folder).status == "done"]
     names = {folder: name_of(read_config(folder)) for folder in finished}
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names.values()):
@@ -37,7 +37,7 @@ def choose_weights(outputs: Iterable[Path], results: Path, patterns: Iterable[st
             )
     chosen = {folder: name for folder, name in names.items() if any(_matches(name, each) for each in patterns)}
     for folder, name in chosen.items():
-        reason = kept_out(look(folder).result)
+        reason = kept_out(read_state(folder).result)
         if reason:
             raise RunFolderError(f"the weights of {name} cannot be kept ({reason}); choose other runs")
     _check_room(chosen, results)

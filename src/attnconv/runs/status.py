@@ -41,10 +41,10 @@ class State:
         return 1 - self.epoch / self.epochs if self.epochs else 1.0
 
 
-def look(folder: Path) -> State:
+def read_state(folder: Path) -> State:
     """Return the status of the run in `folder`; `detail` says what is wrong with a damaged or unreadable one."""
     try:
-        return _look(folder)
+        return _read_state(folder)
     except Damaged as damage:
         return State("damaged", damage.detail, 0, 0, {})
     except OSError as error:
@@ -90,7 +90,7 @@ def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State
     Args:
         noted: see `noted_cells`.
     """
-    states = {folder: look(folder) for folder in find_folders(outputs)}
+    states = {folder: read_state(folder) for folder in find_folders(outputs)}
     for folder, cell in noted.items():
         if states.setdefault(folder, State("waiting", "", 0, 0, {})).status == "waiting" and "reason" in cell:
             states[folder] = State("failed", cell["reason"], 0, 0, {})  # before it had a folder
@@ -126,7 +126,7 @@ def _checked_cell(cell: dict[str, Any]) -> dict[str, Any]:
     return cell
 
 
-def _look(folder: Path) -> State:
+def _read_state(folder: Path) -> State:
     owner = running_process(folder)
     if not (folder / "config.yaml").exists() and not (folder / "result.json").exists():
         # A run that has just started has its folder, but no configuration in it yet.

@@ -21,7 +21,7 @@ from attnconv.files import in_one_line, write_whole
 from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
 from attnconv.runs.identity import differences_read, name_hint, read_recorded, refusal, start_weights
-from attnconv.runs.status import BROKEN, CELLS_FILE, collected_folder, look
+from attnconv.runs.status import BROKEN, CELLS_FILE, collected_folder, read_state
 from attnconv.sweeps.seeds import Found, plot, seeds_table
 
 # Runs cells, given their overrides; returns for each why it failed, or None.
@@ -55,7 +55,7 @@ class Cell:
         if self.config.collected is None:
             return None
         folder = collected_folder(Path(self.config.collected), run_name(self.config))
-        done = look(folder).status == "done" and not differences_read(folder, self.config)
+        done = read_state(folder).status == "done" and not differences_read(folder, self.config)
         return folder if done else None
 
 
@@ -134,7 +134,7 @@ def _conclude(
 def _show_found(outcomes: list[Outcome], record: Path) -> None:
     """Print means over seeds, and plot accuracy against the swept setting."""
     done = [outcome.cell for outcome in outcomes if outcome.complete]
-    results = [(cell.overrides, look(cell.collected or cell.folder).result) for cell in done]
+    results = [(cell.overrides, read_state(cell.collected or cell.folder).result) for cell in done]
     found = [Found.of(overrides, result) for overrides, result in results if "test_acc" in result]
     table, picture = seeds_table(found), record / "accuracy.png"
     if table:
@@ -165,7 +165,7 @@ def check_cells(cells: list[Cell]) -> None:
             )
         if cell.config.collected is not None and not Path(cell.config.collected).is_dir():
             raise ConfigError(f"collected={cell.config.collected} is not a folder")
-        status = look(cell.folder).status
+        status = read_state(cell.folder).status
         if status in BROKEN:
             continue  # the summary will report it; the others can run
         if status != "done" and cell.collected is None:
@@ -210,8 +210,10 @@ def summary(outcomes: list[Outcome]) -> str:
 def _settled(cell: Cell) -> Outcome | None:
     """Return the outcome of a cell that will not run, or None."""
     if cell.collected:
-        return Outcome(cell, "skipped", f"done before, {_accuracy(look(cell.collected).result)}, in {cell.collected}")
-    state = look(cell.folder)
+        return Outcome(
+            cell, "skipped", f"done before, {_accuracy(read_state(cell.collected).result)}, in {cell.collected}"
+        )
+    state = read_state(cell.folder)
     if state.status == "done":
         return Outcome(cell, "skipped", f"done before, {_accuracy(state.result)}")
     if state.status == "running":
@@ -227,7 +229,7 @@ def _settled(cell: Cell) -> Outcome | None:
 
 def _outcome(cell: Cell, reason: str | None) -> Outcome:
     """Return the outcome of a cell that was launched; `reason` is why it failed, if known."""
-    state = look(cell.folder)
+    state = read_state(cell.folder)
     if state.status == "done":
         return Outcome(cell, "done", _accuracy(state.result))
     if reason is not None and state.status in ("waiting", "failed"):

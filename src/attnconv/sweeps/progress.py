@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attnconv.config import RESULTS
 from attnconv.runs.estimate import Rates, duration, time_left
-from attnconv.runs.status import CELLS_FILE, look
+from attnconv.runs.status import CELLS_FILE, read_state
 
 
 def progress_line(record: Path, outputs: Path) -> str | None:
@@ -18,7 +18,7 @@ def progress_line(record: Path, outputs: Path) -> str | None:
     if not (record / CELLS_FILE).exists():
         return None
     noted = {outputs / cell["folder"]: cell for cell in json.loads((record / CELLS_FILE).read_text("utf-8"))}
-    states = {folder: look(folder) for folder in noted}
+    states = {folder: read_state(folder) for folder in noted}
     statuses = [state.status for state in states.values()]
     at_once = statuses.count("running") + 1  # including the one that is about to start
     seconds = time_left(states, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)

@@ -16,8 +16,8 @@ from attnconv.models.build import errors_of_network
 from attnconv.models.cost import (
     ForwardPass,
     activation_bytes,
+    build_filled,
     build_unfilled,
-    build_untrained,
     forward_once,
     forward_untrained,
     parameters,
@@ -109,7 +109,7 @@ def _check_activations(
     if flops is not None and fits(4 * flops * images):
         return
     needed = 0
-    for build in (build_unfilled, build_untrained):  # a real network may keep less than its definition needs
+    for build in (build_unfilled, build_filled):  # a real network may keep less than its definition needs
         with torch.random.fork_rng(devices=[]), autocast(config.precision, torch.device("cpu")):
             model = build(node, data.image_shape, data.classes)
             needed = images * activation_bytes(model, (channels, *largest))

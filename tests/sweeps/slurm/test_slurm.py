@@ -15,7 +15,7 @@ import pytest
 
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.status import look
+from attnconv.runs.status import read_state
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
 
 pytestmark = pytest.mark.slurm
@@ -124,7 +124,7 @@ def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluste
     models = ["slow_a", "slow_b", "sa_quadratic", "sa_learned", "conv3x3", "mlp_mixer", "resnet10", "resnet18"]
     sweep = [f"model={','.join(models)}", "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=60"]
     process = command(*sweep)
-    wait_until(lambda: look(folder(tmp_path, "slow_b")).epoch >= 1, process)
+    wait_until(lambda: read_state(folder(tmp_path, "slow_b")).epoch >= 1, process)
     (array,) = set(slurm(cluster, "squeue", "--noheader", "--format=%F").split())
     slurm(cluster, "scancel", f"{array}_{models.index('slow_b')}")
 
@@ -150,7 +150,7 @@ def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluste
 
 def test_a_preempted_job_resumes_and_gives_the_same_result(tmp_path, tiny, cluster, command):
     process = command("model=slow_c")
-    wait_until(lambda: look(folder(tmp_path, "slow_c")).epoch >= 1, process)
+    wait_until(lambda: read_state(folder(tmp_path, "slow_c")).epoch >= 1, process)
     slurm(cluster, "sbatch", "--partition=urgent", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 1")
     code, cells, _, err = finish(process)
     assert (code, cells["slow_c"][0]) == (0, "done"), err

@@ -21,7 +21,7 @@ from attnconv.report.runs_table import read_runs
 from attnconv.runs.identity import differences, listed
 from attnconv.runs.load import read_run_config
 from attnconv.runs.records import read_config, read_finished
-from attnconv.runs.status import collected_folder, collected_weights, look
+from attnconv.runs.status import collected_folder, collected_weights, read_state
 
 IMAGES = "test_images.npz"  # in results/
 # Networks whose weights are in the page, so that it can run them: position-only heads, and content heads.
@@ -122,7 +122,7 @@ def from_runs(
 
 def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[DataConfig, DataSet]:
     """Return the data of a finished run, with its configuration."""
-    config, state = read_run_config(folder, trusted), look(folder)
+    config, state = read_run_config(folder, trusted), read_state(folder)
     if state.status != "done":
         raise RunFolderError(f"{folder} is {state.status}, not a finished run {state.detail}".strip())
     config.data.root = root or config.data.root
