@@ -67,6 +67,23 @@ def environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def heads_drawn_on_request(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs write an empty picture of their heads, except in tests marked `draws`.
+
+    Drawing it takes half of the time of a tiny run.
+    """
+    if not RUN_FIXTURES & set(request.fixturenames) or request.node.get_closest_marker("draws"):
+        return
+
+    def figure(self: Any, epoch: int, found: np.ndarray | None) -> Any:
+        from matplotlib.figure import Figure
+
+        return None if found is None else Figure((1, 1))
+
+    monkeypatch.setattr("attnconv.runs.heads.HeadWatcher.figure", figure)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def files_composed_once() -> Iterator[None]:
     """Let Hydra compose each choice of files only once in this process."""

@@ -52,6 +52,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiny, reci
     assert same(weights(configs[0]), weights(configs[1]))
 
 
+@pytest.mark.draws
 def test_run_folder_contents(tiny):
     config = tiny("model=sa_quadratic")
     result = run(config)
@@ -113,6 +114,7 @@ def test_a_finished_run_is_not_overwritten(tiny):
             run(tiny())
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("recipe", ["paper", "modern"])
 def test_an_interrupted_run_resumes_to_the_same_bytes(tiny, monkeypatch, recipe):
     overrides = ("model=sa_quadratic", f"recipe={recipe}", "epochs=3")

@@ -200,6 +200,7 @@ def test_mixers_without_maps_train_with_a_note(train, own_mixer, tmp_path, mixer
     assert ("note: no attention maps: " in err) != maps
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(
     ("network", "shape", "note"),
     [

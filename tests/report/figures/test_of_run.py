@@ -147,6 +147,7 @@ def test_attention_in_images_is_that_of_the_marked_query(tiny, arrays, monkeypat
         np.testing.assert_allclose(found.probs[index, 0], expected.detach(), atol=1e-5)
 
 
+@pytest.mark.draws
 def test_heads_without_softmax_are_drawn_as_maps_because_they_are_not_gaussian(tiny):
     config = tiny("model=sa_quadratic", "scale.layers=1", "epochs=1", "model.mixer.normalizer=relu")
     run(config)
