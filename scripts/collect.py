@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attnconv.errors import RunFolderError, counted, one_line_errors
 from attnconv.files import require_targets
-from attnconv.report.collect import Gathered, check_version, gather
+from attnconv.report.collect import Gathered, changing, check_version, gather
 from attnconv.report.runs_table import runs_folder, tabulate
 from attnconv.report.weights import choose_weights, keep_weights
 from attnconv.runs.status import collected_weights
@@ -84,7 +84,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.external and arguments.weights:
         parser.error("--weights keeps weights of this project's own runs: leave out --external")
-    problems = collect(arguments)
+    with changing(arguments.results):
+        problems = collect(arguments)
     sys.exit(1 if problems else 0)
 
 

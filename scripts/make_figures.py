@@ -10,6 +10,7 @@ RUN is a run folder, finished or not: outputs/NAME/MODEL/SCALE-RECIPE/fracF/seed
 from pathlib import Path
 
 from attnconv.errors import one_line_errors
+from attnconv.report.collect import changing
 from attnconv.report.complaints import exit_with
 from attnconv.report.figures.catalog import entries
 from attnconv.report.figures.gallery import make_figures, read_index
@@ -25,7 +26,8 @@ def show_list(results: Path) -> None:
 
 def draw_all(results: Path, only: list[str]) -> list[str]:
     """Draw figures of results/, print which could not be drawn and why, and return the problems with files."""
-    made = make_figures(results, only)
+    with changing(results):
+        made = make_figures(results, only)
     for name, reason in made.kept.items():
         print(f"{name}: not changed: {reason}")
     if made.missing:

@@ -12,8 +12,9 @@ import sys
 from attnconv.config import REPOSITORY
 from attnconv.errors import one_line_errors
 from attnconv.files import require_targets, write_whole
+from attnconv.report.collect import changing
 from attnconv.report.complaints import exit_with
-from attnconv.report.pages import MANIFEST, Pages, manifest
+from attnconv.report.pages import MANIFEST, Pages, manifest, manifest_is_current
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
 
@@ -31,10 +32,13 @@ def main() -> None:
     different = pages.stale(made)
     if not arguments.check:
         require_targets(*(arguments.repository / name for name in different), pages.results / MANIFEST)
-        for name in different:
-            write_whole(arguments.repository / name, made[name].encode())
-        if pages.results.is_dir():
-            write_whole(pages.results / MANIFEST, manifest(pages.results).encode())
+        with changing(pages.results):
+            for name in different:
+                write_whole(arguments.repository / name, made[name].encode())
+            if pages.results.is_dir():
+                write_whole(pages.results / MANIFEST, manifest(pages.results).encode())
+    elif pages.results.is_dir() and not manifest_is_current(pages.results):
+        different.append(f"results/{MANIFEST}")
     exit_with(pages.errors)
     if arguments.check and different:
         sys.exit(f"{', '.join(different)}: stale; python scripts/make_tables.py")

@@ -1,5 +1,8 @@
 """Shared fixtures and helpers: tiny data sets, tiny configurations, and scripts run in this process."""
 
+import functools
+import hashlib
+import json
 import logging
 import os
 import runpy
@@ -12,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
+from omegaconf import OmegaConf
 
 import composed_once
 from attnconv.config import Config, freeze
@@ -67,13 +72,42 @@ def environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(autouse=True)
-def heads_drawn_on_request(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs write an empty picture of their heads, except in tests marked `draws`.
+# The same cache for each use of one function: what runs of all tests find out again and again.
+once = functools.cache(functools.cache)
 
-    Drawing it takes half of the time of a tiny run.
+
+@functools.cache
+def counted_once(count: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that counts the FLOPs of each network of ours once; refusals are not kept."""
+    found: dict[Any, Any] = {}
+
+    def forward_once(node: dict[str, Any], shape: Any, classes: int, image: Any = None) -> Any:
+        from attnconv.settings.limits import from_elsewhere
+
+        if from_elsewhere(node) or "start" in node:
+            return count(node, shape, classes, image)
+        key = json.dumps(node, sort_keys=True), shape, classes
+        if key not in found:
+            found[key] = count(node, shape, classes, image)
+        return found[key]
+
+    return forward_once
+
+
+@pytest.fixture(autouse=True)
+def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run look at the repository and count FLOPs once for all tests, and draw no heads except in tests of them.
+
+    Drawing them takes half of the time of a tiny run; tests marked `draws` look at the picture.
     """
-    if not RUN_FIXTURES & set(request.fixturenames) or request.node.get_closest_marker("draws"):
+    if not RUN_FIXTURES & set(request.fixturenames):
+        return
+    from attnconv.runs import provenance  # imports torch, which some tests avoid
+    from attnconv.training import checks
+
+    monkeypatch.setattr(provenance, "_git", once(provenance._git))
+    monkeypatch.setattr(checks, "forward_once", counted_once(checks.forward_once))
+    if request.node.get_closest_marker("draws"):
         return
 
     def figure(self: Any, epoch: int, found: np.ndarray | None) -> Any:
@@ -89,6 +123,9 @@ def files_composed_once() -> Iterator[None]:
     """Let Hydra compose each choice of files only once in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed_once.load)
+        patch.setattr(OverridesParser, "parse_rule", composed_once.parse_rule)
+        patch.setattr(OmegaConf, "load", staticmethod(composed_once.read_yaml))
+        patch.setattr("attnconv.sweeps.progress.RESULTS", Path("no results"))  # reading all of them takes a while
         yield
 
 
@@ -133,11 +170,13 @@ def tiny(tmp_path: Path, arrays: Path) -> Callable[..., Config]:
     The model is conv3x3 unless an override sets it: plotting a network's heads takes longer than the training itself.
     """
 
-    def build(*overrides: str) -> Config:
-        fixed = ["data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=none", "device=cpu"]
-        return compose([*TINY_SCALE, *fixed, "epochs=2", "recipe.batch_size=16", *with_model(overrides)])
+    return functools.partial(tiny_below, tmp_path)
 
-    return build
+
+def tiny_below(folder: Path, *overrides: str) -> Config:
+    """Compose overrides into a very short run that reads folder/arrays and writes to folder/outputs."""
+    fixed = ["data=arrays", f"data.root={folder}/arrays", f"output={folder}/outputs", "logger=none", "device=cpu"]
+    return compose([*TINY_SCALE, *fixed, "epochs=2", "recipe.batch_size=16", *with_model(overrides)])
 
 
 def with_model(overrides: Sequence[object]) -> Sequence[object]:
@@ -226,15 +265,22 @@ def train(tmp_path, arrays, monkeypatch, command):
     return run
 
 
+@pytest.fixture(scope="session")
+def own_configs(tmp_path_factory):
+    """A folder for the configurations of own models, each of which Hydra composes once."""
+    return tmp_path_factory.mktemp("own")
+
+
 @pytest.fixture
-def own_model(tmp_path):
+def own_model(own_configs):
     """Return a function: class or function, lines of YAML -> arguments of train.py that select it as the model."""
 
     def choose(network, lines=""):
-        (tmp_path / "own/model").mkdir(parents=True)
-        text = f"name: mine\n_target_: {network.__module__}.{network.__name__}\n{lines}\n"
-        (tmp_path / "own/model/mine.yaml").write_text(text)
-        return "--config-dir", tmp_path / "own", "model=mine"
+        folder = own_configs / hashlib.sha256(lines.encode()).hexdigest()[:8]
+        if not folder.exists():
+            (folder / "model").mkdir(parents=True)
+            (folder / "model/mine.yaml").write_text(f"name: mine\n_target_: torch.nn.Identity\n{lines}\n")
+        return "--config-dir", folder, "model=mine", f"model._target_={network.__module__}.{network.__name__}"
 
     return choose
 

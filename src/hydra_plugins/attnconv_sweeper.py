@@ -70,8 +70,8 @@ class CellSweeper(BasicSweeper):
         if not str(settings.get("_target_")).endswith(".SlurmLauncher"):
             try:
                 jobs = self.launcher.launch(overrides, initial_job_idx=0)
-            # Of the launcher: errors of runs are in their JobReturn. RuntimeError: a job of submitit_local was killed.
-            except (TypeError, ValueError, RuntimeError) as error:
+            # Of the launcher's settings: errors of runs are in their JobReturn.
+            except (TypeError, ValueError) as error:
                 raise UserError(f"hydra.launcher: {in_one_line(error)}") from error
             return [_reason(job) for job in jobs]
         from attnconv.sweeps.slurm import launch_on_cluster

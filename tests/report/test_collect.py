@@ -6,22 +6,27 @@ import itertools
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 
 from attnconv.errors import RunFolderError, SweepIncomplete
-from attnconv.report.collect import gather
+from attnconv.report.collect import changing, gather
 from attnconv.report.runs_table import kept_out, read_runs, tabulate
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.identity import differences
 from attnconv.runs.load import read_run_config
 from attnconv.sweeps.grid import Cell, run_cells
+from conftest import tiny_below, write_arrays
 
 
-@pytest.fixture
-def outputs(tiny, tmp_path):
-    """Four finished runs, one unfinished, one damaged."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of four finished runs, an unfinished and a damaged one, and of their data."""
+    place = tmp_path_factory.mktemp("made")
+    write_arrays(place / "arrays")
+    tiny = partial(tiny_below, place)
     for overrides in (
         ["seed=10"],
         ["seed=9"],
@@ -33,7 +38,13 @@ def outputs(tiny, tmp_path):
         run(tiny(*overrides))
     (run_folder_path(tiny("name=killed")) / "result.json").unlink()
     (run_folder_path(tiny("name=torn")) / "metrics.jsonl").write_text("")
-    return tmp_path / "outputs"
+    return place
+
+
+@pytest.fixture
+def outputs(made, tmp_path):
+    """A copy of these runs that a test may change."""
+    return shutil.copytree(made / "outputs", tmp_path / "outputs")
 
 
 def rows(results):
@@ -42,10 +53,11 @@ def rows(results):
 
 
 def files(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder): path.read_bytes() for path in found}
 
 
-def test_runs_become_table_rows_and_collecting_again_changes_nothing(outputs, tmp_path, tiny):
+def test_runs_become_table_rows_and_collecting_again_changes_nothing(made, outputs, tmp_path, tiny):
     results = tmp_path / "results"
     gathered = gather(outputs, results)
     assert len(gathered.added) == 4
@@ -78,7 +90,7 @@ def test_runs_become_table_rows_and_collecting_again_changes_nothing(outputs, tm
     assert (kept / "predictions.npy").read_bytes() == (folder / "predictions.npy").read_bytes()
     config = (kept / "config.yaml").read_text()
     assert "\noutput: outputs\n" in f"\n{config}", "not where it ran"
-    assert str(tmp_path) not in config
+    assert str(made) not in config
     assert (folder / "config.yaml").read_text().count("\n") == config.count("\n")
 
     mirrored = json.loads((run_folder_path(tiny("name=lr")) / "result.json").read_text())
@@ -111,6 +123,37 @@ def test_collecting_adds_runs_and_replaces_a_run_of_the_same_name_only_on_reques
     assert rows(results)[0]["recipe.lr"] == "0.1"
 
 
+def test_a_replaced_run_does_not_pass_on_what_was_measured_of_it(tmp_path, tiny):
+    results, one = tmp_path / "results", tmp_path / "outputs"
+    run(tiny())
+    (run_folder_path(tiny()) / "probe.json").write_text('{"dirty": false}')
+    gather(one, results)
+    shutil.rmtree(one)
+    run(tiny("recipe.lr=0.1"))
+    (run_folder_path(tiny()) / "probe.json").write_text('{"dirty": true}')
+    (name,) = gather(one, results, replace=True).added
+    assert (results / "runs" / name / "probe.json").read_text() == '{"dirty": true}'
+
+
+def test_collected_runs_below_the_folder_are_not_collected_again(tmp_path, tiny):
+    run(tiny())
+    gather(tmp_path / "outputs", tmp_path / "results", source="ada")
+    shutil.rmtree(tmp_path / "outputs")
+    assert gather(tmp_path, tmp_path / "results").added == []
+    assert len(gather(tmp_path / "results/external", tmp_path / "results").added) == 1, "asked for"
+
+
+def test_two_processes_do_not_change_results_at_once(command, tiny, tmp_path):
+    run(tiny())
+    (tmp_path / "results").mkdir()
+    collect = ("scripts/collect.py", tmp_path / "outputs", "--results", tmp_path / "results")
+    with changing(tmp_path / "results"):
+        finished = command(*collect)
+    assert (finished.returncode, list((tmp_path / "results").iterdir())) == (2, [tmp_path / "results/.lock"])
+    assert finished.stderr == f"error: another process is changing {tmp_path}/results: wait until it has ended\n"
+    assert command(*collect).returncode == 0
+
+
 def test_a_full_disk_leaves_no_half_of_a_run(tiny, tmp_path, monkeypatch):
     run(tiny())
     calls, real = itertools.count(1), os.fsync
@@ -132,7 +175,7 @@ def test_external_runs_are_stored_separately_and_marked_in_the_table(tiny, tmp_p
     assert len(gather(tmp_path / "outputs", results, source="ada").added) == 1
     assert len(gather(tmp_path / "outputs", results).added) == 1, "the same run, made by ourselves"
     assert tabulate(results) == {}
-    ours, theirs = sorted(rows(results), key=lambda row: row["source"])
+    ours, theirs = rows(results)
     assert (ours["source"], theirs["source"]) == ("", "ada")
     assert theirs["run"] == "../external/ada/default/conv3x3/mini-modern/frac1/seed0"
     assert (results / "runs" / theirs["run"] / "result.json").exists(), "a run's folder, from results/runs"

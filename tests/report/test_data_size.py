@@ -3,10 +3,11 @@
 import pytest
 from fabricated import row, seeds
 
+from attnconv.errors import RunFolderError
 from attnconv.report.comparisons import cells, gap, spread_of
 from attnconv.report.data_size import data_size_page, difference_table, disagreements, need_table
-from attnconv.report.figures.results import Results
-from attnconv.report.figures.study_data import accuracy_by_images
+from attnconv.report.figures.results import Results, by_seed
+from attnconv.report.figures.study_data import accuracy_by_images, frozen_heads, normalizers, windows
 from attnconv.report.protocols import protocols
 from attnconv.report.stats import logit, points
 
@@ -126,6 +127,31 @@ def test_the_figure_shows_the_protocols_and_runs_of_the_page(tmp_path):
     assert set(paper.accuracies["conv3x3"][500].values()) == {0.2}
 
 
+def test_figures_of_studies_show_only_their_own_fraction_and_settings(tmp_path):
+    def of(name, model, accuracy, **changes):
+        return seeds(f"{name}_bf16", model, [accuracy] * 3, **({"fraction": 0.25} | changes))
+
+    results = Results(tmp_path)
+    results.runs = [
+        *of("mixers_kernel5", "local_attention", 0.7), *of("mixers_kernel5", "conv5x5", 0.71),
+        *of("mixers_kernel5", "local_attention", 0.8, fraction=1.0),
+        *of("mixers_kernel5", "local_attention", 0.9, recipe="paper"),
+        *of("normalizers_softmax", "sa_learned", 0.6), *of("normalizers_relu", "sa_learned", 0.61),
+        *of("normalizers_relu", "sa_learned", 0.9, fraction=1.0),
+        *of("frozen_heads", "sa_quadratic", 0.5, fraction=0.1),
+        *of("frozen_heads", "sa_quadratic_random", 0.4, fraction=0.1),
+        *of("frozen_heads", "sa_quadratic_random", 0.9, fraction=0.1, scale="small"),
+    ]  # fmt: skip
+    for load, panel, expected in (
+        (windows, "12,500 images", [0.7, 0.71]), (normalizers, "sa_learned", [0.6, 0.61]),
+        (frozen_heads, "5,000 images", [0.5, 0.4]),
+    ):  # fmt: skip
+        shown = [set(group.accuracies.values()) for group in load(results).panels[panel]]
+        assert shown == [{accuracy} for accuracy in expected]
+    with pytest.raises(RunFolderError, match="but epochs=20 and 60"):
+        by_seed([*results.runs[:2], results.runs[2] | {"epochs": 60}])
+
+
 def test_disagreements_between_protocols_are_reported():
     steps = [*curve(STEPS, "conv3x3", {0.1: 0.7}), *curve(STEPS, "sa_learned", {0.1: 0.6})]
     found = protocols([*CONTROL, *ATTENTION, *steps])
@@ -149,8 +175,10 @@ def test_images_needed_and_slope():
 
 
 def test_the_page_lists_commits_hosts_trials_and_gains():
-    rates = [row(f"learning_rates_{rate}_bf16", "sa_learned", 0.5, 100, 0.25, val_acc=accuracy, holdout=0.1)
+    rates = [row(f"learning_rates_{rate}_bf16", "sa_learned", 0.5, 100, 0.25, val_acc=accuracy, holdout=0.1, epochs=10)
              for rate, accuracy in (("0.5", 0.6), ("1", 0.61), ("2", 0.615))]  # fmt: skip
+    rates.append(row("learning_rates_2_bf16", "sa_learned", 0.5, 101, 0.25, val_acc=0.9, holdout=0.1, epochs=10))
+    rates.append(row("learning_rates_2_bf16", "sa_learned", 0.5, 100, 0.25, val_acc=0.9, holdout=0.1, epochs=20))
     trials = [{"trial": name} for name in ("start", "start", "recipe.lr=0.04", "sa_learned: slower")]
     page = data_size_page([*CONTROL, *ATTENTION, *rates], trials)
     assert "Commit 0000000; bf16; a CPU, 1 thread." in page
@@ -162,7 +190,9 @@ def test_the_page_lists_commits_hosts_trials_and_gains():
 def test_crossed_seeds_and_subsets_give_variance_components():
     grid = [row(f"grid_{subset}", "conv3x3", 0.5 + 0.01 * seed + 0.03 * subset, seed, 0.01, subset_seed=subset)
             for seed in range(3) for subset in range(3)]  # fmt: skip
-    page = data_size_page([*CONTROL, *grid], [])
+    wide = [run | {"name": "grid_wide", "test_acc": 0.9} for run in grid]
+    small = [run | {"scale": "small", "test_acc": 0.9} for run in grid]
+    page = data_size_page([*CONTROL, *grid, *wide, *small], [])
     assert "| `conv3x3` | bf16 | 0.01 | 3 x 3 | 1.00 | 3.00 | 0.00 |" in page
     assert "Not run: `python train.py -m" in data_size_page([*CONTROL, *grid[:-1]], [])
 

@@ -69,6 +69,27 @@ def test_a_widening_gap_refutes_the_claim_that_it_closes():
     assert "after 1,955 steps, 500 to 12,500 images: " in verdict("D2", runs).parts[6].text
 
 
+def test_the_gap_is_judged_with_three_seeds_from_the_smallest_to_the_largest_fraction():
+    name, runs = "data_size_steps_5", []
+    for fraction, gain in ((0.01, 0.0), (0.05, 0.02), (0.25, 0.05)):
+        runs += seeds(name, "conv3x3", LOW, fraction=fraction)
+        runs += seeds(name, "sa_quadratic", higher(gain), fraction=fraction)
+
+    def part(found):
+        return verdict("D2", found).parts[6]
+
+    assert part(runs).status == "holds"
+    needed = ", 3 seeds at 0.01 and 0.25 of the images are needed"
+    without = part([run for run in runs if run["fraction"] < 0.25 or run["model"] != "conv3x3"])
+    assert without.status == "undecided"
+    assert ", 500 to 2,500 images: " in without.text
+    assert without.text.endswith(needed)
+    alone = [run | {"source": source} for run in runs if run["seed"] == 0 for source in (None, "ada", "bo")]
+    alone = [run | {"test_acc": run["test_acc"] + 0.0001 * len(run["source"] or "")} for run in alone]
+    assert part(alone).status == "undecided", "one seed on three machines"
+    assert part(alone).text.endswith(needed)
+
+
 def test_the_recipe_claim_needs_the_same_ranking_in_every_seed():
     runs = seeds("table1_bf16", "conv3x3", higher(0.02)) + seeds("table1_bf16", "sa_quadratic", higher(0.02))
     runs += seeds("table1_bf16", "sa_learned", LOW)
@@ -110,6 +131,8 @@ def test_the_accuracy_claim_counts_only_attention_and_names_the_best_so_far():
     assert verdict("V1", [control, best]).status == "undecided"
     assert verdict("V1", [control, best | {"test_acc": 0.938}]).status == "holds"
     assert verdict("V1", [best | {"test_acc": 0.938, "holdout": 0.1}]).status == "not run"
+    for change in ({"device": "NVIDIA H200"}, {"epochs": 300}, {"device": "a CPU, 16 threads"}, {"processes": 3}):
+        assert verdict("V1", [best | {"test_acc": 0.938} | change]).status == "not run", change
 
 
 def test_the_locality_and_sharing_claim_needs_every_model():

@@ -54,6 +54,9 @@ def test_runs_of_one_experiment_with_another_setting_are_not_averaged(tmp_path):
     runs = [one | {"recipe.lr_scale": 1, "eval_every": one["seed"]} for one in
             seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0))]  # fmt: skip
     assert Evidence(tmp_path, runs).contrast(ours, theirs).seeds == 3
+    longer = [*runs, *(row("table1_bf16", model, 0.9, seed=7, epochs=60) for model in ("conv3x3", "sa_quadratic"))]
+    with pytest.raises(RunFolderError, match="the same experiment and model, but epochs=20 and 60"):
+        Evidence(tmp_path, longer).contrast(ours, theirs)
     runs[-1]["recipe.lr_scale"] = 0.5
     message = (
         "table1_bf16/sa_quadratic/mini-modern/frac1/seed0 and table1_bf16/sa_quadratic/mini-modern/frac1/seed2 have "

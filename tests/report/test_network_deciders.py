@@ -53,9 +53,11 @@ def test_the_theorem_claim_needs_unchanged_predictions_in_every_network(tmp_path
         ([network] * 19 + [network | {"predictions_changed": 1}], "does not hold"),
         ([network] * 19 + [network | {"logits_range": 1e-3}], "does not hold"),
     ):
-        (tmp_path / "theorem/sweep.json").write_text(json.dumps({"rows": rows_of_sweep}))
+        (tmp_path / "theorem/sweep.json").write_text(json.dumps({"rows": rows_of_sweep, "dirty": False}))
         assert verdict("T1", [run], tmp_path).status == status
-    (tmp_path / "theorem/sweep.json").write_text('{"rows": [{}]}')
+        (tmp_path / "theorem/sweep.json").write_text(json.dumps({"rows": rows_of_sweep, "dirty": True}))
+        assert verdict("T1", [run], tmp_path).parts[1].status == "not run", "uncommitted changes"
+    (tmp_path / "theorem/sweep.json").write_text('{"rows": [{}], "dirty": false}')
     errors = judge([CLAIMS["T1"]], Evidence(tmp_path, [run]), DECIDERS)[1]
     assert str(errors[0]).startswith(f"{tmp_path}/theorem/sweep.json lacks")
 

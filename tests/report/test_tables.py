@@ -1,5 +1,7 @@
 """The tables of README: rows from runs, and no mini-scale numbers in the paper's table."""
 
+import pytest
+
 from attnconv.report.tables import bench_table, fill, paper_table, runs_table
 
 PAPER = [
@@ -63,6 +65,22 @@ def test_fill_keeps_a_table_that_cannot_be_built():
 def test_fill_replaces_only_the_text_between_markers():
     text = "a\n<!-- table: x -->\nold\n<!-- end table -->\nb\n"
     assert fill(text, {"x": "new\n"}) == "a\n<!-- table: x -->\nnew\n<!-- end table -->\nb\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- table: x -->\nold\n<!-- end tables -->\nprose\n<!-- table: y -->\n<!-- end table -->\n",
+        "<!-- table:x -->\nold\n<!-- end table -->\n<!-- table: y -->\n<!-- end table -->\n",
+        "<!-- table: x -->\nold\n<!-- table: y -->\n<!-- end table -->\n",
+        "<!-- table: x -->\n<!-- end table -->\n",
+        2 * "<!-- table: x -->\n<!-- end table -->\n<!-- table: y -->\n<!-- end table -->\n",
+    ],
+    ids=["end mistyped", "start mistyped", "no end", "absent", "twice"],
+)
+def test_tables_without_their_marks_are_refused(text):
+    with pytest.raises(ValueError, match=r"once for each of x, y, and are (end )?table"):
+        fill(text, {"x": "new\n", "y": None})
 
 
 def bench_line(ratio, **changes):

@@ -62,6 +62,14 @@ def test_every_changed_file_is_named(copy):
     assert found[1:] == ["README.md is stale; run python scripts/make_tables.py"]
 
 
+def test_a_stale_manifest_is_found_by_the_check_of_tables(copy, command):
+    (copy / "results" / MANIFEST).write_text("")
+    message = "results/MANIFEST.sha256: stale; python scripts/make_tables.py"
+    assert command("make_tables", "--check", "--repository", copy)[0] == message
+    assert command("make_tables", "--repository", copy)[0] == 0
+    assert command("make_tables", "--check", "--repository", copy)[0] == 0
+
+
 def test_a_damaged_run_is_named_and_other_checks_still_run(copy, command):
     (copy / "results" / RUN / "result.json").write_text("{")
     damaged, stale = check_runs(copy)

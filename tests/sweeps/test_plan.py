@@ -116,6 +116,11 @@ def test_copied_heads_come_from_another_seed_at_the_same_fraction():
         assert weights.parent.name != cell.folder.name
 
 
+def test_an_empty_study_is_refused():
+    with pytest.raises(ConfigError, match="the sweep is empty: a swept setting has no values"):
+        plan("bf16", ["normalizers"], ["seed=range(3,3)"], Path("nowhere"))
+
+
 def test_an_unknown_row_suggests_the_nearest_name():
     with pytest.raises(ConfigError, match="the study has no experiment table_1; did you mean 'table1'"):
         plan("bf16", ["table_1"], [], Path("nowhere"))

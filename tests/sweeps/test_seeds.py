@@ -1,6 +1,8 @@
 """The output of a sweep: progress before each run, then means over seeds and a plot."""
 
 import re
+import sys
+from concurrent.futures.process import BrokenProcessPool
 from statistics import mean, stdev
 
 from PIL import Image
@@ -37,6 +39,15 @@ def test_different_precisions_are_not_averaged():
     assert cells["a", "1", "bf16"] == [0.9]
 
 
+def test_accuracies_on_two_splits_are_not_averaged():
+    validated = [Found(run.overrides, 0.9, "val", "fp32") for run in runs()]
+    swept, cells = over_seeds([*runs(), *validated])
+    assert swept[-1] == "split"
+    assert cells["a", "1", "val"] == [0.9, 0.9]
+    assert seeds_table([*runs(), *validated]).startswith("accuracy over seeds:")
+    assert seeds_table(runs()).startswith("test accuracy over seeds:")
+
+
 def test_a_single_cell_is_not_plotted(tmp_path):
     assert not plot(runs(fractions=("1",), models=("a",)), tmp_path / "none.png")
     assert plot(runs(fractions=("1",)), tmp_path / "names.png")
@@ -47,6 +58,22 @@ def test_values_with_dollar_signs_are_not_formulas(tmp_path):
     values = "a$_$b", "$x"
     assert plot(runs(models=values), tmp_path / "lines.png")
     assert plot(runs(fractions=("1",), models=values), tmp_path / "axis.png")
+
+
+def test_a_killed_worker_does_not_suppress_the_summary(command, arrays, tmp_path, monkeypatch):
+    launcher = sys.modules["hydra._internal.core_plugins.basic_launcher"].BasicLauncher  # as Hydra has loaded it
+    real = launcher.launch
+
+    def killed(self, overrides, initial_job_idx):
+        real(self, overrides[:1], initial_job_idx)
+        raise BrokenProcessPool("a worker was killed")
+
+    monkeypatch.setattr(launcher, "launch", killed)
+    finished = command("train.py", "-m", *TINY_SCALE, "data=arrays", f"data.root={arrays}", "device=cpu", "epochs=1",
+                       f"output={tmp_path}/outputs", "logger=none", "model=conv3x3", "seed=0,1")  # fmt: skip
+    assert finished.returncode == 1
+    assert "error: the launcher failed: BrokenProcessPool: a worker was killed" in finished.stderr
+    assert finished.stdout.splitlines()[-1].startswith("sweep of 2 runs: 1 done, 1 waiting")
 
 
 def test_a_sweep_prints_progress_and_ends_with_means_and_a_plot(command, arrays, tmp_path):

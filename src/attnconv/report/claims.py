@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attnconv.errors import UserError
+from attnconv.config import CONFIGS
+from attnconv.errors import UserError, nearest
 from attnconv.files import UNREADABLE, FileError, in_one_line, read_yaml, reading
 from attnconv.report.evidence import Evidence
 from attnconv.report.tables import markdown
@@ -131,15 +132,36 @@ def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
             raise FileError(f"{where}: {', '.join(not_text)} must be text")
         if fields["decide"] not in known:
             raise FileError(f"{where} is decided by {fields['decide']!r}, which does not exist")
+        if fields.get("verdict", HOLDS) not in PLURALS:
+            raise FileError(f"{where}: verdict {fields['verdict']!r} is none of {', '.join(PLURALS)}")
         parts = fields.get("parts", [])
         for part in parts if isinstance(parts, list) else [parts]:
             if not isinstance(part, dict) or not OF_PART >= part.keys() >= NEEDED_OF_PART:
                 raise FileError(f"{where}: a part has {', '.join(sorted(NEEDED_OF_PART))}, and if needed "
                                 f"{', '.join(sorted(OF_PART - NEEDED_OF_PART))}, not {part}")  # fmt: skip
+            _check_names(where, part)
+        _check_names(where, {"ours": fields.get("arms", [])})
     names = [fields["id"] for fields in listed]
     if twice := {name for name in names if names.count(name) > 1}:
         raise FileError(f"{path}: several claims are called {', '.join(sorted(twice))}")
     return [Claim(fields) for fields in listed]
+
+
+def _check_names(where: str, part: dict[str, Any]) -> None:
+    """Raise FileError for an experiment, a model or a scale that does not exist, which would never have a run."""
+    experiments, models, scales = (
+        {path.stem for path in (CONFIGS / group).glob("*.yaml")} for group in ("experiment", "model", "scale")
+    )
+    if (scale := part.get("scale", "mini")) not in scales:
+        raise FileError(f"{where}: scale {scale!r} does not exist{nearest(str(scale), scales)}")
+    for side in ("ours", "theirs"):
+        for arm in part.get(side, []) if isinstance(part.get(side, []), list) else [part[side]]:
+            names, _, model = str(arm).partition("/")
+            for name in names.split(","):
+                if not any(name == one or name.startswith(f"{one}_") for one in experiments):
+                    raise FileError(f"{where}: experiment {name!r} does not exist{nearest(name, experiments)}")
+            if model not in models and not re.fullmatch(r"conv\dx\d", model):
+                raise FileError(f"{where}: model {model!r} does not exist{nearest(model, models)}")
 
 
 def judge(

@@ -6,16 +6,20 @@ of runs from other people. Collecting twice changes nothing.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnconv.config import CONFIGS, Config
+from attnconv.errors import RunFolderError
 from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_whole
 from attnconv.report.examined import CONVERSION, PROBE
-from attnconv.report.runs_table import runs_folder
+from attnconv.report.runs_table import LOCK, runs_folder
 from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
 from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, read_state, shown_name
 
@@ -45,8 +49,11 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         replace: replace a different run of the same name in results/.
         heads: also keep the figure of where the heads look.
     """
-    gathered = Gathered()
+    gathered, here = Gathered(), results.resolve()
+    outside = not outputs.resolve().is_relative_to(here)
     for folder in find_folders(outputs):
+        if outside and folder.resolve().is_relative_to(here):
+            continue  # collected before
         place, state = shown_name(folder, outputs), read_state(folder)
         if state.status in BROKEN:
             gathered.damaged[place] = state.detail
@@ -100,13 +107,13 @@ def _keep(
     """Write the records of one finished run into results/, and note the outcome in `gathered`."""
     kept = runs_folder(results, source) / name
     before = {file: (kept / file).read_bytes() for file in content if (kept / file).exists()}
-    for file in EXAMINED:  # results with uncommitted changes do not replace clean ones
-        if file in before and _dirty(folder / file) and not _dirty(kept / file):
+    another = "result.json" in before and before["result.json"] != content["result.json"]
+    for file in EXAMINED:  # of the same run, results with uncommitted changes do not replace clean ones
+        if not another and file in before and _dirty(folder / file) and not _dirty(kept / file):
             content[file] = before[file]
     if before == content:
         gathered.known.append(name)
         return
-    another = "result.json" in before and before["result.json"] != content["result.json"]
     if another and not replace:
         gathered.other[name] = f"{_in_short(content['result.json'])} is not {_in_short(before['result.json'])}"
     else:
@@ -123,6 +130,27 @@ def _keep(
                 shutil.rmtree(kept)  # half of a run
             raise
         gathered.added.append(name)
+
+
+@contextmanager
+def changing(results: Path) -> Iterator[None]:
+    """Hold results/ for this process while it changes files there; a folder that does not exist yet is not held.
+
+    Raises:
+        RunFolderError: another process changes them now.
+    """
+    if not results.is_dir():
+        yield
+        return
+    lock = FileLock(results / LOCK, timeout=1)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunFolderError(f"another process is changing {results}: wait until it has ended") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_version(results: Path) -> None:

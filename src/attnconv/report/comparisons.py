@@ -15,6 +15,8 @@ from attnconv.report.stats import Estimate, Interval, Spread, difference, logit,
 REFERENCE = "conv3x3"  # of all differences: the control, not the model that the recipe was tuned on
 SURE = 0.05  # limit for the p values of one family, after Holm's correction
 
+# What a result says of its run that is equal in repetitions, beside the settings in other columns.
+ALIKE = ("data", "scale", "recipe", "equal", "epochs", "train_images", "holdout")
 # Evaluating does not change the training, and copied heads come from the run with the same seed.
 MAY_DIFFER = {"eval_every", "model.start"}
 
@@ -61,11 +63,11 @@ def check_alike(runs: ByBlock) -> ByBlock:
     found = list(runs.values())
     first = found[0] if found else {}
     for row in found[1:]:
-        for key in sorted(row.keys() - OF_RESULTS - MAY_DIFFER):
-            if row[key] != first.get(key):
+        for key in (*ALIKE, *sorted(row.keys() - OF_RESULTS - MAY_DIFFER)):
+            if row.get(key) != first.get(key):
                 raise RunFolderError(
                     f"{first['run']} and {row['run']} have the same experiment and model, but {key}={first.get(key)} "
-                    f"and {row[key]}: give one of them its own name="
+                    f"and {row.get(key)}: give one of them its own name="
                 )
     return runs
 

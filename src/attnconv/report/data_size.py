@@ -5,7 +5,7 @@ Each protocol (attnconv.report.protocols) has its own tables.
 
 from collections.abc import Iterable, Iterator
 
-from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, between, logits, spread_of
+from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, between, check_alike, logits, spread_of
 from attnconv.report.protocols import Protocol, Ratio, protocols
 from attnconv.report.recipes import recipes_table
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
@@ -179,11 +179,13 @@ def components_text(rows: Iterable[Row]) -> str:
     """Return the components of the variance between runs if seeds and subsets were crossed; else the command for it."""
     lines = []
     grids: dict[tuple[str, str, float], dict[tuple[int, int], Row]] = {}
+    wanted = {"data": "cifar10", "scale": "mini", "recipe": "modern", "holdout": 0, "source": None}
     for row in rows:
-        if row["name"].startswith("grid_") and not row["source"]:
+        if row["name"] == f"grid_{row['subset_seed']}" and wanted.items() <= row.items():
             key = row["model"], row["precision"], row["fraction"]
             grids.setdefault(key, {})[row["seed"], row["subset_seed"]] = row
     for (model, precision, fraction), grid in grids.items():
+        check_alike({place: run for place, run in grid.items()})
         seeds, subsets = ({place[axis] for place in grid} for axis in (0, 1))
         if min(len(seeds), len(subsets)) > 1 and len(grid) == len(seeds) * len(subsets):
             values = [[100 * grid[seed, subset]["test_acc"] for subset in sorted(subsets)] for seed in sorted(seeds)]

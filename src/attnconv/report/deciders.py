@@ -4,6 +4,8 @@
 """
 
 import itertools
+import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
@@ -91,7 +93,10 @@ def signed(value: float) -> str:
 
 
 def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if more images close the gap to the control, for each attention model and protocol, by Holm."""
+    """Hold if more images close the gap to the control, for each attention model and protocol, by Holm.
+
+    The slope counts if enough seeds have run at the smallest and the largest fraction that the claim names.
+    """
     of_claim = {name: _protocol(name, protocols(evidence.rows)) for name in claim["protocols"]}
     slopes = {
         (name, model): protocol.slope(model)
@@ -99,7 +104,9 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
         for model in claim["models"]
         if protocol is not None
     }
-    known = [one for one in slopes.values() if one is not None and one.n >= claim["seeds"]]
+    known = [
+        one for (name, model), one in slopes.items() if one is not None and not _lacks(claim, of_claim[name], model)
+    ]
     sure = significant(known, len(claim["protocols"]) * len(claim["models"]))
     parts = []
     for name, model in itertools.product(claim["protocols"], claim["models"]):
@@ -111,10 +118,20 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
         ends = between(estimate.interval(), "+.3f")
         effect = f"{estimate.value:+.3f}{ends} logits per doubling, n={estimate.n}"
         status = signed(estimate.value) if sure.get(id(estimate)) else UNDECIDED
-        images = [row["train_images"] for row in protocol.rows if row["model"] == model]
+        images = [rows[0]["train_images"] for rows in protocol.paired(model).values()]
         text = f"{what}, {min(images):,} to {max(images):,} images: {effect} ({protocol.precision})"
+        text += _lacks(claim, protocol, model)
         parts.append(Part(status, text, _folders(protocol, model), value=estimate.value, effect=effect))
     return parts
+
+
+def _lacks(claim: Claim, protocol: Protocol | None, model: str) -> str:
+    """Return ", ... are needed" if a slope lacks seeds, or one of the fractions that the claim names; else nothing."""
+    paired = {} if protocol is None else protocol.paired(model)
+    seeds = min((len({row["seed"] for row in rows}) for rows in paired.values()), default=0)
+    if seeds >= claim["seeds"] and paired.keys() >= set(claim["fractions"]):
+        return ""
+    return f", {claim['seeds']} seeds at {' and '.join(map(str, claim['fractions']))} of the images are needed"
 
 
 def _title(name: str) -> str:
@@ -219,12 +236,14 @@ def ordered(claim: Claim, evidence: Evidence) -> list[Part]:
 def reaches(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if an attention-only network reaches an accuracy at scale=small, averaged over its seeds.
 
+    It trains on two cores at most, for fewer epochs than the claim names.
     A lower best result so far does not refute the claim.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in evidence.rows:
         whole = row["data"] == "cifar10" and row["fraction"] == 1 and not row["holdout"]
-        if whole and row["scale"] == "small" and row["model"].startswith("sa_"):
+        short = row["epochs"] < claim["epochs"] and _cores(row) <= 2
+        if whole and short and row["scale"] == "small" and row["model"].startswith("sa_"):
             groups.setdefault((row["run"].rpartition("/seed")[0], row["precision"]), []).append(row)
     if not groups:
         return [Part(NOT_RUN, f"{claim['accuracy']:.1%} at scale=small")]
@@ -233,6 +252,12 @@ def reaches(claim: Claim, evidence: Evidence) -> list[Part]:
     status = HOLDS if accuracy >= claim["accuracy"] else UNDECIDED
     text = f"best so far, `{runs[0]['model']}`: {accuracy:.2%}, n={len(runs)} ({runs[0]['precision']})"
     return [Part(status, text, tuple(row["run"] for row in runs))]
+
+
+def _cores(row: Row) -> float:
+    """Return the number of CPU threads that trained a run; infinity for a GPU."""
+    threads = re.search(r", (\d+) threads?$", row["device"])
+    return int(threads[1]) * (row.get("processes") or 1) if threads else math.inf
 
 
 def by_hand(claim: Claim, evidence: Evidence) -> list[Part]:

@@ -25,7 +25,8 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
     """
     trained = [found for _, found in read_examined(evidence.results, evidence.rows, CONVERSION)]
     sweep = evidence.results / "theorem/sweep.json"
-    swept = read_json(sweep, ("rows",))["rows"] if sweep.exists() else []
+    found = read_json(sweep, ("rows", "dirty")) if sweep.exists() else {}
+    swept = found["rows"] if found and not found["dirty"] else []
     done = [row for row in swept if "refused" not in row]
     with reading(sweep if swept else evidence.results):
         return [

@@ -82,15 +82,22 @@ class Protocol:
         """Return 1 or -1 if a model is significantly above or below the control, else 0."""
         return sign(self.gaps[key].value) if self.sure.get(key) else 0
 
+    def paired(self, model: str) -> dict[float, list[Row]]:
+        """Return the runs of a model that have a pair among the control's, by fraction."""
+        return {
+            fraction: [row for key, row in cell[model].items() if key in cell[REFERENCE]]
+            for fraction, cell in self.cells.items()
+            if (model, fraction) in self.gaps
+        }
+
     def slope(self, model: str) -> Estimate | None:
         """Return the growth of the difference of logits per doubling of the images.
 
         Return None with fewer than two fractions.
         """
         pairs = {
-            next(iter(cell[model].values()))["train_images"]: (logits(cell[model]), logits(cell[REFERENCE]))
-            for fraction, cell in self.cells.items()
-            if (model, fraction) in self.gaps
+            rows[0]["train_images"]: (logits(self.cells[fraction][model]), logits(self.cells[fraction][REFERENCE]))
+            for fraction, rows in self.paired(model).items()
         }
         return slope(pairs, self.spread) if len(pairs) > 1 else None
 

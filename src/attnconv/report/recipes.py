@@ -7,7 +7,8 @@ from attnconv.report.comparisons import Row
 from attnconv.report.tables import markdown
 
 TUNED_ON = "sa_quadratic"  # by the trials whose names begin with no other model
-RATES = re.compile(r"learning_rates_([\d.]+)_\w+")
+RATES = re.compile(r"learning_rates_([\d.]+)_(bf16|fp32)")
+OF_RATES = {"scale": "mini", "recipe": "modern", "fraction": 0.25, "epochs": 10, "seed": 100, "source": None}
 
 
 def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
@@ -40,7 +41,8 @@ def learning_rates(rows: Iterable[Row]) -> dict[tuple[str, str], dict[float, flo
     """Return validation accuracies of experiment=learning_rates by model and precision, and by relative rate."""
     found: dict[tuple[str, str], dict[float, float]] = {}
     for row in rows:
-        if (match := RATES.fullmatch(row["name"])) and row["val_acc"] is not None and not row["source"]:
+        match = RATES.fullmatch(row["name"])
+        if match and row["val_acc"] is not None and OF_RATES.items() <= row.items():
             found.setdefault((row["model"], row["precision"]), {})[float(match[1])] = row["val_acc"]
     return found
 

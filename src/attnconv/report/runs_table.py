@@ -27,6 +27,7 @@ PROVENANCE = (
     "precision", "device", "cpu_family", "cpu_flags", "cpu_threads", "processes", "commit", "dirty", "python",
     "torch", "cuda", "numpy", "timm", "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
+LOCK = ".lock"  # of results/, held by the process that changes it
 # Columns that stay text even if they look like a number, as a commit may.
 TEXT = {
     "run", "source", "kept_out", "name", "model", "recipe", "scale", "data", "equal", "precision", "device",
@@ -148,10 +149,10 @@ class _Row:
     metrics: list[dict[str, Any]]
 
     def place(self) -> tuple[Any, ...]:
-        """Return the sort key of the run in the table: fractions and seeds sort by value."""
+        """Return the sort key of the run in the table: our own runs come first, fractions and seeds sort by value."""
         result = self.result
         keys = ("name", "data", "scale", "recipe", "model", "fraction", "seed")
-        return (*(result[key] for key in keys), self.run)
+        return (self.source, *(result[key] for key in keys), self.run)
 
     @property
     def run(self) -> str:

@@ -201,7 +201,15 @@ def fill(text: str, tables: Mapping[str, str | None]) -> str:
 
     Raises:
         KeyError: the text names an unknown table.
+        ValueError: a table is not between such marks, or is there twice.
     """
+    marks = re.findall(r"<!-- *(table: *\w+|end table\w*) *-->", text)
+    expected = [mark for name in re.findall(r"<!-- table: (\w+) -->", text) for mark in (f"table: {name}", "end table")]
+    if marks != expected or sorted(expected[::2]) != sorted(f"table: {name}" for name in tables):
+        raise ValueError(
+            f"the marks of its tables must be <!-- table: NAME --> and <!-- end table -->, once for each of "
+            f"{', '.join(sorted(tables))}, and are {', '.join(marks)}"
+        )
 
     def filled(match: re.Match[str]) -> str:
         table = tables[match[2]]

@@ -142,18 +142,18 @@ def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
     probed = read_examined(results, runs, PROBE)
     parts = [INTRODUCTION, conversion_table(read_examined(results, runs, CONVERSION))]
     swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"
-    if swept.exists():
-        parts += [SWEEP, sweep_table(read_json(swept, ("rows",))["rows"])]
+    if swept.exists() and not (found := read_json(swept, ("rows", "dirty")))["dirty"]:
+        parts += [SWEEP, sweep_table(found["rows"])]
     parts.append(LIKENESS)
     if calibrated.exists():
         parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
     parts += [SEEDS, "" if all(is_corrected(found) for _, found in probed) else OLD, "\n", likeness_summary(probed)]
-    for run, found in probed:
-        ratio = max((layer.get("fit_ratio", 0) for layer in found["layers"]), default=0)
+    for run, probe in probed:
+        ratio = max((layer.get("fit_ratio", 0) for layer in probe["layers"]), default=0)
         fit = f" (up to {ratio:.2g} weights per pixel)" if ratio else ""
-        fitted = found["fit_images"] // 2
-        about = f"`{run['run']}`: {found['images']} images, convolutions fitted to {fitted}{fit} and evaluated"
-        parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(found)}")
+        fitted = probe["fit_images"] // 2
+        about = f"`{run['run']}`: {probe['images']} images, convolutions fitted to {fitted}{fit} and evaluated"
+        parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(probe)}")
     return "".join(parts)
 
 

@@ -24,6 +24,8 @@ from attnconv.runs.identity import differences_read, name_hint, read_recorded, r
 from attnconv.runs.status import BROKEN, CELLS_FILE, collected_folder, read_state
 from attnconv.sweeps.seeds import Found, plot, seeds_table
 
+EMPTY = "the sweep is empty: a swept setting has no values (does the glob match anything?)"
+
 # Runs cells, given their overrides; returns for each why it failed, or None.
 Launch = Callable[[list[list[str]]], Sequence[str | None]]
 
@@ -153,7 +155,7 @@ def check_cells(cells: list[Cell]) -> None:
         ConfigError, RunFolderError: see `run_cells`; DataError: the data is not where a run expects it.
     """
     if not cells:
-        raise ConfigError("the sweep is empty: a swept setting has no values (does the glob match anything?)")
+        raise ConfigError(EMPTY)
     by_folder: dict[Path, Cell] = {}
     for cell in cells:
         other = by_folder.setdefault(cell.folder, cell)

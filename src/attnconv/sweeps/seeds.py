@@ -44,13 +44,20 @@ def over_seeds(found: Sequence[Found]) -> tuple[list[str], Cells]:
     """Return the swept keys except the seed, and the accuracies of runs that differ in nothing else."""
     keys = list(dict.fromkeys(key for run in found for key in run.overrides))
     swept = [key for key in keys if key not in NOT_SHOWN and len({run.overrides.get(key) for run in found}) > 1]
-    if len({run.precision for run in found}) > 1:
-        swept.append("precision")
+    for own in ("precision", "split"):
+        if len({getattr(run, own) for run in found}) > 1:
+            swept.append(own)
     cells: Cells = {}
     for run in found:
-        values = run.overrides | {"precision": run.precision}
+        values = run.overrides | {"precision": run.precision, "split": run.split}
         cells.setdefault(tuple(values.get(key, "") for key in swept), []).append(run.accuracy)
     return swept, cells
+
+
+def accuracy_of(found: Sequence[Found]) -> str:
+    """Return what the accuracies are of: "val accuracy", or "accuracy" if some runs have no validation set."""
+    splits = {run.split for run in found}
+    return f"{splits.pop()} accuracy" if len(splits) == 1 else "accuracy"
 
 
 def seeds_table(found: Sequence[Found]) -> str:
@@ -63,7 +70,7 @@ def seeds_table(found: Sequence[Found]) -> str:
         return ""
     names = [" ".join(f"{key}={value}" for key, value in zip(swept, values, strict=True)) for values in cells]
     width = max(map(len, names))
-    lines = [f"{found[0].split} accuracy over seeds:"]
+    lines = [f"{accuracy_of(found)} over seeds:"]
     for name, accuracies in zip(names, cells.values(), strict=True):
         spread = f", sd {stdev(accuracies):.2%}" if len(accuracies) > 1 else ""
         lines.append(f"  {name:<{width}} mean {mean(accuracies):.2%}{spread}, n={len(accuracies)}".rstrip())
@@ -81,7 +88,7 @@ def plot(found: Sequence[Found], path: Path) -> bool:
         return False
     from attnconv.report.figures.style import image_bytes  # imports matplotlib
 
-    write_whole(path, image_bytes(_figure(swept, cells, f"{found[0].split} accuracy (%)")))
+    write_whole(path, image_bytes(_figure(swept, cells, f"{accuracy_of(found)} (%)")))
     return True
 
 

@@ -17,7 +17,7 @@ from attnconv.runs.estimate import Rates, work_of
 from attnconv.settings.composition import composed, swept_by
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides
-from attnconv.sweeps.grid import Cell, clash
+from attnconv.sweeps.grid import EMPTY, Cell, clash
 
 # Settings that no override may change, each with what to type instead.
 SET_BY_ROWS = {
@@ -155,6 +155,8 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
                 cells[name].append(_collected(cell, str(results)))
             elif other.config != cell.config:
                 raise ConfigError(clash(other, cell))
+    if not any(cells.values()):
+        raise ConfigError(EMPTY)
     require_effect([(cell.config, cell.overrides) for of_row in cells.values() for cell in of_row])
     return _with_sources(cells)
 

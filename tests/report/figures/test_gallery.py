@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from attnconv.report.figures import gallery
 from attnconv.report.figures.catalog import entries
 from attnconv.report.figures.data import Maps, Weights, digest
 from attnconv.report.figures.gallery import make_figures, resolve, stale_figures
@@ -52,7 +53,9 @@ def test_figures_need_only_results_and_are_reproducible_byte_for_byte(results, m
     assert "- figure_05_learned_maps_paper: `python train.py model=sa_learned" in page
 
 
-def test_a_figure_is_stale_when_its_data_or_its_files_change(results):
+def test_a_figure_is_stale_when_its_data_or_its_files_change(results, monkeypatch):
+    some = [entry for entry in entries() if entry.name in ("figure_01_theorem", "growth", "overview", "long_range")]
+    monkeypatch.setattr(gallery, "entries", lambda: some)
     make_figures(results, ["figure_01_theorem", "growth"], said=lambda line: None)
 
     def stale(*expected):
@@ -128,10 +131,10 @@ def test_invalid_arguments_and_damaged_tables_are_one_line_errors(results, monke
 
 def test_every_figure_with_data_in_results_can_be_drawn():
     results = Results(REPOSITORY / "results")
-    drawn = [entry for entry in entries() if entry.load(results) not in (None, ())]
-    assert {"overview", "accuracy_by_images", "long_range"} <= {entry.name for entry in drawn}
-    for entry in drawn:
-        if not isinstance(data := entry.load(results), Weights):  # its images may be missing here
+    drawn = [(entry, data) for entry in entries() if (data := entry.load(results)) not in (None, ())]
+    assert {"overview", "accuracy_by_images", "long_range"} <= {entry.name for entry, _ in drawn}
+    for entry, data in drawn:
+        if not isinstance(data, Weights):  # its images may be missing here
             assert resolve(entry.draw)(data).axes
 
 

@@ -26,6 +26,6 @@ for (const packed of data.runs) {
     return queries.map((query) => of(query).map((map) => [...map]));
   });
   const logits = isLive(run) ? images.slice(0, limit).map((pixels) => [...forward(run, pixels).logits]) : null;
-  found.push({ run: run.run, shown: shownBy(run) ?? null, maps, logits });
+  found.push({ run: run.run, epochs: epochsOf(run), shown: shownBy(run) ?? null, maps, logits });
 }
 process.stdout.write(JSON.stringify(found));

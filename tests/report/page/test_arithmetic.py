@@ -98,6 +98,8 @@ def test_the_published_page_computes_the_logits_of_the_committed_weights():
 def test_unsupported_models_show_the_recorded_attention_maps(computed):
     maps = np.load(run_folders()["gated"] / "attention_maps.npy").astype(float)
     assert computed["gated"]["shown"] == "center"
+    assert computed["gated"]["epochs"] == [2], "the maps are those of the end"
+    assert computed["quadratic"]["epochs"] == [0, 1, 2]
     shown = np.array(computed["gated"]["maps"])[:, 0].reshape(maps.shape)
     np.testing.assert_array_equal(shown, maps)
     assert computed["gated"]["logits"] is None

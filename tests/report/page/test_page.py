@@ -15,6 +15,7 @@ from attnconv.config import compose
 from attnconv.files import FileError
 from attnconv.report.page.arrays import packed
 from attnconv.report.page.assemble import bundle
+from attnconv.report.page.contents import tell_apart
 from attnconv.report.page.runs import Shown, describe
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
@@ -141,3 +142,11 @@ def test_invalid_arguments_are_one_line_errors(case, tmp_path, capsys):
     assert line.startswith("error: ")
     assert says in line
     assert not (tmp_path / "page.html").exists()
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders():
+    runs = [{"run": "a/b", "link": "x/a/b"}, {"run": "a/b", "link": "y/a/b"}, {"run": "c", "link": "x/c"}]
+    probes = [{"run": "a/b", "link": "y/a/b"}, {"run": "c", "link": "x/c"}]
+    tell_apart(runs, probes)
+    assert [run["run"] for run in runs] == ["a/b in x", "a/b in y", "c"]
+    assert [probe["run"] for probe in probes] == ["a/b in y", "c"]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnconv.files import FileError, read_json_lines, reading
-from attnconv.report.comparisons import distinct, is_of
+from attnconv.report.comparisons import check_alike, distinct, is_of
 from attnconv.report.runs_table import read_runs
 from attnconv.runs.status import collected_folder
 
@@ -62,17 +62,25 @@ class Results:
         return [run for run in found if (run["name"], run["precision"]) == most]
 
     def best_run(self, studies: tuple[str, ...], file: str, **wanted: Any) -> Row | None:
-        """Return the run with this file in the first study that has one: of most images, then of the lowest seed."""
+        """Return the run with this file in the first study that has one: of most images, then of the lowest seed.
+
+        Runs of others count only if there is none of our own.
+        """
         for study in studies:
             found = [run for run in self.of_study(study, **wanted) if (self.folder(run) / file).exists()]
             if found:
-                return min(found, key=lambda run: (-run["train_images"], run["seed"]))
+                return min(found, key=lambda run: (run["source"] or "", -run["train_images"], run["seed"]))
         return None
 
 
 def by_seed(runs: Iterable[Row]) -> dict[Hashable, float]:
-    """Return test accuracies by seed, and those of external runs by source and seed, without repetitions."""
-    return {(run["source"], run["seed"]) if run["source"] else run["seed"]: run["test_acc"] for run in distinct(runs)}
+    """Return test accuracies by seed, and those of external runs by source and seed, without repetitions.
+
+    Raises:
+        RunFolderError: the runs of one model differ in other settings than the seed.
+    """
+    found = {(run["source"], run["seed"]) if run["source"] else run["seed"]: run for run in distinct(runs)}
+    return {key: run["test_acc"] for key, run in check_alike(found).items()}
 
 
 def title_of(run: Row) -> str:

@@ -17,6 +17,8 @@ ENCODINGS = ("sa_quadratic", "sa_quadratic_generalized", "sa_distance", "sa_sinu
 WITH_CONTENT = ("sa_learned_content", "sa_sinusoidal_content")
 FROZEN = {"sa_quadratic": "learned", "sa_quadratic_copied": "copied from another network",
           "sa_quadratic_shifts": "fixed on the 3x3 shifts", "sa_quadratic_random": "fixed at random"}  # fmt: skip
+MINI = {"scale": "mini", "recipe": "modern"}
+QUARTER = MINI | {"fraction": 0.25}  # the runs of most studies
 MINUTES = ("table1", "frozen_heads")
 LAYER = 5  # the layer in README's figure
 
@@ -44,7 +46,7 @@ def place(model: str) -> int:
 
 def groups(results: Results, study: str, models: dict[str, str]) -> dict[str, list[Group]] | None:
     """Return the models of a study, labeled, one panel per number of images; None if fewer than two have runs."""
-    runs = [run for run in results.of_study(study) if run["model"] in models]
+    runs = [run for run in results.of_study(study, **MINI) if run["model"] in models]
     panels = {}
     for images in sorted({int(run["train_images"]) for run in runs}):
         here = [run for run in runs if run["train_images"] == images]
@@ -65,11 +67,10 @@ def frozen_heads(results: Results) -> Groups | None:
 
 def encodings(results: Results) -> Groups | None:
     """Return all position encodings, on all images, with the same number of parameters."""
-    wanted = {"scale": "mini", "recipe": "modern"}
-    runs = results.of_study("encodings", **wanted)
+    runs = results.of_study("encodings", fraction=1.0, **MINI)
     if not runs:
         return None
-    runs = runs + results.of_study("table1", precision=runs[0]["precision"], **wanted)
+    runs = runs + results.of_study("table1", precision=runs[0]["precision"], fraction=1.0, **MINI)
     panel = [
         Group(model, model, by_seed(found))
         for model in ("conv3x3", *ENCODINGS, *WITH_CONTENT)
@@ -81,7 +82,7 @@ def encodings(results: Results) -> Groups | None:
 def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
     """Return test accuracy by CPU minutes, of Table 1's models, or of the first study whose runs recorded minutes."""
     for study in MINUTES:
-        runs = results.of_study(study, scale="mini", recipe="modern")
+        runs = results.of_study(study, **MINI)
         curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
         if len({curve.model for curve in curves}) > 1:
             devices = ", ".join(sorted({run["device"] for run in runs}))
@@ -94,7 +95,7 @@ def windows(results: Results) -> Groups | None:
     """Return local attention and convolution with the same windows."""
     panel: list[Group] = []
     for size in (3, 5, 7):
-        runs = results.of_study(f"mixers_kernel{size}")
+        runs = results.of_study(f"mixers_kernel{size}", **QUARTER)
         if size == 3 and runs:  # other studies have its convolution as their reference
             runs = runs + _reference(results, runs[0])
         for model in ("local_attention", f"conv{size}x{size}"):
@@ -115,7 +116,8 @@ def normalizers(results: Results) -> Groups | None:
     """Return the normalizers, in attention to positions and to content."""
     panels = {}
     for model in ("sa_learned", "sa_learned_content"):
-        runs = {kind: results.of_study(f"normalizers_{kind}", model=model) for kind in ("softmax", "relu", "sigmoid")}
+        wanted = {"model": model, **QUARTER}
+        runs = {kind: results.of_study(f"normalizers_{kind}", **wanted) for kind in ("softmax", "relu", "sigmoid")}
         panel = [Group(kind, model, by_seed(found)) for kind, found in runs.items() if found]
         if len(panel) > 1:
             panels[model] = panel

@@ -1,5 +1,6 @@
 """The runs and images on the page: those of results/, or a user's own."""
 
+import itertools
 import os
 import shlex
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ import torch
 
 from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.data.root import move_root
 from attnconv.errors import RunFolderError
 from attnconv.report.colors import BLACK, HEADS, style_of
 from attnconv.report.complaints import noting
@@ -64,6 +66,7 @@ def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]
         "protocols": data_size(rows),
         "colors": colors(row["model"] for row in rows),
     }
+    tell_apart(runs, found["probes"])
     with noting(errors):
         found["calibration"] = calibration(results)
     with noting(errors):
@@ -110,14 +113,26 @@ def from_runs(
         runs.append(describe(shown, data.image_shape, (data.test.mean.tolist(), data.test.std.tolist())))
     shipped = {digest: each.describe() for digest, each in images.items()}
     probed = [probe_of(folder, run["link"], run["image"]) for folder, run in zip(folders, runs, strict=True)]
+    shown_probes = [one for one in probed if one is not None]
     found = {
         "images": shipped,
         "runs": runs,
-        "probes": [one for one in probed if one is not None],
+        "probes": shown_probes,
         "calibration": calibration(results),
         "colors": colors(run["model"] for run in runs),
     }
+    tell_apart(runs, shown_probes)
     return {"made": f"python scripts/make_page.py {shlex.join(map(str, folders))}"} | found
+
+
+def tell_apart(*listed: list[dict[str, Any]]) -> None:
+    """Add the folder to the names of runs that share a name: the page finds runs by their names."""
+    folders: dict[str, set[str]] = {}
+    for about in itertools.chain(*listed):
+        folders.setdefault(about["run"], set()).add(about["link"])
+    for about in itertools.chain(*listed):
+        if len(folders[about["run"]]) > 1:
+            about["run"] += f" in {about['link'].removesuffix('/' + about['run'])}"
 
 
 def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[DataConfig, DataSet]:
@@ -125,7 +140,8 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[Da
     config, state = read_run_config(folder, trusted), read_state(folder)
     if state.status != "done":
         raise RunFolderError(f"{folder} is {state.status}, not a finished run {state.detail}".strip())
-    config.data.root = root or config.data.root
+    if root is not None:
+        move_root(config.data, root)
     data = load_dataset(config.data, torch.device("cpu"))
     different = differences(folder, config, data_hash=data.source_sha256)
     if different:
@@ -145,7 +161,8 @@ def colors(models: Iterable[str]) -> dict[str, Any]:
 def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[str, Any]]:
     """For each model and scale, return the run with most images that recorded its heads, and the one with weights.
 
-    Ties are resolved by maps, then by most epochs, then by the lowest seed. Models without heads are left out.
+    Our own runs come before those of others. Ties are resolved by maps, then by most epochs, then by the lowest seed.
+    Models without heads are left out.
     """
     best: dict[tuple[str, str, bool], tuple[tuple[Any, ...], dict[str, Any]]] = {}
     for row in rows:
@@ -153,7 +170,7 @@ def best_documented(rows: Iterable[dict[str, Any]], results: Path) -> list[dict[
         if "mixer" not in read_config(folder)["model"]:
             continue
         recorded = [(folder / file).exists() for file in RECORDED]
-        rank = (row["train_images"], *recorded, row["epochs"], -row["seed"])
+        rank = (row["source"] is None, row["train_images"], *recorded, row["epochs"], -row["seed"])
         for live, known in ((True, collected_weights(results, row["run"]).exists()), (False, any(recorded))):
             key = (row["model"], row["scale"], live)
             if known and (key not in best or rank > best[key][0]):

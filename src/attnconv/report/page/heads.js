@@ -22,8 +22,8 @@ export function shownBy(run) {
 const hasEncoding = ({ tensors }) =>
   Object.keys(tensors ?? {}).some((name) => name.startsWith("layers.0.mixer.encoding."));
 
-/** The epochs at which a run's heads are known; the last one may be all. */
-export const epochsOf = (run) => run.history?.epochs ?? [run.epochs];
+/** The epochs whose heads can be shown: with recorded centers all of them, unless maps of the end are shown. */
+export const epochsOf = (run) => (shownBy(run) === "position" && run.history?.epochs) || [run.epochs];
 
 /** The number of layers whose attention can be shown. */
 export const layersOf = (run) => run.history?.centers.shape[1] ?? run.maps?.shape[0] ?? run.layers ?? 0;

@@ -21,7 +21,13 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 function makePage() {
   const loaded = new Map();
-  const runs = data.runs.map((run) => ({ ...run, label: labelOf(run) }));
+  const labels = Map.groupBy([...data.runs, ...data.probes], labelOf);
+  /** The label of a run, with its name if another one has the same label. */
+  const ownLabel = (run) => {
+    const label = labelOf(run);
+    return new Set(labels.get(label)?.map((other) => other.run)).size > 1 ? `${label}, ${run.run}` : label;
+  };
+  const runs = data.runs.map((run) => ({ ...run, label: ownLabel(run) }));
   const images = Object.values(data.images);
   const most = Math.max(0, ...images.map(({ labels }) => labels.length - 1));
   const state = makeState({
@@ -66,7 +72,7 @@ function makePage() {
       if (!loaded.has(run)) loaded.set(run, unpackAll(run));
       return loaded.get(run);
     },
-    labelOf,
+    labelOf: ownLabel,
     imagesOf: ({ data_hash: hash }) => data.images[hash],
     /** {pixels, key, name} of the image that is chosen, as this run sees it. */
     image(run) {
