@@ -65,7 +65,8 @@ def measure(arguments: argparse.Namespace) -> None:
         found = probe(trained, images, fitted)
         head, dirty = commit()
         about = {"run": run_name(trained.config), "images": images, "fit_images": fitted}
-        about |= {"patch": trained.config.scale.patch, "commit": head, "dirty": dirty}
+        patch = trained.config.model.get("patch", trained.config.scale.patch)
+        about |= {"patch": patch, "commit": head, "dirty": dirty}
         write_whole(folder / "probe.json", compact(about | found).encode())
         print(f"{about['run']}: {folder}/probe.json")
         columns = [name for name in found["layers"][0] if name not in ("weights", "layer")]

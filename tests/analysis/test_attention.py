@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models import VisionTransformer
 
 from attnconv.analysis.attention import attention_layers
+from attnconv.analysis.heads import attention_mixers, mixer_traffic
 from attnconv.errors import ConfigError
 from attnconv.models.vit import vit
 
@@ -44,6 +46,57 @@ class ClassLast(nn.Module):
     def forward(self, x):
         tokens = nn.functional.pad(x.flatten(2).mT, (0, 0, 0, 1))
         return self.attention(tokens, tokens, tokens)[0][:, -1]
+
+
+class Positional(nn.Module):
+    """Weights that are computed from others, and options of the attention by position."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.first = nn.utils.weight_norm(nn.Linear(3, 3))
+
+    def forward(self, x):
+        tokens = self.first(x.flatten(2).mT)
+        return self.attention(tokens, tokens, tokens, None, False)[0].mean(1)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_attention_with_options_by_position_and_computed_weights():
+    (layer,) = attention_layers(Positional().eval(), torch.randn(2, 3, 4, 4))
+    assert layer.probs.shape == (2, 1, 16, 16)
+
+
+class WithMethod(nn.Module):
+    """A network with a method of the name that mixers have."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = QuietMixer()
+
+    def attention_probs(self, images):
+        return self.layer.attention_probs(4, 4)
+
+    def forward(self, x):
+        y = self.layer(x.movedim(1, -1))
+        y += 1
+        return F.relu_(y)
+
+
+class QuietMixer(nn.Module):
+    def attention_probs(self, height, width, x=None):
+        return torch.full((1, 1, height * width, height * width), 1 / (height * width))
+
+    def forward(self, x):
+        return x.mean((1, 2), keepdim=True).expand_as(x).clone()
+
+
+def test_a_network_is_not_a_mixer_and_may_go_on_in_place():
+    model, images = WithMethod(), torch.randn(2, 3, 4, 4)
+    assert attention_mixers(model) == [model.layer]
+    ((x, y),) = mixer_traffic(model, images)
+    assert torch.equal(x, images.movedim(1, -1))
+    assert torch.allclose(y, x.mean((1, 2), keepdim=True).expand_as(x))
 
 
 def test_other_tokens_are_not_taken_for_positions():

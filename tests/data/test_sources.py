@@ -105,6 +105,8 @@ def npy(header):
         (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (9, 9, 9, 3)}"), "file seems not fully written"),
         (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000, 32, 32, 3)}"), "Unable to allocate"),
         (npy("{'descr': '|zz', 'fortran_order': False, 'shape': (3,)}"), "not a valid dtype"),
+        (npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30},)}}"), "train|test_images"),
+        (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 4)}"), "train|test_images"),
         (npy("("), "EOF in multi-line statement"),
         (npy(" " * 20_000), "Header info length"),
     ],

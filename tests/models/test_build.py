@@ -89,12 +89,18 @@ def test_own_arguments_of_all_kinds_are_accepted():
 
 def test_an_import_changes_no_settings(tmp_path, monkeypatch):
     (tmp_path / "changes_settings.py").write_text(
-        "import os, torch\n\ntorch.set_default_dtype(torch.bfloat16)\nos.chdir('/')\n\n\nclass Net:\n    pass\n"
+        "import os, torch\n\ntorch.set_default_dtype(torch.bfloat16)\nos.chdir('/')\n"
+        "torch.set_float32_matmul_precision('medium')\ntorch.set_default_device('meta')\n"
+        "torch.set_num_threads(torch.get_num_threads() + 1)\ntorch.use_deterministic_algorithms(True)\n\n\n"
+        "class Net:\n    pass\n"
     )
+    threads = torch.get_num_threads()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert import_target("changes_settings.Net").__name__ == "Net"
     assert (torch.get_default_dtype(), Path.cwd()) == (torch.float32, tmp_path)
+    assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("highest", threads)
+    assert (torch.get_default_device(), torch.are_deterministic_algorithms_enabled()) == (torch.device("cpu"), False)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A network of the user that cannot train is refused in one line before a run folder exists."""
 
+import contextlib
 import functools
 import sys
 
@@ -8,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from plain_network import Plain
 from torch import nn
+
+from attnconv.training.rehearsal import rehearse
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +151,18 @@ class ReadsValues(Pairs):
         return super().forward(x) * float(x.isfinite().all())
 
 
+class Idle(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.idle = nn.Linear(2, 2)
+
+
+class RunningMean(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.norm = nn.InstanceNorm2d(8, track_running_stats=True)
+
+
 class SparseBuffer(Plain):
     def __init__(self, image_shape, classes):
         super().__init__(image_shape, classes)
@@ -193,6 +208,23 @@ class SparseBuffer(Plain):
 )
 def test_networks_that_cannot_train_are_refused(refused, own_model, network, complaint):
     assert complaint in refused(*own_model(network))
+
+
+@pytest.mark.parametrize(
+    ("network", "complaint"),
+    [
+        (Idle, "idle.weight gets no gradient, for which several processes would wait: start one process"),
+        (RunningMean, "training changes norm.running_mean, of which each process would have its own: start one"),
+        (Plain, None),
+    ],
+)
+def test_networks_that_several_processes_cannot_train_are_refused(network, complaint):
+    node = {"name": "mine", "_target_": f"{network.__module__}.{network.__name__}"}
+    images = torch.randn(2, 3, 8, 8)
+    rehearse(node, (3, 8, 8), 4, images, bf16=False, on_cpu=True, alone=True)
+    expected = pytest.raises(ValueError, match=complaint) if complaint else contextlib.nullcontext()
+    with expected:
+        rehearse(node, (3, 8, 8), 4, images, bf16=False, on_cpu=True, alone=False)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,25 @@ def test_a_matched_network_has_its_recorded_width_whatever_configs_holds_today(f
     assert load(folder).model.head.in_features == width
 
 
+def test_data_is_found_where_it_was_from_any_folder(folder, arrays, tmp_path, monkeypatch):
+    changed(folder, data=OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))["data"] | {"root": "arrays"})
+    monkeypatch.chdir(tmp_path)
+    assert load(folder).config.data.root == "arrays"
+    (folder / "data.json").write_text(json.dumps({"root": str(arrays), "sha256": "x"}))
+    monkeypatch.chdir(tmp_path / "run")
+    assert load(folder).config.data.root == str(arrays)
+    monkeypatch.setattr("attnconv.runs.load.REPOSITORY", arrays.parent)
+    (folder / "data.json").unlink()
+    assert load(folder).config.data.root == f"{arrays.parent}/arrays"
+
+
+def test_a_loaded_network_computes_in_full_float32(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("high")
+    load(folder)
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (False, "highest")
+
+
 def test_a_checkpoint_is_loaded_with_the_configuration_of_its_run(folder, monkeypatch, capsys):
     (folder / "weights.safetensors").unlink()
     (checkpoint,) = (folder / "checkpoints").glob("step*.pt")

@@ -1,8 +1,11 @@
 """The commit, the hardware and the memory in a result."""
 
 import hashlib
+import importlib
 import json
 import platform
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ import torch
 from attnconv.errors import counted
 from attnconv.report.runs_table import kept_out
 from attnconv.run import run
+from attnconv.runs import provenance
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.provenance import describe_cpu, parse_cpuinfo
+from attnconv.runs.provenance import describe_cpu, parse_cpuinfo, peak_memory
 from attnconv.training import description
 
 AMD = """processor\t: 0
@@ -95,6 +99,7 @@ def test_starts_before_the_first_step_do_not_count(tiny, interrupted, monkeypatc
 
 
 NETWORK = """from torch import nn
+import helper_of_user
 class Net(nn.Module):
     def __init__(self, image_shape, classes):
         super().__init__()
@@ -109,21 +114,58 @@ def test_the_code_of_a_network_of_the_user_is_recorded(tiny, interrupted, monkey
     (tmp_path / "own").mkdir()
     module = tmp_path / f"own/net_of_user_{changed}.py"
     module.write_text(NETWORK)
+    for name in ("helper", "stranger"):
+        (tmp_path / f"own/{name}_of_user.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / "own")
     monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
+    importlib.import_module("stranger_of_user")  # not by the network
     config = tiny("epochs=2")
     config.model = {"name": "mine", "_target_": f"{module.stem}.Net"}
     interrupted(config, epoch=2)
-    if changed:
-        module.write_text(NETWORK + "# changed\n")
+    module.write_text(NETWORK + "# changed\n")
+    if changed:  # else the process has the code of before
+        del sys.modules[module.stem]
     result = run(config)
-    expected = hashlib.sha256(module.read_bytes()).hexdigest()[:16]
-    assert result["code"][module.stem] == expected
-    assert not {"attnconv.run", "torch", "conftest"} & result["code"].keys()
+    loaded = module.read_bytes() if changed else NETWORK.encode()
+    assert result["code"][module.stem] == hashlib.sha256(loaded).hexdigest()[:16]
+    assert result["code"].keys() == {module.stem, "helper_of_user"}
     assert (result["dirty"], "starts" in result) == (changed, changed)
     warning = f"warning: the code of {module.stem} has changed since this run began"
     assert (warning in capsys.readouterr().out) == changed
     assert "code" not in run(tiny("name=ours"))
+
+
+def test_a_network_without_a_file_counts_as_unknown_code(tiny, monkeypatch):
+    monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
+    monkeypatch.setattr(description, "code_of_user", lambda parts: {"__main__": None})
+    config = tiny("epochs=1")
+    config.model = {"name": "mine", "_target_": f"{__name__}.Linear"}
+    result = run(config)
+    assert (result["code"], result["dirty"]) == ({"__main__": None}, None)
+    assert kept_out(result) == "unknown commit"
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, image_shape, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(image_shape[0], classes)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_start_that_was_not_recorded_has_an_unknown_commit(tiny, interrupted, monkeypatch):
+    monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
+    config = tiny("epochs=2")
+    (interrupted(config) / "starts.jsonl").unlink()
+    assert run(config)["dirty"] is None
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="of /proc")
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one(monkeypatch):
+    largest = 10**15
+    monkeypatch.setattr(provenance.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=largest))
+    assert 10**7 < peak_memory(torch.device("cpu")) < 10**12
 
 
 def test_peak_memory_is_that_of_one_run(tiny):

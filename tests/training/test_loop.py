@@ -44,9 +44,10 @@ class Witness(nn.Module):
             self.steps[-1]["gradient"] = gradient.clone()
 
     def forward(self, images):
-        if len(images) > FEW:  # not in the checks before training
-            self.modes.append(self.training)
-        if self.training and len(images) > FEW:
+        if len(images) <= FEW or images.is_meta:  # a check before training
+            return self.bias + torch.zeros(len(images), 1, device=images.device)
+        self.modes.append(self.training)
+        if self.training:
             if len(self.steps) == self.stop_at:
                 raise KeyboardInterrupt
             mask = self.dropout(torch.ones(100))

@@ -66,6 +66,10 @@ def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
         yield LayerAttention(probs_of(mixer, height, width, x).cpu(), (height, width), 0)
 
 
+# Of MultiheadAttention, after queries, keys and values.
+OPTIONS = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
+
+
 def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Run a copy of a transformer that writes out its probabilities, and return them, (B, N, Q, K) each."""
     found: list[Tensor] = []
@@ -74,10 +78,13 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
         found.append(inputs[0].float().cpu())
 
     def recompute(attention: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
-        options = options | {"need_weights": True, "average_attn_weights": False}
+        options = dict(zip(OPTIONS, inputs[3:], strict=False)) | options
+        options |= {"need_weights": True, "average_attn_weights": False}
         # Calling the module would call this hook again.
-        found.append(attention.forward(*inputs, **options)[1].float().cpu())
+        found.append(attention.forward(*inputs[:3], **options)[1].float().cpu())
 
+    model.eval()
+    model(images[:1].clone())  # weights that are computed from others can be copied only afterwards
     model = copy.deepcopy(model)  # the hooks end with the copy
     model.eval()
     module: Any

@@ -20,6 +20,7 @@ from attnconv.models.weight_files import load_weights
 from attnconv.runs.folder import run_name
 from attnconv.runs.load import build_untrained, load, run_folder_of
 from attnconv.runs.provenance import commit, describe_device
+from attnconv.training.device import full_float32
 
 LABELS = {
     "layers": "converted convolutions", "heads": "heads, one per tap", "images": "test images",
@@ -65,6 +66,7 @@ def chosen_network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split
     if checkpoint is not None:
         name = f"{arguments.model}, {checkpoint.name}"
         load_weights(model, checkpoint, data.classes)
+    full_float32()
     model.to(device).eval()
     return name, model, data.test
 

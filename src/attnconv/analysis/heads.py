@@ -30,7 +30,7 @@ def attention_mixers(model: nn.Module) -> list[AttentionMixer]:
     for name, module in model.named_modules():
         inside_another = any(name.startswith(f"{outer}.") for outer in found)
         # A user's mixer may not inherit the base class, and a network may have an attribute of this name.
-        if callable(getattr(type(module), "attention_probs", None)) and not inside_another:
+        if name and callable(getattr(type(module), "attention_probs", None)) and not inside_another:
             found[name] = cast(AttentionMixer, module)
     return list(found.values())
 
@@ -85,12 +85,18 @@ def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     with ExitStack() as hooks:
         for mixer, seen in zip(mixers, calls, strict=True):
             hooks.enter_context(mixer.register_forward_pre_hook(
-                lambda _, inputs, named, seen=seen: seen.extend((*inputs, *named.values())[:1]), with_kwargs=True
+                lambda _, inputs, named, seen=seen: seen.extend(map(_copied, (*inputs, *named.values())[:1])),
+                with_kwargs=True,
             ))  # fmt: skip
-        model(images)
+        model(images.clone())
     for mixer, seen in zip(mixers, calls, strict=True):
         _require_one_map(mixer, seen)
     return [x for (x,) in calls]
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a tensor, because the network may go on in place."""
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _require_one_map(mixer: nn.Module, inputs: list[Any]) -> None:
@@ -118,11 +124,14 @@ def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tu
     with ExitStack() as hooks:
         for mixer, seen in zip(mixers, traffic, strict=True):
             hooks.enter_context(mixer.register_forward_hook(
-                lambda _, inputs, named, out, seen=seen: seen.append(((*inputs, *named.values())[0].cpu(), out.cpu())),
+                # copies, because the network may go on in place
+                lambda _, inputs, named, out, seen=seen: seen.append(
+                    tuple(part.detach().to("cpu", copy=True) for part in ((*inputs, *named.values())[0], out))
+                ),
                 with_kwargs=True,
             ))  # fmt: skip
         for chunk in images.split(batch):
-            model(chunk)
+            model(chunk.clone())
     return [(torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])) for seen in traffic]
 
 

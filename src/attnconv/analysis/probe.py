@@ -43,7 +43,8 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
         raise DataError(f"{trained.data.origin}: fitting and testing convolutions need two or more test images")
     found: dict[str, list[dict[str, Any]]] = {"heads": [], "layers": []}
     shown, _ = next(trained.data.test.batches(max(images, fit_images)))
-    initial = initial_network(trained).to(shown.device).eval()
+    initial = initial_network(trained).to(shown.device)
+    initial.eval()
     for weights, model in (("initial", initial), ("trained", trained.model)):
         for kind, rows in _describe(model, shown[:images], shown[:fit_images]).items():
             found[kind] += [{"weights": weights, **row} for row in rows]

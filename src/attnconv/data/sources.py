@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from threading import Thread
-from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from attnconv.config import DataConfig
 from attnconv.data.root import ARRAYS, FROM_FOLDERS, check_root, files_of, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
-from attnconv.files import first_bytes, in_one_line, kind_of, near
+from attnconv.files import UNREADABLE, first_bytes, in_one_line, kind_of, near
 from attnconv.training.memory import require_memory
 
 PAIR_BYTES = 3 * SIDE * SIDE * 9  # of one image: int64 while it is drawn, and uint8 afterwards
@@ -127,7 +126,7 @@ def _read_array(path: Path) -> np.ndarray:
             more = file.read(1)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, MemoryError, TokenError) as error:
+    except UNREADABLE as error:
         kind = kind_of(head)
         reason = in_one_line(error) if kind == "a NumPy array" else f"it is {kind}"
         raise DataError(f"{path} is not a readable .npy array: {reason}") from error

@@ -20,13 +20,22 @@ KNOWN_BUILDERS = ("attnconv.models", "attnconv.mixers")
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Restore, after code of a user, what the rest of a process relies on: default type, gradients, working folder."""
+    """Restore, after code of a user, what the process relies on: settings of PyTorch, and the working folder."""
     dtype, gradients, folder = torch.get_default_dtype(), torch.is_grad_enabled(), os.getcwd()
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    device = torch.get_default_device()
+    exact = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type in ("cpu", "meta") else device)
         os.chdir(folder)
 
 

@@ -226,7 +226,8 @@ class RunFolder:
             resumed: whether it continues from a checkpoint; else earlier starts have left nothing.
         """
         path = self.path / "starts.jsonl"
-        starts = [*(read_json_lines(path) if resumed and path.exists() else []), start]
+        known = read_json_lines(path) if path.exists() else [dict.fromkeys(start)]  # of an older version: nothing
+        starts = [*(known if resumed else []), start]
         write_whole(path, "".join(map(_line, starts)).encode())
         return starts
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from attnconv.config import RESULTS, Config, check_limits, flatten
+from attnconv.config import REPOSITORY, RESULTS, Config, DataConfig, check_limits, flatten
 from attnconv.data.dataset import DataSet
 from attnconv.data.preprocessing import Preprocessing, read_preprocessing
-from attnconv.data.root import move_root
+from attnconv.data.root import holds_data, move_root
 from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near
 from attnconv.models.build import build_seeded_model
@@ -19,11 +19,11 @@ from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
 from attnconv.models.targets import refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
 from attnconv.runs.identity import start_weights
-from attnconv.runs.records import Damaged, read_config, read_result
+from attnconv.runs.records import Damaged, read_config, read_data, read_result
 from attnconv.runs.status import collected_folder, collected_weights, find_folders
 from attnconv.runs.trained import Trained
 from attnconv.settings.types import typed
-from attnconv.training.device import choose_device
+from attnconv.training.device import choose_device, full_float32
 
 
 def load(
@@ -54,14 +54,23 @@ def load(
     config = read_run_config(folder, (trusted,) if isinstance(trusted, str) else trusted or ())
     if root is not None:
         move_root(config.data, root)
+    else:
+        config.data.root = _find_root(folder, config.data)
     weights = Path(os.path.expanduser(weights)) if weights else find_weights(folder)
     preprocessing = read_preprocessing(folder, config.data)
     if config.model["_target_"] != PRUNED and start_weights(flatten(config.model, "model.")):
         config.model["start"] = str(weights)  # they include the heads that the run started with
     model = build_untrained(config, preprocessing, recorded_widths(folder), weights)
     load_weights(model, weights, preprocessing.classes)
+    full_float32()
     model.to(choose_device(device)).eval()
     return Trained(folder, config, preprocessing, model)
+
+
+def _find_root(folder: Path, data: DataConfig) -> str:
+    """Return the folder of a run's data: where it was, or where data.root leads from here or from the repository."""
+    places = [read_data(folder).get("root", data.root), data.root, str(REPOSITORY / data.root)]
+    return next((place for place in places if holds_data(Path(os.path.expanduser(place)), data.source)), data.root)
 
 
 def find_run(run: str | Path, results: Path = RESULTS) -> Path:

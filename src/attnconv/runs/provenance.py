@@ -3,11 +3,15 @@
 import hashlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,9 +25,11 @@ MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 CLEAR_REFS = "/proc/self/clear_refs"  # proc(5): 5 resets the peak of this process
 
 
+@cache
 def commit() -> tuple[str | None, bool | None]:
     """Return the checked-out commit, and whether the tree differs from it (new files included).
 
+    The first answer stays, because the process does not load the code again if the tree changes later.
     Outside a checkout, return the value of ATTNCONV_COMMIT, or None.
     """
     try:
@@ -87,20 +93,57 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes: on a GPU that of PyTorch's tensors, on a CPU that of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")  # Linux: ru_maxrss may be the peak of the process that started this one
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text("utf-8"), re.MULTILINE)):
+        return 1024 * int(found[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB
 
 
-def code_of_user() -> dict[str, str]:
-    """Return the hash of each imported file of code that belongs neither to a package nor to the commit, by module."""
-    files = {name: getattr(module, "__file__", None) for name, module in sorted(sys.modules.items())}
-    of_user = {name: Path(file) for name, file in files.items() if isinstance(file, str) and is_of_user(file)}
+def code_of_user(parts: Iterable[object]) -> dict[str, str | None]:
+    """Return the hash of each file of code that defines a network, or that such a file imports, by module.
+
+    Packages, and files of the commit, are left out. The hash is None for a class without a file, as of a notebook.
+
+    Args:
+        parts: classes and functions of the network.
+    """
+    found: dict[str, ModuleType] = {}
+    waiting = [sys.modules.get(getattr(part, "__module__", "")) for part in parts]
+    while waiting:
+        module = waiting.pop()
+        file = getattr(module, "__file__", None)
+        if module is None or module.__name__ in found or (file and not is_of_user(file)):
+            continue
+        if file is None and module.__name__ != "__main__":  # of the interpreter
+            continue
+        found[module.__name__] = module
+        values = list(vars(module).values()) if file else []
+        others = (value if isinstance(value, ModuleType) else _module_of(value) for value in values)
+        waiting += [other for other in others if getattr(other, "__file__", None)]
+    hashes = {name: _hash_of(module) for name, module in sorted(found.items())}
+    return {name: digest for name, digest in hashes.items() if digest != TRACKED}
+
+
+TRACKED = "tracked"  # a file of the commit
+
+
+def _module_of(value: object) -> ModuleType | None:
+    name = getattr(value, "__module__", None)
+    return sys.modules.get(name) if isinstance(name, str) else None
+
+
+@cache
+def _hash_of(module: ModuleType) -> str | None:
+    """Return the hash of a module's file when this is first asked, because a later change is not loaded."""
+    if module.__file__ is None:
+        return None
+    file = Path(module.__file__).resolve()
     try:
-        tracked = {REPOSITORY / line for line in _git("ls-files", "--", "*.py").splitlines()}
+        tracked = _git("ls-files", "--", str(file)).strip() if file.is_relative_to(REPOSITORY) else ""
     except (OSError, subprocess.CalledProcessError):
-        tracked = set()
-    own = {name: file for name, file in of_user.items() if file.resolve() not in tracked and file.is_file()}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in own.items()}
+        tracked = ""
+    return TRACKED if tracked else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:

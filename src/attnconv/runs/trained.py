@@ -20,8 +20,8 @@ from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.images import Images, as_arrays
 from attnconv.data.preprocessing import Preprocessing
 from attnconv.data.sources import load_test
-from attnconv.errors import ConfigError, DataError, RunFolderError
-from attnconv.models.build import evaluation_draws
+from attnconv.errors import ConfigError, DataError, RunFolderError, counted
+from attnconv.models.build import errors_of_network, evaluation_draws
 from attnconv.runs.identity import differences, listed
 
 Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
@@ -176,7 +176,8 @@ class Trained:
         """
         for start in range(0, len(images), BATCH):
             chunk = self.preprocessing.normalize(torch.tensor(images[start : start + BATCH], device=self.device))
-            with evaluation_draws(self.device, self.config.seed, start):
+            what = f"model={self.config.model['name']} cannot take {counted(len(chunk), 'image')} at once:"
+            with evaluation_draws(self.device, self.config.seed, start), errors_of_network(what):
                 logits = self.model(chunk).detach().float().cpu()
             bad = (~logits.logsumexp(dim=1).isfinite()).nonzero().flatten().tolist()
             if bad:

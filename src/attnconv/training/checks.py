@@ -154,7 +154,10 @@ def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes:
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
             try:
                 with errors_of_network(f"model={config.model['name']} cannot be trained:"):
-                    rehearse(node, data.image_shape, data.classes, scale(images, side), bf16, on_cpu)
+                    rehearse(
+                        node, data.image_shape, data.classes, scale(images, side),
+                        bf16=bf16, on_cpu=on_cpu, alone=processes.count == 1,
+                    )  # fmt: skip
             except ConfigError as error:
                 if count > 1 or "more than 1 value per channel" not in str(error):
                     raise

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from attnconv.models.targets import import_target
 from attnconv.runs.provenance import code_of_user, commit, describe_cpu, describe_device, versions
 from attnconv.runs.records import FORMAT
 from attnconv.settings.limits import from_elsewhere
@@ -12,6 +13,9 @@ from attnconv.training.setup import Setup
 def describe(setup: Setup) -> dict[str, Any]:
     """Return the part of result.json that does not depend on the outcome."""
     config, (head, dirty) = setup.config, commit()
+    code = _code(setup)
+    if None in code.values() and not dirty:
+        dirty = None
     return {
         "format": FORMAT,
         "name": config.name,
@@ -35,7 +39,7 @@ def describe(setup: Setup) -> dict[str, Any]:
         "commit": head,
         "dirty": dirty,
         "versions": versions(),
-        **({"code": code_of_user()} if from_elsewhere(config.model) else {}),
+        **({"code": code} if code else {}),
         "data_origin": setup.data.origin,
         "data_hash": setup.data.source_sha256,
         "subset_hash": setup.data.subset_sha256,
@@ -65,8 +69,17 @@ def over_starts(starts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def changed_code(starts: list[dict[str, Any]]) -> list[str]:
     """Return the modules of the user's network whose code differs between two starts of a run."""
-    codes = [start.get("code", {}) for start in starts]
-    return sorted({name for code in codes for name in code if any(other.get(name) != code[name] for other in codes)})
+    codes = [start.get("code") or {} for start in starts]
+    names = {name for code in codes for name in code}
+    return sorted(name for name in names if len({code[name] for code in codes if name in code}) > 1)
+
+
+def _code(setup: Setup) -> dict[str, str | None]:
+    """Return the code of a network of the user; empty for other networks."""
+    if not from_elsewhere(setup.config.model):
+        return {}
+    target = import_target(setup.config.model["_target_"])
+    return code_of_user([target, *(type(module) for module in setup.model.modules())])
 
 
 def _matched(setup: Setup) -> dict[str, Any]:

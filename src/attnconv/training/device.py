@@ -32,6 +32,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def full_float32() -> None:
+    """Compute products of float32 numbers in float32: by default, GPUs may round the inputs of some to TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
 def computes_in_bf16(device: torch.device) -> bool:
     """Return whether the device has bf16 instructions, so that bf16 is faster than float32 and not emulated."""
     if device.type == "cuda":

@@ -120,6 +120,6 @@ def distribute(model: nn.Module, processes: Processes, device: torch.device) -> 
         # timm's function also converts its layers that combine batch norm and activation
         model = convert_sync_batchnorm(model)
     on: Any = [device] if device.type == "cuda" else None
-    # Buffers are equal on all processes by construction. Broadcasting them would make an evaluation wait for idle
-    # processes.
+    # Buffers are equal on all processes: the rehearsal refuses networks that change others than those of batch norm.
+    # Broadcasting them would make an evaluation wait for idle processes.
     return nn.parallel.DistributedDataParallel(model, device_ids=on, broadcast_buffers=False)

@@ -22,7 +22,14 @@ SEED = 2**40  # no network sets it itself
 
 
 def rehearse(
-    node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, bf16: bool, on_cpu: bool
+    node: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    classes: int,
+    images: Tensor,
+    *,
+    bf16: bool,
+    on_cpu: bool,
+    alone: bool,
 ) -> None:
     """Take training steps, but for the optimizer's, with a new network on the CPU.
 
@@ -32,6 +39,7 @@ def rehearse(
         images: (B, C, H, W) on the CPU, laid out as in training.
         bf16: use autocast.
         on_cpu: whether the run trains on the CPU, too.
+        alone: whether one process trains it.
 
     Raises:
         ConfigError: see `build_model`.
@@ -44,7 +52,7 @@ def rehearse(
     with torch.random.fork_rng(devices=[]):
         for some in (images[:FEW], images):
             try:
-                _steps(build, some, classes, bf16)
+                _steps(build, some, classes, bf16, alone)
                 return
             except UserError:
                 raise
@@ -59,7 +67,7 @@ def rehearse(
                     raise
 
 
-def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool) -> None:
+def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool, alone: bool) -> None:
     model = _seeded(build)
     check_state(model)
     place(model, images.device)
@@ -83,6 +91,8 @@ def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16
     late = [name for name in _trained(model) if name not in trained]
     if late:
         raise ValueError(thawed(late[0]))
+    if not alone:
+        _require_shared_steps(model, trained, buffers)
     fresh = build(SEED)
     _require_own_tensors(model, fresh, buffers)
     _require_steady_evaluation(model, images, bf16)
@@ -93,6 +103,24 @@ def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16
         for parameter in trained.values():  # as a step does, which a stale copy of the weights would miss
             parameter.mul_(0.99)
     _require_complete_state(model, fresh, images, bf16)
+
+
+def _require_shared_steps(model: nn.Module, trained: dict[str, nn.Parameter], buffers: dict[str, Tensor]) -> None:
+    """Raise ValueError for a network whose processes would wait for each other, or end with different networks.
+
+    Args:
+        trained: parameters after two backward passes.
+        buffers: before the steps.
+    """
+    idle = [name for name, parameter in trained.items() if parameter.grad is None]
+    if idle:
+        raise ValueError(f"{idle[0]} gets no gradient, for which several processes would wait: start one process")
+    of_norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    shared = {id(buffer) for part in of_norms for buffer in part.buffers(recurse=False)}
+    own = {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in shared and name in buffers}
+    changed = [name for name, buffer in own.items() if not _equal(buffer, buffers[name])]
+    if changed:
+        raise ValueError(f"training changes {changed[0]}, of which each process would have its own: start one process")
 
 
 def _seeded(build: Callable[[int], nn.Module]) -> nn.Module:

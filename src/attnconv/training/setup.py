@@ -23,7 +23,7 @@ from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
 from attnconv.training.checks import check_drawing, check_network
-from attnconv.training.device import choose_device, choose_precision, keep_freed_memory, take_threads
+from attnconv.training.device import choose_device, choose_precision, full_float32, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
 from attnconv.training.memory import is_out_of_memory
 from attnconv.training.notes import notes_on
@@ -117,8 +117,7 @@ def _prepare(config: Config) -> Setup:
         folder.check()
     config = replace(config, precision=precision)
     if precision == "fp32":
-        # By default, recent GPUs round the inputs of convolutions to TF32, but not those of matrix products.
-        torch.backends.cudnn.allow_tf32 = False
+        full_float32()
     check_node(config.model)
     data = load_dataset(config.data, device)
     folder.data_hash, start = data.source_sha256, start_weights(flatten(config.model, "model."))
