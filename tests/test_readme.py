@@ -50,7 +50,7 @@ def perform(clone, command):
     if "train.py" in words and not set(words) & set(INSPECTING):
         command += " epochs=1" + ("" if "scale=" in command or "experiment=" in command else " data.fraction=0.1")
     if command == "make quickstart":
-        command += " ARGS=epochs=1"
+        command += " ARGS='epochs=1 data.fraction=0.1'"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{clone}/src"}
     environment["PATH"] = f"{clone}/.venv/bin:{environment['PATH']}"
     if words[0] == "python" and not set(command) & set("|&;<>*~`"):

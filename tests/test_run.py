@@ -219,7 +219,9 @@ def test_models_overfit_one_batch(tiny, model):
         this.optimizer.zero_grad()
         loss.backward()
         this.optimizer.step()
-    assert loss.item() < 0.05
+        if loss.item() < 0.05:
+            return
+    pytest.fail(f"the loss is still {loss.item()}")
 
 
 # Two models need the weights of another run; tests/models/test_frozen.py and test_pruned.py cover them.

@@ -21,7 +21,7 @@ from attnconv.run import run
 from attnconv.runs.checkpoint import Position, load_checkpoint, newest, save_checkpoint
 from attnconv.runs.folder import RunFolder, run_folder_path
 from attnconv.runs.records import read_lines
-from conftest import PYTHON
+from conftest import PYTHON, tiny_below, write_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +148,14 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    """A folder with data, for one undisturbed run that several tests compare with."""
+    place = tmp_path_factory.mktemp("disk")
+    write_arrays(place / "arrays")
+    return place
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [
@@ -161,9 +169,12 @@ def interrupt(*_):
         (24, errno.ENOSPC),  # result.json
     ],
 )
-def test_a_run_resumes_after_a_full_or_read_only_disk_error(tiny, monkeypatch, call, code):
-    calm, hurt = (tiny("model=sa_quadratic", f"name={name}", "checkpoint_steps=2") for name in ("calm", "hurt"))
-    run(calm)
+def test_a_run_resumes_after_a_full_or_read_only_disk_error(tiny, disk, monkeypatch, call, code):
+    calm, hurt = (
+        tiny_below(disk, "model=sa_quadratic", f"name={name}", "checkpoint_steps=2") for name in ("calm", f"hurt{call}")
+    )
+    if not run_folder_path(calm).exists():
+        run(calm)
     calls, real = itertools.count(1), os.fsync
 
     def full(descriptor):
