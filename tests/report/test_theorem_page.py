@@ -1,6 +1,7 @@
 """results/theorem.md shows conversion.json and probe.json, if they were made without uncommitted changes."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,17 +14,19 @@ from attnconv.report.theorem_page import likeness_summary, likeness_table, theor
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.load import load
+from conftest import tiny_below, write_arrays
 
 
-@pytest.fixture
-def examined(tiny, tmp_path):
-    """A results/ with a converted and a probed run, marked as made from a clean tree, and the rows of its runs.csv."""
-    results = tmp_path / "results"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A results/ with a converted and a probed run, marked as made from a clean tree."""
+    place = tmp_path_factory.mktemp("made")
+    write_arrays(place / "arrays")
     for overrides, file in (
         (["model=conv3x3"], "conversion.json"),
         (["model=sa_quadratic", "scale.patch=2"], "probe.json"),
     ):
-        config = tiny("name=page", *overrides)
+        config = tiny_below(place, "name=page", *overrides)
         run(config)
         folder = run_folder_path(config)
         trained = load(folder)
@@ -32,8 +35,15 @@ def examined(tiny, tmp_path):
         (folder / file).write_text(compact(about | found))
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps(result | {"dirty": False, "commit": "0" * 40}))
-    gather(tmp_path / "outputs", results)
-    assert tabulate(results) == {}
+    gather(place / "outputs", place / "results")
+    assert tabulate(place / "results") == {}
+    return place / "results"
+
+
+@pytest.fixture
+def examined(made, tmp_path):
+    """A copy of this results/ that a test may change, and the rows of its runs.csv."""
+    results = shutil.copytree(made, tmp_path / "results")
     return results, read_runs(results / "runs.csv")
 
 
