@@ -202,6 +202,10 @@ def test_images_are_turned_upright_and_tensors_taken_from_anywhere(network, move
     opened = network.predict_proba(Image.open(tmp_path / "turned.png"))
     assert np.array_equal(opened, network.predict_proba(tmp_path / "turned.png"))
     assert np.array_equal(opened, network.predict_proba(images[0][::-1, ::-1]))
+    mixed = network.predict_proba([Image.open(tmp_path / "turned.png"), images[1]])
+    assert np.array_equal(mixed, network.predict_proba([images[0][::-1, ::-1], images[1]]))
+    with pytest.raises(DataError, match="a list of arrays has an image of mode P; convert it"):
+        network.predict_proba([Image.new("P", (8, 8)), images[1]])
     several = [torch.from_numpy(image) for image in images[:3]]
     assert np.array_equal(network.predict_proba(several), network.predict_proba(images[:3]))
     with pytest.raises(DataError, match="not images of one size"):
@@ -209,6 +213,21 @@ def test_images_are_turned_upright_and_tensors_taken_from_anywhere(network, move
     for layer, query in ((1.5, None), (1, 3), (1, (1, 2, 3)), (1, (1.5, 1))):
         with pytest.raises(ConfigError):
             network.attention(images[0], layer, query)
+
+
+def test_one_image_is_evaluated_however_it_is_given(network, moved, tmp_path):
+    images, labels = (np.load(moved / f"test_{kind}.npy") for kind in ("images", "labels"))
+    Image.fromarray(images[0]).save(tmp_path / "one.png")
+    expected = str(network.evaluate((images[:1], labels[:1])))
+    for one in (str(tmp_path / "one.png"), Image.open(tmp_path / "one.png"), images[0], [images[0]]):
+        assert str(network.evaluate((one, [int(labels[0])]))) == expected
+    for wrong in ([0] * 8, torch.zeros(1, dtype=torch.int64, device="meta"), torch.zeros(1, requires_grad=True)):
+        with pytest.raises(DataError, match="labels must be"):
+            network.evaluate((images[0], wrong))
+
+
+def test_images_in_lab_become_gray(tmp_path):
+    assert as_arrays([Image.new("LAB", (4, 6))], (1, 4, 6), resize=True).shape == (1, 4, 6, 1)
 
 
 def test_resize_converts_images_of_other_sizes_and_modes(network, tmp_path):

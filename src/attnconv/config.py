@@ -22,6 +22,7 @@ from attnconv.settings.limits import (
     check_model,
     check_place,
     check_rates,
+    check_yaml,
 )
 from attnconv.settings.types import as_text, convert, plain_value, typed, untyped
 
@@ -219,6 +220,12 @@ def _checked(config: Config) -> Config:
     for key, value in {"collected": config.collected, **flatten(config.model, "model.")}.items():
         if value == "":
             raise ConfigError(f"{key} is empty: set {key}=VALUE")
+    for key, value in flatten(to_plain(config)).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                check_yaml(key, text)
+    if isinstance(config.model.get("start"), str):
+        config.model["start"] = os.path.expanduser(config.model["start"])
     config.output, config.data.root = map(os.path.expanduser, (config.output, config.data.root))
     if config.collected is not None:
         config.collected = os.path.expanduser(config.collected)
@@ -267,7 +274,7 @@ def compose(overrides: Iterable[str] | None = None) -> Config:
         check_overrides(given)
         refuse_of_sweeps(given)
         for override in given:
-            if override.startswith(("hydra.", "hydra/")):
+            if override.startswith(("hydra.", "hydra/")) and not override.startswith("hydra.searchpath="):
                 raise ConfigError(f"{override} has no effect: compose() returns a configuration and starts nothing")
         config = freeze(composed(given))
     except Exception as error:

@@ -16,7 +16,7 @@ from attnconv.config import POOL, freeze
 from attnconv.errors import UserError, reason_of
 from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
-from attnconv.settings.overrides import keep_text
+from attnconv.settings.overrides import check_overrides, keep_text
 
 REQUEUES = 100  # times that Slurm requeues a run that reached its time limit
 
@@ -49,6 +49,7 @@ class CellSweeper(BasicSweeper):
         assert self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         swept = [*map(keep_text, self._parse_config()), *arguments]
+        check_overrides(swept)
         (grid,) = self.split_arguments(parser.parse_overrides(swept), None)
         cells = []  # configurations and their overrides
         for overrides in grid:

@@ -1,6 +1,7 @@
 """The attention maps of networks that are not built from this package's layers."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,10 +29,23 @@ def test_vit_attention_maps_reproduce_the_layer_output():
     assert attention.fused_attn, "the network itself is as it was"
 
 
+def test_only_a_class_token_is_one():
+    images = torch.randn(1, 3, 8, 8)
+    settings = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 4}
+    for has_class, registers in ((True, 0), (True, 2), (False, 2)):
+        pool = "token" if has_class else "avg"
+        model = timm.models.VisionTransformer(
+            **settings, class_token=has_class, reg_tokens=registers, global_pool=pool
+        ).eval()
+        (layer,) = attention_layers(model, images)
+        assert (layer.prefix, layer.has_class) == (has_class + registers, has_class)
+
+
 def test_attention_maps_of_torchvision_vit():
     model = VisionTransformer(8, 4, 2, 2, 8, 8, num_classes=4).eval()
     layers = attention_layers(model, torch.randn(3, 3, 8, 8))
     assert [(layer.grid, layer.prefix, tuple(layer.probs.shape)) for layer in layers] == [((2, 2), 1, (3, 2, 5, 5))] * 2
+    assert layers[0].has_class
     assert torch.allclose(layers[0].probs.sum(-1), torch.ones(()), atol=1e-5)
     assert not attention_layers(nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8))
 

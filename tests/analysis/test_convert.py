@@ -233,3 +233,36 @@ def test_conversion_emits_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         convert(network(), example=X)
+
+
+class Halved(nn.Module):
+    def forward(self, x):
+        return x / 2
+
+
+@pytest.mark.parametrize("computed", [nn.utils.parametrize.register_parametrization, None])
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_parts_that_are_computed_from_frozen_parameters_stay_frozen(frozen, computed):
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    getattr(model[0], frozen).requires_grad_(False)
+    if computed:
+        computed(model[0], "bias", Halved())
+    else:
+        nn.utils.prune.l1_unstructured(model[0], "bias", 1)
+    with torch.no_grad():
+        convert(model)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == ({"0.bias"} if frozen == "weight" else {"0.value", "0.encoding.centers", "0.encoding.spreads"})
+
+
+def test_hooks_on_parameters_and_on_converted_layers_are_refused():
+    for register in ("register_hook", "register_post_accumulate_grad_hook"):
+        model = nn.Sequential(nn.Conv2d(2, 2, 3))
+        getattr(model[0].weight, register)(lambda *_: None)
+        with pytest.raises(Inconvertible, match="has hooks, which would be lost"):
+            convert(model)
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    convert(model)
+    model[0].register_forward_hook(lambda layer, inputs, out: 2 * out)
+    with pytest.raises(Inconvertible, match="has hooks, which would be lost"):
+        convert_back(model)

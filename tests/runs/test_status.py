@@ -17,6 +17,15 @@ def outputs(tmp_path):
     return tmp_path / "outputs"
 
 
+def test_a_folder_above_runs_may_have_any_name(tmp_path):
+    for above in ("fractions", "fraction_study/frac", "seeds/frac_of/seed"):
+        folder = tmp_path / above / RUNS[0]
+        folder.mkdir(parents=True)
+        assert find_folders(tmp_path / above) == [folder]
+    (tmp_path / "fractions/frac1/seed_notes").mkdir(parents=True)
+    assert len(find_folders(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("place", ["", "study", "study/conv3x3", "study/conv3x3/mini-modern/frac1", RUNS[3]])
 @pytest.mark.parametrize("inside", [False, True])
 def test_runs_are_found_from_every_folder_above_them(outputs, monkeypatch, place, inside):

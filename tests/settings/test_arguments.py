@@ -42,7 +42,7 @@ def command(monkeypatch, capsys, tmp_path):
         (["recipe.milestones=[5,10"], """for the shell and for Hydra: 'recipe.milestones="[5,10"'"""),
         (
             ["name=a,b"],
-            """name=a,b has several values: add -m for one run per value, write name=[A,B] for a list, or""",
+            """name=a,b has several values: add -m for one run per value, or write""",
         ),
         (["seed=range(0,3)"], "seed=range(0,3) has several values"),
         (["-m", "seed=range(0,x)"], "seed=range(0,x): TypeError while evaluating"),
@@ -109,6 +109,7 @@ def test_flags_and_settings_may_be_in_any_order():
         ("data.root=~/a,~/b", "data.root=/home/ada/a,/home/ada/b"),
         ("+collected=~/runs", "+collected=/home/ada/runs"),
         ("output=runs~/old", "output=runs~/old"),
+        ("model.start=~/run/weights.safetensors", "model.start=/home/ada/run/weights.safetensors"),
         ("name=~x", "name=~x"),
         ("~experiment", "~experiment"),
     ],

@@ -176,6 +176,20 @@ def test_sizes_that_the_network_does_not_use_are_noted(train, model):
     assert f"note: scale.heads=4 has no effect on model={model}\n" in err
 
 
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        ("conv3x3", "model.heads=5"),
+        ("conv3x3", "model.attention_dropout=0.5"),
+        ("sa_quadratic_random", "+model.spread=9"),
+    ],
+)
+def test_arguments_that_the_network_does_not_use_are_noted(train, model, setting):
+    code, _, err = train(f"model={model}", setting)
+    assert code == 0
+    assert f"note: {setting.lstrip('+')} has no effect on model={model}\n" in err
+
+
 def test_a_size_that_only_the_matched_model_uses_is_not_noted(train):
     assert "scale.heads" not in train("model=resnet10", "scale.heads=4", "match=parameters")[2]
 

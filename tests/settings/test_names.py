@@ -2,7 +2,8 @@
 
 import pytest
 
-from attnconv.errors import UserError
+from attnconv.config import checked
+from attnconv.errors import ConfigError, UserError
 from conftest import compose
 
 NAMES = [
@@ -75,3 +76,10 @@ def test_a_recipe_file_cannot_set_a_path_as_its_name(refused, tmp_path):
 @pytest.mark.parametrize("name", ["größe", "a b", "lr=0.1", "a..b", "ö" * 127])
 def test_unusual_but_valid_names_are_accepted(name):
     assert compose([f"name='{name}'"]).name == name
+
+
+def test_text_that_begins_the_name_of_another_setting_is_refused():
+    config = compose(["logger=none"])
+    config.logger.notes = "cost ${5"
+    with pytest.raises(ConfigError, match=r"logger\.notes='cost \$\{5': a text cannot contain \$\{, which begins"):
+        checked(config)

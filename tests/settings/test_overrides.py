@@ -97,7 +97,17 @@ def test_an_invalid_match_model_is_a_one_line_error(refused, name):
         ("recipe.optimizer=q", "recipe.optimizer=q is not one of sgd, adamw, muon"),
         ("hydra.verbose=2", "hydra.verbose=2 is invalid: set hydra.verbose=true, false, or the names of loggers"),
         ("model=sa_quadratic_pruned", "model.start has no default: set model.start=VALUE"),
-        ("experiment=[table1,nope]", "experiment=nope does not exist"),
+        ("experiment=[table1,small]", "experiment=[table1,small] does not name a file of configs/experiment; "),
+        ("scale=[mini,paper]", "scale=[mini,paper] does not name a file of configs/scale; valid: mini, paper, small"),
+        ("recipe=paper.yaml", "recipe=paper.yaml does not name a file of configs/recipe; did you mean 'paper'?"),
+        ("model=./conv3x3", "model=./conv3x3 does not name a file of configs/model; did you mean 'conv3x3'?"),
+        ("recipe=../recipe/paper", "recipe=../recipe/paper does not name a file of configs/recipe; did you mean"),
+        (f"seed={'1' * 5000}", "seed has a number of more than 4,299 digits"),
+        (f"name={'1' * 5000}", "name has a number of more than 4,299 digits"),
+        ("model=vit,conv3x3", "model=vit,conv3x3 has several values: add -m for one run per value"),
+        ("seed=1,2", "seed=1,2 has several values: add -m for one run per value"),
+        ("recipe.sizes=1,2", "add -m for one run per value, or write recipe.sizes=[A,B] for a list"),
+        ("logger.notes='caf\udce9'", "logger.notes='caf\\udce9' has bytes that are not UTF-8 text"),
         ("model=", "model= does not name a file of configs/model"),
         ("data.mean=[a]", "data.mean must be a number, not 'a'"),
         ("=5", "=5 has no setting before the = sign: write KEY=5"),
@@ -107,6 +117,29 @@ def test_hydra_errors_are_one_line_without_internal_types(refused, override, com
     error = refused(override)
     assert complaint in error
     assert "reference_type" not in error
+
+
+def test_hydra_errors_do_not_offer_what_does_not_work(refused):
+    for override in ("model=vit,conv3x3", "seed=1,2"):
+        assert refused(override).endswith("has several values: add -m for one run per value")
+
+
+def test_environment_variables_set_numbers_that_models_share(monkeypatch):
+    monkeypatch.setenv("HERE", "24")
+    monkeypatch.setenv("RATE", "0.25")
+    config = compose(["scale.width=${oc.env:HERE}", "recipe.dropout=${oc.env:RATE}", "seed=${oc.env:HERE}"])
+    assert (config.model["width"], config.model["dropout"], config.seed) == (24, 0.25, 24)
+    monkeypatch.setenv("HERE", "x")
+    with pytest.raises(ConfigError, match=r"scale\.width must be a whole number, not 'x'"):
+        compose(["scale.width=${oc.env:HERE}"])
+
+
+def test_a_grid_of_a_file_is_checked_like_the_command_line(refused, tmp_path):
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {seed: 'range(0,3,0)'}\n"
+    (tmp_path / "own/experiment/mine.yaml").write_text(text)
+    error = refused("--config-dir", tmp_path / "own", "experiment=mine")
+    assert error == "error: seed=range(0,3,0): the step of a range must not be 0"
 
 
 def test_every_value_of_a_sweep_is_checked(refused):

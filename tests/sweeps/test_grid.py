@@ -145,7 +145,7 @@ def test_a_damaged_folder_is_reported_and_not_rerun(sweep, tiny, capsys):
         sweep(0)
     assert summary(capsys)[0][0] == (
         "damaged",
-        "metrics.jsonl has 0 of 1 epoch; delete the folder to run it again",
+        "metrics.jsonl has 0 of 1 line; delete the folder to run it again",
     )
 
 
@@ -253,7 +253,7 @@ def test_an_unreadable_run_does_not_hide_the_others(sweep, tiny, tmp_path, file)
 @pytest.mark.parametrize(
     ("file", "content", "detail"),
     [
-        ("timing.jsonl", None, "timing.jsonl has 0 of 1 epoch"),
+        ("timing.jsonl", None, "timing.jsonl has 0 of 1 line"),
         ("result.json", "{", "result.json has unexpected content (Expecting"),
         ("result.json", "[]", "result.json has unexpected content (found a list instead"),
         ("config.yaml", "a: [", "config.yaml has unexpected content (while parsing"),

@@ -1,6 +1,8 @@
 """Evaluation: when it runs, on which split, and with which augmentation."""
 
 import itertools
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from attnconv.runs.folder import RunFolder
 from attnconv.runs.load import load
 from attnconv.runs.records import read_lines
 from attnconv.training.distributed import Processes
+from attnconv.training.failures import require_finite
 from attnconv.training.loop import tta_logits
-from attnconv.training.metrics import FiniteGuard, NotFinite, Tally
+from attnconv.training.metrics import NOT_FINITE, FiniteGuard, NotFinite, Score, Tally
 from conftest import write_arrays
 
 
@@ -217,3 +220,19 @@ def test_an_image_without_finite_logits_is_named(tiny, arrays):
     config.name = "again"
     with pytest.raises(Diverged, match="model=mine gives nan or inf for 1 image, first for image 5"):
         run(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"optimizer": "sgd", "centers_lr": None}, "lower recipe.lr (now 0.1)"),
+        ({"optimizer": "muon"}, "lower recipe.lr and recipe.adamw_lr and recipe.centers_lr (now 0.1 and 0.2 and 0.3)"),
+        ({"optimizer": "muon", "lr_scale": 1e6}, "lower recipe.lr_scale (now 1e+06)"),
+    ],
+)
+def test_divergence_names_the_rates_in_force(tiny, changes, advice):
+    config = tiny()
+    config.recipe = replace(config.recipe, lr=0.1, **({"adamw_lr": 0.2, "centers_lr": 0.3} | changes))
+    bad = {"test": Score(float("nan"), 0.5, predictions=torch.full((4,), NOT_FINITE))}
+    with pytest.raises(Diverged, match=re.escape(f"is nan; {advice}")):
+        require_finite(1, bad, config)

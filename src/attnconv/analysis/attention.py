@@ -23,11 +23,13 @@ class LayerAttention:
         probs: (B or 1, N, Q, K); rows sum to 1, or to less for mixers that define it so.
         grid: (H, W) of the positions of an image, which are the last H*W tokens.
         prefix: number of tokens before those, such as a class token.
+        has_class: whether the first of these is a class token; others are registers.
     """
 
     probs: Tensor
     grid: tuple[int, int]
     prefix: int
+    has_class: bool = False
 
     @property
     def of_positions(self) -> Tensor:
@@ -56,7 +58,7 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
                 f"this network has {counted(prefix, 'token')} more than positions, and only those of timm and "
                 "torchvision are known to come first; its maps cannot be shown"
             )
-        layers.append(LayerAttention(probs, grid, prefix))
+        layers.append(LayerAttention(probs, grid, prefix, bool(prefix) and _has_class_token(model)))
     return layers
 
 
@@ -98,6 +100,13 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
             dropout.register_forward_pre_hook(keep)
     model(images)
     return found
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    """Return whether a transformer of timm or torchvision has a class token, by their names of it."""
+    return any(
+        getattr(part, name, None) is not None for part in model.modules() for name in ("cls_token", "class_token")
+    )
 
 
 def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int], bool]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
-from attnconv.analysis.plain_convolution import Inconvertible, static_same_pads
+from attnconv.analysis.plain_convolution import Inconvertible, refuse_hooks, static_same_pads
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
@@ -90,6 +90,7 @@ def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int],
 
 
 def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
+    refuse_hooks(layer)
     taps = [_hard_tap(layer, head, tolerance) for head in range(layer.heads)]
     kernel = torch.zeros_like(layer.weight)
     for source, target in enumerate(taps):  # heads may have swapped places, or met

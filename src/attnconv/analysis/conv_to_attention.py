@@ -12,6 +12,7 @@ Axes: B batch, C channels, H W rows and columns, N heads (taps, row-major), G gr
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ from attnconv.mixers.encodings import QuadraticEncoding, exact_positions
 
 # From 104 on, exp(-alpha) is 0 in float32, and softmax gives one pixel exactly everything (the paper says 46).
 ALPHA = 104.0
+# Parameters that a bias is, or is computed from.
+OF_BIAS = re.compile(r"bias(_\w+)?|parametrizations\.bias\..*")
 QUERIES_AT_ONCE = 256  # along an axis: memory for a long sequence grows with its length, not with the square
 
 
@@ -74,13 +77,16 @@ class ConvolutionAsAttention(nn.Module):
             self.encoding.spreads.fill_(math.sqrt(2 * alpha))
         by_group = weight.detach().reshape(self.groups, self.out_channels // self.groups, -1, self.heads)
         value = by_group.permute(0, 3, 2, 1).flatten(1, 2).clone(memory_format=torch.contiguous_format)
-        learns = any(parameter.requires_grad for name, parameter in convolution.named_parameters() if name != "bias")
+        of_bias: list[bool] = []
+        of_weight: list[bool] = []
+        for name, parameter in convolution.named_parameters():
+            (of_bias if OF_BIAS.fullmatch(name) else of_weight).append(parameter.requires_grad)
+        learns = any(of_weight)
         self.value = nn.Parameter(value, requires_grad=learns)
         self.encoding.requires_grad_(learns)
         self.bias: nn.Parameter | None = None
         if plain.bias is not None:
-            learns = convolution.bias.requires_grad if isinstance(convolution.bias, Tensor) else learns
-            self.bias = nn.Parameter(plain.bias.detach().clone(), requires_grad=learns)
+            self.bias = nn.Parameter(plain.bias.detach().clone(), requires_grad=any(of_bias) if of_bias else learns)
         self.train(convolution.training)
 
     @property

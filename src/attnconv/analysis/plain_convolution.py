@@ -81,7 +81,7 @@ def read_convolution(layer: Any) -> PlainConvolution:
 
 @torch.no_grad()
 def _read(layer: Any) -> PlainConvolution:
-    _refuse_hooks(layer)
+    refuse_hooks(layer)
     with evaluating(layer):
         axes = layer.weight.dim() - 2
         if axes not in (1, 2) or layer.transposed:
@@ -222,12 +222,13 @@ class _Recorder(TorchFunctionMode):
         return out
 
 
-def _refuse_hooks(layer: nn.Module) -> None:
+def refuse_hooks(layer: nn.Module) -> None:
     """Raise Inconvertible for a layer with hooks, or one that cannot run yet."""
     if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
         raise Inconvertible("not initialized: run the model once")
     before = [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, REPARAMETRIZATIONS)]
-    if before or layer._forward_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+    of_parameters = [part._backward_hooks or part._post_accumulate_grad_hooks for part in layer.parameters()]
+    if before or layer._forward_hooks or layer._backward_hooks or layer._backward_pre_hooks or any(of_parameters):
         raise Inconvertible("has hooks, which would be lost: remove them")
 
 

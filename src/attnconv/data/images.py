@@ -81,6 +81,10 @@ def _as_array(images: Any) -> np.ndarray:
     try:
         if isinstance(images, list | tuple):
             return np.stack([_as_array(one) for one in images]) if images else np.asarray(images)
+        if isinstance(images, Image.Image):
+            images = _upright(images)
+            if images.mode not in ("L", "RGB", "RGBA"):
+                raise DataError(f"a list of arrays has an image of mode {images.mode}; convert it to RGB or L")
         return np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"these are not images of one size: {in_one_line(error)}") from error
@@ -125,5 +129,6 @@ def _fitted(image: Image.Image, name: str, image_shape: tuple[int, int, int], re
                 f"{name} is {image.width}x{image.height} {image.mode}, and the network takes {width}x{height} {mode}; "
                 "resize=True converts it (--resize on the command line)"
             )
-        image = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
+        eight_bits = image.convert("RGB") if image.mode == "LAB" else image  # Pillow converts it to nothing else
+        image = ImageOps.fit(eight_bits.convert(mode), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(height, width, channels)

@@ -18,6 +18,7 @@ from omegaconf import MISSING, OmegaConf
 from attnconv.config import Config, DataConfig, flatten, to_plain
 from attnconv.data.root import FROM_FOLDERS, files_of, holds_data
 from attnconv.runs.records import read_config, read_data, read_lines, read_result
+from attnconv.runs.status import is_run_place
 
 # Settings that may differ when an unfinished run resumes: they control where it runs, who watches it and what else is
 # evaluated, not what it computes.
@@ -188,7 +189,7 @@ def _donor(weights: Path) -> tuple[str, ...]:
 
 
 def _in_run_folder(parts: tuple[str, ...]) -> bool:
-    return len(parts) >= 6 and parts[-3].startswith("frac") and parts[-2].startswith("seed")
+    return len(parts) >= 6 and is_run_place(parts[:-1])
 
 
 def describe_data(data: DataConfig, data_hash: str, files: dict[str, list[int]]) -> bytes:

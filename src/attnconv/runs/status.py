@@ -4,6 +4,8 @@ import fcntl
 import glob
 import json
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,14 +68,24 @@ def collected_weights(results: Path, run: str) -> Path:
     return results / "weights" / f"{run}.safetensors"
 
 
+# Folders of a run, as attnconv.runs.records.name_of writes them.
+FRACTION, SEED = re.compile(r"frac\d[\d.e+-]*"), re.compile(r"seed\d+")
+
+
+def is_run_place(parts: Sequence[str]) -> bool:
+    """Return whether a path ends like that of a run folder: frac0.1/seed0."""
+    return len(parts) > 1 and bool(FRACTION.fullmatch(parts[-2]) and SEED.fullmatch(parts[-1]))
+
+
 def find_folders(outputs: Path) -> list[Path]:
     """Return the run folders below `outputs`, sorted by name, or `outputs` itself if it is one."""
-    *_, above, name = ("", *outputs.absolute().parts)
-    if above.startswith("frac") and name.startswith("seed"):
+    parts = outputs.absolute().parts
+    if is_run_place(parts):
         return [outputs]
     # Path.glob does not follow links, and a study may be on another disk.
-    pattern = "seed*" if name.startswith("frac") else "**/frac*/seed*"
+    pattern = "seed*" if FRACTION.fullmatch(parts[-1]) else "**/frac*/seed*"
     found = glob.glob(pattern, root_dir=outputs, recursive=True)
+    found = [place for place in found if is_run_place((*parts, *Path(place).parts))]
     # A link may lead to a folder above it: each run counts once, under its shortest name.
     once = {os.path.realpath(outputs / place): place for place in sorted(found, key=len, reverse=True)}
     return sorted(outputs / place for place in once.values() if (outputs / place).is_dir())

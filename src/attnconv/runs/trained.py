@@ -97,7 +97,8 @@ class Trained:
             DataError: the images are missing or of another size, or a label is not a class of the network.
         """
         images, labels = self._labeled(data)
-        images, labels = as_arrays(images, self.preprocessing.image_shape, resize), _as_labels(labels, len(images))
+        images = as_arrays(images, self.preprocessing.image_shape, resize)
+        labels = _as_labels(labels, len(images))
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise DataError(
                 f"labels span {labels.min()}..{labels.max()}, but the network has {len(self.class_names)} classes"
@@ -206,11 +207,11 @@ class Trained:
 
 def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
     try:
-        labels = np.asarray(labels)
-    except ValueError as error:
-        raise DataError(f"labels must be {count} integers, one per image") from error
+        labels = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"labels must be {counted(count, 'integer')}, one per image") from error
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
-        raise DataError(f"labels must be {count} integers, one per image, not {labels.dtype} {labels.shape}")
+        raise DataError(f"labels must be {counted(count, 'integer')}, one per image, not {labels.dtype} {labels.shape}")
     return labels.astype(np.int64)
 
 
@@ -218,7 +219,7 @@ def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:
     """Return the index of a query among the tokens of a layer."""
     height, width = layer.grid
     if isinstance(query, str):
-        if query == "class" and layer.prefix:
+        if query == "class" and layer.has_class:
             return 0
         raise ConfigError(f"query={query!r}: the network has no class token; use (row, column)")
     try:

@@ -15,7 +15,7 @@ from attnconv.files import require_targets
 from attnconv.settings.limits import LARGEST_COUNT, LARGEST_FLOAT
 
 # Settings that are paths: the shell does not expand the ~ of an argument such as output=~/runs.
-PATHS = ("output", "data.root", "collected")
+PATHS = ("output", "data.root", "collected", "model.start")
 
 # Values of --shell-completion.
 COMPLETION = ("install", "uninstall", "query")

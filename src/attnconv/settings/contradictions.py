@@ -88,6 +88,9 @@ def unused_by_network(config: "Config") -> Iterator[tuple[str, float]]:
             value = getattr(getattr(config, part), name)
             if not any(_uses(node, name, value) for node in users):
                 yield f"{part}.{name}", value
+    for name in _ignored(config.model):
+        if name in config.model:
+            yield f"model.{name}", config.model[name]
 
 
 def _uses(node: dict[str, Any], name: str, value: float) -> bool:
@@ -103,7 +106,8 @@ def _ignored(node: dict[str, Any]) -> tuple[str, ...]:
     mixer = node.get("mixer")
     if isinstance(mixer, dict) and is_ours(mixer) and mixer["_target_"].rpartition(".")[2] in WITHOUT_HEADS:
         return ("heads", "attention_dropout")
-    return ("center_std",) if node.get("start", "random") != "random" else ()
+    start = node.get("start", "random")
+    return (*(["center_std"] if start != "random" else []), *(["spread"] if start != "shifts" else []))
 
 
 def _leaves(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:

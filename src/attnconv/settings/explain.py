@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable
+from typing import get_args, get_origin
 
 from attnconv.errors import nearest
 
@@ -77,11 +78,7 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
     text = str(error)
     several = re.match(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text)
     if several:
-        override = several.group(1) or several.group(2)
-        return (
-            f"{override} has several values: add -m for one run per value, write {override.partition('=')[0]}"
-            f"=[A,B] for a list, or {quoted(override)} for one text"
-        )
+        return _several_values(several.group(1) or several.group(2))
     if not isinstance(error, OverrideParseException):
         return None
     key, equals, _ = error.override.partition("=")
@@ -93,6 +90,22 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
     if function:  # of a sweep, such as range(): it could be read, but not evaluated
         return f"{error.override}: {function.group(1)}"
     return f"{error.override} cannot be parsed; quote the value for the shell and for Hydra: {quoted(error.override)}"
+
+
+def _several_values(override: str) -> str:
+    """Return what an override with several values could have meant, by the type of its setting."""
+    from attnconv.config import CONFIGS, Config
+    from attnconv.settings.overrides import plain_settings
+
+    key = override.partition("=")[0]
+    kind = dict(plain_settings(Config)).get(key.lstrip("+"))
+    is_group = (CONFIGS / key.lstrip("+")).is_dir()
+    ways = ["add -m for one run per value"]
+    if not is_group and (kind is None or get_origin(kind) is list):
+        ways.append(f"write {key}=[A,B] for a list")
+    if not is_group and (kind is None or str in (kind, *get_args(kind))):
+        ways.append(f"write {quoted(override)} for one text")
+    return f"{override} has several values: {', or '.join(ways)}"
 
 
 def quoted(override: str) -> str:

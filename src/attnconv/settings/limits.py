@@ -156,6 +156,16 @@ def _check_text(key: str, text: str) -> None:
         raise ConfigError(f"{key}={text!r} has characters that cannot be printed")
 
 
+def check_yaml(key: str, text: str) -> None:
+    """Raise ConfigError for text that config.yaml could not hold."""
+    if "${" in text:
+        raise ConfigError(f"{key}={text!r}: a text cannot contain ${{, which begins the name of another setting")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{key}={text!r} has bytes that are not UTF-8 text") from error
+
+
 def _check_length(key: str, part: str) -> None:
     length = len(part.encode())
     if length > LONGEST_NAME:

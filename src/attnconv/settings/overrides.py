@@ -26,7 +26,7 @@ COMPUTED = re.compile(r"\$\{|\b(range|interval)\(")
 def keep_text(override: str) -> str:
     """Return an override of a text setting as typed: quote what Hydra would change as a number, such as name=0.10."""
     key, equals, value = override.partition("=")
-    if key.lstrip("+") not in _texts() or COMPUTED.search(value) or "\\" in value:
+    if key.lstrip("+") not in _texts() or re.search(r"\d{4300}", value) or COMPUTED.search(value) or "\\" in value:
         return override
     return key + equals + "".join(map(_kept, SEPARATORS.split(value)))
 
@@ -34,7 +34,7 @@ def keep_text(override: str) -> str:
 def _texts() -> Iterator[str]:
     """Yield the dotted keys of the settings that hold text, or a list of texts."""
     yield "model.name"
-    yield from (key for key, kind in _plain_settings(Config) if str in (kind, *get_args(kind)))
+    yield from (key for key, kind in plain_settings(Config) if str in (kind, *get_args(kind)))
 
 
 def _kept(piece: str) -> str:
@@ -54,11 +54,11 @@ def check_overrides(overrides: Iterable[str]) -> None:
             than a name, sets a section of Hydra to a value, or has a range without a step; see `check_config_dir`.
         HydraException: an override cannot be parsed.
     """
-    for override in OverridesParser.create().parse_overrides([*overrides]):
+    for override in _parsed(overrides):
         key, typed = override.key_or_group, override.input_line
         if not key:
             raise ConfigError(f"{typed} has no setting before the = sign: write KEY{typed}")
-        if any(key.startswith(f"{setting}.") for setting, _ in _plain_settings(Config)):
+        if any(key.startswith(f"{setting}.") for setting, _ in plain_settings(Config)):
             raise ConfigError(f"unknown setting '{key}'{nearest(key, valid_keys())}")
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
@@ -73,7 +73,16 @@ def check_overrides(overrides: Iterable[str]) -> None:
         if _chooses_a_file(key) and not all(map(_is_name, _values(override))):
             valid = [path.stem for path in (CONFIGS / key).glob("*.yaml")]
             place = f"configs/{key}" if valid else key
-            raise ConfigError(f"{typed} does not name a file of {place}{nearest('', valid)}")
+            close = str(override.value()).rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+            raise ConfigError(f"{typed} does not name a file of {place}{nearest(close, valid)}")
+
+
+def _parsed(overrides: Iterable[str]) -> list[Override]:
+    listed = [*overrides]
+    for typed in listed:
+        if re.search(r"\d{4300}", typed):  # Python reads no longer number
+            raise ConfigError(f"{typed.partition('=')[0]} has a number of more than 4,299 digits")
+    return OverridesParser.create().parse_overrides(listed)
 
 
 def _check_hydra(override: Override) -> None:
@@ -105,11 +114,11 @@ def check_config_dir(folder: str) -> None:
             raise ConfigError(f"{theirs} would be ignored, because configs/ has a file of that name: rename it")
 
 
-def _plain_settings(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def plain_settings(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted keys and the types of the settings that have no settings below them."""
     for setting in fields(schema):
         if is_dataclass(setting.type):
-            yield from _plain_settings(setting.type, f"{prefix}{setting.name}.")
+            yield from plain_settings(setting.type, f"{prefix}{setting.name}.")
         elif setting.name != "model":
             yield prefix + setting.name, setting.type
 
@@ -127,4 +136,8 @@ def _chooses_a_file(key: str) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return bool(value) and isinstance(value, str | list)
+    """Return whether a value chooses one file: Hydra also takes paths and lists, whose other settings it then mixes."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    parts = value.split("/") if isinstance(value, str) else [""]
+    return not {"", ".", ".."} & set(parts) and not parts[-1].endswith((".yaml", ".yml"))

@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from attnconv.errors import ConfigError, nearest
 
@@ -51,7 +52,16 @@ def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
     """
     for setting in fields(schema):
         name, key = setting.name, prefix + setting.name
-        if OmegaConf.is_missing(composed, name) or OmegaConf.is_interpolation(composed, name):
+        refers = OmegaConf.is_interpolation(composed, name)
+        if OmegaConf.is_missing(composed, name) or (refers and is_dataclass(setting.type)):
+            continue
+        if refers:
+            try:
+                found = composed[name]
+            except OmegaConfBaseException:
+                continue  # reading the configuration says why
+            if isinstance(found, str):  # of an environment variable
+                composed[name] = _converted(key, found, setting.type)
             continue
         if is_dataclass(setting.type) and not OmegaConf.is_dict(composed[name]):
             continue  # `typed` refuses it
@@ -144,7 +154,9 @@ def _switch(key: str, value: Any) -> bool:
 def _whole(key: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and WHOLE.fullmatch(value):  # of an environment variable: ${oc.env:SEED}
+    if (
+        isinstance(value, str) and WHOLE.fullmatch(value) and len(value) < 4300
+    ):  # of an environment variable: ${oc.env:SEED}
         return int(value)
     raise ConfigError(f"{key} must be a whole number, not {_said(value)}")
 

@@ -44,7 +44,7 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
         go_on = f" under another name=. The last good checkpoint: {good}" if good else ""
         return Diverged(
             f"the {error.what} of step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {steps}) is not "
-            f"finite; lower recipe.lr (now {config.recipe.lr:g}){go_on}"
+            f"finite; {_lower(config)}{go_on}"
         )
     if is_out_of_memory(error):
         setting = "recipe.batch_size" if doing == "training" else "eval_batch_size"
@@ -79,8 +79,19 @@ def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None
             continue
         assert score.predictions is not None
         bad = (score.predictions == NOT_FINITE).nonzero().flatten().tolist()
-        reason = f"lower recipe.lr (now {config.recipe.lr:g})"
+        reason = _lower(config)
         if 0 < len(bad) < len(score.predictions):  # after training went wrong, all images are affected
             reason = f"model={config.model['name']} gives nan or inf for {counted(len(bad), 'image')}, first for image "
             reason += f"{bad[0]} (from 0)"
         raise Diverged(f"the {split} loss after epoch {epoch} is {score.loss}; {reason}")
+
+
+def _lower(config: Config) -> str:
+    """Return which learning rates to lower, with their values."""
+    recipe = config.recipe
+    if recipe.lr_scale != 1:
+        return f"lower recipe.lr_scale (now {recipe.lr_scale:g})"
+    of_adamw = {"adamw_lr": recipe.adamw_lr} if recipe.optimizer == "muon" else {}
+    rates = {"lr": recipe.lr, **of_adamw, "centers_lr": recipe.centers_lr}
+    known = {f"recipe.{name}": f"{rate:g}" for name, rate in rates.items() if rate is not None}
+    return f"lower {' and '.join(known)} (now {' and '.join(known.values())})"
