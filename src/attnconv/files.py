@@ -207,13 +207,22 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file that OmegaConf wrote, 20 times as fast as OmegaConf.
+    """Return the content of a YAML file, 20 times as fast as OmegaConf.
 
     Raises:
-        FileError: see `reading`.
+        FileError: see `reading`; or a key occurs twice.
     """
     with reading(path):
-        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            where = f"line {node.start_mark.line + 1}"
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(map(str, twice))} twice ({where})")
+        return dict(super().construct_mapping(node, deep))
 
 
 def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def test_claims_without_runs_state_their_cost():
         ("- {id: X}", "claim X lacks claim, source"),
         ("- {id: X, claim: c, source: s, decided_by: d, holds_if: h, decide: guess, command: c, cost: c}", "'guess'"),
         ("[", "has unexpected content"),
+        (f"- {{{FIELDS}, note: a, note: b}}", "has unexpected content (note twice (line 1)"),
         (
             f"- {{{FIELDS}, parts: [{{ours: a/b, theirs: c/d, seeds: 3, show: true}}]}}",
             "claim X: a part has ours, seeds, theirs",

@@ -100,14 +100,21 @@ def test_readme_numbers_match_the_data():
     assert "cannot compute {:.0%} of a random 3 x 3 kernel before training, and [{:.0%} after]".format(
         *residuals
     ) in readme.replace("\n", " ")
-    (learned,) = [probe for _, probe in Evidence(RESULTS.path, RESULTS.runs).probes(Arm(("table1",), "sa_learned"))]
-    of_learned = [fmean(layer["joint_residual"] for layer in learned["layers"] if layer["weights"] == weights)
-                  for weights in ("initial", "trained")]  # fmt: skip
-    assert "(`sa_learned`), it falls from {:.0%} to {:.0%} (one seed)".format(*of_learned) in " ".join(readme.split())
+    learned = [probe for _, probe in Evidence(RESULTS.path, RESULTS.runs).probes(Arm(("table1",), "sa_learned"))]
+    of_learned = [
+        fmean(layer["joint_residual"] for probe in learned for layer in probe["layers"] if layer["weights"] == weights)
+        for weights in ("initial", "trained")
+    ]
+    count = ["", "one seed", "two seeds", "three seeds"][len(learned)]
+    text = f"(`sa_learned`), it falls from {{:.0%}} to {{:.0%}} ({count})"
+    assert text.format(*of_learned) in " ".join(readme.split())
     assert "of `sa_learned` cannot compute {:.0%} before and [{:.0%} after]".format(*of_learned) in readme
-    largest = [fmean(head["one_pixel"] for head in learned["heads"] if head["weights"] == weights)
-               for weights in ("initial", "trained")]  # fmt: skip
+    largest = [
+        fmean(head["one_pixel"] for probe in learned for head in probe["heads"] if head["weights"] == weights)
+        for weights in ("initial", "trained")
+    ]
     assert "`sa_learned` head goes [from {:.2f} to {:.2f}]".format(*largest) in readme
+    assert f"(all images, {count}), and that of an" in readme
     (random,) = [probe for row, probe in read_examined(RESULTS.path, RESULTS.runs, PROBE)
                  if row["model"] == "sa_quadratic_random"]  # fmt: skip
     falls = [fmean(layer["conv3"] for layer in random["layers"] if layer["weights"] == weights)
