@@ -4,8 +4,11 @@ results/runs/<run>/ keeps the records of a finished run, under the run's name. r
 of runs from other people. Collecting twice changes nothing.
 """
 
+import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ from attnconv.config import CONFIGS, Config
 from attnconv.errors import RunFolderError
 from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_whole
 from attnconv.report.examined import CONVERSION, PROBE
-from attnconv.report.runs_table import LOCK, runs_folder
+from attnconv.report.runs_table import runs_folder
 from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
 from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, read_state, shown_name
 
@@ -134,15 +137,15 @@ def _keep(
 
 @contextmanager
 def changing(results: Path) -> Iterator[None]:
-    """Hold results/ for this process while it changes files there; a folder that does not exist yet is not held.
+    """Hold results/ for this process while it changes files there.
+
+    The lock is not in results/, whose files are committed; it excludes processes of the same user on this machine.
 
     Raises:
         RunFolderError: another process changes them now.
     """
-    if not results.is_dir():
-        yield
-        return
-    lock = FileLock(results / LOCK, timeout=1)
+    name = hashlib.sha256(str(results.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir(), f"attnconv-{os.getuid()}-{name}.lock"), timeout=1)
     try:
         lock.acquire()
     except Timeout as error:

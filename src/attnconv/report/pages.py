@@ -14,7 +14,7 @@ from attnconv.report.complaints import note, noting
 from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
 from attnconv.report.data_size import data_size_page
 from attnconv.report.deciders import judged
-from attnconv.report.runs_table import LOCK, read_runs
+from attnconv.report.runs_table import read_runs
 from attnconv.report.tables import bench_table, fill, long_range_table, models_table, paper_table, runs_table
 from attnconv.report.theorem_page import theorem_page
 
@@ -119,7 +119,7 @@ class Pages:
 
 def manifest(results: Path) -> str:
     """Return the text of results/MANIFEST.sha256, for `sha256sum --check`: all other files below results/."""
-    files = sorted(path for path in results.rglob("*") if path.is_file() and path.name not in (MANIFEST, LOCK))
+    files = sorted(path for path in results.rglob("*") if path.is_file() and path.name != MANIFEST)
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(results).as_posix()}\n" for path in files
     )

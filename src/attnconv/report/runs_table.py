@@ -27,7 +27,6 @@ PROVENANCE = (
     "precision", "device", "cpu_family", "cpu_flags", "cpu_threads", "processes", "commit", "dirty", "python",
     "torch", "cuda", "numpy", "timm", "platform", "data_hash", "subset_hash", "format",
 )  # fmt: skip
-LOCK = ".lock"  # of results/, held by the process that changes it
 # Columns that stay text even if they look like a number, as a commit may.
 TEXT = {
     "run", "source", "kept_out", "name", "model", "recipe", "scale", "data", "equal", "precision", "device",

@@ -109,7 +109,7 @@ def test_invalid_arguments_and_damaged_tables_are_one_line_errors(results, monke
         (["--only", "overveiw"], "unknown figure overveiw; did you mean 'overview'?"),
         (["--results", tmp_path / "none"], "no such folder"),
         (["--run", "outputs", "--list"], "leave out --only and --list"),
-        (["--out", "there"], "--out and --data need --run"),
+        (["--out", "there"], "--out, --data and --trust need --run"),
         (["--run", tmp_path / "nothing"], "nothing does not exist"),
         (["--run", results], "is not a run folder"),
     ):
