@@ -307,7 +307,11 @@ def test_a_missing_dashboard_library_only_warns(tiny, monkeypatch, capsys):
     assert "warning: wandb is off for this run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], ["compile=true", "scale.layers=1"]])
+# All batches of the compiled run have one size: each further size would be compiled again.
+COMPILED = ["compile=true", "scale.layers=1", "recipe.batch_size=20", "epochs=12"]
+
+
+@pytest.mark.parametrize("overrides", [["precision=fp32"], ["precision=bf16"], COMPILED])
 def test_a_network_learns_in_every_precision_and_compiled(tiny, overrides):
     if "compile=true" in overrides and not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("torch.compile needs a C++ compiler")
