@@ -267,7 +267,7 @@ def train(tmp_path, arrays, monkeypatch, command):
 
 @pytest.fixture(scope="session")
 def own_configs(tmp_path_factory):
-    """A folder for the configurations of own models, each of which Hydra composes once."""
+    """A folder for the configurations of own models. Hydra composes each of them once."""
     return tmp_path_factory.mktemp("own")
 
 

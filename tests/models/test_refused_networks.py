@@ -214,7 +214,7 @@ def test_networks_that_cannot_train_are_refused(refused, own_model, network, com
     ("network", "complaint"),
     [
         (Idle, "idle.weight gets no gradient, for which several processes would wait: start one process"),
-        (RunningMean, "training changes norm.running_mean, of which each process would have its own: start one"),
+        (RunningMean, "training changes norm.running_mean, and each process would have its own copy: start one"),
         (Plain, None),
     ],
 )

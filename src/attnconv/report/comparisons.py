@@ -15,7 +15,7 @@ from attnconv.report.stats import Estimate, Interval, Spread, difference, logit,
 REFERENCE = "conv3x3"  # of all differences: the control, not the model that the recipe was tuned on
 SURE = 0.05  # limit for the p values of one family, after Holm's correction
 
-# What a result says of its run that is equal in repetitions, beside the settings in other columns.
+# Columns that are equal in repetitions of a run, like those of its settings.
 ALIKE = ("data", "scale", "recipe", "equal", "epochs", "train_images", "holdout")
 # Evaluating does not change the training, and copied heads come from the run with the same seed.
 MAY_DIFFER = {"eval_every", "model.start"}

@@ -80,7 +80,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
 def _parsed(overrides: Iterable[str]) -> list[Override]:
     listed = [*overrides]
     for typed in listed:
-        if re.search(r"\d{4300}", typed):  # Python reads no longer number
+        if re.search(r"\d{4300}", typed):  # Python reads fewer digits
             raise ConfigError(f"{typed.partition('=')[0]} has a number of more than 4,299 digits")
     return OverridesParser.create().parse_overrides(listed)
 

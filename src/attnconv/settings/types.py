@@ -154,9 +154,8 @@ def _switch(key: str, value: Any) -> bool:
 def _whole(key: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if (
-        isinstance(value, str) and WHOLE.fullmatch(value) and len(value) < 4300
-    ):  # of an environment variable: ${oc.env:SEED}
+    # Text is that of an environment variable: ${oc.env:SEED}. Python reads fewer digits than 4,300.
+    if isinstance(value, str) and WHOLE.fullmatch(value) and len(value) < 4300:
         return int(value)
     raise ConfigError(f"{key} must be a whole number, not {_said(value)}")
 

@@ -120,7 +120,7 @@ def _require_shared_steps(model: nn.Module, trained: dict[str, nn.Parameter], bu
     own = {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in shared and name in buffers}
     changed = [name for name, buffer in own.items() if not _equal(buffer, buffers[name])]
     if changed:
-        raise ValueError(f"training changes {changed[0]}, of which each process would have its own: start one process")
+        raise ValueError(f"training changes {changed[0]}, and each process would have its own copy: start one process")
 
 
 def _seeded(build: Callable[[int], nn.Module]) -> nn.Module:
