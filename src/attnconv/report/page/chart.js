@@ -5,7 +5,7 @@ import { html, readout, roving, saving, svg, table } from "./dom.js";
 const HEIGHT = 360;
 // As wide as there is room for when the page opens, so that labels stay readable on a phone.
 const WIDTH = Math.min(640, Math.max(320, (globalThis.innerWidth ?? 640) - 40));
-const MARGIN = { left: 52, right: 16, top: 12, bottom: 44 };
+const MARGIN = { left: 64, right: 16, top: 12, bottom: 44 };
 
 function scale(kind, [low, high], [from, to]) {
   const position = kind === "log" ? Math.log : (value) => value;
@@ -73,7 +73,9 @@ function drawSeries({ color, dash, points = [] }, place) {
           fill: color,
           "fill-opacity": 0.15,
         })
-      : null,
+      : band.length // one point has a bar
+        ? svg("path", { d: path([...edge("low"), ...edge("high")]), stroke: color, "stroke-opacity": 0.5, "stroke-width": 3 })
+        : null,
     svg("path", {
       d: path(points.map((point) => [place.x(point.x), place.y(point.y)])),
       fill: "none",
@@ -149,8 +151,6 @@ export function chart(spec) {
         "stroke-dasharray": "2 4",
       }),
     ),
-    series.map((line) => drawSeries(line, place)),
-    marks.map((mark) => drawMark(mark, mark.color, place)),
     levels.map((level) =>
       svg(
         "text",
@@ -165,6 +165,8 @@ export function chart(spec) {
         level.text,
       ),
     ),
+    series.map((line) => drawSeries(line, place)),
+    marks.map((mark) => drawMark(mark, mark.color, place)),
   );
   const { line, say } = readout();
   walkable(picture, marks, (mark) => say(spec.about ? spec.about(mark, say) : mark.text));

@@ -13,7 +13,7 @@ from omegaconf import MISSING, OmegaConf
 from attnconv.config import CONFIGS, flatten, freeze, to_plain
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.settings.composition import composed
-from attnconv.settings.explain import quoted
+from attnconv.settings.explain import in_quotes, quoted
 
 # The groups of configs/, each with a file that stands in for one that is not there, such as a user's own.
 GROUPS = {"model": "conv3x3", "scale": "paper", "recipe": "paper", "data": "cifar10"}
@@ -77,10 +77,7 @@ def _composed(*overrides: str) -> dict[str, Any]:
 
 def _for_hydra(key: str, value: Any) -> str:
     """Return KEY=VALUE for Hydra."""
-    if isinstance(value, str):
-        value = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'{key}="{value}"'
-    return f"{key}={json.dumps(value)}"
+    return f"{key}={in_quotes(value) if isinstance(value, str) else json.dumps(value)}"
 
 
 def _written(key: str, value: Any) -> str:

@@ -10,7 +10,7 @@ const LEAD =
   "the arrow keys, to see its command and its folder.";
 
 const CLAIMS_LEAD =
-  "Thresholds have been fixed since 2026-11-25. The letter links to the details of a claim. The command trains missing runs.";
+  "No threshold has changed since 2026-11-25. The letter links to the details of a claim. The command trains missing runs.";
 const CLAIM_COLUMNS = ["id", "claim", "verdict", "number, 95% interval, n", "command"];
 
 const share = (value) => `${Math.round(100 * value)}%`;
@@ -80,11 +80,13 @@ export function claimsSection({ data }) {
     number,
     html("code", {}, command),
   ]);
+  const counts = Map.groupBy(rows, ({ status }) => status);
+  const counted = [...counts].map(([status, of]) => `${of.length} ${status}`).join(", ");
   return html(
     "section",
     { id: "claims" },
     html("h2", {}, "Which claims hold?"),
-    html("p", {}, CLAIMS_LEAD),
+    html("p", {}, `${CLAIMS_LEAD} Of ${rows.length} claims: ${counted}.`),
     table("Claims and verdicts", CLAIM_COLUMNS, body),
     html("div", { className: "row" }, saving("claims", {}, () => ({ header: CLAIM_COLUMNS, rows: body }))),
   );
@@ -94,6 +96,7 @@ export function claimsSection({ data }) {
 function needsChart({ title, needs }, link) {
   if (!needs.length) return null;
   const between = ({ low, high }) => (low === undefined ? "" : ` (95% interval ${low} to ${high})`);
+  const apart = (x, place) => x + 0.003 * (place - (needs.length - 1) / 2); // so that no model hides another
   const said = (model, point) =>
     `${model} needs ${point.y} times as many images as conv3x3 for ${share(point.x)}${between(point)}, ${point.n} seeds`;
   return chart({
@@ -102,12 +105,12 @@ function needsChart({ title, needs }, link) {
     x: { label: "for a test accuracy of", format: share, ticks: [0.45, 0.6, 0.7, 0.8], domain: [0.43, 0.82] },
     y: { label: "times the images of conv3x3" },
     levels: [{ y: 1, text: "conv3x3" }],
-    series: needs.map(({ model, points, command, run }) => ({
+    series: needs.map(({ model, points, command, run }, place) => ({
       name: model,
       color: modelColor(model),
-      points,
+      points: points.map((point) => ({ ...point, x: apart(point.x, place) })),
       dots: points.map((point) => ({
-        x: point.x,
+        x: apart(point.x, place),
         y: point.y,
         text: said(model, point),
         point: { command, run, link: link(run) },

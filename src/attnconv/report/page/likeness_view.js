@@ -17,6 +17,7 @@ const PURPLE = "#cc79a7";
 const HARD = "nine hard heads";
 const EVEN = "even";
 const RANDOM = "random";
+const SHOWN = { [EVEN]: "uniform attention", [RANDOM]: "random attention" };
 
 // What to draw: numbers of probe.json by name, and attention of known nature to read one of them by.
 const MEASURES = {
@@ -108,7 +109,7 @@ function levelsOf(calibration, { grid }, measure) {
     attentions.map((attention) => {
       const values = calibration.rows.filter((row) => row.attention === attention).map((row) => row[key]);
       const name = MEASURES[measure].numbers[key][0];
-      return { y: values.reduce((sum, value) => sum + value, 0) / values.length, text: `${name}: ${attention}` };
+      return { y: values.reduce((sum, value) => sum + value, 0) / values.length, text: `${name}: ${SHOWN[attention] ?? attention}` };
     }),
   );
 }

@@ -4,7 +4,7 @@ import { unpack, unpackAll } from "./arrays.js";
 import { layerAttention } from "./attention.js";
 import { setColors } from "./colors.js";
 import { claimsSection, curvesSection } from "./curves_view.js";
-import { html } from "./dom.js";
+import { html, placeOf } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 import { look, shownBy } from "./heads.js";
 import { forward, isLive } from "./network.js";
@@ -128,12 +128,30 @@ async function start() {
         ),
       ),
     );
+  document.querySelector(".skip").addEventListener("click", (event) => jump(event, sections[0]));
+  if (data.claims) document.querySelector("header p").append(...linksToPages(data.claims.page));
   document.getElementById("made").append(`Made by ${data.made}.`);
   acceptImages(page, () => page.runs.find(({ run }) => run === page.state.values.run) ?? page.runs[0]);
   // For the console: await attnconv.load(attnconv.runs[0]), attnconv.forward(run, pixels), attnconv.look(run, layer, epoch, image).
   globalThis.attnconv = Object.assign(page, { forward, look, shownBy, isLive, layerAttention });
   await Promise.all(page.begun);
+  document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  addEventListener("hashchange", follow);
   document.documentElement.dataset.ready = "yes";
+}
+
+/** " Read the README and the claims.", with links. */
+function linksToPages(claims) {
+  const readme = claims.replace(/results\/[^/]*$/, "README.md");
+  const link = (place, text) => html("a", { href: placeOf({ link: place }) }, text);
+  return [" Read the ", link(readme, "README"), " and the ", link(claims, "claims"), "."];
+}
+
+/** Scroll to the section that the address names, or show the choices that it holds. */
+function follow() {
+  const section = document.getElementById(location.hash.slice(1));
+  if (section) section.scrollIntoView();
+  else location.reload();
 }
 
 /** Scroll without the address, which holds the reader's choices. */
@@ -144,4 +162,8 @@ function jump(event, section) {
   section.scrollIntoView();
 }
 
-start();
+start().catch((error) => {
+  const text = `This page needs a browser of 2024 or later. The error: ${error.message}`;
+  document.getElementById("main").append(html("p", { role: "alert" }, text));
+  throw error;
+});

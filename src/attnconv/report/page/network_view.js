@@ -4,7 +4,7 @@ import { MODES, best, countRight, hide, readHidden, readModes, switches, tapsOf,
 import { arrow, button, copying, html, readout, roving, runLink, saving, select, svg, table } from "./dom.js";
 import { accuracy, percent } from "./format.js";
 import { forward, isLive, probabilities } from "./network.js";
-import { imagePicker } from "./picker.js";
+import { imagePicker, markChosen } from "./picker.js";
 import { photograph } from "./pictures.js";
 
 const LEAD =
@@ -52,6 +52,7 @@ export function networkSection(page) {
       picker.replaceChildren(imagePicker(page, run, "network-image"));
       heads.replaceChildren(headButtons(run, state));
     }
+    markChosen(picker, state.values.image);
     count.say("");
     markHeads(heads, modes);
     drawPhoto(photo, now);

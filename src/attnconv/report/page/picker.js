@@ -36,6 +36,11 @@ export function imagePicker(page, run, name) {
   );
 }
 
+/** Mark the chosen image in a picker, which another section may have changed; none if it is the reader's own. */
+export function markChosen(picker, image) {
+  for (const input of picker.querySelectorAll("input[type=radio]")) input.checked = Number(input.value) === image;
+}
+
 async function take(page, run, file) {
   try {
     page.setOwn(await pixelsOf(file, run.image));

@@ -4,13 +4,13 @@ import { meanPlace } from "./contours.js";
 import { arrow, choice, copying, html, readout, runLink, saving, select, slider, svg, table } from "./dom.js";
 import { accuracy, percent } from "./format.js";
 import { epochsOf, headsIn, layersOf, look, shownBy } from "./heads.js";
-import { imagePicker } from "./picker.js";
+import { imagePicker, markChosen } from "./picker.js";
 import { MARGIN, drawMaps, drawRings } from "./rings.js";
 
 const LEAD =
   "For each pixel of a layer's map, each head averages other pixels. Click a pixel, or focus the image and use the " +
   "arrow keys. Bold rings hold 50% of a head's attention, thin ones 90%: exact ellipses for Gaussian heads, level lines " +
-  "for others. A dot shows where the head looks on average. Each map has a gray scale of its own.";
+  "for others. A dot shows where the head looks on average. Each map has its own color scale: yellow is its largest probability.";
 const NOTES = {
   center:
     "For this run, the page only has the attention of the central pixel, averaged over 100 test images, and not the " +
@@ -38,6 +38,7 @@ export function querySection(page) {
       controls.replaceChildren(...makeControls(runs, shown, state));
       picker.replaceChildren(imagePicker(page, run, "query-image"));
     }
+    markChosen(picker, state.values.image);
     drawRings(rings, shown);
     drawMaps(maps, shown);
     const { header, rows } = asTable(shown);
@@ -121,7 +122,7 @@ function makeControls(runs, { run, layer, epoch, only }, state) {
 
 function inWords({ run, layer, epoch, row, column, height, width }) {
   const place = `query pixel in row ${row + 1}, column ${column + 1} of ${height} x ${width}`;
-  const about = `${run.model}, layer ${layer + 1}, epoch ${epoch}, ${place}. Test accuracy ${accuracy(run.test_acc)} (`;
+  const about = `${run.model}, layer ${layer + 1}, epoch ${epoch}, ${place}. Test accuracy after training: ${accuracy(run.test_acc)} (`;
   return [about, runLink(run), ")."];
 }
 

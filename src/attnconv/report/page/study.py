@@ -1,4 +1,4 @@
-"""The page's data about the whole study: how convolutional attention is, and accuracy by data and by time."""
+"""The page's data about the whole study: probes of how convolutional attention is, and the claims."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, 
     with reading(folder / PROBE):
         layers = [{name: _rounded(pair) for name, pair in layer.items()} for layer in layer_rows(probed)]
     with reading(folder / "config.yaml"):
-        (_, height, width), patch = image, config["model"]["patch"]
+        (_, height, width), patch = image, probed.get("patch", config["model"].get("patch", 1))
         about = {"heads": config["model"]["heads"], "grid": [height // patch, width // patch], "layers": layers}
     return facts(config, result, link) | about
 
