@@ -152,6 +152,11 @@ def test_figures_of_studies_show_only_their_own_fraction_and_settings(tmp_path):
         by_seed([*results.runs[:2], results.runs[2] | {"epochs": 60}])
 
 
+def test_the_control_is_first_even_if_its_smallest_fraction_is_missing():
+    (protocol,) = protocols([*curve(STEPS, "sa_learned", {0.1: 0.6, 0.25: 0.7}), *curve(STEPS, "conv3x3", {0.25: 0.7})])
+    assert protocol.models == ["conv3x3", "sa_learned"]
+
+
 def test_disagreements_between_protocols_are_reported():
     steps = [*curve(STEPS, "conv3x3", {0.1: 0.7}), *curve(STEPS, "sa_learned", {0.1: 0.6})]
     found = protocols([*CONTROL, *ATTENTION, *steps])
@@ -168,7 +173,7 @@ def test_images_needed_and_slope():
     (protocol,) = protocols([*curve(EPOCHS, "conv3x3", {0.01: 0.5, 0.1: 0.7}, 0), *curve(EPOCHS, "sa_x", twice, 0)])
     line = table_cells(need_table(protocol), 2)
     assert line[2] == "2.00 x [2.00, 2.00], n=3"
-    assert line[1] == line[4] == "not reached"
+    assert line[1] == line[4] == "out of range"
     (protocol,) = protocols(CONTROL + ATTENTION)
     assert protocol.slope("sa_learned").value > 0
     assert protocol.slope("sa_learned").n == 3

@@ -108,9 +108,9 @@ def need_table(protocol: Protocol) -> str:
 
 
 def times_text(ratio: Ratio | None) -> str:
-    """Return an images-needed ratio as text; curves that do not reach the accuracy have none."""
+    """Return an images-needed ratio as text; there is none for an accuracy outside of the range of either curve."""
     if ratio is None:
-        return "not reached"
+        return "out of range"
     ends = " [{:.2f}, {:.2f}]".format(*ratio.ends) if ratio.ends else ""
     return f"{ratio.value:.2f} x{ends}, n={ratio.n}"
 

@@ -53,7 +53,7 @@ def test_ellipses_are_not_cut_off_and_those_outside_the_map_are_labeled():
             assert left <= corners.min()
             assert corners.max() <= right
         said = [text.get_text() for text in axis.texts]
-        assert said.count("center outside") == said.count("90% outside") == said.count("50% outside") == 1
+        assert said.count("center outside") == said.count("90% ring outside") == said.count("50% ring outside") == 1
     assert len(ellipses(figure)[0]) == 4, "of four heads two have no ellipse in the frame"
 
 

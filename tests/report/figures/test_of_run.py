@@ -26,7 +26,7 @@ from conftest import write_arrays
 
 pytestmark = pytest.mark.slow
 
-ATTENTION = {"accuracy", "attention_maps", "attention_maps_zoomed"}
+ATTENTION = {"accuracy", "attention_maps"}  # of small maps: a large one is also shown around the query
 GAUSSIAN = ATTENTION | {"centers", "centers_as_printed", "centers_in_training"}
 
 
@@ -97,6 +97,15 @@ def test_zoomed_figure_of_sixteen_heads_on_a_small_rectangular_map():
     figure = maps.zoomed(Maps("a run", probs))
     assert len(figure.axes) == 32
     assert figure.axes[0].images[0].get_array().shape == (4, 5)
+
+
+def test_zoomed_figure_of_a_large_map_keeps_the_scale_of_the_whole_map():
+    probs = np.full((1, 2, 16, 16), 0.001)
+    probs[0, 0, 0, 0], probs[0, 1, 8, 8] = 0.6, 0.3
+    far, near = maps.zoomed(Maps("a run", probs)).axes
+    assert far.images[0].get_array().shape == near.images[0].get_array().shape == (7, 7)
+    assert [axis.get_xlabel() for axis in (far, near)] == [".60", ".30"], "also if the largest is not in the view"
+    assert [axis.images[0].get_clim()[1] for axis in (far, near)] == [0.6, 0.3]
 
 
 def test_many_heads_are_tiles_of_one_image():

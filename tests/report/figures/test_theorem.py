@@ -46,7 +46,7 @@ def test_a_larger_alpha_sharpens_the_head():
     axes = theorem.sharpness((0.5, 46)).axes
     soft, hard = (shown(axis) for axis in axes)
     assert soft.argmax() == hard.argmax() == 5 * 9 + 5, "one down, one right of the middle"
-    assert [axis.get_xlabel() for axis in axes] == ["elsewhere\n84.1%", r"elsewhere" + "\n" + r"$4\times 10^{-20}$"]
+    assert [axis.get_xlabel() for axis in axes] == ["elsewhere\n84.1%", r"elsewhere" + "\n" + r"$4\times 10^{-18}$%"]
     assert hard.max() == 1
     assert 1 - soft.max() == pytest.approx(0.841, abs=1e-3)
 

@@ -76,17 +76,17 @@ def _of_runs(scale: str) -> list[Entry]:
             "python train.py experiment=small model=sa_quadratic scale.heads=16 name=small_16_heads",
         ),
         "paper": (
-            "python train.py model={} (needs a GPU)",
-            "python train.py -m model=resnet18,sa_quadratic,sa_learned,sa_learned_content (needs a GPU)",
-            "python train.py model=sa_quadratic_generalized (needs a GPU)",
-            "python train.py experiment=many_heads (needs a GPU)",
+            "python train.py model={}",
+            "python train.py -m model=resnet18,sa_quadratic,sa_learned,sa_learned_content",
+            "python train.py model=sa_quadratic_generalized",
+            "python train.py experiment=many_heads",
         ),
     }[scale]
     quadratic, learned, content = (run.format(model) for model in ("sa_quadratic", "sa_learned", "sa_learned_content"))
     any_covariance = partial(paper_data.gaussians, model="sa_quadratic_generalized", study=paper_data.GENERALIZED)
     sixteen_heads = partial(paper_data.gaussians, study=SIXTEEN_HEADS)
-    images = f"{content}, then python scripts/collect.py outputs --weights '*/sa_learned_content/*/seed0'"
-    pruned = f"{generalized}, then {PRUNED.format(scale=scale, epochs=paper_data.CONTINUED[scale])}"
+    images = f"{content} && python scripts/collect.py outputs --weights '*/sa_learned_content/*/seed0'"
+    pruned = f"{generalized} && {PRUNED.format(scale=scale, epochs=paper_data.CONTINUED[scale])}"
     rows: list[tuple[str, str, Callable[..., Any], str]] = [
         ("02_accuracy_by_epoch", table1, paper_data.accuracy_by_epoch, "curves:by_epoch"),
         ("03_centers_in_training", quadratic, paper_data.centers_in_training, "gaussians:centers_in_training"),
@@ -99,8 +99,9 @@ def _of_runs(scale: str) -> list[Entry]:
         ("13_pruned", pruned, paper_data.pruned, "curves:by_epoch"),
         ("14_sixteen_heads", sixteen, sixteen_heads, "gaussians:centers"),
     ]
+    needs = "  # needs a GPU" if scale == "paper" else ""
     return [
-        Entry(f"figure_{name}_{scale}", command, partial(load, scale=scale), f"figures.{draw}", scale)
+        Entry(f"figure_{name}_{scale}", f"{command}{needs}", partial(load, scale=scale), f"figures.{draw}", scale)
         for name, command, load, draw in rows
     ]
 
@@ -108,7 +109,7 @@ def _of_runs(scale: str) -> list[Entry]:
 def _ours() -> list[Entry]:
     """Return the figures of this project."""
     compared = "figures.accuracies:compared"
-    probe = "python scripts/probe.py RUN, then python scripts/collect.py outputs"
+    probe = "python scripts/probe.py RUN && python scripts/collect.py outputs"
     distances = "python train.py experiment=long_range && python scripts/long_range.py outputs"
     return [
         Entry("claims", "make study", report_data.verdicts, "figures.claims:verdicts"),

@@ -8,9 +8,9 @@ from attnconv.report.colors import GRAY, GREEN, ORANGE, VERMILION
 from attnconv.report.figures.data import Verdicts
 from attnconv.report.figures.style import new_figure, styled
 
-MARKS = {HOLDS: (GREEN, "o", True), FAILS: (VERMILION, "X", True), UNDECIDED: (ORANGE, "D", True),
+MARKS = {HOLDS: (GREEN, "o", True), FAILS: (VERMILION, "s", True), UNDECIDED: (ORANGE, "D", True),
          NOT_RUN: (GRAY, "o", False)}  # fmt: skip
-TEXT = 62  # percent of the width, for the claims
+TEXT = 67  # percent of the width, for the claims
 
 
 @styled
@@ -36,6 +36,6 @@ def verdicts(found: Verdicts) -> Figure:
     for status, x in columns.items():
         total = sum(verdict.status == status for verdict in found.rows)
         axis.text(x, -1.1, f"{status}\n{total}", fontsize=6, ha="center", va="center")
-    axis.set(xlim=(0, 104), ylim=(count - 0.5, -2))
+    axis.set(xlim=(0, 109), ylim=(count - 0.5, -2))
     axis.set_axis_off()
     return figure

@@ -285,12 +285,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reach:
-    """One model with some layers: test accuracy by distance in pixels, and the distance that limits it."""
+    """One model with some layers: test accuracy by distance in pixels, and the distance that limits it.
+
+    Attributes:
+        counting: accuracy by distance without seeing two marks together (attnconv.data.synthetic_pairs).
+    """
 
     model: str
     layers: int
     limit: int
     accuracies: Mapping[int, float]
+    counting: Mapping[int, float]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ FORMATS = ("png", "pdf")
 INTRODUCTION = """# Figures
 
 Made by `make figures` from results/, without training. Each PNG has a PDF of the same name. Captions of the paper's
-figures say what the paper shows. Figures at scale=mini and scale=small show smaller networks than the paper's.
+figures say what the paper shows, as we recall it. Figures at scale=mini and scale=small show smaller networks than the
+paper's.
 """
 
 

@@ -86,7 +86,8 @@ def draw_layer(axis: Axes, heads: Gaussians, layer: int, half: float) -> dict[st
 
 
 def _draw_frame(axis: Axes, half: float, title: str) -> None:
-    axis.plot(0, 0, "s", color="black", markersize=4, zorder=4)
+    # Hollow and below the centers, many of which lie on the query.
+    axis.plot(0, 0, "s", color="black", markerfacecolor="none", markersize=5, zorder=1.5)
     axis.set(xlim=(-half, half), ylim=(half, -half), title=title, aspect="equal")
     axis.tick_params(labelsize=7, length=2.5, width=0.6)
     axis.locator_params(nbins=5, steps=[1, 2, 4, 5, 10], integer=True)
@@ -102,8 +103,8 @@ def _label_shifts(axis: Axes) -> None:
 def _count_beyond(axis: Axes, beyond: dict[str, list[int]]) -> None:
     """List above a panel what is outside of its frame, heads as dots in their colors."""
     for line, (what, heads) in enumerate((what, heads) for what, heads in beyond.items() if heads):
-        text = f"{what} outside"
-        colored = [(text, 0.0, "black"), *(("●", 40 + 4.2 * place, head_color(h)) for place, h in enumerate(heads))]
+        text = f"{what} outside" if what == "center" else f"{what} ring outside"
+        colored = [(text, 0.0, "black"), *(("●", 48 + 4.2 * place, head_color(h)) for place, h in enumerate(heads))]
         for label, right, color in colored:
             axis.annotate(label, (0, 1), xytext=(right, 11 - 6.5 * line), xycoords="axes fraction", fontsize=5.5,
                           textcoords="offset points", color=color, va="center", annotation_clip=False)  # fmt: skip
@@ -111,7 +112,10 @@ def _count_beyond(axis: Axes, beyond: dict[str, list[int]]) -> None:
 
 def _explain(figure: Figure) -> None:
     lines = [Line2D([], [], color="black", linestyle=style, linewidth=width) for _, style, width in MASSES]
-    marks = [Line2D([], [], color="black", marker=marker, linestyle="", markersize=3.5) for marker in ("s", "o")]
+    marks = [
+        Line2D([], [], color="black", marker=marker, markerfacecolor=face, linestyle="", markersize=size)
+        for marker, face, size in (("s", "none", 5), ("o", "black", 3))
+    ]
     figure.legend(
         [*marks, *lines], ["query", "center of a head", "50% of its attention", "90%"],
         loc="outside lower center", ncols=4, handlelength=1.8, columnspacing=1.2, fontsize=7, frameon=False,

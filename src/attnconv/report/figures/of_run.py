@@ -74,7 +74,8 @@ def _figures(folder: Path, history: History, root: str | None, trusted: Sequence
     if (folder / "attention_maps.npy").exists():
         probs = Maps(history.title, read_maps(folder))
         yield "attention_maps", maps.whole(probs)
-        yield "attention_maps_zoomed", maps.zoomed(probs)
+        if max(probs.probs.shape[2:]) > maps.HARDLY_LARGER:
+            yield "attention_maps_zoomed", maps.zoomed(probs)
     probe = read_examination(folder, PROBE)
     if probe is not None:
         shares = {when: [values] for when, values in layer_shares(probe).items()}

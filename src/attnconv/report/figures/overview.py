@@ -26,6 +26,7 @@ def overview(found: Overview) -> Figure:
     panel = right.subplots()
     wider = len(draw_layer(panel, found.heads, found.layer - 1, frame(found.heads))["50%"])
     about = [found.heads.title.partition(", test accuracy")[0]]
+    about += ["solid ring: 50% of a head's attention; dotted: 90%"]
     about += [f"wider than the map, not drawn: {wider} of {found.heads.centers.shape[1]}"] * bool(wider)
     panel.set_title("\n".join(about), fontsize=6.5)
     panel.set(xlabel="column shift (positions)", ylabel="row shift (positions)")

@@ -1,4 +1,4 @@
-"""The data of figures about the whole study: verdicts, images needed, probes, time and memory by pixels.
+"""The data of figures about the whole study: verdicts, images needed, and probes.
 
 Each loader returns its figure's data, or None if runs are missing. This module does not import matplotlib.
 """

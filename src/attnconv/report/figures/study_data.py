@@ -85,9 +85,12 @@ def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
         runs = results.of_study(study, **MINI)
         curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
         if len({curve.model for curve in curves}) > 1:
-            devices = ", ".join(sorted({run["device"] for run in runs}))
-            images = f"{runs[0]['train_images']:,} images"
-            return Curves(f"CIFAR-10, {images}, scale=mini, {runs[0]['precision']} on {devices}", curves)
+            title = f"CIFAR-10, {runs[0]['train_images']:,} images, scale=mini, {runs[0]['precision']}"
+            devices = sorted({run["device"] for run in runs})
+            if len(devices) == 1:
+                return Curves(f"{title} on {devices[0]}", curves)
+            models = [", ".join(sorted({run["model"] for run in runs if run["device"] == one})) for one in devices]
+            return Curves("\n".join([title, *map("{}: {}".format, devices, models)]), curves)
     return None
 
 
@@ -148,11 +151,13 @@ def reaches(results: Results) -> list[Reach] | None:
     if not path.exists():
         return None
     found: dict[tuple[str, int, int], dict[int, float]] = {}
+    counting: dict[int, float] = {}
     with reading(path):
         for row in read_csv(path):
             key = (row["model"], int(row["layers"]), int(row["limit"]))
             found.setdefault(key, {})[int(row["distance"])] = float(row["test_acc"])
-    return [Reach(*key, accuracies) for key, accuracies in sorted(found.items())]
+            counting[int(row["distance"])] = float(row["counting"])
+    return [Reach(*key, accuracies, counting) for key, accuracies in sorted(found.items())]
 
 
 def overview(results: Results) -> Overview | None:

@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 STYLE = Path(__file__).parents[1] / "attnconv.mplstyle"
 COLUMN = 5.5  # inches: the width of the paper's text
-LINE = 78  # characters of a title in one line
+LINE = 72  # characters of a title in one line
 FORMATS = ("png", "pdf")
 # By default, files contain the version of matplotlib and the time.
 METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
@@ -57,8 +57,11 @@ def panels(count: int, columns: int, height: float, width: float = COLUMN) -> tu
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """Write a title above a figure, wrapped to its width."""
-    figure.suptitle(plain(textwrap.fill(title, LINE)))
+    """Write a title above a figure, wrapped to its width into lines of similar length."""
+    count = len(textwrap.wrap(title, LINE))
+    widths = range(max(1, len(title) // max(1, count)), LINE + 1)
+    wrapped = (textwrap.wrap(title, width) for width in widths)
+    figure.suptitle(plain("\n".join(next((lines for lines in wrapped if len(lines) <= count), [title]))))
 
 
 def plain(text: str) -> str:

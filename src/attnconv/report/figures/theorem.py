@@ -127,8 +127,8 @@ def sharpness(alphas: Sequence[float] = ALPHAS) -> Figure:
         _bare(axis, probs.shape)
         _frame_query(axis, (SIDE // 2, SIDE // 2))
         axis.set_title(f"$\\alpha$ = {alpha:g}")
-        missed = leak(alpha)
-        axis.set_xlabel(f"elsewhere\n{missed:.1%}" if missed > 1e-4 else f"elsewhere\n{_number(missed)}", fontsize=7)
+        missed = 100 * leak(alpha)
+        axis.set_xlabel(f"elsewhere\n{f'{missed:.1f}' if missed > 0.01 else _number(missed)}%", fontsize=7)
     return figure
 
 
