@@ -37,7 +37,7 @@ def main(composed: DictConfig) -> float | None:
 
         return run_trial(config)
     from attnconv.run import run_in_sweep
-    from attnconv.sweeps.progress import progress_line
+    from attnconv.runs.estimate import progress_line
 
     line = progress_line(Path(HydraConfig.get().sweep.dir), Path(config.output))
     if line:

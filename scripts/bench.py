@@ -10,7 +10,6 @@ products. Parts:
     step       a training step: forward, loss, backward, SGD
     epoch      training on --images images, loading and augmentation included (published: one by one, two workers)
     inference  a forward pass
-    growth     our attention layer on 16x16, 32x32 and 64x64 positions: the exponent in the number of pixels
 
 Prints the median ratio of times over alternating rounds, its extremes, images/s and the peak memory of one round, and
 our FLOP/s divided by those of a plain float32 and bf16 matrix product in the same rounds. `--json` appends each line to
@@ -51,7 +50,7 @@ def measure(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     """Time what the command line asks for, and print each line when it is measured."""
     import torch  # --help does not need it
 
-    from attnconv.bench.compare import ON_CPU, ON_GPU, PARTS, TINY, Bench, Case
+    from attnconv.bench.compare import IMAGES, ON_CPU, ON_GPU, PARTS, ROUNDS, TINY, Bench, Case
     from attnconv.runs.provenance import measured_on
     from attnconv.training.device import choose_device
 
@@ -59,13 +58,10 @@ def measure(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     parts, models = arguments.only or PARTS, arguments.models or known
     check_names(parser, "--only", parts, PARTS)
     check_names(parser, "--models", models, known)
-    if parts == ["growth"]:
-        given = ("models", "images", "compile")
-        unused = [f"--{name}" for name in given if getattr(arguments, name) != parser.get_default(name)]
-        if unused:
-            parser.error(f"growth times one layer of ours: leave out {' and '.join(unused)}")
+    if arguments.images is not None and "epoch" not in parts:
+        parser.error("--images is for the part epoch: leave it out")
     device = choose_device(arguments.device)
-    rounds, images = (1, 32) if arguments.tiny else (5, 2560)
+    rounds, images = (1, 32) if arguments.tiny else (ROUNDS, IMAGES)
     bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
     about = measured_on(device)
     print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")
@@ -80,16 +76,9 @@ def measure(arguments: argparse.Namespace, parser: ScriptParser) -> None:
             print(" | ".join(rows[-1]), flush=True)
             if arguments.json is not None:
                 append_json_line(arguments.json, line | about)
-    if not rows and "growth" not in parts:
+    if not rows:
         parser.error("no measurement has one of these parts and one of these models")
-    if rows:
-        print(markdown(BENCH_HEADER, rows))
-    if "growth" in parts:
-        line = bench.growth((4, 8)) if arguments.tiny else bench.growth()
-        exponent = line["exponent"]
-        print(f"time grows with pixels^{exponent['median']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})")
-        if arguments.json is not None:
-            append_json_line(arguments.json, line | about)
+    print(markdown(BENCH_HEADER, rows))
 
 
 if __name__ == "__main__":

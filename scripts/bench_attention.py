@@ -5,19 +5,24 @@
     python scripts/bench_attention.py --device cuda
 
 First checks that both give the same output. Then prints, for each size, the median ratio of their times over
-alternating rounds; above 1, the second is faster. LOG.md has the numbers, and code that depends on them refers to this
-script.
+alternating rounds; above 1, the second is faster. Last, prints how the time of window attention grows: the fitted
+exponents of K^2 on a fixed map, and of the number of pixels with a fixed K. LOG.md has the numbers, and code that
+depends on them refers to this script.
 """
 
 from attnconv.errors import one_line_errors
-from attnconv.settings.arguments import benchmark_parser
+from attnconv.settings.arguments import ScriptParser, positive
 
 
 def main() -> None:
-    arguments = benchmark_parser(__doc__).parse_args()
-    from attnconv.bench.layers import bench_ways  # imports torch
+    parser = ScriptParser(__doc__)
+    parser.add_device("auto")
+    parser.add_argument("--rounds", type=positive, default=9, help="number of rounds (default: 9)")
+    arguments = parser.parse_args()
+    from attnconv.bench.layers import bench_ways, bench_windows  # imports torch
 
     bench_ways(arguments.device, arguments.rounds)
+    bench_windows(arguments.device, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -78,13 +78,6 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
     print(f"{counted(len(cells), 'run')}, {done} done, about {duration(total / at_once)} left with {at_once} at once")
 
 
-def chosen_precision() -> str:
-    """Return bf16 if the hardware supports it, else fp32."""
-    from attnconv.training.device import choose_device, choose_precision  # imports torch
-
-    return choose_precision("auto", choose_device("auto"))
-
-
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument(
@@ -103,10 +96,17 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if (arguments.list or arguments.dry_run) and arguments.budget_hours is not None:
         parser.error("--list and --dry-run train nothing: leave out --budget-hours")
+    for word in arguments.overrides:
+        if word in rows("bf16"):
+            parser.error(f"{word} is an experiment: write --only {word}")
     if arguments.list and arguments.dry_run:
         parser.error("choose one of --list and --dry-run")
     until = None if arguments.budget_hours is None else time.monotonic() + 3600 * arguments.budget_hours
-    precision = arguments.precision or chosen_precision()
+    precision = arguments.precision
+    if precision is None:
+        from attnconv.training.device import precision_here  # imports torch
+
+        precision = precision_here("auto")
     cells = plan(precision, arguments.only, [*map(expand_home, arguments.overrides)], RESULTS)
     output = Path(next(iter(cells.values()))[0].config.output)
     rates = measured_rates(output)

@@ -125,7 +125,7 @@ def files_composed_once() -> Iterator[None]:
         patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed_once.load)
         patch.setattr(OverridesParser, "parse_rule", composed_once.parse_rule)
         patch.setattr(OmegaConf, "load", staticmethod(composed_once.read_yaml))
-        patch.setattr("attnconv.sweeps.progress.RESULTS", Path("no results"))  # reading all of them takes a while
+        patch.setattr("attnconv.runs.estimate.RESULTS", Path("no results"))  # reading all of them takes a while
         yield
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from attnconv.config import CONFIGS, flatten, to_plain
 from attnconv.files import read_yaml
+from attnconv.runs.adapter import flat_config
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.labels import flat_config
 from attnconv.settings.arguments import train_arguments
 from attnconv.settings.trial import trial_arguments
 from conftest import compose

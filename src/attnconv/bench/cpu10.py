@@ -123,6 +123,8 @@ def _our_run(entry: Entry, seed: int, epochs: int | None) -> dict[str, Any]:
         "epochs": config.epochs,
         "test_acc": result["test_acc"],
         "curve": list(zip(seconds, accuracies, strict=True)),
+        # of all starts, if the run was resumed
+        **{key: result[key] for key in ("device", "commit", "dirty", "versions")},
     }
 
 

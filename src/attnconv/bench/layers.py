@@ -69,7 +69,7 @@ def compare(slow: nn.Module, fast: nn.Module, x: torch.Tensor, rounds: int, prec
 
 
 def bench_windows(device_name: str, rounds: int) -> None:
-    """Print times and exponents of window attention, as scripts/bench_window.py describes."""
+    """Print times and exponents of window attention, as scripts/bench_attention.py describes."""
     device = choose_device(device_name)
     precision = choose_precision("auto", device)
     print(f"{device}, {precision}, torch {torch.__version__}; {IMAGES} images, width {WIDTH}, {HEADS} heads")

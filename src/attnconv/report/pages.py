@@ -123,9 +123,3 @@ def manifest(results: Path) -> str:
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(results).as_posix()}\n" for path in files
     )
-
-
-def manifest_is_current(results: Path) -> bool:
-    """Return whether MANIFEST.sha256 describes the files of results/."""
-    path = results / MANIFEST
-    return path.exists() and path.read_text("utf-8") == manifest(results)

@@ -1,8 +1,9 @@
-"""Estimate how long runs take from finished runs. This module does not import torch, so that `study.py --list` is fast.
+"""Estimate how long runs take from finished runs, without importing torch.
 
 Times are seconds of one core; a study runs several at once, one per core.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from attnconv.config import Config
+from attnconv.config import RESULTS, Config
 from attnconv.files import reading
 from attnconv.runs.records import Damaged, read_result
-from attnconv.runs.status import BROKEN, State, find_folders
+from attnconv.runs.status import BROKEN, CELLS_FILE, State, find_folders, read_state
 
 AT_ONCE = 2  # runs of a study at a time, with one thread each
 
@@ -124,6 +125,26 @@ def time_left(states: dict[Path, State], noted: dict[Path, dict[str, Any]], rate
         if state.status not in ("done", "failed", *BROKEN) and "work" in noted.get(folder, {})
     ]
     return sum(left) / at_once if left else None
+
+
+def progress_line(record: Path, outputs: Path) -> str | None:
+    """Return how many runs of a sweep are done and the time left, to print before each of its runs.
+
+    None if the sweep recorded no cells.
+
+    Args:
+        record: folder of this start of the sweep, with cells.json.
+        outputs: the folder of its run folders.
+    """
+    if not (record / CELLS_FILE).exists():
+        return None
+    noted = {outputs / cell["folder"]: cell for cell in json.loads((record / CELLS_FILE).read_text("utf-8"))}
+    states = {folder: read_state(folder) for folder in noted}
+    statuses = [state.status for state in states.values()]
+    at_once = statuses.count("running") + 1  # including the one that is about to start
+    seconds = time_left(states, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
+    left = f", about {duration(seconds)} left" if seconds else ""
+    return f"sweep: {statuses.count('done')} of {len(noted)} runs done{left}"
 
 
 def duration(seconds: float) -> str:

@@ -8,9 +8,8 @@ import numpy as np
 
 from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
-from attnconv.runs.adapter import Conclusion, History, pixels
+from attnconv.runs.adapter import Conclusion, History, display_name, displayed, flat_config, group, pixels
 from attnconv.runs.folder import run_name
-from attnconv.runs.labels import display_name, displayed, flat_config, group
 from attnconv.runs.records import name_of, read_config, read_lines
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ class TrackioRun:
 
         self._trackio, self._config, self._folder = trackio, config, folder
         self._project = config.logger.project or PROJECT
+        forget_other(self._project, run_name(config), history)
         # It continues a run of the same name and keeps its history.
         self._run = trackio.init(
             project=self._project,
@@ -69,7 +69,7 @@ class TrackioRun:
 
 
 def import_run(folder: Path, project: str) -> None:
-    """Add a recorded run to a project; existing records are not changed.
+    """Add a recorded run to a project, in place of an older one of the same name.
 
     Raises:
         Damaged: a file of the run folder cannot be read.
@@ -84,7 +84,18 @@ def import_run(folder: Path, project: str) -> None:
     epochs = [(line["epoch"], {key: value for key, value in line.items() if key != "epoch"}) for line in lines]
     # The same as for a live run, so that runs of a group are shown together.
     config = flatten(plain) | {"model": plain["model"]["name"], "_Group": run.rpartition("/")[0]}
+    forget_other(project, run, epochs)
     log_epochs(project, run, epochs, config=config)
+
+
+def forget_other(project: str, run: str, epochs: History) -> None:
+    """Delete the records of a run of this name from a project, unless it has the same epochs."""
+    from trackio import SQLiteStorage
+
+    kept = {log["step"]: log for log in SQLiteStorage.get_logs(project, displayed(run)) if "test/acc" in log}
+    ours = {epoch: metrics.get("test/acc") for epoch, metrics in epochs}
+    if any(ours.get(step) != log["test/acc"] for step, log in kept.items()):
+        SQLiteStorage.delete_run(project, displayed(run))
 
 
 def log_epochs(project: str, run: str, epochs: History, **more: Any) -> None:

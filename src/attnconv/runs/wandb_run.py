@@ -13,8 +13,7 @@ import numpy as np
 from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
 from attnconv.files import write_whole
-from attnconv.runs.adapter import Conclusion, History, pixels
-from attnconv.runs.labels import display_name, flat_config, group
+from attnconv.runs.adapter import Conclusion, History, display_name, flat_config, group, pixels
 from attnconv.settings.trial import under_agent
 
 if TYPE_CHECKING:

@@ -111,5 +111,9 @@ def _several_values(override: str) -> str:
 def quoted(override: str) -> str:
     """Return an override that sets its value as one string, quoted for the shell."""
     key, _, value = override.partition("=")
-    text = value.strip("\"'").replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{text}"')
+    return shlex.quote(f"{key}=" + in_quotes(value.strip("\"'")))
+
+
+def in_quotes(text: str) -> str:
+    """Return a text that Hydra reads as one string, in double quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

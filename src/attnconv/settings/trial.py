@@ -1,8 +1,8 @@
 """Turn the arguments of a W&B sweep's trial into arguments that Hydra reads.
 
 `wandb agent` writes None for null and quotes nothing. A preempted trial returns with its whole configuration as
-arguments, labels included (attnconv.runs.labels). Arguments that equal the composed value are dropped, so that settings
-without an effect do not count as set by the user.
+arguments, labels included (attnconv.runs.adapter). Arguments that equal the composed value are dropped, so that
+settings without an effect do not count as set by the user.
 """
 
 import os
@@ -15,6 +15,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 
 from attnconv.config import CONFIGS
 from attnconv.settings.composition import composed
+from attnconv.settings.explain import in_quotes
 
 LABELS = ("fraction",)  # labels that are neither a setting nor a choice of files
 
@@ -67,7 +68,7 @@ def _readable(key: str, value: str) -> str:
             return f"{key}={value}"
     except HydraException:
         pass
-    return f'{key}="' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{key}={in_quotes(value)}"
 
 
 def _parsed(key: str, value: str) -> Any:
