@@ -18,6 +18,7 @@ import sys
 from attnconv.config import valid_keys
 from attnconv.errors import one_line_errors
 from attnconv.files import write_whole
+from attnconv.report.examined import CONVERSION
 from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive
 
 SWEPT_IMAGES = 8
@@ -68,8 +69,11 @@ def convert(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     alpha = arguments.alpha or ALPHA
     of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
     whole = arguments.images is None and alpha == ALPHA  # a try on few images must not pass for the real one
-    target = arguments.json or (arguments.checkpoint / "conversion.json" if of_run and whole else None)
+    target = arguments.json or (arguments.checkpoint / CONVERSION if of_run and whole else None)
     check_target(parser, target)
+    if not whole and target is not None and target.name == CONVERSION:
+        parser.error(f"{CONVERSION} is for all test images and the default alpha: choose another file")
+    head, dirty = commit()  # of the code that is loaded now
     arguments.device = str(choose_device(arguments.device))
     name, model, split = chosen_network(arguments)
     if arguments.images is not None:
@@ -77,7 +81,6 @@ def convert(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     row = exchange(model, split, alpha, arguments.batch)
     print(report(name, row))
     if target is not None:
-        head, dirty = commit()
         about = {"network": name, "device": describe_device(split.images.device), "commit": head, "dirty": dirty}
         write_whole(target, compact(about | row).encode())
         print(f"  written to {target}")

@@ -16,9 +16,12 @@ from attnconv.errors import one_line_errors
 from attnconv.files import require_targets, write_whole
 from attnconv.report.tables import markdown
 from attnconv.runs.folder import run_name
-from attnconv.settings.arguments import ScriptParser, a_path, check_target, positive, whole_number
+from attnconv.settings.arguments import ScriptParser, a_path, check_target
 
 CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
+# Test images to average attention over, and to fit and evaluate convolutions on, half each. They are not settings: a
+# try on few images must not pass for the real measurement.
+IMAGES, FIT_IMAGES = 100, 600
 
 
 def main() -> None:
@@ -26,13 +29,6 @@ def main() -> None:
     parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
     parser.add_argument("--calibration", type=a_path, metavar="FILE", help="write the calibration's rows to this file")
     parser.add_data()
-    parser.add_argument("--images", type=positive, default=100, help="number of test images to average attention over")
-    parser.add_argument(
-        "--fit-images",
-        type=whole_number(2),
-        default=600,
-        help="number of test images, half to fit convolutions and half to evaluate them",
-    )
     parser.add_device()
     parser.add_trust()
     arguments = parser.parse_args()
@@ -51,6 +47,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from attnconv.training.device import choose_device
 
     device = str(choose_device(arguments.device))
+    head, dirty = commit()  # of the code that is loaded now
     for folder in arguments.runs:
         read_run_config(folder, arguments.trust)
         find_weights(folder)
@@ -61,9 +58,8 @@ def measure(arguments: argparse.Namespace) -> None:
     for folder in arguments.runs:
         trained = load(folder, arguments.data, device, trusted=arguments.trust)
         # the numbers of images that probe.json records: no more than there are
-        images, fitted = (min(asked, len(trained.data.test)) for asked in (arguments.images, arguments.fit_images))
+        images, fitted = (min(asked, len(trained.data.test)) for asked in (IMAGES, FIT_IMAGES))
         found = probe(trained, images, fitted)
-        head, dirty = commit()
         about = {"run": run_name(trained.config), "images": images, "fit_images": fitted}
         patch = trained.config.model.get("patch", trained.config.scale.patch)
         about |= {"patch": patch, "commit": head, "dirty": dirty}

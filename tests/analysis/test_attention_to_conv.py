@@ -71,6 +71,37 @@ def test_attention_that_is_not_a_convolution_is_refused():
         convolution_from_attention(hard_attention([(0, 0)]))
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Shifted(PositionalAttention):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def test_layers_that_compute_more_than_their_heads_are_refused():
+    hooked, doubled, shifted = (hard_attention([(0, 0), (1, 1)]) for _ in range(3))
+    hooked.value.register_forward_hook(lambda module, inputs, out: 3 * out)
+    doubled.value.__class__, shifted.__class__ = Doubled, Shifted
+    with pytest.raises(Inconvertible, match="has hooks"):
+        convolution_from_attention(hooked, 7, 8)
+    for layer in (doubled, shifted):
+        with pytest.raises(Inconvertible, match="computes something else"):
+            convolution_from_attention(layer, 7, 8)
+
+
+def test_a_head_that_is_hard_at_the_corner_only_is_no_tap():
+    layer = PositionalAttention(4, 1, (4, 4), LearnedEncoding)
+    probs = torch.full((16, 16), 1 / 16)
+    probs[0] = 0
+    probs[0, 15] = 1
+    layer.attention_probs = lambda height, width, x=None: probs[None, None]
+    with pytest.raises(Inconvertible, match="head 0 is not a tap"):
+        convolution_from_attention(layer, 4, 4)
+
+
 def test_heads_at_every_shift_of_a_map_are_converted():
     shifts = list(itertools.product(range(-6, 7), range(-7, 8)))  # all shifts of a 7 x 8 map
     convolution = convolution_from_attention(hard_attention(shifts, width=1), 7, 8)
@@ -112,4 +143,11 @@ def test_asymmetric_padding_is_refused():
     layer = nn.Conv2d(4, 6, 3)
     layer.forward = lambda x, own=layer.forward: own(nn.functional.pad(x, (1, 0, 0, 3)))
     with pytest.raises(Inconvertible, match="pads its sides differently"):
+        convolution_from_attention(ConvolutionAsAttention(layer))
+
+
+def test_a_layer_that_crops_its_input_is_refused():
+    layer = nn.Conv2d(4, 6, 3)
+    layer.forward = lambda x, own=layer.forward: own(nn.functional.pad(x, (-1, -1, -1, -1)))
+    with pytest.raises(Inconvertible, match="crops its input"):
         convolution_from_attention(ConvolutionAsAttention(layer))

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attnconv.analysis.conv_to_attention import ConvolutionAsAttention, _is_channels_last, leak
+from attnconv.analysis.conv_to_attention import QUERIES_AT_ONCE, ConvolutionAsAttention, _is_channels_last, leak
+from attnconv.analysis.heads import attention_mixers
 
 
 @st.composite
@@ -108,6 +109,23 @@ def test_memory_format_matches_the_convolution(last):
     if last == "kernel":
         convolution = convolution.to(memory_format=torch.channels_last)
     exactly(convolution, x.to(memory_format=torch.channels_last) if last == "input" else x)
+
+
+def test_large_maps_can_be_exported():
+    layer, x = ConvolutionAsAttention(nn.Conv2d(1, 1, 3)), torch.randn(1, 1, 4, QUERIES_AT_ONCE + 10)
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_pytorchs_default_device_does_not_matter():
+    convolution, x = nn.Conv2d(1, 1, 3), torch.randn(1, 1, 4, 5)
+    with torch.device("meta"):
+        layer = ConvolutionAsAttention(convolution)
+    torch.testing.assert_close(layer(x), convolution(x))
+
+
+def test_converted_convolutions_are_no_mixers():
+    network = nn.Sequential(ConvolutionAsAttention(nn.Conv2d(3, 3, 1)), nn.Flatten())
+    assert attention_mixers(network) == []
 
 
 def test_empty_batches_and_unbatched_inputs():

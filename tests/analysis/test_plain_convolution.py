@@ -121,6 +121,12 @@ class PaddedWithOnes(nn.Conv2d):
         return super().forward(F.pad(x, (1, 1, 1, 1), value=1.0))
 
 
+class AlwaysFloat32(nn.Conv2d):
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
 class Routed(nn.Conv2d):
     def forward(self, x, route):
         return super().forward(x) * route
@@ -143,6 +149,7 @@ REFUSED = {
     "output in place": lambda: Rectified(4, 4, 3),
     "changes its input before": lambda: Shuffled(4, 4, 3),
     "changes its input": lambda: PaddedWithOnes(4, 4, 3),
+    "computes in float32 under autocast": lambda: AlwaysFloat32(4, 4, 3),
     "cannot be called: .*route": lambda: Routed(4, 4, 3),
     "has hooks": lambda: with_hook("forward"),
     "hooks, which would be lost": lambda: with_hook("forward_pre"),

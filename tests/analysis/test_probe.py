@@ -61,6 +61,12 @@ def test_probe_describes_every_head_and_layer_before_and_after_training(tiny):
     assert [rows["heads"][6]["center_row"], rows["heads"][6]["center_column"]] == pytest.approx(expected[0], abs=1e-3)
 
 
+def test_head_numbers_do_not_depend_on_the_number_of_images_to_fit(tiny):
+    found = trained(tiny("model=sa_learned_content", "scale.patch=2"))
+    few, many = (probe(found, images=8, fit_images=fit)["heads"] for fit in (4, 20))
+    assert [row["entropy"] for row in few] == pytest.approx([row["entropy"] for row in many], rel=1e-5)
+
+
 def test_the_initial_network_is_the_one_before_the_first_step(tiny):
     config = tiny("model=sa_quadratic", "recipe.whitening=true", "recipe.optimizer=adamw", "epochs=1")
     before = prepare(config).model.state_dict()
@@ -100,10 +106,10 @@ def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsy
     assert json.loads((tmp_path / "row.json").read_text())["layers"] == 2
     assert called("conv_to_attention", "--checkpoint", folder, "--alpha", 0.01)[0] == 1, "predictions changed"
 
-    code, out, _ = called("probe", run_folder_path(attentive), "--images", 4, "--fit-images", 600)
+    code, out, _ = called("probe", run_folder_path(attentive))
     assert code == 0
     written = json.loads((run_folder_path(attentive) / "probe.json").read_text())
-    assert (written["images"], written["fit_images"]) == (4, 20), "there are no more"
+    assert (written["images"], written["fit_images"]) == (20, 20), "there are no more"
     assert len(written["heads"]) == 12
     assert "| 2 trained |" in out
 

@@ -28,6 +28,10 @@ def test_attention_without_padding_keys_differs_only_at_the_border(convolution):
     assert difference.min() > 1e-3, "all of the border"
 
 
+def test_a_kernel_of_zeros_lacks_nothing():
+    assert missed_by_rank(torch.zeros(2, 2, 3, 3)) == [0, 0]
+
+
 def test_unsupported_convolutions_are_refused():
     for wrong in (nn.Conv2d(2, 3, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(2, 2, 2), nn.Conv2d(2, 2, 3, stride=2)):
         with pytest.raises(ValueError, match="needs a convolution with"):

@@ -31,7 +31,7 @@ def test_probabilities_equal_the_loop_oracle(encoding):
     mixer = build(encoding)
     expected = oracles.attention_probs(mixer.encoding, 2, 3, 4)
     torch.testing.assert_close(mixer.attention_probs(3, 4)[0], expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(mixer._dense_probs(3, 4), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixer._dense_probs(3, 4, torch.device("cpu")), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -177,6 +177,23 @@ def test_second_derivatives_and_torch_func_work(impl):
     torch.testing.assert_close(torch.func.grad(loss)(weight.detach()), expected)
     each = torch.func.vmap(lambda image: layer(image[None])[0])(x)
     torch.testing.assert_close(each, layer(x))
+
+
+def replica(module):
+    """Return a replica as nn.DataParallel makes it: it has tensors as attributes, and lists no parameters."""
+    found = module._replicate_for_data_parallel()
+    for name, child in module.named_children():
+        found._modules[name] = replica(child)
+    for name, tensor in module._parameters.items():
+        setattr(found, name, None if tensor is None else 1 * tensor)
+    return found
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_replicas_without_parameters_compute_the_same(encoding):
+    layer, x = build(encoding), torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    assert not list(replica(layer).parameters())
+    torch.testing.assert_close(replica(layer)(x), layer(x))
 
 
 @pytest.mark.parametrize("impl", ["dense", "separable"])

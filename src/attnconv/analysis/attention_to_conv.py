@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
-from attnconv.analysis.plain_convolution import Inconvertible, refuse_hooks, static_same_pads
+from attnconv.analysis.plain_convolution import Inconvertible, evaluating, refuse_hooks, static_same_pads
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.shifts import grid_shifts
 
@@ -32,7 +32,8 @@ def convolution_from_attention(
         tolerance: attention that a head may give to other pixels than its own.
 
     Raises:
-        Inconvertible: attention depends on content, or a head is not hard or not the same at all pixels.
+        Inconvertible: attention depends on content, a head is not hard or not the same at all pixels, or the layer
+            computes something else with its heads.
         ValueError: position-only attention needs a map.
     """
     if isinstance(layer, ConvolutionAsAttention):
@@ -46,6 +47,8 @@ def convolution_from_attention(
 
 def _of_positional(layer: PositionalAttention, height: int, width: int, tolerance: float) -> nn.Conv2d:
     value: Any = layer.value
+    refuse_hooks(layer)
+    refuse_hooks(value)
     probs = layer.attention_probs(height, width)[0].detach()
     shifts = grid_shifts(height, width, probs.device)
     heads = [_hard_shift(head, probs[head], shifts, (height, width), tolerance) for head in range(layer.heads)]
@@ -64,7 +67,27 @@ def _of_positional(layer: PositionalAttention, height: int, width: int, toleranc
             convolution.weight[:, :, row + reach[0], column + reach[1]] += by_head[:, head]
         if convolution.bias is not None:
             convolution.bias.copy_(value.bias)
+    _require_equal(layer, convolution, height, width, reach)
     return convolution
+
+
+@torch.no_grad()
+def _require_equal(
+    layer: PositionalAttention, convolution: nn.Conv2d, height: int, width: int, reach: list[int]
+) -> None:
+    """Raise Inconvertible if a layer and its convolution differ where no head looks outside of an H x W map."""
+    weight = convolution.weight
+    if weight.device.type == "meta":
+        return
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(1, height, width, convolution.in_channels, generator=draw, dtype=weight.dtype, device="cpu")
+    x = x.to(weight.device)
+    with evaluating(layer):
+        attended, convolved = layer(x), convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    rows, columns = (slice(edge, size - edge) for edge, size in zip(reach, (height, width), strict=True))
+    difference = (attended - convolved)[:, rows, columns].abs()
+    if difference.numel() and difference.max() > 1e-2 * convolved.abs().max():
+        raise Inconvertible("computes something else than a weighted sum of what its heads look at")
 
 
 def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int], tolerance: float) -> tuple[int, int]:
@@ -81,12 +104,25 @@ def _hard_shift(head: int, probs: Tensor, shifts: Tensor, grid: tuple[int, int],
     hard = least >= 1 - tolerance
     best = int(total.where(hard, -1.0).argmax() if hard.any() else total.argmax())
     row, column = best // (2 * width - 1) - height + 1, best % (2 * width - 1) - width + 1
+    # The few pixels for which a long shift lies inside the map do not make it a tap: at the others, the head must look
+    # at the nearest pixel.
+    if hard[best] and (abs(row) > height // 2 or abs(column) > width // 2):
+        least[best] = _nearest(probs, row, column, grid).min()
+        hard[best] = least[best] >= 1 - tolerance
     if not hard[best]:
         raise Inconvertible(
             f"head {head} is not a tap of a convolution: at some pixel, only {least[best]:.6f} of its attention is on "
             f"the shift by {row} rows and {column} columns"
         )
     return row, column
+
+
+def _nearest(probs: Tensor, row: int, column: int, grid: tuple[int, int]) -> Tensor:
+    """Return the attention (Q,) on the pixel that is nearest to each query's shift by (row, column)."""
+    height, width = grid
+    rows = (torch.arange(height, device=probs.device) + row).clamp(0, height - 1)
+    columns = (torch.arange(width, device=probs.device) + column).clamp(0, width - 1)
+    return probs.gather(1, (rows[:, None] * width + columns).reshape(-1, 1))[:, 0]
 
 
 def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
@@ -108,6 +144,8 @@ def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
         more |= {"padding": _padding(layer), "padding_mode": MODES.get(layer.pad_mode, layer.pad_mode)}
     convolution = kind(*shape, **more)
     convolution.to(layer.value).train(layer.training)
+    if layer.channels_last:
+        convolution.to(memory_format=torch.channels_last)
     with torch.no_grad():
         convolution.weight.copy_(kernel).requires_grad_(layer.value.requires_grad)
         if layer.bias is not None:
@@ -119,6 +157,8 @@ def _of_converted(layer: ConvolutionAsAttention, tolerance: float) -> Any:
 def _padding(layer: ConvolutionAsAttention) -> Any:
     """Return the padding of a layer in nn.Conv2d's format: first axis first, one number for both sides, or "same"."""
     assert layer.pads is not None
+    if min(layer.pads) < 0:
+        raise Inconvertible("crops its input, which nn.Conv2d does not support")
     before, behind = layer.pads[::2][::-1], layer.pads[1::2][::-1]
     if before == behind and layer.padding != "same":
         return before

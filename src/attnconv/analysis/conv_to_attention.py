@@ -69,10 +69,10 @@ class ConvolutionAsAttention(nn.Module):
 
         rows, columns = self._two(self.kernel_size)
         exact = torch.promote_types(weight.dtype.to_real(), torch.float32)
-        self.encoding = QuadraticEncoding(heads=rows * columns, width=self.in_channels, grid=(rows, columns))
-        self.encoding.to(device=weight.device, dtype=exact)
-        taps = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        with torch.no_grad():
+        with torch.no_grad(), weight.device:  # whatever PyTorch's default device is
+            self.encoding = QuadraticEncoding(heads=rows * columns, width=self.in_channels, grid=(rows, columns))
+            self.encoding.to(dtype=exact)
+            taps = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
             self.encoding.centers.copy_(taps * torch.tensor(self._two(self.dilation)))
             self.encoding.spreads.fill_(math.sqrt(2 * alpha))
         by_group = weight.detach().reshape(self.groups, self.out_channels // self.groups, -1, self.heads)
@@ -162,7 +162,7 @@ class ConvolutionAsAttention(nn.Module):
 
     def _keys(self, axis: int, queries: Tensor, size: int) -> slice:
         """Return the keys of an axis outside of which the softmax of all heads is exactly 0 for these queries."""
-        if size <= QUERIES_AT_ONCE or queries.is_meta:
+        if size <= QUERIES_AT_ONCE or queries.is_meta or torch.compiler.is_exporting():
             return slice(0, size)
         kind, centers = torch.finfo(self.encoding.centers.dtype), self.encoding.centers[:, axis]
         alpha = self.encoding.spreads.square().min().item() / 2

@@ -102,10 +102,12 @@ def report(name: str, row: dict[str, Any]) -> str:
 
 def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
     """Convert timm models, print one line for each, and return whether a prediction changed."""
+    head, dirty = commit()  # of the code that is loaded now
+    about = {"device": describe_device(torch.device("cpu")), "commit": head, "dirty": dirty}
     rows = []
     for name in names:
         check_timm_name(name)
-    for name in names:
+    for name in dict.fromkeys(names):
         row = sweep_row(name, images)
         rows.append(row)
         verdict = row.get("refused") or (
@@ -113,8 +115,6 @@ def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
             f"difference {row['largest_difference']:.1e} of logits that differ by {row['logits_range']:.2g}"
         )
         print(f"{name}: {verdict}", flush=True)
-    if target is not None:
-        head, dirty = commit()
-        about = {"device": describe_device(torch.device("cpu")), "commit": head, "dirty": dirty}
-        write_whole(target, compact(about | {"rows": rows}).encode())
+        if target is not None:  # after each network, because a later one may run out of memory
+            write_whole(target, compact(about | {"rows": rows}).encode())
     return any(row.get("predictions_changed") for row in rows)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.errors import ConfigError, counted
 from attnconv.mixers.base import AttentionMixer
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
@@ -25,12 +26,16 @@ DECIMALS = 4  # of centers and spreads in heads.jsonl
 
 
 def attention_mixers(model: nn.Module) -> list[AttentionMixer]:
-    """Return the mixers of a model with a method `attention_probs`, in order of depth, without parts of others."""
+    """Return the mixers of a model with a method `attention_probs`, in order of depth, without parts of others.
+
+    Converted convolutions are none: their maps have channels first, and their keys are the pixels of the padded map.
+    """
     found: dict[str, AttentionMixer] = {}
     for name, module in model.named_modules():
         inside_another = any(name.startswith(f"{outer}.") for outer in found)
         # A user's mixer may not inherit the base class, and a network may have an attribute of this name.
-        if name and callable(getattr(type(module), "attention_probs", None)) and not inside_another:
+        attends = callable(getattr(type(module), "attention_probs", None))
+        if name and attends and not inside_another and not isinstance(module, ConvolutionAsAttention):
             found[name] = cast(AttentionMixer, module)
     return list(found.values())
 

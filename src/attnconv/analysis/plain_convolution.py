@@ -3,7 +3,7 @@
 Attributes can be edited after construction, and a subclass, a parametrization or a hook can use another weight or
 padding than the layer shows. So the layer runs on random maps, and the arguments of torch.conv1d or torch.conv2d are
 recorded. Weight standardization, weight and spectral norm, pruning and TensorFlow's SAME padding are evaluated on the
-way.
+way. The layer runs in evaluation mode: what it does only in training, such as dropping weights, is not converted.
 """
 
 from collections.abc import Iterator
@@ -137,8 +137,8 @@ def _watch(layer: Any, axes: int, extra: int) -> _Call:
     reach = [step * (taps - 1) + 1 for step, taps in zip(steps, weight.shape[2:], strict=True)]
     size = [max(side, widest) + MARGIN + extra for side in reach]
     draw = torch.Generator().manual_seed(extra)
-    x = torch.randn(1 + extra % 2, weight.shape[1] * layer.groups, *size, generator=draw, dtype=like.dtype)
-    x = x.to(like.device)
+    shape = (1 + extra % 2, weight.shape[1] * layer.groups, *size)
+    x = torch.randn(shape, generator=draw, dtype=like.dtype, device="cpu").to(like.device)
     untouched = x.clone()
     with _Recorder() as seen:
         try:
@@ -147,7 +147,19 @@ def _watch(layer: Any, axes: int, extra: int) -> _Call:
             raise Inconvertible(f"cannot be called: {with_line(error)}") from error
     call = _only_convolution(seen, x, out, axes)
     _refuse_changes_in_place(call, untouched, out)
+    _refuse_own_autocast(layer, x, seen)
     return call
+
+
+def _refuse_own_autocast(layer: nn.Module, x: Tensor, seen: "_Recorder") -> None:
+    """Raise Inconvertible if a layer's output under autocast has another type than its convolution's."""
+    if x.device.type == "meta":
+        return
+    function, found, _ = seen.convolutions[0]
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        out, plain = layer(x), function(**found)
+    if out.dtype != plain.dtype:
+        raise Inconvertible(f"computes in {str(out.dtype).removeprefix('torch.')} under autocast")
 
 
 def _only_convolution(seen: "_Recorder", x: Tensor, out: Any, axes: int) -> _Call:

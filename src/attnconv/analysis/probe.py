@@ -46,7 +46,7 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
     initial = initial_network(trained).to(shown.device)
     initial.eval()
     for weights, model in (("initial", initial), ("trained", trained.model)):
-        for kind, rows in _describe(model, shown[:images], shown[:fit_images]).items():
+        for kind, rows in _describe(model, shown, images, fit_images).items():
             found[kind] += [{"weights": weights, **row} for row in rows]
     if not found["layers"]:
         raise ConfigError(f"model={trained.config.model['name']} has no attention layer to probe")
@@ -62,16 +62,18 @@ def initial_network(trained: Trained) -> nn.Module:
 
 
 @torch.no_grad()
-def _describe(model: nn.Module, images: Tensor, fit_images: Tensor) -> dict[str, list[dict[str, Any]]]:
+def _describe(model: nn.Module, shown: Tensor, images: int, fit_images: int) -> dict[str, list[dict[str, Any]]]:
     heads, layers = [], []
     mixers = attention_mixers(model)
-    for layer, (mixer, (inputs, outputs)) in enumerate(zip(mixers, mixer_traffic(model, fit_images), strict=True), 1):
+    for layer, (mixer, (inputs, outputs)) in enumerate(zip(mixers, mixer_traffic(model, shown), strict=True), 1):
         _, height, width, _ = inputs.shape
-        probs = probs_of(mixer, height, width, inputs[: len(images)].to(images.device)).cpu()
+        probs = probs_of(mixer, height, width, inputs[:images].to(shown.device)).cpu()
         if not outputs.isfinite().all():
             raise ConfigError(
                 f"attention layer {layer} gives numbers that are not finite: there is nothing to describe"
             )
         heads += head_rows(layer, probs, height, width)
-        layers.append({"layer": layer, **layer_numbers(probs, inputs, outputs, height, width)})
+        layers.append(
+            {"layer": layer, **layer_numbers(probs, inputs[:fit_images], outputs[:fit_images], height, width)}
+        )
     return {"heads": heads, "layers": layers}

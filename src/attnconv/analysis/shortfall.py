@@ -72,5 +72,6 @@ def _squared_sizes(matrices: Tensor) -> Tensor:
 
 def _left_out(squares: Tensor) -> list[float]:
     """Return the share of a sum left out by its first term, first two terms, ... and all terms; exactly 0 for all."""
-    behind = squares.flip(0).cumsum(0).flip(0) / squares.sum()
+    total = squares.sum()
+    behind = squares.flip(0).cumsum(0).flip(0) / (total if total > 0 else 1)  # a kernel of zeros lacks nothing
     return [*behind[1:].tolist(), 0.0]

@@ -26,9 +26,8 @@ Gradients = tuple[Tensor | None, ...]
 
 def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
     """Average the pixels of each image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
-    batch, height, width, _ = x.shape
     averages = torch.einsum("nqk,bkd->bqnd", probs, x.flatten(1, 2))
-    return averages.reshape(batch, height, width, -1)
+    return averages.flatten(2).unflatten(1, x.shape[1:3])
 
 
 def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class ContentAttention(AttentionMixer):
     def _add_bias(self, query: Tensor | None, bias: Tensor | None, x: Tensor) -> Tensor | None:
         """Return (query + bias) / sqrt(D), (B, N, Q, D). Either may be None; if both are, return None."""
         if bias is not None:
-            constant = bias[:, None].expand(len(x), -1, x.shape[1] * x.shape[2], -1)
+            constant = bias[:, None].expand(x.shape[0], -1, x.shape[1] * x.shape[2], -1)
             query = constant if query is None else query + constant
         return None if query is None else query / math.sqrt(self.width)
 

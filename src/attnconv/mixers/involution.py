@@ -58,7 +58,7 @@ class Involution(nn.Module):
     def kernels(self, x: Tensor) -> Tensor:
         """Return the kernel of each pixel and group of maps x (B, H, W, D), (B, Q, G, S)."""
         reduced = F.relu(self.norm(self.reduce(x).flatten(0, 2)))
-        return self.expand(reduced).view(len(x), x.shape[1] * x.shape[2], self.groups, -1)
+        return self.expand(reduced).view(x.shape[0], x.shape[1] * x.shape[2], self.groups, self.kernel_size**2)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.shape[1] * x.shape[2]

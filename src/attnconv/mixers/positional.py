@@ -71,45 +71,53 @@ class PositionalAttention(AttentionMixer):
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
         """Return probabilities without dropout, (1, N, Q, K). Rows sum to 1. They are the same for all images x."""
-        self.encoding.check_map(height, width)
-        with exact_positions(self._device()):
-            if isinstance(self.encoding, AdditiveEncoding):
-                rows, columns = self._axis_scores(height, width)
-                scores = (rows[:, :, None, :, None] + columns[:, None, :, None, :]).flatten(3).flatten(1, 2)
-            else:
-                scores = self.encoding(grid_shifts(height, width, self._device()))
-            return to_probs(scores, self.normalizer)[None]
+        return self._whole_probs(height, width, self._device() if x is None else x.device)[None]
 
     def axis_probs(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the row and column factors, (N, H, H) and (N, W, W), of an additive encoding's softmax."""
-        self.encoding.check_map(height, width)
-        with exact_positions(self._device()):
-            rows, columns = self._axis_scores(height, width)
-            return rows.softmax(dim=-1), columns.softmax(dim=-1)
-
-    def _axis_scores(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return the row and column terms, (N, H, H) and (N, W, W), of an additive encoding."""
-        assert isinstance(self.encoding, AdditiveEncoding)
-        rows, columns = axis_shifts(height, self._device()), axis_shifts(width, self._device())
-        return self.encoding.row_scores(rows), self.encoding.column_scores(columns)
+        return self._factors(height, width, self._device())
 
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
         if self.impl == "separable":
-            return average_and_project(self.axis_probs(height, width), x, self.value)
+            return average_and_project(self._factors(height, width, x.device), x, self.value)
         # Reference, at 9ffaa30: probabilities have no batch axis, so all images of the batch share one dropout mask.
-        probs = F.dropout(self._dense_probs(height, width), self.attention_dropout, self.training)
+        probs = F.dropout(self._dense_probs(height, width, x.device), self.attention_dropout, self.training)
         return average_and_project((probs,), x, self.value)
 
     def _device(self) -> torch.device:
-        # An encoding may have no parameters, and as a part of a gate the layer has no projection.
+        # An encoding may have no parameters, and as a part of a gate the layer has no projection. `forward` takes the
+        # device of its input, because replicas of nn.DataParallel list no parameters.
         return next(itertools.chain(self.parameters(), self.buffers())).device
 
-    def _dense_probs(self, height: int, width: int) -> Tensor:
+    def _axis_scores(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the row and column terms, (N, H, H) and (N, W, W), of an additive encoding."""
+        assert isinstance(self.encoding, AdditiveEncoding)
+        rows, columns = axis_shifts(height, device), axis_shifts(width, device)
+        return self.encoding.row_scores(rows), self.encoding.column_scores(columns)
+
+    def _factors(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        self.encoding.check_map(height, width)
+        with exact_positions(device):
+            rows, columns = self._axis_scores(height, width, device)
+            return rows.softmax(dim=-1), columns.softmax(dim=-1)
+
+    def _whole_probs(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Return probabilities without dropout, (N, Q, K)."""
+        self.encoding.check_map(height, width)
+        with exact_positions(device):
+            if isinstance(self.encoding, AdditiveEncoding):
+                rows, columns = self._axis_scores(height, width, device)
+                scores = (rows[:, :, None, :, None] + columns[:, None, :, None, :]).flatten(3).flatten(1, 2)
+            else:
+                scores = self.encoding(grid_shifts(height, width, device))
+            return to_probs(scores, self.normalizer)
+
+    def _dense_probs(self, height: int, width: int, device: torch.device) -> Tensor:
         if not isinstance(self.encoding, AdditiveEncoding) or self.normalizer != "softmax":
-            return self.attention_probs(height, width)[0]
+            return self._whole_probs(height, width, device)
         # The outer product of the factors is the same softmax, without exponentials of all Q*K shifts.
-        rows, columns = self.axis_probs(height, width)
+        rows, columns = self._factors(height, width, device)
         return torch.einsum("nij,nkl->nikjl", rows, columns).flatten(3).flatten(1, 2)
 
 
