@@ -41,7 +41,7 @@ def main() -> None:
 
     check_names(parser, "ENTRY", [arguments.entry], ENTRIES)
     about = measured_on(torch.device("cpu"))  # before the training, during which files may change
-    line = enter(arguments.entry, arguments.seed, arguments.minutes, arguments.epochs) | about
+    line = about | enter(arguments.entry, arguments.seed, arguments.minutes, arguments.epochs)
     minutes = line["train_seconds"] / 60
     print(
         f"{line['entry']}, seed {line['seed']}: {line['test_acc']:.2%} on test after {minutes:.2f} minutes of training"

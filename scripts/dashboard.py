@@ -5,6 +5,8 @@ train with `logger=trackio` appear in the same project, live. Names start with t
 only in the seed form a group.
 """
 
+import sqlite3
+import sys
 from pathlib import Path
 
 from attnconv.config import REPOSITORY
@@ -13,13 +15,14 @@ from attnconv.runs.records import Damaged
 from attnconv.runs.status import find_folders
 from attnconv.runs.trackio_run import PROJECT, import_run
 from attnconv.settings.arguments import ScriptParser, existing_folder
+from attnconv.settings.limits import check_folder_name
 
 PLACES = [place for place in (REPOSITORY / "results/runs", Path("outputs")) if place.is_dir()]
 
 
-def add_runs(places: list[Path], project: str) -> int:
-    """Add the recorded runs in some folders to a project, print which cannot be read, and return how many were read."""
-    added = 0
+def add_runs(places: list[Path], project: str) -> tuple[int, int]:
+    """Add the recorded runs in some folders to a project, print which cannot be read, and count both kinds."""
+    added = skipped = 0
     for folder in (folder for place in places for folder in find_folders(place)):
         if not (folder / "metrics.jsonl").exists():
             continue
@@ -28,7 +31,10 @@ def add_runs(places: list[Path], project: str) -> int:
             added += 1
         except Damaged as damage:
             print(f"skipped: {folder}: {damage.detail}")
-    return added
+            skipped += 1
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"Trackio's database of the project {project} cannot be used: {error}") from error
+    return added, skipped
 
 
 def main() -> None:
@@ -41,13 +47,15 @@ def main() -> None:
         import trackio
     except ImportError as error:
         raise UserError("Trackio is not installed: pip install trackio") from error
-    added = add_runs(arguments.places, arguments.project)
+    check_folder_name("--project", arguments.project)
+    added, skipped = add_runs(arguments.places, arguments.project)
     if not added:
         places = ", ".join(map(str, arguments.places)) or "results/runs and outputs"
         parser.error(f"no readable runs in {places}; train one with python train.py")
     print(f"{counted(added, 'run')} in the project {arguments.project}", flush=True)
     if not arguments.no_show:
         trackio.show(project=arguments.project, block_thread=True)
+    sys.exit(1 if skipped else 0)
 
 
 if __name__ == "__main__":

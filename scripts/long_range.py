@@ -15,14 +15,14 @@ from typing import Any
 
 from attnconv.config import DataConfig, flatten, to_plain
 from attnconv.errors import RunFolderError, counted, one_line_errors
-from attnconv.files import csv_text, read_csv, require_targets, write_whole
+from attnconv.files import csv_text, read_csv, reading, require_targets, write_whole
 from attnconv.report.runs_table import kept_out
 from attnconv.report.tables import long_range_table
 from attnconv.runs.identity import free_to_change
-from attnconv.runs.status import BROKEN, read_state
+from attnconv.runs.status import BROKEN, find_folders, read_state, shown_name
 from attnconv.settings.arguments import ScriptParser, existing_folder
 
-SHOWN = ("scale.layers", "data.distance")  # settings of the table's rows and columns
+SHOWN = ("scale.layers", "model.layers", "data.distance")  # settings of the table's rows and columns
 
 
 def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
@@ -32,8 +32,11 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     from attnconv.runs.load import read_run_config
 
     result, config = read_state(folder).result, read_run_config(folder, trusted)
-    if config.data.clutter != DataConfig.clutter:
-        raise RunFolderError(f"{folder}: this table needs runs with data.clutter={DataConfig.clutter}")
+    if config.scale.name != "mini":
+        raise RunFolderError(f"{folder}: this table needs runs with scale=mini")
+    for name in ("clutter", "task"):
+        if getattr(config.data, name) != (wanted := getattr(DataConfig, name)):
+            raise RunFolderError(f"{folder}: this table needs runs with data.{name}={wanted}")
     layers, patch = (config.model.get(name, getattr(config.scale, name)) for name in ("layers", "patch"))
     limit = patch * widest_pair(config.model, layers, (3, 32, 32))
     return {
@@ -52,15 +55,16 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def settings_of(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that all runs of the table have in common, and the precision."""
+def settings_of(folder: Path, trusted: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that all runs of the table have in common, with the precision, and those of its model."""
     from attnconv.runs.load import read_run_config
 
     config = read_run_config(folder, trusted)
     settings = flatten(to_plain(replace(config, name="", seed=0, precision=read_state(folder).result["precision"])))
-    common = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("model", "recipe")}
-    common = {key: value for key, value in common.items() if key not in SHOWN and not free_to_change(key)}
-    return common | {"recipe": config.recipe.name}
+    settings = {key: value for key, value in settings.items() if key not in SHOWN and not free_to_change(key)}
+    own = {key: value for key, value in settings.items() if key.partition(".")[0] in ("model", "recipe")}
+    common = {key: value for key, value in settings.items() if key not in own}
+    return common | {"recipe": config.recipe.name}, own
 
 
 def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
@@ -72,7 +76,8 @@ def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
         RunFolderError: there is no run, one is damaged, two have the same settings, or they differ in what the table
             does not show.
     """
-    states = {path.parent: read_state(path.parent) for path in sorted(outputs.glob("long_range_*/**/result.json"))}
+    named = [folder for folder in find_folders(outputs) if shown_name(folder, outputs).startswith("long_range_")]
+    states = {folder: read_state(folder) for folder in named if (folder / "result.json").exists()}
     for folder, state in states.items():
         if state.status in BROKEN:
             raise RunFolderError(f"{folder} is {state.status}: {state.detail}")
@@ -88,10 +93,34 @@ def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
     if len({(row["model"], row["layers"], row["distance"]) for row in rows}) < len(rows):
         raise RunFolderError("several runs have the same settings, and the table shows one: keep one seed per folder")
     settings = [settings_of(folder, trusted) for folder in folders]
+    require_equal([common for common, _ in settings])
+    for model in {row["model"] for row in rows}:
+        require_equal([own for row, (_, own) in zip(rows, settings, strict=True) if row["model"] == model])
+    return rows
+
+
+def require_equal(settings: list[dict[str, Any]]) -> None:
+    """Raise RunFolderError if runs differ in a setting."""
     for name, value in settings[0].items():
         if values := {str(other.get(name)) for other in settings} - {str(value)}:
             raise RunFolderError(f"runs with {name}={value} and {values.pop()} cannot be compared: remove some")
-    return rows
+
+
+def require_all_cells(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Raise RunFolderError if the table would lose cells that it has now."""
+    if not path.exists():
+        return
+    names = ("model", "layers", "distance")
+    with reading(path):
+        now = [tuple(str(row[name]) for name in names) for row in read_csv(path, names)]
+    lost = [cell for cell in now if cell not in {tuple(str(row[name]) for name in names) for row in rows}]
+    if lost:
+        model, layers, distance = lost[0]
+        raise RunFolderError(
+            f"{path} would lose {len(lost)} of its {counted(len(now), 'cell')}, such as {model} with "
+            f"{counted(int(layers), 'layer')} at {distance} pixels: train all of experiment=long_range, or set "
+            "--results FOLDER"
+        )
 
 
 def main() -> None:
@@ -103,6 +132,7 @@ def main() -> None:
     path, page = arguments.results / "long_range.csv", arguments.results / "long_range.md"
     require_targets(path, page)
     rows = read_cells(arguments.outputs, arguments.trust)
+    require_all_cells(path, rows)
     rows.sort(key=lambda row: (row["model"], row["layers"], row["distance"], row["seed"]))
     write_whole(path, csv_text(rows[0], rows).encode())
     commits = ", ".join(sorted({str(row["commit"])[:7] for row in rows}))

@@ -9,6 +9,7 @@ RUN is a run folder, finished or not: outputs/NAME/MODEL/SCALE-RECIPE/fracF/seed
 
 from pathlib import Path
 
+from attnconv.config import RESULTS
 from attnconv.errors import one_line_errors
 from attnconv.report.collect import changing
 from attnconv.report.complaints import exit_with
@@ -53,6 +54,8 @@ def main() -> None:
         parser.error("--run draws all figures of one run: leave out --only and --list")
     if not arguments.run and (arguments.out or arguments.data or arguments.trust):
         parser.error("--out, --data and --trust need --run")
+    if arguments.run and arguments.results != RESULTS:
+        parser.error("--results is for the figures of the study: leave it out with --run")
     if arguments.list and arguments.only:
         parser.error("--list shows all figures: leave out --only")
     errors: list[str] = []

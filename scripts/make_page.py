@@ -74,6 +74,8 @@ def main() -> None:
         parser.error("--trust needs RUN, and --data needs RUN or --choose-images")
     if arguments.runs and arguments.choose_images:
         parser.error("--choose-images is for the page of results/: leave out RUN")
+    if twice := {run for run in arguments.runs if arguments.runs.count(run) > 1}:
+        parser.error(f"{', '.join(map(str, twice))} is given twice")
     errors: list[str] = []
     if arguments.choose_images:
         choose_images(arguments.results, arguments.data)

@@ -49,7 +49,7 @@ def main() -> None:
 
     models = arguments.only or study_models()
     check_names(parser, "--only", models, study_models())
-    if arguments.only and arguments.results.resolve() == RESULTS:
+    if arguments.only and arguments.results.resolve() == RESULTS.resolve():
         parser.error("--only would remove the other models from results/: add --results FOLDER")
     path, page = arguments.results / "models.csv", arguments.results / "models.md"
     require_targets(path, page)

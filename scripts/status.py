@@ -12,6 +12,7 @@ from collections import Counter
 
 from attnconv.config import RESULTS
 from attnconv.errors import counted, one_line_errors
+from attnconv.report.complaints import exit_with
 from attnconv.runs.estimate import AT_ONCE, Rates, duration, time_left
 from attnconv.runs.status import STATUSES, State, noted_cells, shown_name, survey
 from attnconv.settings.arguments import ScriptParser, existing_folder
@@ -34,10 +35,12 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("outputs", type=existing_folder, nargs="?", default="outputs", help="folder of runs")
     outputs = parser.parse_args().outputs
-    noted = noted_cells(outputs)
+    errors: list[str] = []
+    noted = noted_cells(outputs, errors)
     folders = survey(outputs, noted)
     states = {shown_name(folder, outputs): state for folder, state in folders.items()}
     if not states:
+        exit_with(errors)
         parser.error(f"{outputs} contains no runs and no sweeps")
     width = max(len(name) for name in states)
     print(f"{'':<11}  {'run':<{width}}     epochs  test acc")
@@ -52,6 +55,7 @@ def main() -> None:
     seconds = time_left(folders, noted, Rates.measured([RESULTS / "runs", outputs]), at_once)
     if seconds is not None:
         print(f"about {duration(seconds)} left with {at_once} at once")
+    exit_with(errors)
 
 
 if __name__ == "__main__":

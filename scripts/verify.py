@@ -19,6 +19,8 @@ def main() -> None:
         "--repository", type=existing_folder, default=REPOSITORY, help="the folder that contains results/"
     )
     repository = parser.parse_args().repository
+    if not (repository / "results").is_dir():
+        parser.error(f"{repository} has no folder results/")
     failed = False
     for name, check in CHECKS.items():
         try:

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -22,10 +23,16 @@ def test_recorded_runs_are_imported_into_trackio_once(tiny, tmp_path):
     damaged.mkdir()
     (damaged / "metrics.jsonl").write_text("{}\n")
     command = [PYTHON, str(REPOSITORY / "scripts/dashboard.py"), str(tmp_path / "outputs"), "--no-show"]
-    for _ in range(2):
-        shown = subprocess.check_output(command, text=True, env={"TRACKIO_DIR": str(tmp_path / "trackio")})
-        assert shown.splitlines()[-1] == "2 runs in the project attnconv"
-        assert f"skipped: {damaged}" in shown
+    place = {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    add = partial(subprocess.run, command, capture_output=True, text=True, env=place)
+    lines = (folder / "metrics.jsonl").read_text()
+    other = "".join(json.dumps(json.loads(line) | {"test/acc": 0.125}) + "\n" for line in lines.splitlines())
+    for text in (other, lines, lines):  # first, another run of the same name
+        (folder / "metrics.jsonl").write_text(text)
+        shown = add()
+        assert shown.stdout.splitlines()[-1] == "2 runs in the project attnconv"
+        assert f"skipped: {damaged}" in shown.stdout
+        assert shown.returncode == 1, "not all could be read"
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:
         rows = connection.execute("SELECT run_name, step, metrics FROM metrics ORDER BY run_name, step").fetchall()

@@ -96,7 +96,7 @@ def test_claims_without_runs_state_their_cost():
             "claim X: a part has ours, seeds, theirs",
         ),
         (f"- {{{FIELDS}}}\n- {{{FIELDS}}}", "several claims are called X"),
-        (f"- {{{FIELDS}, verdict: Holds}}", "claim X: verdict 'Holds' is none of holds, does not hold"),
+        (f"- {{{FIELDS}, verdict: Holds}}", "claim X: verdict 'Holds' is not one of holds, does not hold"),
         (f"- {{{FIELDS}, parts: [{{ours: tabel1/conv3x3, theirs: table1/vit, seeds: 3}}]}}", "did you mean 'table1'?"),
         (f"- {{{FIELDS}, parts: [{{ours: table1/conv3x3, theirs: table1/vti, seeds: 3}}]}}", "model 'vti' does not"),
         (f"- {{{FIELDS}, arms: [table1/conv3x3, mixer/vit]}}", "experiment 'mixer' does not exist"),

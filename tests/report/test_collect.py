@@ -182,6 +182,27 @@ def test_external_runs_are_stored_separately_and_marked_in_the_table(tiny, tmp_p
     assert len(rows(results)) == 1
 
 
+def test_external_runs_do_not_become_our_own(tiny, tmp_path):
+    run(tiny())
+    theirs = tmp_path / "theirs"
+    gather(tmp_path / "outputs", theirs, source="ada")
+    tabulate(theirs)
+    for results in (theirs, tmp_path / "ours"):
+        found = gather(theirs, results)
+        assert not found.added
+        assert list(found.unfinished.values()) == ["of another person: collect it by itself, with --external NAME"]
+    assert gather(theirs, tmp_path / "ours", source="ada").added
+
+
+def test_the_table_does_not_lose_runs_without_a_folder(tiny, tmp_path):
+    run(tiny())
+    gather(tmp_path / "outputs", tmp_path / "results")
+    tabulate(tmp_path / "results")
+    shutil.rmtree(tmp_path / "results/runs")
+    with pytest.raises(RunFolderError, match=r"would lose 1 run without a folder: default/conv3x3"):
+        tabulate(tmp_path / "results")
+
+
 def test_older_formats_are_accepted_but_current_runs_need_predictions(tiny, tmp_path):
     results = tmp_path / "results"
     for seed, written in (("seed=0", {"format": 2}), ("seed=1", {})):

@@ -75,6 +75,21 @@ def test_the_convolutional_claim_is_judged_for_each_encoding(tmp_path):
     assert found.parts[0].text.startswith("`sa_quadratic`, all images: ")
 
 
+def test_older_probes_do_not_hide_newer_ones(tmp_path):
+    new, old = (
+        [probed(tmp_path, row(f"table1_{precision}", "sa_quadratic", 0.8, seed, precision=precision),
+                conv3=[0.6 + 0.01 * seed] * 6, residual=[0.4 - 0.01 * seed] * 6) for seed in range(3)]
+        for precision in ("fp32", "bf16")
+    )  # fmt: skip
+    for run in old:
+        path = tmp_path / "runs" / run["run"] / "probe.json"
+        probe = json.loads(path.read_text())
+        for layer in probe["layers"]:
+            del layer["joint_residual"]
+        path.write_text(json.dumps(probe))
+    assert "n=3 (fp32)" in verdict("L1", new + old, tmp_path).parts[0].text
+
+
 @pytest.mark.parametrize(("residual_falls_by", "status"), [(0.2, "holds"), (0.0, "undecided"), (-0.2, "does not hold")])
 def test_a_larger_convolution_share_decides_only_with_a_smaller_residual(tmp_path, residual_falls_by, status):
     runs = [

@@ -131,6 +131,8 @@ def test_holm_matches_statsmodels_and_the_closed_test():
     values = [0.01, 0.04, 0.03, 0.005, 0.5, 0.04]
     known = [0.05, 0.12, 0.12, 0.03, 0.5, 0.12]  # multipletests(values, method="holm")
     assert holm(values) == pytest.approx(known)
+    with pytest.raises(ValueError, match="nan"):
+        holm([0.01, float("nan")])
     for place, value in enumerate(known):
         # Rejected at a level if Bonferroni rejects every intersection that the hypothesis is part of.
         others = [p for other, p in enumerate(values) if other != place]

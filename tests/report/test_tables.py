@@ -2,6 +2,7 @@
 
 import pytest
 
+from attnconv.errors import RunFolderError
 from attnconv.report.tables import bench_table, fill, paper_table, runs_table
 
 PAPER = [
@@ -13,7 +14,7 @@ PAPER = [
 RUN = {
     "name": "default", "status": "done", "model": "sa_quadratic", "recipe": "paper", "scale": "paper",
     "data": "cifar10", "epochs": 300, "test_acc": 0.9371, "seed": 0, "parameters": 12_086_844, "seconds": 600.0,
-    "train_images": 50_000,
+    "train_images": 50_000, "train_acc": 0.99, "subset_hash": "y", "equal": "epochs", "holdout": 0.0,
     "device": "GPU", "precision": "fp32", "run": "x", "source": None,
 }  # fmt: skip
 
@@ -33,14 +34,16 @@ def test_only_full_runs_at_paper_scale_and_recipe_enter_the_papers_table():
 
 
 def test_the_papers_table_shows_sources_and_external_runs():
-    table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}])
+    table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}, RUN | {"source": "ada"}])
     assert "| 12.1M (r c) | 12,086,844 | 6.2B (r c) | 93.8% (r f) | 93.7% (n=2), 1 external |" in table
     assert "r: recalled from the paper, not checked against its text" in table
 
 
 def test_the_papers_table_does_not_average_across_precisions():
     in_bf16 = RUN | {"precision": "bf16", "test_acc": 0.9, "seed": 1}
-    assert "| 90.0% (n=1) in bf16, 93.7% (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN])
+    assert "| 90.0% (n=1) in bf16, 93.7% (n=2) in fp32 |" in paper_table(PAPER, [RUN, in_bf16, RUN | {"seed": 2}])
+    with pytest.raises(RunFolderError, match=r"recipe\.lr=None and 0\.5: give one of them its own name="):
+        paper_table(PAPER, [RUN, RUN | {"seed": 1, "recipe.lr": 0.5}])
 
 
 def test_runs_table_rows_show_scale_recipe_accuracy_and_hardware():

@@ -170,4 +170,7 @@ def test_a_trained_network_refuses_different_data(tiny, arrays, copy, other):
     assert load(folder, root=str(copy)).data.origin == f"arrays in {copy}"
     with pytest.raises(RunFolderError) as refused:
         _ = load(folder, root=str(other)).data
-    assert str(refused.value) == f"{folder} was trained on other data (data: {hashes(arrays, other)})"
+    assert str(refused.value) == (
+        f"{folder} was trained on other data (data: {hashes(arrays, other)}); to evaluate other test images, name "
+        "their folder: --data FOLDER, or evaluate(FOLDER)"
+    )

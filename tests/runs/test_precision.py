@@ -137,6 +137,11 @@ def test_the_long_range_table_refuses_runs_that_are_not_alike(tiny, tmp_path, mo
     assert f"{run_folder_path(config)} skipped: dirty tree" in long_range(tmp_path, monkeypatch, capsys).out
     assert [row["model"] for row in read_csv(tmp_path / "long_range.csv")] == ["conv3x3"]
     longer = tiny(*pairs[:-1], "epochs=2", "model=mlp_mixer", "name=long_range_bf16", "precision=fp32")
+    (run_folder_path(config) / "result.json").write_text(json.dumps(result | {"dirty": False, "precision": "bf16"}))
+    long_range(tmp_path, monkeypatch, capsys)
+    assert len(read_csv(tmp_path / "long_range.csv")) == 2
+    (run_folder_path(config) / "result.json").unlink()
+    assert "would lose 1 of its 2 cells, such as mlp_mixer with" in long_range(tmp_path, monkeypatch, capsys).err
     (tmp_path / "long_range.csv").unlink()
     result = run(longer) | {"precision": "bf16", "dirty": False}
     (run_folder_path(longer) / "result.json").write_text(json.dumps(result))

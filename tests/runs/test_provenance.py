@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import platform
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -76,6 +77,18 @@ def test_results_record_the_cpu_and_cpu_seconds(tiny):
     times = [json.loads(line) for line in lines]
     assert all(record["train_cpu_seconds"] > 0 and record["eval_cpu_seconds"] > 0 for record in times)
     assert result["cpu_seconds"] == sum(record["train_cpu_seconds"] + record["eval_cpu_seconds"] for record in times)
+
+
+def test_the_commit_is_that_of_this_repository(monkeypatch, tmp_path):
+    monkeypatch.delenv(provenance.COMMIT, raising=False)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of another repository
+    assert provenance._git("rev-parse", "--show-toplevel").strip() != str(tmp_path)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path / "copy")  # inside of another checkout
+    assert provenance.commit.__wrapped__() == (None, None)
+    monkeypatch.setenv(provenance.COMMIT, "c" * 40)
+    assert provenance.commit.__wrapped__() == ("c" * 40, False)
 
 
 @pytest.mark.parametrize("began", [("a" * 40, True), ("b" * 40, False)])

@@ -36,7 +36,6 @@ class Part:
         folders: of the runs behind it, relative to results/runs.
         decides: whether it counts for the verdict; else it is only shown.
         value: the number, for ordering the parts.
-        effect: the number with its interval.
     """
 
     status: str
@@ -44,7 +43,6 @@ class Part:
     folders: tuple[str, ...] = ()
     decides: bool = True
     value: float = 0.0
-    effect: str = ""
 
 
 class Claim(dict[str, Any]):
@@ -102,8 +100,8 @@ class Verdict:
             for status, plural in PLURALS.items()
             if counts[status]
         )
-        least, most = (end(known, key=lambda part: part.value).effect for end in (min, max))
-        return f"{of_each}; smallest {least}, largest {most}"
+        least, most = (end(known, key=lambda part: part.value).text for end in (min, max))
+        return f"{of_each}<br>smallest: {least}<br>largest: {most}"
 
 
 Decide = Callable[[Claim, Evidence], list[Part]]
@@ -133,7 +131,7 @@ def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
         if fields["decide"] not in known:
             raise FileError(f"{where} is decided by {fields['decide']!r}, which does not exist")
         if fields.get("verdict", HOLDS) not in PLURALS:
-            raise FileError(f"{where}: verdict {fields['verdict']!r} is none of {', '.join(PLURALS)}")
+            raise FileError(f"{where}: verdict {fields['verdict']!r} is not one of {', '.join(PLURALS)}")
         parts = fields.get("parts", [])
         for part in parts if isinstance(parts, list) else [parts]:
             if not isinstance(part, dict) or not OF_PART >= part.keys() >= NEEDED_OF_PART:

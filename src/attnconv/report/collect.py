@@ -58,6 +58,9 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         if outside and folder.resolve().is_relative_to(here):
             continue  # collected before
         place, state = shown_name(folder, outputs), read_state(folder)
+        if not source and _is_external(folder):
+            gathered.unfinished[place] = "of another person: collect it by itself, with --external NAME"
+            continue
         if state.status in BROKEN:
             gathered.damaged[place] = state.detail
             continue
@@ -73,6 +76,12 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         else:
             _keep(folder, name, content, results, gathered, replace, source)
     return gathered
+
+
+def _is_external(folder: Path) -> bool:
+    """Return whether a run is in the folder external/ of a results folder, anyone's."""
+    above = folder.resolve().parents
+    return any(place.name == "external" and (place.parent / "runs.csv").exists() for place in above)
 
 
 def _read_finished(folder: Path, heads: bool) -> tuple[str, dict[str, bytes]]:

@@ -74,7 +74,7 @@ def check_alike(runs: ByBlock) -> ByBlock:
 
 def share_of_images(fraction: float) -> str:
     """Return a fraction of the training images in words."""
-    return "all images" if fraction == 1 else f"{fraction:.3g} of the images"
+    return "all images" if fraction == 1 else f"{100 * fraction:.3g}% of the images"
 
 
 def cells(rows: Iterable[Row]) -> dict[float, Cell]:

@@ -71,8 +71,7 @@ def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[
         return Part(NOT_RUN, text, decides=decides)
     few = contrast.seeds < part["seeds"]
     text = f"{text}: {contrast}" + (f", {part['seeds']} are needed" if few else "")
-    found = contrast.gap
-    return Part(UNDECIDED if few else status(contrast), text, contrast.folders, decides, found.value, str(found))
+    return Part(UNDECIDED if few else status(contrast), text, contrast.folders, decides, contrast.gap.value)
 
 
 def significant(known: list[Estimate], family: int) -> dict[int, bool]:
@@ -116,20 +115,20 @@ def gap_closes(claim: Claim, evidence: Evidence) -> list[Part]:
             parts.append(Part(NOT_RUN, what))
             continue
         ends = between(estimate.interval(), "+.3f")
-        effect = f"{estimate.value:+.3f}{ends} logits per doubling, n={estimate.n}"
+        slope = f"{estimate.value:+.3f}{ends} logits per doubling, n={estimate.n}"
         status = signed(estimate.value) if sure.get(id(estimate)) else UNDECIDED
         images = [rows[0]["train_images"] for rows in protocol.paired(model).values()]
-        text = f"{what}, {min(images):,} to {max(images):,} images: {effect} ({protocol.precision})"
+        text = f"{what}, {min(images):,} to {max(images):,} images: {slope} ({protocol.precision})"
         text += _lacks(claim, protocol, model)
-        parts.append(Part(status, text, _folders(protocol, model), value=estimate.value, effect=effect))
+        parts.append(Part(status, text, _folders(protocol, model), value=estimate.value))
     return parts
 
 
 def _lacks(claim: Claim, protocol: Protocol | None, model: str) -> str:
     """Return ", ... are needed" if a slope lacks seeds, or one of the fractions that the claim names; else nothing."""
     paired = {} if protocol is None else protocol.paired(model)
-    seeds = min((len({row["seed"] for row in rows}) for rows in paired.values()), default=0)
-    if seeds >= claim["seeds"] and paired.keys() >= set(claim["fractions"]):
+    seeds = [len({row["seed"] for row in paired.get(fraction, [])}) for fraction in claim["fractions"]]
+    if min(seeds) >= claim["seeds"]:
         return ""
     return f", {claim['seeds']} seeds at {' and '.join(map(str, claim['fractions']))} of the images are needed"
 

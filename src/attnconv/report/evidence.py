@@ -1,6 +1,6 @@
 """The evidence for claims: pairs of runs of named experiments, and probe results of single runs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -163,11 +163,16 @@ class Evidence:
             raise FileError(f"{path} has accuracy {accuracy}, result.json {row['test_acc']}")
         return np.asarray(right)
 
-    def probes(self, arm: Arm) -> list[tuple[Row, dict[str, Any]]]:
+    def probes(
+        self, arm: Arm, usable: Callable[[dict[str, Any]], bool] = lambda probe: True
+    ) -> list[tuple[Row, dict[str, Any]]]:
         """Return the largest group of probed runs of an arm that differ only in the seed, with their probe results.
 
         These are our own runs, with any fraction: among groups of equal size, it is that with the largest one. Results
         with uncommitted changes are left out.
+
+        Args:
+            usable: whether a result counts.
 
         Raises:
             FileError: a probe.json is damaged.
@@ -178,5 +183,5 @@ class Evidence:
         for name, precision, fraction in product(arm.experiments, PRECISIONS, sorted(fractions)):
             runs = self.runs(replace(arm, experiments=(name,), fraction=fraction), precision)
             own = [row for row in runs.values() if row["source"] is None]
-            groups.append(read_examined(self.results, own, PROBE))
+            groups.append([found for found in read_examined(self.results, own, PROBE) if usable(found[1])])
         return max(groups, key=lambda group: (len(group), group[0][0]["fraction"] if group else 0), default=[])

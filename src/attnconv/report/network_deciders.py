@@ -108,9 +108,7 @@ def mostly_content(claim: Claim, evidence: Evidence) -> list[Part]:
 def more_convolutional(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if training raises the best 3 x 3 share and lowers the joint residual, per encoding, by Holm."""
     changes = [change_in_training(encoding, claim["seeds"], evidence) for encoding in claim["encodings"]]
-    return [
-        Part(change.status, change.text, change.folders, value=change.share, effect=change.effect) for change in changes
-    ]
+    return [Part(change.status, change.text, change.folders, value=change.share) for change in changes]
 
 
 @dataclass(frozen=True)
@@ -120,14 +118,13 @@ class Change:
     Args:
         text: what was found.
         folders: of the probed runs; none if there are none.
-        share: trained minus initial share of the best 3 x 3 convolution, with its interval in `effect`.
+        share: trained minus initial share of the best 3 x 3 convolution.
         signs: of the changes of that share and of the joint residual; 0 if not significant by Holm, or too few seeds.
     """
 
     text: str
     folders: tuple[str, ...] = ()
     share: float = 0.0
-    effect: str = ""
     signs: tuple[int, int] = (0, 0)
 
     @property
@@ -142,7 +139,7 @@ class Change:
 def change_in_training(encoding: str, seeds: int, evidence: Evidence) -> Change:
     """Return how training changes the networks with an encoding of positions; `seeds` are needed for a sign."""
     # Probes before the joint residual measured the shares with a bias.
-    probes = [one for one in evidence.probes(Arm(OF_STUDY, encoding)) if is_corrected(one[1])]
+    probes = evidence.probes(Arm(OF_STUDY, encoding), is_corrected)
     if not probes:
         return Change(f"`{encoding}`")
     share, residual = (mean(_changes(probes, name)) for name in ("conv3", RESIDUAL))
@@ -158,7 +155,7 @@ def change_in_training(encoding: str, seeds: int, evidence: Evidence) -> Change:
     if n >= seeds and share.p is not None and residual.p is not None:
         of_share, of_residual = (p < SURE for p in holm([share.p, residual.p]))
         signs = (of_share * sign(share.value), of_residual * sign(residual.value))
-    return Change(text, tuple(row["run"] for row, _ in probes), share.value, f"{_estimate(share)}, n={n}", signs)
+    return Change(text, tuple(row["run"] for row, _ in probes), share.value, signs)
 
 
 def _by_seed(probes: Probes, name: str) -> list[list[float]]:
@@ -240,10 +237,10 @@ def exponents(claim: Claim, evidence: Evidence) -> list[Part]:
             near = [abs(value - theory) <= claim["margin"] for value in measured]
             few = len(measured) < needed
             status = UNDECIDED if few or any(near) != all(near) else HOLDS if all(near) else FAILS
-            effect = f"{' '.join(f'{value:.2f}' for value in measured)}, n={len(measured)}"
-            text = f"`{model}`: {theory:g} in theory, from 32^2 to 64^2 {effect}"
+            values = " ".join(f"{value:.2f}" for value in measured)
+            text = f"`{model}`: {theory:g} in theory, from 32^2 to 64^2 {values}, n={len(measured)}"
             text += f", {needed} are needed" if few else ""
-            parts.append(Part(status, text, value=median(measured), effect=effect))
+            parts.append(Part(status, text, value=median(measured)))
     return parts
 
 

@@ -59,7 +59,8 @@ class Protocol:
     @cached_property
     def models(self) -> list[str]:
         """Return the models, with the control first."""
-        return list(dict.fromkeys(model for cell in self.cells.values() for model in cell))
+        models = dict.fromkeys(model for cell in self.cells.values() for model in cell)
+        return sorted(models, key=lambda model: model != REFERENCE)
 
     @cached_property
     def gaps(self) -> dict[tuple[str, float], Gap]:

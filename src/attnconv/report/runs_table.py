@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.config import flatten
-from attnconv.errors import RunFolderError
+from attnconv.errors import RunFolderError, counted, first_few
 from attnconv.files import csv_text, read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished
@@ -57,8 +57,21 @@ def sources(results: Path) -> list[str]:
 
 
 def tabulate(results: Path) -> dict[str, str]:
-    """Write results/runs.csv from results/runs/ and results/external/; return damaged runs with the reasons."""
+    """Write results/runs.csv from results/runs/ and results/external/; return damaged runs with the reasons.
+
+    Raises:
+        RunFolderError: the table would lose a run whose folder does not exist.
+    """
     text, damaged = runs_csv(results)
+    if (results / "runs.csv").exists():
+        with reading(results / "runs.csv"):
+            listed = [row["run"] for row in read_csv(results / "runs.csv", ("run",))]
+        lost = [run for run in listed if not (runs_folder(results) / run).is_dir()]
+        if lost:
+            raise RunFolderError(
+                f"{results}/runs.csv would lose {counted(len(lost), 'run')} without a folder: {first_few(lost)}; "
+                "restore the folders, or delete these lines"
+            )
     results.mkdir(parents=True, exist_ok=True)
     write_whole(results / "runs.csv", text.encode())
     return damaged

@@ -188,7 +188,13 @@ def slope(gaps: Mapping[float, tuple[ByBlock, ByBlock]], spread: Spread | None) 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p values of one family to bound the chance of any false finding (Holm 1979)."""
+    """Adjust the p values of one family to bound the chance of any false finding (Holm 1979).
+
+    Raises:
+        ValueError: a p value is not in 0..1.
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p values must be in 0..1, not {[*p_values]}")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -208,7 +214,7 @@ def crossing(signs: Mapping[float, int]) -> tuple[float, float] | None:
 
 
 def images_needed(curve: Curve, accuracy: float) -> float | None:
-    """Interpolate, in log images, where a curve first reaches an accuracy; None if it never does or starts above."""
+    """Interpolate, in log images, where a curve first rises to an accuracy; None if it does not."""
     rising = sorted(curve.items())
     for (few, low), (many, high) in itertools.pairwise(rising):
         if low <= accuracy <= high and low < high:

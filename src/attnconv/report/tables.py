@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from attnconv.report.comparisons import check_alike, distinct
+
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
 
 
@@ -36,7 +38,7 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
     for published in paper:
         parameters = int(published["parameters"])
         wanted = the_papers | {"model": published["model"], "parameters": parameters}
-        measured = _by_precision([result for result in results if wanted.items() <= result.items()])
+        measured = _by_precision([*distinct(result for result in results if wanted.items() <= result.items())])
         rows.append([
             f"`{published['model']}`",
             f"{published['parameters_published']} ({published['parameters_source']})", f"{parameters:,}",
@@ -48,10 +50,15 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
 
 
 def _by_precision(runs: list[dict[str, Any]]) -> str:
-    """Return the mean test accuracy and the number of runs, separately for each precision."""
+    """Return the mean test accuracy and the number of runs, separately for each precision.
+
+    Raises:
+        RunFolderError: runs differ in other settings than the seed.
+    """
     accuracies: dict[str, list[float]] = {}
-    for run in runs:
-        accuracies.setdefault(run["precision"], []).append(run["test_acc"])
+    for precision in dict.fromkeys(run["precision"] for run in runs):
+        alike = check_alike({place: run for place, run in enumerate(runs) if run["precision"] == precision})
+        accuracies[precision] = [run["test_acc"] for run in alike.values()]
     means = {name: f"{sum(found) / len(found):.1%} (n={len(found)})" for name, found in accuracies.items()}
     external = sum(run["source"] is not None for run in runs)
     mark = f", {external} external" if external else ""
@@ -159,11 +166,12 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
 
     Of repeated measurements, the last one counts.
 
-    Measurements with uncommitted changes, or against an earlier baseline that shared our backbone, are left out.
+    Measurements with uncommitted changes, of tiny networks or with fewer images or rounds than usual, or against an
+    earlier baseline that shared our backbone, are left out.
     """
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
-        if line["dirty"] is False and "ratio_fp32" in line:
+        if line["dirty"] is False and "ratio_fp32" in line and line.get("standard", True):
             names = ("device", "precision", "part", "model", "scale", "batch", "compiled", "dropout")
             key = tuple(line.get(name, 0.0) for name in names)
             last[(*key, *line["positions"], *line["overrides"])] = line

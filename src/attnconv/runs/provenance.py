@@ -20,6 +20,7 @@ from attnconv.config import REPOSITORY
 from attnconv.errors import counted, is_of_user
 
 COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
+ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")  # as hooks set them
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
 MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 CLEAR_REFS = "/proc/self/clear_refs"  # proc(5): 5 resets the peak of this process
@@ -33,18 +34,19 @@ def commit() -> tuple[str | None, bool | None]:
     Outside a checkout, return the value of ATTNCONV_COMMIT, or None.
     """
     try:
-        head = _git("rev-parse", "HEAD").strip()
-        dirty = bool(_git("status", "--porcelain").strip())
+        if Path(_git("rev-parse", "--show-toplevel").strip()).resolve() == REPOSITORY.resolve():
+            return _git("rev-parse", "HEAD").strip(), bool(_git("status", "--porcelain").strip())
     except (OSError, subprocess.CalledProcessError):
-        given = os.environ.get(COMMIT)
-        return (given.removesuffix("-dirty"), given.endswith("-dirty")) if given else (None, None)
-    return head, dirty
+        pass  # no git, or no checkout
+    given = os.environ.get(COMMIT)  # also for a copy inside of another project's checkout
+    return (given.removesuffix("-dirty"), given.endswith("-dirty")) if given else (None, None)
 
 
 def _git(*arguments: str) -> str:
     # Without optional locks: otherwise a run that is killed now would leave the repository locked.
     command = ["git", "--no-optional-locks", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def describe_device(device: torch.device) -> str:

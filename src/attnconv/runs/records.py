@@ -1,6 +1,6 @@
 """Read the files of a run folder and check them against each other. This module does not import torch.
 
-It is the only reader of config.yaml, data.json, result.json and the .jsonl files of a run.
+Reports read config.yaml, data.json, result.json and the .jsonl files of runs through it.
 """
 
 from collections.abc import Callable, Collection

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import reading
+from attnconv.files import FileError, reading
 from attnconv.runs.records import Damaged, read_config, read_finished, read_lines, read_result
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<start time>/
@@ -79,7 +79,7 @@ def is_run_place(parts: Sequence[str]) -> bool:
 
 def find_folders(outputs: Path) -> list[Path]:
     """Return the run folders below `outputs`, sorted by name, or `outputs` itself if it is one."""
-    parts = outputs.absolute().parts
+    parts = Path(os.path.abspath(outputs)).parts  # without `..`
     if is_run_place(parts):
         return [outputs]
     # Path.glob does not follow links, and a study may be on another disk.
@@ -109,18 +109,26 @@ def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State
     return dict(sorted(states.items()))
 
 
-def noted_cells(outputs: Path) -> dict[Path, dict[str, Any]]:
+def noted_cells(outputs: Path, errors: list[str] | None = None) -> dict[Path, dict[str, Any]]:
     """Return the entries that sweeps in `outputs` recorded for their runs, by folder.
 
     Later sweeps override earlier ones.
 
+    Args:
+        errors: gets a line for each damaged file, which is left out.
+
     Raises:
-        FileError: a file is damaged.
+        FileError: a file is damaged, and there is no list for the error.
     """
     noted: dict[Path, dict[str, Any]] = {}
     for file in sorted(outputs.glob(f".sweeps/*/{CELLS_FILE}")):
-        with reading(file):
-            noted |= {outputs / cell["folder"]: _checked_cell(cell) for cell in json.loads(file.read_text("utf-8"))}
+        try:
+            with reading(file):
+                noted |= {outputs / cell["folder"]: _checked_cell(cell) for cell in json.loads(file.read_text("utf-8"))}
+        except FileError as error:
+            if errors is None:
+                raise
+            errors.append(str(error))
     return noted
 
 

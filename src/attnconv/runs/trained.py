@@ -57,7 +57,10 @@ class Trained:
         data = load_dataset(self.config.data, self.device)
         different = differences(self.folder, self.config, data_hash=data.source_sha256)
         if different:
-            raise RunFolderError(f"{self.folder} was trained on other data ({listed(different)})")
+            raise RunFolderError(
+                f"{self.folder} was trained on other data ({listed(different)}); to evaluate other test images, name "
+                "their folder: --data FOLDER, or evaluate(FOLDER)"
+            )
         return data
 
     @property

@@ -2,7 +2,7 @@
 
 Each combination of settings is a cell: one run with its own folder. Hydra composes the cells, and its launchers run
 them: one after the other, several at once (joblib), or on a cluster (submitit). The run folders say which cells are
-done, before and after; the sweep needs no record of its own.
+done, before and after. cells.json records only what has no folder yet: the cells, their work, and early failures.
 """
 
 import json

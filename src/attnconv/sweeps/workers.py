@@ -101,7 +101,8 @@ class Workers:
         return False
 
     def _start(self, place: int, cell: Cell) -> None:
-        log = self._logs / f"{run_name(cell.config).replace('/', '_')}.log"
+        log = self._logs / f"{run_name(cell.config)}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, str(TRAIN), *cell.overrides, "hydra.mode=RUN"],
