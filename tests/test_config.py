@@ -55,7 +55,8 @@ def test_every_model_builds_at_every_scale_and_with_every_recipe(model):
         assert (config.model["name"], config.scale.name, config.recipe.name) == (name, scale, recipe)
         network = build_unfilled(config.model, (3, 32, 32), 10)
         if scale == "small":  # tests/models/test_cost.py covers the other scales
-            assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
+            for images in (2, 0):
+                assert network(torch.zeros(images, 3, 32, 32, device="meta")).shape == (images, 10)
 
 
 @pytest.mark.slow
@@ -226,6 +227,8 @@ def test_errors_of_composition_are_those_of_the_command_line(refused, tmp_path, 
         ("batch_size", "; did you mean 'recipe.batch_size'?"),
         ("recipe.batchsize", "; did you mean 'recipe.batch_size'?"),
         ("lr", "; did you mean 'recipe.lr'?"),
+        ("out", "; did you mean 'output'?"),
+        ("data.frac", "; did you mean 'data.fraction'?"),
         ("data.lr", "; did you mean 'recipe.lr'?"),
         ("width", "; did you mean 'model.width' or 'scale.width'?"),
         ("epohcs", "; did you mean 'epochs'?"),

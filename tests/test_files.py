@@ -109,6 +109,21 @@ def test_damaged_probe_and_sweep_files_are_named(tmp_path):
         (tmp_path / ".sweeps/now/cells.json").write_text(json.dumps([{"folder": "x", "work": WORK} | wrong]))
         with pytest.raises(FileError, match=r"cells\.json has unexpected content"):
             noted_cells(tmp_path)
+    (tmp_path / ".sweeps/later").mkdir()
+    (tmp_path / ".sweeps/later/cells.json").write_text(json.dumps([{"folder": "x", "work": WORK}]))
+    errors = []
+    assert list(noted_cells(tmp_path, errors)) == [tmp_path / "x"], "status.py shows the other sweeps"
+    assert ["now/cells.json" in error for error in errors] == [True]
+
+
+def test_links_and_permissions_stay(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o600)
+    (tmp_path / "link").symlink_to("file")
+    write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
 def test_damaged_npz_files_are_one_line_errors(tmp_path):

@@ -105,7 +105,12 @@ def _same_leaf(name: str, names: list[str]) -> list[str]:
     for candidate in names:
         by_leaf.setdefault(candidate.rpartition(".")[2], []).append(candidate)
     leaf = name.rpartition(".")[2]
-    found = [leaf] if leaf in by_leaf else difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=LIKENESS)
+    if leaf in by_leaf:
+        found = [leaf]
+    elif begun := [other for other in by_leaf if len(leaf) >= 3 and other.startswith(leaf)]:
+        found = sorted(begun, key=len)[:1]  # `out` is the beginning of `output`, and more like `count`
+    else:
+        found = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=LIKENESS)
     candidates = by_leaf[found[0]] if found else []
     if "." in name or len(candidates) > 3:
         return difflib.get_close_matches(name, candidates, n=1, cutoff=0)
@@ -148,7 +153,7 @@ def one_line_errors(valid_keys: Iterable[str] = ()) -> Iterator[None]:
         print(f"stopped by {stopped}; {rest}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; rerun the same command to resume from the last checkpoint", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SweepIncomplete as error:
         print(error, file=sys.stderr)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,9 +33,12 @@ def write_whole(path: Path, content: bytes) -> None:
         with path.open("ab", buffering=0) as stream:
             stream.write(content)
         return
+    given, path = path, Path(os.path.realpath(path))  # a link stays one
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         with unfinished.open("wb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,7 +46,7 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException as error:
         unfinished.unlink(missing_ok=True)  # a full disk has no room for a partial file
         if isinstance(error, OSError):
-            error.filename = str(path)  # the name that the caller knows
+            error.filename = str(given)  # the name that the caller knows
         raise
     # The rename is stored in the folder, which must also reach the disk.
     folder = os.open(path.parent, os.O_RDONLY)

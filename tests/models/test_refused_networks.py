@@ -213,7 +213,7 @@ def test_networks_that_cannot_train_are_refused(refused, own_model, network, com
 @pytest.mark.parametrize(
     ("network", "complaint"),
     [
-        (Idle, "idle.weight gets no gradient, for which several processes would wait: start one process"),
+        (Idle, "idle.weight gets no gradient, so several processes would wait forever: start one process"),
         (RunningMean, "training changes norm.running_mean, and each process would have its own copy: start one"),
         (Plain, None),
     ],

@@ -53,7 +53,7 @@ class ImageSize:
 
     def of(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width, in pixels, of images that are height x width large."""
-        return self.side, round(width * self.side / height)
+        return self.side, max(1, round(width * self.side / height))
 
 
 def plan_epoch(

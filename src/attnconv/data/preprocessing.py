@@ -67,8 +67,8 @@ def class_names(config: DataConfig, classes: int) -> tuple[str, ...]:
 def read_preprocessing(folder: Path, config: DataConfig) -> Preprocessing:
     """Return the preprocessing of the run in `folder`.
 
-    For runs older than preprocessing.json, mean and std of CIFAR-10 come from config.yaml. Other data sets must be read
-    again.
+    Without preprocessing.json, as in results/ and in older runs, mean and std of CIFAR-10 come from config.yaml. Other
+    data sets must be read again.
 
     Raises:
         FileError: the file is damaged; DataError: neither the file nor the data set exists.

@@ -1,7 +1,7 @@
 """Read weight files without executing code in them, and fit their tensors to a network.
 
-This is the only reader of weight files: those of run folders, checkpoints, and published ones. A file's type is
-detected from its content, not its name. Two formats are supported: safetensors, and torch.save's with
+All weights are read here: those of run folders, checkpoints, and published ones. A file's type is detected from its
+content, not its name. Two formats are supported: safetensors, and torch.save's with
 `weights_only=True`.
 """
 

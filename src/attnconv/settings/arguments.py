@@ -109,11 +109,25 @@ def check_trial(config: Config) -> None:
             raise ConfigError(f"the sweep would minimize the accuracy: set hydra.sweeper.{key}={largest}")
 
 
+class _StoreOnce(argparse._StoreAction):
+    """Store the value of an option, which must not be given twice: argparse by itself takes the last value."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if option_string is not None:
+            given = vars(namespace).setdefault("_given", set())
+            if self.dest in given:
+                parser.error(f"argument {option_string}: given twice")
+            given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
 class ScriptParser(argparse.ArgumentParser):
     """A parser whose help is the script's docstring; it reports errors in one line with exit code 2."""
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        for name in (None, "store"):
+            self.register("action", name, _StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
@@ -187,14 +201,6 @@ def existing_folder(text: str) -> Path:
     if not os.access(path, os.R_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"{text}: you have no permission to read this folder")
     return path
-
-
-def benchmark_parser(description: str | None) -> ScriptParser:
-    """Return the parser of a benchmark of layers, with --device and --rounds."""
-    parser = ScriptParser(description)
-    parser.add_device("auto")
-    parser.add_argument("--rounds", type=positive, default=9, help="number of rounds (default: 9)")
-    return parser
 
 
 def check_names(parser: argparse.ArgumentParser, option: str, names: Iterable[str], known: Collection[str]) -> None:

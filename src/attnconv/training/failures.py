@@ -51,7 +51,7 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
         value = config.recipe.batch_size if doing == "training" else config.eval_batch_size
         return OutOfMemory(f"out of memory in {doing}; lower {setting} (now {value}), or the scale")
     if config.compile and "InvalidCxxCompiler" in str(error):
-        return ConfigError("compile=true needs a C++ compiler, and this machine has none: install g++, or leave it out")
+        return ConfigError("compile=true needs a C++ compiler, which is missing: install g++, or set compile=false")
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return CannotWrite(
             f"{folder.path} cannot be written: {error.strerror}; "

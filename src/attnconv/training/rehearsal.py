@@ -114,7 +114,7 @@ def _require_shared_steps(model: nn.Module, trained: dict[str, nn.Parameter], bu
     """
     idle = [name for name, parameter in trained.items() if parameter.grad is None]
     if idle:
-        raise ValueError(f"{idle[0]} gets no gradient, for which several processes would wait: start one process")
+        raise ValueError(f"{idle[0]} gets no gradient, so several processes would wait forever: start one process")
     of_norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     shared = {id(buffer) for part in of_norms for buffer in part.buffers(recurse=False)}
     own = {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in shared and name in buffers}
