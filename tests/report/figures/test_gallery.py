@@ -113,7 +113,7 @@ def test_invalid_arguments_and_damaged_tables_are_one_line_errors(results, monke
         (["--run", tmp_path / "nothing"], "nothing does not exist"),
         (["--run", results], "is not a run folder"),
     ):
-        first = [] if "--results" in arguments else ["--results", results]
+        first = [] if {"--results", "--run"} & {*arguments} else ["--results", results]
         code, printed = command(monkeypatch, capsys, *first, *arguments)
         assert code == 2, arguments
         assert said in printed.err

@@ -166,7 +166,7 @@ def test_every_measure_of_a_probed_run_is_plotted(visit, of_results):
         page.locator("#likeness select").nth(1).select_option(name)
         assert page.locator(f"#likeness-{name} circle.mark").count() >= 4
     if of_results:
-        assert "even" in page.text_content("#likeness svg.chart"), "calibrated on 8 x 8 positions"
+        assert "uniform attention" in page.text_content("#likeness svg.chart"), "calibrated on 8 x 8 positions"
 
 
 def test_switching_heads_and_hiding_patches_change_the_prediction(visit):
