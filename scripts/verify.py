@@ -1,8 +1,8 @@
 """Check that the published numbers match the files: `make verify`. It trains nothing and takes under a minute.
 
-Checks the hash of each file in results/, rebuilds and compares runs.csv and all pages including README's tables, and
-counts the parameters and FLOPs of the paper's models again. Prints a line for each check and each difference; exit code
-1 if there is a difference.
+Checks the hash of each file in results/, rebuilds and compares runs.csv, all pages including README's tables and
+docs/index.html, and counts the parameters and FLOPs of the paper's models again. Prints a line for each check and each
+difference; exit code 1 if there is a difference.
 """
 
 import sys

@@ -177,6 +177,7 @@ def test_odd_networks_keep_their_predictions(network, layers):
         (["--alpha", "-1"], "argument --alpha: '-1' is not a number above 0"),
         (["--alpha", "inf"], "argument --alpha: 'inf' is not a number above 0"),
         (["--device", "nonsense"], "nonsense"),
+        (["--trust", "somebody"], "--trust is for runs"),
         (["scale.cnn_width=2", "data=digits", "--images", "4", "model.bias=1"], "model.bias"),
     ],
 )

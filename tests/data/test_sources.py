@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import tarfile
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ import torchvision
 from torchvision.datasets import CIFAR10
 
 from attnconv.config import DataConfig
-from attnconv.data.dataset import load_dataset
 from attnconv.data.sources import load_source, load_test
 from attnconv.errors import DataError, UserError
-from conftest import REPOSITORY, write_arrays
+from conftest import REPOSITORY
 
 CPU = torch.device("cpu")
 
@@ -179,34 +177,6 @@ def test_digits_are_scaled_to_255_and_all_used():
     assert (source.classes, source.train.images.max()) == (10, 255)
 
 
-def test_images_are_normalized_by_the_training_subset(tmp_path):
-    write_arrays(tmp_path, train=80)
-    data = load_dataset(config(tmp_path, fraction=0.5, holdout=0.25), torch.device("cpu"))
-    assert (len(data.train), len(data.validation), len(data.test)) == (32, 20, 20)
-    batch = torch.cat([images for images, _ in data.train.batches(7)])
-    torch.testing.assert_close(batch.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(batch.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_mean_and_std_match_numpy_with_less_memory(tmp_path, channels):
-    images = np.random.default_rng(0).integers(0, 256, (3000, 16, 16, channels)).astype(np.uint8)
-    images[:, :8] //= 2
-    for split in ("train", "test"):
-        np.save(tmp_path / f"{split}_images.npy", images)
-        np.save(tmp_path / f"{split}_labels.npy", np.arange(3000) % 4)
-    train = load_dataset(config(tmp_path), CPU).train
-    assert np.array_equal(train.mean.numpy(), (images.mean((0, 1, 2)) / 255).astype(np.float32))
-    assert np.array_equal(train.std.numpy(), (images.std((0, 1, 2)) / 255).astype(np.float32))
-
-    from attnconv.data.dataset import _moments
-
-    tracemalloc.start()
-    _moments(images)
-    assert tracemalloc.get_traced_memory()[1] < 4 * images.nbytes
-    tracemalloc.stop()
-
-
 @pytest.mark.cifar
 def test_real_cifar10_is_complete():
     root = REPOSITORY / "data" / "cifar10"
@@ -224,12 +194,6 @@ def test_single_class_labels_are_refused(arrays):
         np.save(arrays / f"{split}_labels.npy", np.load(arrays / f"{split}_labels.npy") * 0)
     with pytest.raises(DataError, match="all training labels are 0; classification needs at least two classes"):
         load_source(config(arrays, source="arrays"), CPU)
-
-
-def test_equal_steps_count_the_images_that_the_holdout_leaves(tmp_path):
-    write_arrays(tmp_path, train=80)
-    data = load_dataset(config(tmp_path, source="arrays", holdout=0.2, fraction=0.5, equal="steps"), CPU)
-    assert (len(data.train), data.epoch_images) == (32, 64)
 
 
 def test_a_file_with_a_second_array_is_refused(arrays):

@@ -8,7 +8,7 @@ import pytest
 
 from attnconv.files import FileError, read_csv
 from attnconv.report.pages import MANIFEST, Pages, manifest
-from attnconv.report.verify import check_costs, check_figures, check_manifest, check_pages, check_runs, rounds_to
+from attnconv.report.verify import CHECKS, check_costs, check_manifest, check_pages, check_runs, rounds_to
 from conftest import REPOSITORY
 
 RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
@@ -43,8 +43,7 @@ def command(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_published_numbers_match_the_files():
-    for check in (check_manifest, check_runs, check_pages, check_figures, check_costs):
-        assert list(check(REPOSITORY)) == []
+    assert {name: found for name, check in CHECKS.items() if (found := list(check(REPOSITORY)))} == {}
 
 
 def test_every_changed_file_is_named(copy):
@@ -74,8 +73,10 @@ def test_a_damaged_run_is_named_and_other_checks_still_run(copy, command):
     damaged, stale = check_runs(copy)
     assert damaged.startswith(f"results/{RUN} is damaged: result.json has unexpected content")
     assert stale.startswith("results/runs.csv does not match the run folders")
+    (copy / "docs/index.html").unlink()
     code, out, _ = command("verify", "--repository", copy)
     assert code == 1
+    assert "        docs/index.html is missing; run make page\n" in out
     assert "FAILED  results/runs.csv\n" in out
     assert "ok      pages and README\n" in out
     assert "ok      parameters and FLOPs\n" in out

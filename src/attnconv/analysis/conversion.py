@@ -45,6 +45,8 @@ def chosen_network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split
         return _of_run(arguments, checkpoint)
     if arguments.model is None:
         raise ConfigError("choose a network: --checkpoint RUN or --model NAME")
+    if arguments.trust:
+        raise ConfigError("--trust is for runs, and --model builds the network from its settings: leave it out")
     known = set(valid_keys())
     for override in arguments.overrides:
         key = override.partition("=")[0].lstrip("+")

@@ -42,7 +42,7 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
     if min(fit_images, len(trained.data.test)) < 2:
         raise DataError(f"{trained.data.origin}: fitting and testing convolutions need two or more test images")
     found: dict[str, list[dict[str, Any]]] = {"heads": [], "layers": []}
-    shown, _ = next(trained.data.test.batches(max(images, fit_images)))
+    shown = trained.data.test.examples(max(images, fit_images))
     initial = initial_network(trained).to(shown.device)
     initial.eval()
     for weights, model in (("initial", initial), ("trained", trained.model)):

@@ -37,6 +37,19 @@ class Split:
             chunk = slice(start, start + size)
             yield normalize(self.images[chunk], self.mean, self.std), self.labels[chunk]
 
+    def examples(self, count: int) -> Tensor:
+        """Return up to `count` normalized images (B, C, H, W): the first ones.
+
+        If the split is sorted by class, return images of all classes in turn.
+        """
+        labels = self.labels.cpu().numpy()
+        order, ends = np.arange(len(labels)), np.flatnonzero(labels[1:] != labels[:-1]) + 1
+        if len(ends) == len(np.unique(labels)) - 1:
+            turns = [np.arange(len(members)) for members in np.split(order, ends)]
+            order = np.argsort(np.concatenate(turns), kind="stable")
+        chosen = torch.from_numpy(order[:count]).to(self.images.device)
+        return normalize(self.images[chosen], self.mean, self.std)
+
 
 @dataclass(frozen=True)
 class TrainSplit(Split):

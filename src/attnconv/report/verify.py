@@ -50,6 +50,22 @@ def check_pages(repository: Path) -> Iterator[str]:
     yield from (f"{name} is stale; run python scripts/make_tables.py" for name in stale)
 
 
+def check_explorer(repository: Path) -> Iterator[str]:
+    """Check that docs/index.html shows the current results."""
+    page = repository / "docs" / "index.html"
+    if not page.exists():
+        yield "docs/index.html is missing; run make page"
+        return
+    from attnconv.report.page.assemble import assemble  # the other checks do not need torch
+    from attnconv.report.page.contents import from_results
+
+    errors: list[str] = []
+    made = assemble(from_results(repository / "results", page, errors)).encode()
+    yield from errors
+    if made != page.read_bytes():
+        yield "docs/index.html is stale; run make page"
+
+
 def check_figures(repository: Path) -> Iterator[str]:
     """Check that all figures were drawn from the current data."""
     errors: list[str] = []
@@ -60,7 +76,7 @@ def check_figures(repository: Path) -> Iterator[str]:
 
 def check_costs(repository: Path) -> Iterator[str]:
     """Check that the published models, built now, have the paper's parameters and FLOPs."""
-    import torch  # the other checks do not need torch
+    import torch
 
     from attnconv.config import compose
     from attnconv.models.cost import build_unfilled, flops_paper, parameters
@@ -89,5 +105,6 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "results/runs.csv": check_runs,
     "pages and README": check_pages,
     "figures": check_figures,
+    "docs/index.html": check_explorer,
     "parameters and FLOPs": check_costs,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from attnconv.analysis.heads import (
     NotShown,
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES = 100  # number of images to average attention over if it depends on content
-
-
-def first_images(split: Split) -> Tensor:
-    """Return up to IMAGES images, (B, C, height, width), without augmentation."""
-    return next(split.batches(IMAGES))[0]
 
 
 def heads_in(weights: Path, model: dict[str, Any]) -> dict[str, list[Any]]:
@@ -81,11 +76,11 @@ class HeadWatcher:
         Return None, with a note, if the network does not give them: its training must not be lost.
 
         Args:
-            split: attention that depends on content is averaged over its first IMAGES images.
+            split: attention that depends on content is averaged over IMAGES of its images.
         """
         if not self._mixers:
             return None
-        images = first_images(split)
+        images = split.examples(IMAGES)
         try:
             with evaluation_draws(images.device, seed=0, start=0):  # a network may draw random numbers
                 layers = central_maps(self._model, images)
