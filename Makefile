@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py tests/training/test_speedrun.py \
   tests/test_run.py tests/test_survival.py
@@ -76,6 +76,8 @@ clean:  ## remove .venv and caches, but not outputs/ and data/
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version), and this needs Python 3.11 to 3.13: add PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf "$(VENV)"; exit 1; }
 
 $(VENV)/.runtime: requirements.txt pyproject.toml | $(VENV)/bin/python

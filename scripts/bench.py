@@ -65,20 +65,22 @@ def measure(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     bench = Bench(device, arguments.rounds or rounds, arguments.images or images, arguments.compile, arguments.tiny)
     about = measured_on(device)
     print(f"{about['device']}, ours in {bench.precision}, torch {torch.__version__}")
-    rows = []
+    found = False
     cases = ON_GPU if device.type == "cuda" else ON_CPU
     if arguments.tiny:
         cases = tuple(dict.fromkeys(Case(case.part, case.model, "mini", 4, TINY, case.dropout) for case in cases))
     for case in cases:
         if case.part in parts and case.model in models:
             line = bench.compare(case)
-            rows.append(bench_row(line | about))
-            print(" | ".join(rows[-1]), flush=True)
+            table = markdown(BENCH_HEADER, [bench_row(line | about)]).splitlines()
+            print("\n".join(table[2:] if found else table), flush=True)
+            found = True
             if arguments.json is not None:
                 append_json_line(arguments.json, line | about)
-    if not rows:
+    if not found:
         parser.error("no measurement has one of these parts and one of these models")
-    print(markdown(BENCH_HEADER, rows))
+    if arguments.tiny:
+        print("These networks are tiny: the numbers show that the comparison runs, and not which is faster.")
 
 
 if __name__ == "__main__":

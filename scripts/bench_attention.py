@@ -4,7 +4,7 @@
                                             content: dense / absorbed, dense / fused; windows: gathered / dense
     python scripts/bench_attention.py --device cuda
 
-First checks that both give the same output. Then prints, for each size, the median ratio of their times over
+It first checks that both give the same output. Then prints, for each size, the median ratio of their times over
 alternating rounds; above 1, the second is faster. Last, prints how the time of window attention grows: the fitted
 exponents of K^2 on a fixed map, and of the number of pixels with a fixed K. LOG.md has the numbers, and code that
 depends on them refers to this script.

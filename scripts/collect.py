@@ -64,7 +64,7 @@ def collect(arguments: argparse.Namespace) -> int:
 def person(text: str) -> str:
     """Check the name of a person or a machine, which becomes a folder name."""
     if not re.fullmatch(r"\w[\w.-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name: use letters, digits, - and .")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: use letters, digits, _, - and .")
     return text
 
 

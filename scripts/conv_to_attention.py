@@ -3,13 +3,14 @@
     python scripts/conv_to_attention.py --checkpoint RUN                        a finished run
     python scripts/conv_to_attention.py --checkpoint RUN/checkpoints/step00000900-1f0c.pt      an unfinished one
     python scripts/conv_to_attention.py --model mobilenetv2_100 --checkpoint FILE    weights alone (.safetensors, .pt)
-    python scripts/conv_to_attention.py --model resnet18 scale=mini             untrained; settings as for train.py
+    python scripts/conv_to_attention.py --model resnet18 scale=mini        random weights; settings as for train.py
     python scripts/conv_to_attention.py --sweep [NAME ...] --json FILE      models of timm with random weights
 
 A model's name is one of configs/model/ or one of timm's. Prints layers and heads, the largest difference between the
 logits of both networks on the test images, changed predictions (0 expected), accuracies, parameters, FLOPs and times.
-If a layer cannot be converted, the command names it and does nothing. Exit code 1 if a prediction changed. For a run,
-with all test images and the default alpha, the numbers are also written to RUN/conversion.json.
+If a layer cannot be converted, the command names it and does nothing. Exit code 1 if a prediction changed, or if
+--alpha is so low that logits differ by more than 1e-4 of the largest one. For a run, with all test images and the
+default alpha, the numbers are also written to RUN/conversion.json.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from attnconv.report.examined import CONVERSION
 from attnconv.settings.arguments import ScriptParser, a_path, above_zero, check_target, positive
 
 SWEPT_IMAGES = 8
+TOLERANCE = 1e-4  # of the largest logit, as in claim T1
 OF_ONE_NETWORK = ("model", "checkpoint", "trust", "data", "alpha", "batch", "device")  # arguments
 
 
@@ -84,7 +86,8 @@ def convert(arguments: argparse.Namespace, parser: ScriptParser) -> None:
         about = {"network": name, "device": describe_device(split.images.device), "commit": head, "dirty": dirty}
         write_whole(target, compact(about | row).encode())
         print(f"  written to {target}")
-    sys.exit(1 if row["predictions_changed"] else 0)
+    differs = row["largest_difference"] > TOLERANCE * row["largest_logit"]
+    sys.exit(1 if row["predictions_changed"] or differs else 0)
 
 
 if __name__ == "__main__":

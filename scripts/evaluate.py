@@ -15,7 +15,9 @@ from attnconv.settings.arguments import ScriptParser, a_place
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
+    parser.add_argument(
+        "run", type=a_place, metavar="RUN", help="a run folder, or the name of a network in results/weights/"
+    )
     parser.add_argument(
         "--data", type=a_place, metavar="FOLDER", help="labeled images (default: the test images of the run)"
     )

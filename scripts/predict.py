@@ -9,12 +9,14 @@ and channels of the training images; --resize crops them around their center and
 """
 
 from attnconv.errors import one_line_errors
-from attnconv.settings.arguments import ScriptParser, a_path, positive
+from attnconv.settings.arguments import ScriptParser, a_path, a_place, positive
 
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a network in results/weights/")
+    parser.add_argument(
+        "run", type=a_place, metavar="RUN", help="a run folder, or the name of a network in results/weights/"
+    )
     parser.add_argument("images", type=a_path, nargs="+", metavar="IMAGE", help="image files, such as .png and .jpg")
     parser.add_argument("--resize", action="store_true", help="convert images of other sizes and channels")
     parser.add_argument("--top", type=positive, default=3, help="number of classes per image (default: 3)")

@@ -75,7 +75,8 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
             print(f"{duration(seconds):>12}  {run_name(cell.config)}")
     total = sum(seconds for seconds, _ in left)
     done = sum(not seconds for seconds, _ in left)
-    print(f"{counted(len(cells), 'run')}, {done} done, about {duration(total / at_once)} left with {at_once} at once")
+    time_left = f", about {duration(total / at_once)} left with {at_once} at once" if total else ""
+    print(f"{counted(len(cells), 'run')}, {done} done{time_left}")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Build the study's workspace in W&B: curves, accuracy against the share of the images, heads and claims.
 
     python scripts/wandb_dashboard.py --dry-run     print the workspace as JSON: needs no account and no network
-    pip install 'attnconv[workspaces]'
+    pip install -e '.[workspaces]'
     wandb login
     python scripts/wandb_dashboard.py               save it, and print its address
 
@@ -33,7 +33,7 @@ def save(entity: str | None, project: str) -> str:
             raise UserError(f"W&B is not logged in (run wandb login); {LOCAL}")
         return str(build(RESULTS, entity or wandb.Api().default_entity or "", project).save().url)
     except ImportError as error:
-        raise UserError("wandb-workspaces is not installed: pip install 'attnconv[workspaces]'") from error
+        raise UserError("wandb-workspaces is not installed: pip install -e '.[workspaces]'") from error
     except UserError:
         raise
     except Exception as error:  # whatever the library raises

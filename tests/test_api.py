@@ -180,7 +180,7 @@ def test_positional_heads_need_no_images(tiny, arrays):
         (np.zeros((1, 8, 8, 1), np.uint8), "image 0 is 8x8 L, and the network takes 8x8 RGB"),
         (np.zeros((1, 3, 8, 8), np.uint8), r"use images.transpose\(0, 2, 3, 1\) to put channels last"),
         (np.zeros((8, 8), np.uint8), r"images must be uint8 \(N, 8, 8, 3\) or one \(8, 8, 3\), not \(8, 8\)"),
-        (np.zeros((1, 8, 8, 3)), "not float64 .* scale them to 0..255 first"),
+        (np.zeros((1, 8, 8, 3)), "not float64 .*; scale values to 0..255 and convert them"),
         (np.zeros((0, 8, 8, 3), np.uint8), "not"),
         (Image.new("RGBA", (8, 8)), "the image is 8x8 RGBA, and the network takes 8x8 RGB"),
         (Image.new("I;16", (8, 8)), "more than 8 bits per channel"),

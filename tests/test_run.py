@@ -298,7 +298,7 @@ def test_a_failing_dashboard_only_warns(tiny, monkeypatch, capsys):
     assert run(tiny("logger=wandb"))["status"] == "done"
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert finished == ["failed"], "a sweep's next run must not write into this one"
-    assert warnings == ["warning: wandb is off for this run (service unavailable); the run folder has it all"]
+    assert warnings == ["warning: wandb is off for this run (service unavailable); everything is in the run folder"]
 
 
 def test_a_missing_dashboard_library_only_warns(tiny, monkeypatch, capsys):

@@ -303,11 +303,11 @@ def valid_keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
 
 
 def _model_keys() -> set[str]:
-    """Return all dotted keys of all model files."""
+    """Return all dotted keys of all model files, and of the file that most of them include."""
     keys: set[str] = set()
-    for path in CONFIGS.glob("model/*.yaml"):
+    for path in (CONFIGS / "backbone.yaml", *CONFIGS.glob("model/*.yaml")):
         keys |= flatten(OmegaConf.to_container(OmegaConf.load(path)), "model.").keys()
-    return keys
+    return keys - {"model.defaults"}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -86,11 +86,9 @@ def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --he
         listed: a command that lists the valid names, for when there are many.
     """
     names = sorted(set(valid))
-    # What has nothing in common but the part before the last dot is not near.
-    others = [other for other in names if other.rpartition(".")[0] != name.rpartition(".")[0] or "." not in name]
-    others = [other for other in others if not name.startswith(f"{other}.")]
-    close = [other for other in names if other.lower() == name.lower()]
-    close = close or _same_leaf(name, names) or difflib.get_close_matches(name, others, n=1, cutoff=LIKENESS)
+    close = [other for other in names if other.lower() == name.lower()] or _same_leaf(name, names)
+    if not close and not ("." in name and any("." in other for other in names)):
+        close = _alike(name, names)
     if close:
         return f"; did you mean {' or '.join(repr(one) for one in close)}?"
     if not names:
@@ -100,7 +98,10 @@ def nearest(name: str, valid: Iterable[str], listed: str = "python train.py --he
 
 
 def _same_leaf(name: str, names: list[str]) -> list[str]:
-    """Return the names with the same or a similar last part: all of them, or for a dotted name the nearest."""
+    """Return the names with the same or a similar last part: all of them, or for a dotted name the nearest.
+
+    A dotted name is not similar to names of other sections: `data.path` does not suggest `scale.patch`.
+    """
     by_leaf: dict[str, list[str]] = {}
     for candidate in names:
         by_leaf.setdefault(candidate.rpartition(".")[2], []).append(candidate)
@@ -110,11 +111,21 @@ def _same_leaf(name: str, names: list[str]) -> list[str]:
     elif begun := [other for other in by_leaf if len(leaf) >= 3 and other.startswith(leaf)]:
         found = sorted(begun, key=len)[:1]  # `out` is the beginning of `output`, and more like `count`
     else:
-        found = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=LIKENESS)
+        section = name.partition(".")[0]
+        near = [other for other in names if "." not in name or other.partition(".")[0] == section]
+        found = _alike(leaf, list(dict.fromkeys(other.rpartition(".")[2] for other in near)))
+        by_leaf = {leaf: [other for other in near if other in others] for leaf, others in by_leaf.items()}
     candidates = by_leaf[found[0]] if found else []
     if "." in name or len(candidates) > 3:
         return difflib.get_close_matches(name, candidates, n=1, cutoff=0)
     return candidates
+
+
+def _alike(name: str, others: list[str]) -> list[str]:
+    """Return the most similar name, if any is similar; short names must also begin with the same letter."""
+    if len(name) < 4:
+        others = [other for other in others if other[:1] == name[:1]]
+    return difflib.get_close_matches(name, others, n=1, cutoff=LIKENESS) if len(name) > 2 else []
 
 
 def counted(number: int, noun: str) -> str:

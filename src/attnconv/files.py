@@ -19,6 +19,7 @@ import yaml
 
 from attnconv.errors import UserError, line_of_user
 
+LONGEST = 200  # characters of an error of another program in our messages
 UNFINISHED = ".partial"
 STREAMS = (Path("/dev"), Path("/dev/fd"))  # folders of devices
 
@@ -305,11 +306,12 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return an error's message in one line of at most 200 characters, or its type if it has none."""
+    """Return an error's message in one line of at most LONGEST characters, or its type if it has none."""
     text = repr(error) if isinstance(error, KeyError) else str(error)
     if isinstance(error, SystemExit):
         text = "it exits the program"
-    return " ".join(text.split())[:200] or type(error).__name__
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def with_line(error: BaseException) -> str:

@@ -154,7 +154,7 @@ def test_many_comparisons_are_counted_by_status():
     for model in ("conv3x3", "sa_quadratic", "sa_learned"):
         runs += seeds("data_size_epochs_20_bf16", model, LOW, fraction=0.01)
     text = verdict("D1", runs).number
-    assert text.startswith("2 hold, 3 undecided, 7 not run<br>smallest: `conv3x3` - `"), text
+    assert text.startswith("12 comparisons: 2 hold, 3 undecided, 7 not run<br>smallest: `conv3x3` - `"), text
 
 
 def test_the_accuracy_claim_needs_the_mean_over_seeds():

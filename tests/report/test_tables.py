@@ -34,7 +34,7 @@ def test_only_full_runs_at_paper_scale_and_recipe_enter_the_papers_table():
 
 
 def test_the_papers_table_shows_sources_and_external_runs():
-    table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}, RUN | {"source": "ada"}])
+    table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}, RUN | {"source": "ada"}], lambda row: [])
     assert "| 12.1M (r c) | 12,086,844 | 6.2B (r c) | 93.8% (r f) | 93.7% (n=2), 1 external |" in table
     assert "r: recalled from the paper, not checked against its text" in table
 
@@ -47,17 +47,21 @@ def test_the_papers_table_does_not_average_across_precisions():
 
 
 def test_runs_table_rows_show_scale_recipe_accuracy_and_hardware():
-    row = runs_table([RUN]).splitlines()[2]
+    row = runs_table([RUN], lambda row: []).splitlines()[2]
     for part in ("paper, paper", "93.71%", "10.0", "GPU, fp32", "12,086,844"):
         assert part in row
 
 
+def test_runs_table_names_the_settings_of_a_run_that_are_its_own():
+    assert "| paper, paper (own lr, sizes) |" in runs_table([RUN], lambda row: ["lr", "sizes"])
+
+
 def test_runs_table_omits_variants_with_another_name():
-    assert len(runs_table([RUN, RUN | {"name": "many_heads"}]).splitlines()) == 3
+    assert len(runs_table([RUN, RUN | {"name": "many_heads"}], lambda row: []).splitlines()) == 3
 
 
 def test_runs_table_omits_external_runs():
-    assert len(runs_table([RUN, RUN | {"source": "ada"}]).splitlines()) == 3
+    assert len(runs_table([RUN, RUN | {"source": "ada"}], lambda row: []).splitlines()) == 3
 
 
 def test_fill_keeps_a_table_that_cannot_be_built():

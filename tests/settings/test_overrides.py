@@ -96,7 +96,7 @@ def test_an_invalid_match_model_is_a_one_line_error(refused, name):
         ("recipe.optimizer=SGD", "recipe.optimizer=SGD is not one of sgd, adamw, muon; did you mean 'sgd'?"),
         ("recipe.optimizer=q", "recipe.optimizer=q is not one of sgd, adamw, muon"),
         ("hydra.verbose=2", "hydra.verbose=2 is invalid: set hydra.verbose=true, false, or the names of loggers"),
-        ("model=sa_quadratic_pruned", "model.start has no default: set model.start=VALUE"),
+        ("model=sa_quadratic_pruned", "model.start has no default: set model.start=RUN/weights.safetensors"),
         ("experiment=[table1,small]", "experiment=[table1,small] does not name a file of configs/experiment; "),
         ("scale=[mini,paper]", "scale=[mini,paper] does not name a file of configs/scale; valid: mini, paper, small"),
         ("recipe=paper.yaml", "recipe=paper.yaml does not name a file of configs/recipe; did you mean 'paper'?"),

@@ -147,34 +147,60 @@ def test_damaged_label_files_are_errors_that_name_the_file(tmp_path, content):
         work_of(config)
 
 
+TIMED = {
+    "status": "done", "model": "m", "scale": "mini", "precision": "bf16",
+    "epochs": 1, "train_images": 10_000, "fraction": 1.0,
+}  # fmt: skip
+
+
 def test_rates_use_wall_time_on_a_gpu_and_cpu_time_on_one_cpu_thread(tmp_path):
-    recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 50, "fraction": 1.0}
-    recorded |= {"status": "done", "seconds": 10.0, "cpu_seconds": 4.0}
+    recorded = TIMED | {"epochs": 2, "train_images": 5000, "seconds": 20.0, "train_seconds": 10.0, "cpu_seconds": 8.0}
     for device, seconds in (("NVIDIA H200", 10), ("AMD EPYC, 1 thread", 4), ("AMD EPYC, 12 threads", None)):
         (tmp_path / "run/m/mini-modern/frac1/seed0").mkdir(parents=True, exist_ok=True)
         (tmp_path / "run/m/mini-modern/frac1/seed0/result.json").write_text(json.dumps(recorded | {"device": device}))
-        expected = 0.0026 * 100 if seconds is None else seconds
-        assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(expected)
+        expected = 0.0026 * 10_000 if seconds is None else seconds
+        assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 10_000)) == pytest.approx(expected)
 
 
 def test_rates_of_this_machine_replace_those_of_others(tmp_path):
-    recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 1, "train_images": 100, "fraction": 1.0}
     for place, device, seconds in (("results", "AMD EPYC, 1 thread", 50.0), ("outputs", "NVIDIA H200", 1.0)):
         folder = tmp_path / place / "run/m/mini-modern/frac1/seed0"
         folder.mkdir(parents=True)
-        result = recorded | {"status": "done", "device": device, "seconds": seconds, "cpu_seconds": seconds}
+        result = TIMED | {"device": device, "seconds": seconds, "train_seconds": seconds, "cpu_seconds": seconds}
         (folder / "result.json").write_text(json.dumps(result))
     rates = Rates.measured([tmp_path / "results", tmp_path / "outputs"])
-    assert rates.seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(1.0)
+    assert rates.seconds(Work("m", "mini", "bf16", 10_000)) == pytest.approx(1.0)
+
+
+def test_rates_ignore_runs_that_spend_their_time_on_first_steps_and_evaluation(tmp_path):
+    folder = tmp_path / "run/m/mini-modern/frac0.001/seed0"
+    folder.mkdir(parents=True)
+    recorded = TIMED | {"train_images": 50, "fraction": 0.001, "seconds": 30.0, "train_seconds": 2.0}
+    (folder / "result.json").write_text(json.dumps(recorded | {"device": "AMD EPYC, 1 thread"}))
+    assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 100)) == pytest.approx(0.26)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "images"),
+    [
+        (["epochs=6"], 6 * 50_000 + 6 * 10_000 / 3),
+        (["epochs=6", "eval_every=4", "data.fraction=0.1"], 6 * 5_000 + 2 * 10_000 / 3),
+        (["epochs=6", "eval_mirrored=true", "data.equal=steps", "data.fraction=0.1"], 6 * 50_000 + 6 * 20_000 / 3),
+        (["epochs=6", "data.fraction=0.1", "data.holdout=0.1"], 6 * 4_500 + (6 * 5_000 + 10_000) / 3),
+        (["epochs=6", "data=digits"], 6 * 1_437 + 6 * 360 / 3),
+    ],
+)
+def test_work_counts_evaluated_images_as_a_third_of_trained_ones(overrides, images):
+    assert work_of(compose(["scale=mini", *overrides])).images == pytest.approx(images)
 
 
 def test_runs_with_equal_steps_count_as_many_images_as_full_data(tmp_path):
     folder = tmp_path / "run/m/mini-modern/frac0.1/seed0"
     folder.mkdir(parents=True)
-    recorded = {"model": "m", "scale": "mini", "precision": "bf16", "epochs": 2, "train_images": 5, "fraction": 0.1}
-    recorded |= {"equal": "steps", "status": "done", "seconds": 4.0, "device": "AMD EPYC, 1 threads"}
+    recorded = TIMED | {"epochs": 2, "train_images": 500, "fraction": 0.1, "equal": "steps"}
+    recorded |= {"seconds": 4.0, "train_seconds": 4.0, "device": "AMD EPYC, 1 threads"}
     (folder / "result.json").write_text(json.dumps(recorded))
-    assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 200)) == pytest.approx(8)
+    assert Rates.measured([tmp_path]).seconds(Work("m", "mini", "bf16", 20_000)) == pytest.approx(8)
 
 
 RATES = Rates({("conv3x3", "mini", "bf16"): [0.001, 0.002, 0.009], ("sa_quadratic", "mini", "bf16"): [0.004]})
@@ -224,16 +250,6 @@ def test_rates_ignore_damaged_and_failed_results(tmp_path):
         (folder / "result.json").write_text(text)
     work = Work("conv3x3", "mini", "bf16", images=1000)
     assert Rates.measured([tmp_path]).seconds(work) == Rates().seconds(work)
-
-
-def test_work_counts_all_training_images_seen():
-    def images(*overrides):
-        return work_of(compose(["epochs=2", *overrides])).images
-
-    assert images() == 100_000
-    assert images("data.fraction=0.1", "data.holdout=0.1") == pytest.approx(9_000)
-    assert images("data.fraction=0.1", "data.equal=steps") == pytest.approx(100_000)
-    assert images("data=digits") == 2 * 1_437
 
 
 def test_time_left_counts_remaining_epochs_of_runs_that_can_continue():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnconv.analysis.model_sweep import sweep_row
+from attnconv.analysis.model_sweep import randomize, sweep_row
 from attnconv.analysis.probe import compact
 from attnconv.config import CONFIGS, compose, valid_keys
 from attnconv.data.dataset import Split, load_dataset
@@ -25,10 +25,11 @@ from attnconv.training.device import full_float32
 LABELS = {
     "layers": "converted convolutions", "heads": "heads, one per tap", "images": "test images",
     "largest_difference": "largest difference of logits", "largest_logit": "largest logit",
-    "logits_range": "largest range of a logit over images",
+    "logits_range": "largest range of a logit",
     "predictions_changed": "predictions changed",
 }  # fmt: skip
 
+RANDOMIZED_ON = 100  # images
 OF_NETWORK = ("model", "scale", "match", "match_model", "data", "seed", "experiment")  # settings that a conversion uses
 
 
@@ -64,13 +65,14 @@ def chosen_network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split
         move_root(config.data, arguments.data)
     data = load_dataset(config.data, device)
     model = build_untrained(config, data)
-    name = f"{arguments.model}, untrained"
-    if checkpoint is not None:
-        name = f"{arguments.model}, {checkpoint.name}"
-        load_weights(model, checkpoint, data.classes)
     full_float32()
+    if checkpoint is not None:
+        load_weights(model, checkpoint, data.classes)
+        return f"{arguments.model}, {checkpoint.name}", model.to(device).eval(), data.test
     model.to(device).eval()
-    return name, model, data.test
+    # A deep network with its initial weights may predict one class for all images, whatever is converted.
+    randomize(model, data.test.examples(RANDOMIZED_ON), config.seed)
+    return f"{arguments.model}, random weights", model, data.test
 
 
 def _of_run(arguments: argparse.Namespace, checkpoint: Path) -> tuple[str, nn.Module, Split]:
@@ -114,7 +116,7 @@ def sweep(names: Sequence[str], images: int, target: Path | None) -> bool:
         rows.append(row)
         verdict = row.get("refused") or (
             f"{row['layers']} convolutions, {row['predictions_changed']} of {row['images']} predictions changed, "
-            f"difference {row['largest_difference']:.1e} of logits that differ by {row['logits_range']:.2g}"
+            f"largest difference of logits {row['largest_difference']:.1e}, of a range of {row['logits_range']:.2g}"
         )
         print(f"{name}: {verdict}", flush=True)
         if target is not None:  # after each network, because a later one may run out of memory

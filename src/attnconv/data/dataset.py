@@ -133,9 +133,11 @@ def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     channels = images.shape[-1]
     if mean.shape != (channels,) or std.shape != (channels,):
-        raise DataError(f"data.mean and data.std need {channels} values, one per channel, not {mean} and {std}")
+        raise DataError(
+            f"data.mean and data.std need {channels} values, one per channel, not {mean.tolist()} and {std.tolist()}"
+        )
     if not (std > 0).all():
-        raise DataError(f"data.std must be above 0 in every channel, not {std}: do all images have one color?")
+        raise DataError(f"data.std must be above 0 in every channel, not {std.tolist()}: do all images have one color?")
     return mean, std
 
 

@@ -99,14 +99,29 @@ def _checked(array: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray
     channels, height, width = image_shape
     wanted = f"images must be uint8 (N, {height}, {width}, {channels}) or one ({height}, {width}, {channels})"
     if array.dtype != np.uint8:
-        hint = "; scale them to 0..255 first" if np.issubdtype(array.dtype, np.floating) else ""
-        raise DataError(f"{wanted}, not {array.dtype} {array.shape}{hint}")
+        raise DataError(f"{wanted}, not {array.dtype} {array.shape}{how_to_convert(array)}")
     array = array[None] if array.ndim == 3 else array
     if array.ndim == 4 and array.shape[3] not in (1, 3, 4) and array.shape[1] in (1, 3):
-        raise DataError(f"{wanted}, not {array.shape}: use images.transpose(0, 2, 3, 1) to put channels last")
+        raise DataError(f"{wanted}, not {array.shape}{how_to_convert(array)}")
     if array.ndim != 4 or array.shape[3] not in (1, 3, 4) or 0 in array.shape:
         raise DataError(f"{wanted}, not {array.shape}")
     return array
+
+
+def how_to_convert(images: np.ndarray) -> str:
+    """Return how to make uint8 images (N, H, W, 1 or 3) from an array of another kind; empty if it is unclear."""
+    steps = []
+    if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3):
+        steps.append("put channels last: images.transpose(0, 2, 3, 1)")
+    elif images.ndim == 4 and images.shape[3] == 4:
+        steps.append("drop the alpha channel: images[..., :3]")
+    elif images.ndim == 3 and images.shape[2] not in (1, 3):
+        steps.append("add an axis of channels: images[..., None]")
+    if np.issubdtype(images.dtype, np.floating) or images.dtype == bool:
+        steps.append("scale values to 0..255 and convert them with .astype('uint8')")
+    elif images.dtype.itemsize > 1 and images.dtype.kind in "iu":
+        steps.append("convert values in 0..255 with .astype('uint8'), and divide 16-bit ones by 257 before")
+    return "; " + "; ".join(steps) if steps else ""
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from attnconv.config import DataConfig
+from attnconv.data.images import how_to_convert
 from attnconv.data.root import ARRAYS, FROM_FOLDERS, check_root, files_of, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
 from attnconv.errors import DataError
@@ -76,6 +77,9 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
     """
     folder = Path(os.path.expanduser(folder))
     images, labels = (folder / f"test_{kind}.npy" for kind in ("images", "labels"))
+    if images.is_file() != labels.is_file():
+        there, missing = (images, labels) if images.is_file() else (labels, images)
+        raise DataError(f"{folder} has {there.name}, but no {missing.name}")
     if images.is_file() and labels.is_file():
         found = _read_array(images), _read_array(labels)
         _check_split("test", *found, origin=f"arrays in {folder}")
@@ -110,7 +114,8 @@ def _read_arrays(root: Path) -> dict[str, np.ndarray]:
     missing = [f"{name}.npy" for name in ARRAYS if not os.path.lexists(root / f"{name}.npy")]
     if missing:
         raise DataError(
-            f"{root} lacks {', '.join(missing)}; images are uint8 N x H x W x 3, labels integers 0..classes-1"
+            f"{root} lacks {', '.join(missing)}: images are uint8 N x H x W x 3, and labels integers 0..classes-1; "
+            "save image files as such arrays with numpy.save"
         )
     return {name: _read_array(root / f"{name}.npy") for name in ARRAYS}
 
@@ -249,7 +254,8 @@ def _checked(arrays: dict[str, np.ndarray], origin: str) -> Source:
         )
     absent = np.setdiff1d(np.arange(classes), arrays["train_labels"])
     if len(absent):
-        raise DataError(f"{origin}: class {absent[0]} has no training image, but labels go up to {classes - 1}")
+        start = "; labels start at 0: subtract 1" if absent.tolist() == [0] else ""
+        raise DataError(f"{origin}: class {absent[0]} has no training image, but labels go up to {classes - 1}{start}")
     if classes == 1:
         raise DataError(f"{origin}: all training labels are 0; classification needs at least two classes")
     digest = hashlib.sha256()
@@ -265,10 +271,12 @@ def _check_split(split: str, images: np.ndarray, labels: np.ndarray, origin: str
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise DataError(
             f"{origin}: {split}_images must be uint8 N x H x W x 3 (or 1), not {images.dtype} {images.shape}"
+            + how_to_convert(images)
         )
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise DataError(
             f"{origin}: {split}_labels must be {len(images)} integers, one per image, not {labels.dtype} {labels.shape}"
+            + _how_to_flatten(labels, len(images))
         )
     if len(labels) == 0:
         raise DataError(f"{origin}: the {split} split is empty")
@@ -278,3 +286,12 @@ def _check_split(split: str, images: np.ndarray, labels: np.ndarray, origin: str
         raise DataError(
             f"{origin}: {split}_labels must lie in 0..classes-1, at most 999; they span {labels.min()}..{labels.max()}"
         )
+
+
+def _how_to_flatten(labels: np.ndarray, images: int) -> str:
+    """Return how to make labels from an array of another shape or type; empty if it is unclear."""
+    if labels.shape == (images, 1):
+        return "; use labels[:, 0]"
+    if labels.ndim == 2 and len(labels) == images:
+        return "; if these are one-hot, use labels.argmax(1)"
+    return "; use labels.astype(int)" if labels.shape == (images,) and labels.dtype.kind in "fb" else ""

@@ -43,7 +43,8 @@ def nested_fraction(labels: np.ndarray, candidates: np.ndarray, fraction: float,
         count = round(fraction * len(members))
         if count < 1:
             raise DataError(
-                f"data.fraction={fraction} of the {len(members)} images of class {label} is less than one image"
+                f"data.fraction={fraction} of the {len(members):,} images of class {label} is less than one image; "
+                f"set data.fraction={1 / len(members):.2g} or more"
             )
         chosen.append(members[:count])
     return np.sort(np.concatenate(chosen))

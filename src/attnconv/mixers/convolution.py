@@ -20,7 +20,8 @@ class Convolution(nn.Module):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 1, not {kernel_size}")
         if kernel_size > 2 * max(grid) - 1:
-            raise ValueError(f"kernel_size={kernel_size} is larger than the map of {grid[0]}x{grid[1]} pixels can use")
+            largest = 2 * max(grid) - 1
+            raise ValueError(f"kernel_size={kernel_size} must be at most {largest} on {grid[0]}x{grid[1]} positions")
         self.convolution = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:

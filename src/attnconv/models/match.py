@@ -95,7 +95,9 @@ def match_width(node: Node, reference: Node, budget: str, image_shape: tuple[int
         ConfigError: the model has no width, or no width comes within 2%.
     """
     if "width" not in node:
-        raise ConfigError(f"model={node['name']} has no width for match={budget} to scale")
+        raise ConfigError(
+            f"model={node['name']} has no width for match={budget} to scale; if its class takes one, add it to its file"
+        )
     if not _is_size(node["width"]):
         raise ConfigError(f"match={budget} needs a positive number for model.width, not {node['width']}")
     two = _is_size(node.get("hidden"))

@@ -101,7 +101,7 @@ class Verdict:
             if counts[status]
         )
         least, most = (end(known, key=lambda part: part.value).text for end in (min, max))
-        return f"{of_each}<br>smallest: {least}<br>largest: {most}"
+        return f"{len(deciding)} comparisons: {of_each}<br>smallest: {least}<br>largest: {most}"
 
 
 Decide = Callable[[Claim, Evidence], list[Part]]

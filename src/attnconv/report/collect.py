@@ -65,7 +65,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.damaged[place] = state.detail
             continue
         if state.status != "done":
-            gathered.unfinished[place] = f"{state.status} {state.detail}".strip()
+            gathered.unfinished[place] = ", ".join(filter(None, (state.status, state.detail)))
             continue
         try:
             name, content = _read_finished(folder, heads)

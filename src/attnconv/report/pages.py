@@ -14,12 +14,16 @@ from attnconv.report.complaints import note, noting
 from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
 from attnconv.report.data_size import data_size_page
 from attnconv.report.deciders import judged
+from attnconv.report.page.command import own_settings
 from attnconv.report.runs_table import read_runs
 from attnconv.report.tables import bench_table, fill, long_range_table, models_table, paper_table, runs_table
 from attnconv.report.theorem_page import theorem_page
+from attnconv.runs.records import read_config
+from attnconv.runs.status import collected_folder
 
 MANIFEST = "MANIFEST.sha256"
 MODEL_SCALES = ("paper", "mini")
+SHOWN = ("seed", "epochs", "data.fraction", "eval_every")  # by columns of README's table of runs, or not worth one
 Made = TypeVar("Made")
 # by name: the file of results/ that it needs, and the function that makes it
 Tables = dict[str, tuple[str, Callable[[], str]]]
@@ -79,9 +83,14 @@ class Pages:
     def _readme(self) -> Tables:
         return {
             "claims": ("claims.yaml", lambda: claims_table(self.verdicts)),
-            "runs": ("runs.csv", lambda: runs_table(self.runs)),
+            "runs": ("runs.csv", lambda: runs_table(self.runs, self._own_settings)),
             "paper": ("paper.csv", lambda: paper_table(self._csv("paper.csv"), self.runs)),
         }
+
+    def _own_settings(self, row: Row) -> list[str]:
+        """Return the settings of a run that its row in README does not show otherwise."""
+        own = own_settings(read_config(collected_folder(self.results, row["run"])))
+        return list(dict.fromkeys(key.rpartition(".")[2] for key in own if key not in SHOWN))
 
     def _models_in_docs(self) -> Tables:
         return {"models": ("models.csv", lambda: models_table(self._csv("models.csv"), "paper"))}

@@ -65,7 +65,10 @@ def tabulate(results: Path) -> dict[str, str]:
     text, damaged = runs_csv(results)
     if (results / "runs.csv").exists():
         with reading(results / "runs.csv"):
-            listed = [row["run"] for row in read_csv(results / "runs.csv", ("run",))]
+            try:
+                listed = [row["run"] for row in read_csv(results / "runs.csv", ("run",))]
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{error}; delete it to make it anew from the run folders") from error
         lost = [run for run in listed if not (runs_folder(results) / run).is_dir()]
         if lost:
             raise RunFolderError(

@@ -1,7 +1,7 @@
 """Tables as pure functions of results, for the markers in README and pages."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attnconv.report.comparisons import check_alike, distinct
@@ -67,13 +67,18 @@ def _by_precision(runs: list[dict[str, Any]]) -> str:
     return ", ".join(f"{mean} in {name}" for name, mean in sorted(means.items())) + mark
 
 
-def runs_table(results: list[dict[str, Any]]) -> str:
-    """Return one row per run without a study name, with its provenance; `results` are the rows of runs.csv."""
+def runs_table(results: list[dict[str, Any]], own: Callable[[dict[str, Any]], list[str]]) -> str:
+    """Return one row per run without a study name, with its provenance.
+
+    Args:
+        results: the rows of runs.csv.
+        own: returns the settings of a run that differ from those of its scale and recipe, and have no column here.
+    """
     header = ["model", "scale, recipe", "data", "seed", "parameters", "epochs", "test accuracy", "minutes", "hardware"]
     rows = [
         [
             f"[`{result['model']}`](results/runs/{result['run']})",
-            f"{result['scale']}, {result['recipe']}",
+            f"{result['scale']}, {result['recipe']}" + (f" (own {', '.join(names)})" if (names := own(result)) else ""),
             f"{result['data']}, {result['train_images']:,} images",
             str(result["seed"]),
             f"{result['parameters']:,}",

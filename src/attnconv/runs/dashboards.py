@@ -78,4 +78,7 @@ class Dashboard:
                 with suppress(Exception):  # the first error is the one to report
                     adapter.finish("failed")
             reason = in_one_line(error)
-            print(f"warning: {self._name} is off for this run ({reason}); the run folder has it all", file=sys.stderr)
+            if isinstance(error, ModuleNotFoundError) and error.name == self._name:
+                reason = f"it is not installed: pip install {self._name}"
+            rest = "everything is in the run folder"
+            print(f"warning: {self._name} is off for this run ({reason}); {rest}", file=sys.stderr)

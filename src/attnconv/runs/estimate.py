@@ -4,6 +4,7 @@ Times are seconds of one core; a study runs several at once, one per core.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ AT_ONCE = 2  # runs of a study at a time, with one thread each
 ASSUMED = {"mini": 0.0026, "small": 0.008}
 FP32_SLOWER = 3.0
 
-TRAINING_IMAGES = {"cifar10": 50_000, "digits": 1_437}
+IMAGES = {"cifar10": {"train": 50_000, "test": 10_000}, "digits": {"train": 1_437, "test": 360}}
+EVALUATED = 1 / 3  # the time of an evaluated image, as a share of that of a training image
+FEWEST_IMAGES = 5_000  # seen in training; the first steps of a shorter run are most of its time
 THREADS = re.compile(r", (\d+) threads?$")  # of a CPU, in the description of a device
 Measured = dict[tuple[str, str, str], list[float]]  # core seconds per image of runs, by model, scale and precision
 TIMED = {"status", "model", "scale", "precision", "device", "seconds", "epochs", "train_images", "fraction"}
@@ -33,7 +36,7 @@ class Work:
     """The facts that determine how long a run takes.
 
     Args:
-        images: number of training images that it sees in all epochs.
+        images: number of training images that it sees in all epochs, and a share of those that it is evaluated on.
     """
 
     model: str
@@ -48,9 +51,13 @@ def work_of(config: Config) -> Work:
     Raises:
         FileError: its labels cannot be read.
     """
-    data = config.data
-    images = _training_images(config) * (1 - data.holdout) * (1.0 if data.equal == "steps" else data.fraction)
-    return Work(config.model["name"], config.scale.name, config.precision, images * config.epochs)
+    data, train, test = config.data, _images(config, "train"), _images(config, "test")
+    trained = config.epochs * train * (1 - data.holdout) * (1.0 if data.equal == "steps" else data.fraction)
+    evaluations = math.ceil(config.epochs / config.eval_every)
+    # With a validation set, test is scored only once.
+    evaluated = evaluations * train * data.holdout + test if data.holdout else evaluations * test
+    share = EVALUATED * (2 if config.eval_mirrored else 1)
+    return Work(config.model["name"], config.scale.name, config.precision, trained + share * evaluated)
 
 
 class Rates:
@@ -105,8 +112,9 @@ def _measured(folder: Path) -> Measured:
         try:
             result = read_result(run) or {}
             if result.keys() >= TIMED and result["status"] == "done" and (seconds := _seconds(result)) is not None:
-                key = result["model"], result["scale"], result["precision"]
-                found.setdefault(key, []).append(seconds / _images_seen(result))
+                key, images = (result["model"], result["scale"], result["precision"]), _images_seen(result)
+                if images >= FEWEST_IMAGES:
+                    found.setdefault(key, []).append(seconds / images)
         except (Damaged, ZeroDivisionError):  # a study and scripts/status.py report it
             continue
     return found
@@ -149,17 +157,17 @@ def progress_line(record: Path, outputs: Path) -> str | None:
 
 def duration(seconds: float) -> str:
     """Return a duration as text, such as "4 h 10 min"."""
-    minutes = max(1, round(seconds / 60))
+    minutes = max(1, round(seconds / 60))  # of a run that is not done
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _seconds(result: dict[str, Any]) -> float | None:
-    """Return the seconds of one core, or wall-clock seconds on a GPU; None if several cores shared the run."""
-    threads = THREADS.search(result["device"])
+    """Return the seconds of training on one core, or wall-clock on a GPU; None if several cores shared the run."""
+    threads, trained = THREADS.search(result["device"]), result.get("train_seconds", result["seconds"])
     if threads is None:
-        return result["seconds"]
-    return result.get("cpu_seconds", result["seconds"]) if threads[1] == "1" else None
+        return trained
+    return result.get("cpu_seconds", result["seconds"]) * trained / result["seconds"] if threads[1] == "1" else None
 
 
 def _images_seen(result: dict[str, Any]) -> float:
@@ -167,13 +175,14 @@ def _images_seen(result: dict[str, Any]) -> float:
     return result["epochs"] * result["train_images"] / share
 
 
-def _training_images(config: Config) -> int:
-    """Return the number of training images of the whole data set."""
+def _images(config: Config, split: str) -> int:
+    """Return the number of images of a whole split."""
     data = config.data
-    labels = Path(data.root, "train_labels.npy")
+    labels = Path(data.root, f"{split}_labels.npy")
     if data.source == "arrays" and labels.exists():
         import numpy as np  # not needed for other data sets
 
         with reading(labels):
             return len(np.load(labels, mmap_mode="r"))
-    return TRAINING_IMAGES.get(data.source, data.train_images)
+    of_pairs = {"train": data.train_images, "test": data.test_images}
+    return IMAGES.get(data.source, of_pairs)[split]

@@ -79,6 +79,8 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
     Raises:
         RunFolderError: neither exists; the message lists similar names.
     """
+    if not str(run):
+        raise RunFolderError("the path of the run is empty (an unset variable?)")
     folder = Path(os.path.expanduser(run))
     if folder.exists() or not _is_name(str(run).rstrip("/")):
         return folder
@@ -95,7 +97,7 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
         )
         raise RunFolderError(
             f"{run} is neither a run folder nor a network in results/weights{known}; "
-            "python train.py model=NAME scale=mini trains one and prints its run folder"
+            "to train one: python train.py model=NAME scale=mini"
         )
     return collected_folder(results, found[0])
 
@@ -173,7 +175,7 @@ def run_folder_of(weights: Path) -> Path | None:
 
 def _inside(folder: Path) -> str:
     """Return a suffix that lists runs or weight files inside a folder that is not a run."""
-    runs = find_folders(folder)
+    runs = [run for run in find_folders(folder) if run != folder]
     if runs:
         return f"; it contains the runs {runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
     files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES)

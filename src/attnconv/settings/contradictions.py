@@ -157,7 +157,7 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
         yield "recipe.momentum", "recipe.optimizer=adamw has no such setting"
     if recipe.cropped_from is not None and recipe.cropped_from > max(recipe.sizes, default=0):
         yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large"
-    if recipe.centers_lr is not None and not _may_have_gaussian_heads(config.model):
+    if recipe.centers_lr is not None and not may_have_gaussian_heads(config.model):
         yield "recipe.centers_lr", f"model={config.model['name']} has no Gaussian heads to train"
 
 
@@ -167,14 +167,14 @@ def _idle_logger(config: "Config") -> Iterator[tuple[str, str]]:
     yield from ((f"logger.{setting}", reason) for setting in unused)
 
 
-def _may_have_gaussian_heads(node: dict[str, Any]) -> bool:
+def may_have_gaussian_heads(node: dict[str, Any]) -> bool:
     """Return whether a `model` node has centers and spreads, or a part that this package does not know."""
     target = str(node.get("_target_", "attnconv."))
     if target.endswith(".frozen_heads"):
         return False
     if not target.startswith("attnconv.") or target.rpartition(".")[2] in GAUSSIAN:
         return True
-    return any(_may_have_gaussian_heads(part) for part in node.values() if isinstance(part, dict))
+    return any(may_have_gaussian_heads(part) for part in node.values() if isinstance(part, dict))
 
 
 def _key(override: str) -> str:

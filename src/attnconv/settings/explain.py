@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from typing import get_args, get_origin
 
@@ -15,7 +16,10 @@ PLUGINS = {
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
 }
+# What to set settings without a default to.
+EXAMPLES = {"model.start": "RUN/weights.safetensors", "model.timm_name": "resnet18, or another model of timm"}
 
 
 def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> str:
@@ -33,6 +37,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
         group, choice = option.groups()
         if group in ("hydra/launcher", "hydra/sweeper") and choice in PLUGINS:
             return f"{group}={choice} needs a plugin that is not installed: pip install {PLUGINS[choice]}"
+        if f"{group}={choice}" in sys.argv:  # not a mistake of a file
+            prefix = ""
         return f"{prefix}{group}={choice} does not exist{nearest(choice, options)}"
 
     missing_config = re.search(r"Cannot find primary config '([^']+)'", text)
@@ -45,7 +51,10 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
         if group == "experiment" or (where and "@" in key.group(1)):
             return f"{prefix}its first line must be # @package _global_, without a byte order mark before it"
         if key.group(1) in valid and group == "model":
-            return f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have"
+            return (
+                f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have. An argument that its "
+                f"class has, but its file lacks: +{key.group(1)}=VALUE"
+            )
         if key.group(1) in valid:
             return f"{prefix}'{key.group(1)}' cannot be set, because {group} holds no settings"
         return f"{prefix}unknown setting '{key.group(1)}'{nearest(key.group(1), valid)}"
@@ -54,7 +63,7 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     if missing:
         refers = "while resolving interpolation" in text  # the full_key, to the missing one
         name = key.group(1) if key and not refers else missing.group(1)
-        return f"{name} has no default: set {name}=VALUE"
+        return f"{name} has no default: set {name}={EXAMPLES.get(name, 'VALUE')}"
 
     replaced = re.search(r"Merge error: \w+ is not a subclass of (\w+)Config\. value: (.*)", text)
     if replaced:

@@ -159,7 +159,7 @@ def _check_text(key: str, text: str) -> None:
 def check_yaml(key: str, text: str) -> None:
     """Raise ConfigError for text that config.yaml could not hold."""
     if "${" in text:
-        raise ConfigError(f"{key}={text!r}: a text cannot contain ${{, which begins the name of another setting")
+        raise ConfigError(f"{key}={text!r}: text cannot contain ${{, which refers to another setting")
     try:
         text.encode()
     except UnicodeEncodeError as error:

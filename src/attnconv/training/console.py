@@ -1,4 +1,4 @@
-"""The output of a run for people: a progress bar, or one line per epoch without a terminal."""
+"""The output of a run for people: one line per epoch, and in a terminal a progress bar."""
 
 import sys
 import time
@@ -32,7 +32,6 @@ class Console:
         self._label = f"{label}: " if label else ""
         self._interactive = shown and label is None and sys.stderr.isatty()
         self._last_refresh = 0.0
-        self._evaluated = ""
         self._bar = tqdm(
             total=epochs * images,
             initial=position.epochs_done * images + position.images,
@@ -57,21 +56,20 @@ class Console:
             self._last_refresh = now
             score = tally.score()
             self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
-            self._bar.set_postfix_str(
-                f"train loss {score.loss:.3f} acc {score.accuracy:.1%}{self._evaluated}", refresh=False
-            )
+            self._bar.set_postfix_str(f"train loss {score.loss:.3f} acc {score.accuracy:.1%}", refresh=False)
         self._bar.update((epoch - 1) * self._images + images - self._bar.n)
 
     def epoch(self, epoch: int, train: Score, evaluated: dict[str, Score], images_per_second: float) -> None:
-        """Print or show the scores of an epoch."""
-        self._evaluated = "".join(f" | {split} acc {_of_epoch(score)}" for split, score in evaluated.items())
-        if self._shown and not self._interactive:
-            print(
-                f"{self._label}epoch {epoch}/{self._epochs}  train loss {train.loss:.3f} acc {train.accuracy:.1%}"
-                f"{self._evaluated}  {images_per_second:.0f} img/s",
-                file=sys.stderr,
-                flush=True,
-            )
+        """Print the scores of an epoch, above the bar."""
+        scores = f"train loss {train.loss:.3f} acc {train.accuracy:.1%}"
+        scores += "".join(f" | {split} acc {_of_epoch(score)}" for split, score in evaluated.items())
+        if self._shown:
+            with tqdm.external_write_mode(file=sys.stderr):
+                print(
+                    f"{self._label}epoch {epoch}/{self._epochs}  {scores}  {images_per_second:.0f} img/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def close(self) -> None:
         """Restore the terminal."""

@@ -19,6 +19,7 @@ from attnconv.errors import (
 from attnconv.files import with_line
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
+from attnconv.settings.contradictions import may_have_gaussian_heads
 from attnconv.training.memory import is_out_of_memory
 from attnconv.training.metrics import NOT_FINITE, NotFinite, Score
 
@@ -92,6 +93,7 @@ def _lower(config: Config) -> str:
     if recipe.lr_scale != 1:
         return f"lower recipe.lr_scale (now {recipe.lr_scale:g})"
     of_adamw = {"adamw_lr": recipe.adamw_lr} if recipe.optimizer == "muon" else {}
-    rates = {"lr": recipe.lr, **of_adamw, "centers_lr": recipe.centers_lr}
+    of_heads = {"centers_lr": recipe.centers_lr} if may_have_gaussian_heads(config.model) else {}
+    rates = {"lr": recipe.lr, **of_adamw, **of_heads}
     known = {f"recipe.{name}": f"{rate:g}" for name, rate in rates.items() if rate is not None}
     return f"lower {' and '.join(known)} (now {' and '.join(known.values())})"

@@ -24,11 +24,22 @@ def command_of(config: dict[str, Any]) -> str:
 
     A file that is not in configs/ is named, and its settings are left out.
     """
+    chosen, own = _chosen_and_own(config)
+    return " ".join(["python train.py", *chosen, *own.values()])
+
+
+def own_settings(config: dict[str, Any]) -> list[str]:
+    """Return the keys of the settings in which a config.yaml differs from the composed groups."""
+    return list(_chosen_and_own(config)[1])
+
+
+def _chosen_and_own(config: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Return the groups, as written on a command line, and the settings that differ from theirs, by key."""
     settings = with_defaults(flatten(config))
     names = {group: config[group]["name"] for group in GROUPS} | {"model": _model_file(config["model"]["name"])}
     own = [group for group, name in names.items() if not (CONFIGS / group / f"{name}.yaml").exists()]
     missing = [key for group in ("model", "data") for key in _without_default(group, names[group])]
-    needed = [_written(key, settings[key]) for key in missing]
+    needed = {key: _written(key, settings[key]) for key in missing}
     known = [f"{group}={GROUPS[group] if group in own else name}" for group, name in names.items()]
     # Settings of other groups may follow from those of a file that is not there.
     given = [
@@ -37,14 +48,14 @@ def command_of(config: dict[str, Any]) -> str:
         if key in missing or (_group(key) in own and _group(key) != "model" and not _follows(key))
     ]
     today = _composed(*known, *given)
-    different = [
-        _written(key, value)
+    different = {
+        key: _written(key, value)
         for key, value in settings.items()
         if key in today and today[key] != value and not free_to_change(key) and not _follows(key)
         and key not in missing and _group(key) not in own
-    ]  # fmt: skip
+    }  # fmt: skip
     chosen = [f"{group}={name}" for group, name in names.items() if (group, name) != ("data", "cifar10")]
-    return " ".join(["python train.py", *chosen, *needed, *different])
+    return chosen, needed | different
 
 
 def _model_file(name: str) -> str:
