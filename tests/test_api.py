@@ -178,7 +178,7 @@ def test_positional_heads_need_no_images(tiny, arrays):
     [
         (np.zeros((1, 9, 8, 3), np.uint8), "image 0 is 8x9 RGB, and the network takes 8x8 RGB; resize=True converts"),
         (np.zeros((1, 8, 8, 1), np.uint8), "image 0 is 8x8 L, and the network takes 8x8 RGB"),
-        (np.zeros((1, 3, 8, 8), np.uint8), r"use images.transpose\(0, 2, 3, 1\) to put channels last"),
+        (np.zeros((1, 3, 8, 8), np.uint8), r"; put channels last: images.transpose\(0, 2, 3, 1\)"),
         (np.zeros((8, 8), np.uint8), r"images must be uint8 \(N, 8, 8, 3\) or one \(8, 8, 3\), not \(8, 8\)"),
         (np.zeros((1, 8, 8, 3)), "not float64 .*; scale values to 0..255 and convert them"),
         (np.zeros((0, 8, 8, 3), np.uint8), "not"),
@@ -292,6 +292,8 @@ def test_evaluate_and_predict_commands(shell, network, folder, moved, tmp_path):
 def test_evaluate_and_predict_commands_report_one_line_errors(shell, folder, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "large.png")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    np.save(tmp_path / "half/test_labels.npy", np.zeros(3, int))
     for arguments, complaint in (
         (("predict", folder, tmp_path / "large.png"), "large.png is 9x9 L, and the network takes 8x8 RGB"),
         (("predict", folder, tmp_path / "larg.png"), f"larg.png does not exist; {tmp_path} has large.png"),
@@ -300,6 +302,8 @@ def test_evaluate_and_predict_commands_report_one_line_errors(shell, folder, tmp
         (("evaluate", "sa_quadratik"), "sa_quadratik is neither a run folder nor a network"),
         (("evaluate", folder, "--data", tmp_path / "empty"), "empty has no test_images.npy and test_labels.npy"),
         (("evaluate", folder, "--data", tmp_path / "none"), "does not exist"),
+        (("evaluate", folder, "--data", tmp_path / "half"), "half has test_labels.npy, but no test_images.npy"),
+        (("evaluate", ""), "argument RUN: the path is empty"),
     ):
         code, out, err = shell(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err

@@ -236,6 +236,12 @@ def test_errors_of_composition_are_those_of_the_command_line(refused, tmp_path, 
         ("trainer", "; python train.py --help lists them"),
         ("num_workers", "; python train.py --help lists them"),
         ("gpus", "; python train.py --help lists them"),
+        ("data.path", "; python train.py --help lists them"),  # and not scale.patch
+        ("model.mixer.window", "; python train.py --help lists them"),
+        ("model.mixer.impl.x", "; python train.py --help lists them"),
+        ("model.mixr.kernel_size", "; did you mean 'model.mixer.kernel_size'?"),
+        ("bs", "; python train.py --help lists them"),
+        ("amp", "; python train.py --help lists them"),
     ],
 )
 def test_suggestions_match_the_last_part_of_a_name_or_point_to_help(name, near):

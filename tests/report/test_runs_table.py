@@ -6,7 +6,7 @@ import re
 import pytest
 
 from attnconv.files import FileError
-from attnconv.report.runs_table import IDENTITY, PROVENANCE, read_runs, varying_settings
+from attnconv.report.runs_table import IDENTITY, PROVENANCE, read_runs, tabulate, varying_settings
 
 COLUMNS = ("run", "source", "kept_out", *IDENTITY, *PROVENANCE)
 RUN = {"run": "a", "name": "n", "model": "m", "recipe": "r", "scale": "s", "data": "d", "fraction": 0.25, "seed": 1,
@@ -50,6 +50,13 @@ def test_a_missing_column_is_a_one_line_error(tmp_path, column):
     path = written(tmp_path / "runs.csv", RUN, columns=[name for name in COLUMNS if name != column])
     with pytest.raises(FileError, match=f"runs.csv lacks '{column}'"):
         read_runs(path)
+
+
+def test_the_error_of_a_damaged_table_says_how_to_make_it_anew(tmp_path):
+    for text in ("", "name,model\na,b\n"):
+        (tmp_path / "runs.csv").write_text(text)
+        with pytest.raises(FileError, match=r"runs\.csv .*delete it to make it anew from the run folders"):
+            tabulate(tmp_path)
 
 
 def test_a_setting_varies_only_if_runs_of_one_model_and_recipe_differ():

@@ -113,7 +113,7 @@ def test_bare_weights_need_the_model_and_its_settings(folder, arrays, monkeypatc
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda run: (run / "config.yaml").unlink(), "is not a run folder: no config.yaml"),
+        (lambda run: (run / "config.yaml").unlink(), "is not a run folder: no config.yaml; it contains the weight"),
         (lambda run: (run / "config.yaml").write_text(""), "config.yaml is not the configuration of a run"),
         (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml is of an unknown type"),
         (lambda run: (run / "config.yaml").write_text("a: [1"), f"config.yaml {ELSE}"),

@@ -223,15 +223,20 @@ def test_an_image_without_finite_logits_is_named(tiny, arrays):
 
 
 @pytest.mark.parametrize(
-    ("changes", "advice"),
+    ("model", "changes", "advice"),
     [
-        ({"optimizer": "sgd", "centers_lr": None}, "lower recipe.lr (now 0.1)"),
-        ({"optimizer": "muon"}, "lower recipe.lr and recipe.adamw_lr and recipe.centers_lr (now 0.1 and 0.2 and 0.3)"),
-        ({"optimizer": "muon", "lr_scale": 1e6}, "lower recipe.lr_scale (now 1e+06)"),
+        ("sa_quadratic", {"optimizer": "sgd", "centers_lr": None}, "lower recipe.lr (now 0.1)"),
+        (
+            "sa_quadratic",
+            {"optimizer": "muon"},
+            "lower recipe.lr and recipe.adamw_lr and recipe.centers_lr (now 0.1 and 0.2 and 0.3)",
+        ),
+        ("conv3x3", {"optimizer": "muon"}, "lower recipe.lr and recipe.adamw_lr (now 0.1 and 0.2)"),
+        ("sa_quadratic", {"optimizer": "muon", "lr_scale": 1e6}, "lower recipe.lr_scale (now 1e+06)"),
     ],
 )
-def test_divergence_names_the_rates_in_force(tiny, changes, advice):
-    config = tiny()
+def test_divergence_names_the_rates_in_force(tiny, model, changes, advice):
+    config = tiny(f"model={model}")
     config.recipe = replace(config.recipe, lr=0.1, **({"adamw_lr": 0.2, "centers_lr": 0.3} | changes))
     bad = {"test": Score(float("nan"), 0.5, predictions=torch.full((4,), NOT_FINITE))}
     with pytest.raises(Diverged, match=re.escape(f"is nan; {advice}")):

@@ -11,7 +11,7 @@ from typing import Any
 
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError, counted, first_few
-from attnconv.files import csv_text, read_csv, reading, write_whole
+from attnconv.files import FileError, csv_text, read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished
 from attnconv.runs.status import find_folders
@@ -64,11 +64,10 @@ def tabulate(results: Path) -> dict[str, str]:
     """
     text, damaged = runs_csv(results)
     if (results / "runs.csv").exists():
-        with reading(results / "runs.csv"):
-            try:
-                listed = [row["run"] for row in read_csv(results / "runs.csv", ("run",))]
-            except (ValueError, KeyError) as error:
-                raise ValueError(f"{error}; delete it to make it anew from the run folders") from error
+        try:
+            listed = [row["run"] for row in read_csv(results / "runs.csv", ("run",))]
+        except FileError as error:
+            raise FileError(f"{error}; delete it to make it anew from the run folders") from error
         lost = [run for run in listed if not (runs_folder(results) / run).is_dir()]
         if lost:
             raise RunFolderError(

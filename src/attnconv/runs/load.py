@@ -147,6 +147,8 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
     """
     if not folder.is_dir():
         what = "is a file, not a run folder" if folder.exists() else f"does not exist{near(folder)}"
+        if not folder.exists() and any(str(folder) in (name, model_of(name)) for name in committed_runs()):
+            what = "is a network in results/weights/, and this command needs a run folder"
         raise RunFolderError(f"{folder} {what}")
     try:
         plain = read_config(folder)
