@@ -96,8 +96,8 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
             else "; results/weights is empty"
         )
         raise RunFolderError(
-            f"{run} is neither a run folder nor a network in results/weights{known}; "
-            "to train one: python train.py model=NAME scale=mini"
+            f"{run} is neither a run folder nor a network in results/weights{known}"
+            f"{' To' if known.endswith('?') else '; to'} train one: python train.py model=NAME scale=mini"
         )
     return collected_folder(results, found[0])
 
