@@ -211,5 +211,5 @@ def test_a_file_with_a_second_array_is_refused(arrays):
 def test_test_images_of_a_folder_are_never_those_of_a_data_set_without_files(tmp_path):
     np.save(tmp_path / "test_images.npy", np.zeros((5, 8, 8, 1), np.uint8))
     for source in ("digits", "pairs"):
-        with pytest.raises(DataError, match=r"has no test_images\.npy and test_labels\.npy"):
+        with pytest.raises(DataError, match=r"has test_images\.npy, but no test_labels\.npy"):
             load_test(config(tmp_path, source=source), tmp_path)

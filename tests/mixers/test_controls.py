@@ -203,7 +203,7 @@ def test_bf16_stays_near_float64(name):
     ("builder", "complaint"),
     [
         (lambda: DepthwiseGlobal(WIDTH, 1, GRID, padding="reflect"), "circular, zeros"),
-        (lambda: Convolution(WIDTH, 1, GRID, kernel_size=9), "kernel_size=9 is larger than the map of 3x4"),
+        (lambda: Convolution(WIDTH, 1, GRID, kernel_size=9), "kernel_size=9 must be at most 7 on 3x4"),
         (lambda: LocallyConnected(WIDTH, 1, GRID, kernel_size=5), "larger than the map of 3x4"),
         (lambda: Involution(WIDTH, 1, GRID, kernel_size=3), "width=4 is not divisible by group_width=16"),
         (lambda: Involution(WIDTH, 1, GRID, kernel_size=4, group_width=2), "odd and at least 1, not 4"),

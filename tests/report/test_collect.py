@@ -60,7 +60,7 @@ def test_runs_become_table_rows_and_collecting_again_changes_nothing(made, outpu
     results = tmp_path / "results"
     gathered = gather(outputs, results)
     assert len(gathered.added) == 4
-    assert list(gathered.unfinished.values()) == ["unfinished killed before it ended"]
+    assert list(gathered.unfinished.values()) == ["unfinished, killed before it ended"]
     assert list(gathered.damaged.values()) == ["metrics.jsonl has 0 of 2 lines"]
     assert tabulate(results) == {}
 

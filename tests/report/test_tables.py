@@ -34,7 +34,7 @@ def test_only_full_runs_at_paper_scale_and_recipe_enter_the_papers_table():
 
 
 def test_the_papers_table_shows_sources_and_external_runs():
-    table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}, RUN | {"source": "ada"}], lambda row: [])
+    table = paper_table(PAPER, [RUN, RUN | {"seed": 1, "source": "ada"}, RUN | {"source": "ada"}])
     assert "| 12.1M (r c) | 12,086,844 | 6.2B (r c) | 93.8% (r f) | 93.7% (n=2), 1 external |" in table
     assert "r: recalled from the paper, not checked against its text" in table
 

@@ -72,7 +72,7 @@ MODEL_NUMBERS = [
     ("conv3x3", "mixer.kernel_size=0", "model.mixer.kernel_size must be at least 1, not 0"),
     ("conv3x3", "mixer.kernel_size=-1", "model.mixer.kernel_size must be at least 1, not -1"),
     ("conv3x3", "mixer.kernel_size=2", "model=conv3x3: kernel_size must be odd and at least 1, not 2"),
-    ("conv3x3", "mixer.kernel_size=99", "model=conv3x3: kernel_size=99 is larger than the map"),
+    ("conv3x3", "mixer.kernel_size=99", "model=conv3x3: kernel_size=99 must be at most 15 on 8x8"),
     ("conv3x3", "mixer.kernel_size=99999999999", "model.mixer.kernel_size must be at most 4095"),
     ("conv3x3", "mixer.kernel_size=big", "model.mixer.kernel_size must be a number, not 'big'"),
     ("conv3x3", "mixer.kernel_size=null", "model.mixer.kernel_size must be a whole number, not None"),
