@@ -56,7 +56,7 @@ def command(monkeypatch, capsys, tmp_path):
             ["model=local_attention", "model.mixer.kernel_size="],
             "model.mixer.kernel_size is empty: set model.mixer.kernel_size=VALUE",
         ),
-        (["model=resnet18", "model.layers=2"], "has no setting 'model.layers'; other models have. An argument that"),
+        (["model=resnet18", "model.layers=2"], "has no setting 'model.layers'; other models have. If its class"),
         (["model=sa_quadratc"], "error: model=sa_quadratc does not exist; did you mean 'sa_quadratic'?"),
         (["model=timm"], "model.timm_name has no default: set model.timm_name=resnet18, or another"),
         (["hydra/launcher=ray"], "needs a plugin that is not installed: pip install hydra-ray-launcher"),

@@ -52,8 +52,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
             return f"{prefix}its first line must be # @package _global_, without a byte order mark before it"
         if key.group(1) in valid and group == "model":
             return (
-                f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have. An argument that its "
-                f"class has, but its file lacks: +{key.group(1)}=VALUE"
+                f"{prefix}the chosen model has no setting '{key.group(1)}'; other models have. If its class takes this "
+                f"argument, write +{key.group(1)}=VALUE"
             )
         if key.group(1) in valid:
             return f"{prefix}'{key.group(1)}' cannot be set, because {group} holds no settings"
