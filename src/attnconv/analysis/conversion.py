@@ -29,7 +29,7 @@ LABELS = {
     "predictions_changed": "predictions changed",
 }  # fmt: skip
 
-RANDOMIZED_ON = 100  # images
+RANDOMIZED_ON = 20  # images
 OF_NETWORK = ("model", "scale", "match", "match_model", "data", "seed", "experiment")  # settings that a conversion uses
 
 
@@ -71,7 +71,8 @@ def chosen_network(arguments: argparse.Namespace) -> tuple[str, nn.Module, Split
         return f"{arguments.model}, {checkpoint.name}", model.to(device).eval(), data.test
     model.to(device).eval()
     # A deep network with its initial weights may predict one class for all images, whatever is converted.
-    randomize(model, data.test.examples(RANDOMIZED_ON), config.seed)
+    if len(data.test) > 1:
+        randomize(model, data.test.examples(RANDOMIZED_ON), config.seed)
     return f"{arguments.model}, random weights", model, data.test
 
 

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from collections.abc import Iterable
 from typing import get_args, get_origin
 
@@ -29,7 +28,8 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
         return argument
     text = str(error)
     where = re.search(r"In '([^']+)'", text)
-    prefix = f"configs/{where.group(1)}.yaml: " if where else ""
+    # What the two files that every command reads choose exists, so the choice is one of the command line.
+    prefix = f"configs/{where.group(1)}.yaml: " if where and where.group(1) not in ("config", "hydra/config") else ""
 
     option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if option:
@@ -37,8 +37,6 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
         group, choice = option.groups()
         if group in ("hydra/launcher", "hydra/sweeper") and choice in PLUGINS:
             return f"{group}={choice} needs a plugin that is not installed: pip install {PLUGINS[choice]}"
-        if f"{group}={choice}" in sys.argv:  # not a mistake of a file
-            prefix = ""
         return f"{prefix}{group}={choice} does not exist{nearest(choice, options)}"
 
     missing_config = re.search(r"Cannot find primary config '([^']+)'", text)
