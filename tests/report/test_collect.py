@@ -122,18 +122,6 @@ def test_collecting_adds_runs_and_replaces_a_run_of_the_same_name_only_on_reques
     assert rows(results)[0]["recipe.lr"] == "0.1"
 
 
-def test_a_replaced_run_does_not_pass_on_what_was_measured_of_it(tmp_path, tiny):
-    results, one = tmp_path / "results", tmp_path / "outputs"
-    run(tiny())
-    (run_folder_path(tiny()) / "probe.json").write_text('{"dirty": false}')
-    gather(one, results)
-    shutil.rmtree(one)
-    run(tiny("recipe.lr=0.1"))
-    (run_folder_path(tiny()) / "probe.json").write_text('{"dirty": true}')
-    (name,) = gather(one, results, replace=True).added
-    assert (results / "runs" / name / "probe.json").read_text() == '{"dirty": true}'
-
-
 def test_collected_runs_below_the_folder_are_not_collected_again(tmp_path, tiny):
     run(tiny())
     gather(tmp_path / "outputs", tmp_path / "results", source="ada")

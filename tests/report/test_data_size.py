@@ -1,11 +1,13 @@
 """The page of the data-size study: differences from the control, n in every cell, and significant crossings."""
 
+import re
+
 import pytest
-from fabricated import row, seeds
+from fabricated import LOW, row, seeds
 
 from attnconv.errors import RunFolderError
 from attnconv.report.comparisons import cells, gap, spread_of
-from attnconv.report.data_size import data_size_page, difference_table, disagreements, need_table
+from attnconv.report.data_size import data_size_page, difference_table, disagreements, need_table, spread_text
 from attnconv.report.figures.results import Results, by_seed
 from attnconv.report.figures.study_data import accuracy_by_images, frozen_heads, normalizers, windows
 from attnconv.report.protocols import protocols
@@ -177,6 +179,15 @@ def test_images_needed_and_slope():
     (protocol,) = protocols(CONTROL + ATTENTION)
     assert protocol.slope("sa_learned").value > 0
     assert protocol.slope("sa_learned").n == 3
+
+
+def test_the_spread_is_also_given_for_each_fraction():
+    runs = []
+    for fraction, wobble in ((0.01, 0.02), (0.1, 0.001)):
+        noisy = [accuracy + wobble * sign for accuracy, sign in zip(LOW, (1, -1, 0), strict=True)]
+        runs += seeds(EPOCHS, "conv3x3", LOW, fraction=fraction) + seeds(EPOCHS, "sa_x", noisy, fraction=fraction)
+    noisy, calm = re.search(r"\((\S+) at 0.01, (\S+) at 0.1\)", spread_text(protocols(runs)[0])).groups()
+    assert float(noisy) > 5 * float(calm)
 
 
 def test_the_page_lists_commits_hosts_trials_and_gains():

@@ -38,6 +38,15 @@ def test_runs_that_two_experiments_repeat_count_once_in_the_spread(tmp_path):
     assert twice.gap.estimate.df == 2
 
 
+def test_the_spread_is_that_of_all_models_of_the_experiments(tmp_path):
+    two = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0.01))
+    third = seeds("table1_bf16", "sa_learned", (0.7, 0.78, 0.74))
+    arms = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
+    alone, pooled = (Evidence(tmp_path, runs).contrast(*arms).gap.estimate for runs in (two, two + third))
+    assert (alone.df, pooled.df) == (2, 4)
+    assert pooled.error > alone.error
+
+
 def test_precisions_are_not_mixed_and_the_one_with_more_pairs_is_used(tmp_path):
     few = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0.05)[:2])
     fp32 = {"precision": "fp32"}
@@ -90,22 +99,41 @@ def test_probes_of_other_experiments_and_settings_decide_nothing(tmp_path):
     assert evidence.probes(Arm(OF_STUDY, "sa_learned")) == []
 
 
-def test_mcnemar_uses_stored_predictions_for_gaps_below_one_point(tmp_path):
+def test_probes_of_all_images_count_before_those_of_a_fraction(tmp_path):
+    runs = [
+        probed(tmp_path, run)
+        for fraction in (0.25, 1.0)
+        for run in seeds("table1_bf16", "sa_quadratic", LOW, fraction=fraction)
+    ]
+    found = Evidence(tmp_path, runs).probes(Arm(("table1",), "sa_quadratic"))
+    assert {run["fraction"] for run, _ in found} == {1.0}
+
+
+def predicted(results, wrong):
+    """Write predictions of three seeds, with this many of 1,000 wrong by model; return the runs and the last folder."""
     labels = np.zeros(1_000, dtype=np.uint8)
-    np.save(tmp_path / "test_labels.npy", labels)
-    runs = []
-    for model, wrong in (("conv3x3", 200), ("sa_quadratic", 204)):
-        for seed in range(3):
-            predictions = labels.copy()
-            predictions[:wrong] = 1
-            runs.append(row("table1_bf16", model, 1 - wrong / 1_000, seed))
-            folder = tmp_path / "runs" / runs[-1]["run"]
-            folder.mkdir(parents=True)
-            np.save(folder / "predictions.npy", predictions)
+    np.save(results / "test_labels.npy", labels)
+    runs = [row("table1_bf16", model, 1 - count / 1_000, seed) for model, count in wrong.items() for seed in range(3)]
+    for run in runs:
+        folder = results / "runs" / run["run"]
+        folder.mkdir(parents=True)
+        np.save(folder / "predictions.npy", np.arange(1_000) < wrong[run["model"]])
+    return runs, folder
+
+
+def test_mcnemar_is_not_used_for_gaps_of_either_sign_above_one_point(tmp_path):
+    runs, _ = predicted(tmp_path, {"conv3x3": 200, "sa_quadratic": 300})
+    one, other = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
+    for arms in ((one, other), (other, one)):
+        assert Evidence(tmp_path, runs).contrast(*arms).mcnemar is None
+
+
+def test_mcnemar_uses_stored_predictions_for_gaps_below_one_point(tmp_path):
+    runs, folder = predicted(tmp_path, {"conv3x3": 200, "sa_quadratic": 204})
     evidence = Evidence(tmp_path, runs)
     arms = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
     assert evidence.contrast(*arms).mcnemar == pytest.approx(0.0455, abs=1e-4), "four images, not twelve"
-    np.save(folder / "predictions.npy", labels)
+    np.save(folder / "predictions.npy", np.zeros(1_000, dtype=np.uint8))
     with pytest.raises(FileError, match=r"predictions.npy has accuracy 1.0, result.json 0.796"):
         evidence.contrast(*arms)
     (folder / "predictions.npy").unlink()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from fabricated import CLAIMS, probed, row, verdict
+from scipy.stats import ttest_1samp
 
 from attnconv.report.claims import Claim, judge, said
 from attnconv.report.deciders import DECIDERS
@@ -33,6 +34,8 @@ def test_probe_claims_are_judged_by_layer_and_seed(tmp_path):
     assert verdict("H1", small, tmp_path).status == "does not hold", "layer 4 of the second seed"
     learned = probed(tmp_path, row("small_bf16", "sa_learned", 0.9, scale="small"), one_pixel=[0.1, 0.6, 0.7, 0, 0, 0])
     assert verdict("H2", [learned], tmp_path).status == "holds"
+    half = probed(tmp_path, row("small_bf16", "sa_learned", 0.9, 1, scale="small"), one_pixel=[0, 0.6, 0.4, 0, 0, 0])
+    assert verdict("H2", [half], tmp_path).status == "holds", "half of the heads are enough"
     content = probed(tmp_path, row("table1_bf16", "sa_learned_content", 0.9), by_content=[0.9, 0.9, 0.9, 0.9, 0.9, 0.5])
     assert verdict("H4", [content], tmp_path).status == "does not hold"
     wide = probed(tmp_path, row("encodings_16_heads_bf16", "sa_quadratic", 0.9), radius_50=[1, 1, 2, 2, 2, 1])
@@ -100,6 +103,21 @@ def test_a_larger_convolution_share_decides_only_with_a_smaller_residual(tmp_pat
     claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic"]})
     (found,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
     assert found.status == status
+
+
+@pytest.mark.parametrize("changes", [(0.2, 0.201), (0.1, 0.15, 0.22)])
+def test_a_change_in_training_needs_three_seeds_and_significance_of_both_measures_together(tmp_path, changes):
+    """Alone, each measure has p < 0.05, but not after Holm's correction for two, or in two seeds only."""
+    p = ttest_1samp(changes, 0).pvalue
+    assert p < 0.025 if len(changes) == 2 else 0.025 < p < 0.05
+    runs = [
+        probed(tmp_path, row("table1_bf16", "sa_quadratic", 0.8, seed), conv3=[0.5 + change] * 6,
+               residual=[0.5 - change] * 6)
+        for seed, change in enumerate(changes)
+    ]  # fmt: skip
+    claim = Claim(CLAIMS["L1"] | {"encodings": ["sa_quadratic"]})
+    (found,), _ = judge([claim], Evidence(tmp_path, runs), DECIDERS)
+    assert found.status == "undecided"
 
 
 @pytest.mark.parametrize(
