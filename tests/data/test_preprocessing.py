@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 import attnconv
-from attnconv.data.preprocessing import read_preprocessing
+from attnconv.data.preprocessing import class_names, read_preprocessing
+from attnconv.data.synthetic_pairs import draw_scene, make_pairs
 from attnconv.files import FileError
 
 
@@ -32,3 +34,17 @@ def test_a_damaged_preprocessing_is_a_one_line_error(tmp_path, key, value):
     (tmp_path / "preprocessing.json").write_text(json.dumps(good | {key: value}))
     with pytest.raises(FileError, match=r"preprocessing\.json has unexpected content \("):
         read_preprocessing(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("agreement", lambda scene, i: "same" if (scene.colors[i, 0] == scene.colors[i, 1]).all() else "different"),
+        ("texture", lambda scene, i: "vertical" if scene.vertical[i] else "horizontal"),
+    ],
+)
+def test_the_names_of_classes_say_what_the_images_show(task, name):
+    scene = draw_scene(20, 8, 0, 0, split=0)
+    labels = make_pairs(task, 8, 0, 20, 20, 0, torch.device("cpu"))["train_labels"]
+    names = class_names(attnconv.compose(["data=pairs", f"data.task={task}"]).data, 2)
+    assert [names[label] for label in labels] == [name(scene, i) for i in range(20)]

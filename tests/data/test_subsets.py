@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnconv.data.dataset import load_dataset
 from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError
+from conftest import compose
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [100, 80, 60, 100, 40]))
 
@@ -38,6 +41,14 @@ def test_different_subset_seeds_choose_different_images():
     one, other = (nested_fraction(LABELS, everything, 0.2, seed) for seed in (0, 1))
     assert len(one) == len(other)
     assert set(one) != set(other)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_data_set_holds_the_images_of_its_subset_seed(arrays, seed):
+    part = ["data.fraction=0.5", f"data.subset_seed={seed}"]
+    data = load_dataset(compose(["data=arrays", f"data.root={arrays}", *part]).data, torch.device("cpu"))
+    chosen = nested_fraction(np.load(arrays / "train_labels.npy"), np.arange(40), 0.5, seed)
+    assert np.array_equal(data.train.images, np.load(arrays / "train_images.npy")[chosen])
 
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])

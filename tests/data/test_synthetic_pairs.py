@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnconv.data.dataset import load_dataset
-from attnconv.data.synthetic_pairs import CELL, COLORS, SIDE, accuracy_of_counting, draw_scene, make_pairs, render
+from attnconv.data.synthetic_pairs import (
+    BLOCK,
+    CELL,
+    COLORS,
+    SIDE,
+    accuracy_of_counting,
+    draw_scene,
+    make_pairs,
+    render,
+)
 from attnconv.errors import DataError
 from conftest import compose
 
@@ -60,6 +69,14 @@ def test_labels_are_balanced_and_independent_across_tasks():
     assert abs(np.corrcoef(scene.agree, scene.vertical)[0, 1]) < 0.1
 
 
+def test_pairs_lie_along_both_axes_and_blocks_reach_all_borders():
+    scene = draw_scene(400, 8, 0, 0, split=0)
+    in_one_row = (scene.marks[:, 0, 0] == scene.marks[:, 1, 0]).mean()
+    assert 0.4 < in_one_row < 0.6
+    assert scene.block.min(axis=0).tolist() == [0, 0]
+    assert scene.block.max(axis=0).tolist() == [SIDE - BLOCK] * 2
+
+
 def test_accuracy_of_counting_matches_hand_calculation():
     """The number of red marks is Binomial(6, 1/2), plus 0 or 2 for equal pairs, plus 1 for others: 57.0% by hand."""
     binomial = np.array([math.comb(6, k) for k in range(7)]) / 64
@@ -87,13 +104,16 @@ def test_task_changes_only_the_labels():
     assert not np.array_equal(texture["train_labels"], agreement["train_labels"])
 
 
-def test_configuration_is_applied_to_the_dataset():
-    config = compose(["data=pairs", "data.distance=20", "data.train_images=30", "data.test_images=10"]).data
+@pytest.mark.parametrize("task", ["texture", "agreement"])
+def test_configuration_is_applied_to_the_dataset(task):
+    scenes = ["data.distance=20", "data.clutter=2", "data.images_seed=5"]
+    config = compose(["data=pairs", f"data.task={task}", *scenes, "data.train_images=30", "data.test_images=10"]).data
     data = load_dataset(config, CPU)
     assert (len(data.train), len(data.test), data.classes, data.image_shape) == (30, 10, 2, (3, 32, 32))
     assert "20 pixels apart" in data.origin
-    expected = make_pairs("agreement", 20, config.clutter, 30, 10, 0, CPU)
+    expected = make_pairs(task, 20, 2, 30, 10, 5, CPU)
     assert np.array_equal(data.test.images, expected["test_images"])
+    assert np.array_equal(data.test.labels, expected["test_labels"])
 
 
 @pytest.mark.parametrize(

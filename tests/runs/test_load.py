@@ -11,7 +11,8 @@ from attnconv.config import to_plain
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError
 from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
-from attnconv.runs.load import build_untrained, load
+from attnconv.runs.load import build_untrained, find_run, load
+from attnconv.runs.records import MOVED, read_config
 from conftest import TINY_SCALE, compose, script, write_arrays
 
 pytestmark = pytest.mark.slow  # building networks takes seconds
@@ -203,3 +204,18 @@ def test_advice_to_trust_a_nested_class_names_its_module(folder, monkeypatch):
     with pytest.raises(UserError, match=r"add --trust nested$"):
         load(folder, trusted=["nested.Outer"])
     load(folder, trusted=["nested"])
+
+
+def test_moved_code_is_found_everywhere_in_an_older_model(folder):
+    (old, new), (other_old, other_new) = MOVED.items()
+    changed(folder, model=model_of(folder, mixer={"encoding": {"_target_": old}, "parts": [{"_target_": other_old}]}))
+    mixer = read_config(folder)["model"]["mixer"]
+    assert mixer == {"encoding": {"_target_": new}, "parts": [{"_target_": other_new}]}
+
+
+def test_of_several_networks_of_a_model_its_first_run_on_all_images_has_its_name(tmp_path):
+    first = "table1/sa_quadratic/mini-modern/frac1/seed0"
+    for name in (first, first.replace("frac1", "frac0.1"), first.replace("seed0", "seed1")):
+        (tmp_path / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "weights" / f"{name}.safetensors").touch()
+    assert find_run("sa_quadratic", tmp_path) == tmp_path / "runs" / first

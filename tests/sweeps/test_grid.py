@@ -2,11 +2,13 @@
 
 import fcntl
 import json
+import re
 import signal
 
 import pytest
 
 from attnconv.errors import CellFailed, ConfigError, RunFolderError, Stopped, SweepIncomplete
+from attnconv.report.collect import gather
 from attnconv.run import run, run_in_sweep
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.status import noted_cells, read_state, survey
@@ -68,6 +70,16 @@ def test_finished_runs_are_skipped(sweep, capsys):
     assert {seed: status for seed, (status, _) in cells.items()} == {0: "skipped", 1: "skipped", 2: "done"}
     assert counts == "sweep of 3 runs: 2 skipped, 1 done"
     assert sweep(0, 1, 2) == []
+
+
+def test_collected_runs_count_in_the_means(sweep, tmp_path, capsys):
+    sweep(0)
+    gather(tmp_path / "outputs", tmp_path / "results")
+    again = sweep(0, 1, overrides=[f"collected={tmp_path}/results", f"output={tmp_path}/again"])
+    assert again == [1]
+    out = capsys.readouterr().out
+    assert "sweep of 2 runs: 1 skipped, 1 done" in out
+    assert re.search(r"^test accuracy over seeds:\n.*, n=2$", out, re.MULTILINE)
 
 
 def test_a_plot_that_fails_does_not_hide_the_summary(sweep, capsys, monkeypatch):

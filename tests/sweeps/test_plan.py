@@ -1,6 +1,7 @@
 """The plan of the study: its rows have the right runs in the right order, with estimates of their time."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from attnconv.runs.identity import differences
 from attnconv.runs.status import State
 from attnconv.settings.contradictions import require_effect
 from attnconv.sweeps.grid import Cell
-from attnconv.sweeps.study import Sweep, combinations, expand, in_order, plan, rows
+from attnconv.sweeps.study import Sweep, _copied, combinations, expand, in_order, plan, rows
 from conftest import REPOSITORY, compose
 
 pytestmark = pytest.mark.slow  # composing a study takes seconds
@@ -114,6 +115,21 @@ def test_copied_heads_come_from_another_seed_at_the_same_fraction():
         assert weights.parent in folders, "a run of this row makes it"
         assert weights.parent.parent.name == cell.folder.parent.name
         assert weights.parent.name != cell.folder.name
+
+
+@pytest.mark.parametrize("copied_too", [False, True])
+def test_a_collected_donor_runs_again_only_if_a_copy_of_its_heads_is_missing(tmp_path, monkeypatch, copied_too):
+    row = [Sweep("frozen_heads", ("model=sa_quadratic", "seed=1,2")), _copied("${name}", "0.1", seeds=5)[0]]
+    monkeypatch.setattr("attnconv.sweeps.study.rows", lambda precision: {"frozen_heads": row})
+    donor, other = (f"runs/frozen_heads_fp32/sa_quadratic/mini-modern/frac0.1/seed{seed}" for seed in (1, 2))
+    copied = "runs/frozen_heads_fp32/sa_quadratic_copied/mini-modern/frac0.1/seed0"
+    for name in (donor, other, *([copied] if copied_too else [])):
+        shutil.copytree(REPOSITORY / "results" / name, tmp_path / name)
+    (cells,) = plan("fp32", ["frozen_heads"], [], tmp_path).values()
+    found = {cell.folder.parts[-4:]: cell.collected for cell in cells}
+    expected = {donor: tmp_path / donor if copied_too else None, other: tmp_path / other}
+    expected[copied] = tmp_path / copied if copied_too else None
+    assert found == {Path(name).parts[-4:]: folder for name, folder in expected.items()}
 
 
 def test_an_empty_study_is_refused():

@@ -5,10 +5,11 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from statistics import mean, stdev
 
+import pytest
 from PIL import Image
 
 from attnconv.files import read_json
-from attnconv.sweeps.seeds import Found, over_seeds, plot, seeds_table
+from attnconv.sweeps.seeds import Found, _figure, over_seeds, plot, seeds_table
 from conftest import TINY_SCALE
 
 
@@ -52,6 +53,29 @@ def test_a_single_cell_is_not_plotted(tmp_path):
     assert not plot(runs(fractions=("1",), models=("a",)), tmp_path / "none.png")
     assert plot(runs(fractions=("1",)), tmp_path / "names.png")
     assert [path.name for path in tmp_path.iterdir()] == ["names.png"]
+
+
+def test_the_plot_shows_means_and_standard_deviations_in_the_order_of_the_numbers():
+    accuracies = {("0.1",): [0.5, 0.7], ("1",): [0.8, 0.9, 1.0], ("0.05",): [0.4]}
+    (axis,) = _figure(["data.fraction"], accuracies, "test accuracy (%)").axes
+    line, _, (bars,) = axis.containers[0].lines
+    assert line.get_xdata().tolist() == [0.05, 0.1, 1]
+    assert line.get_ydata() == pytest.approx([40, 60, 90])
+    halves = [(upper - lower) / 2 for (_, lower), (_, upper) in bars.get_segments()]
+    assert halves == pytest.approx([0, 100 * stdev([0.5, 0.7]), 10])
+
+
+def test_the_setting_with_most_numbers_is_the_axis_and_the_others_make_the_lines():
+    accuracies = {(model, epochs): [0.5] for model in "ab" for epochs in ("9", "10", "100")}
+    (axis,) = _figure(["model", "epochs"], accuracies, "test accuracy (%)").axes
+    assert axis.get_xlabel() == "epochs"
+    assert [line.get_label() for line in axis.containers] == ["a", "b"]
+    assert [line.lines[0].get_xdata().tolist() for line in axis.containers] == [[9, 10, 100]] * 2
+
+
+def test_subset_seeds_that_repeat_the_seeds_are_not_settings():
+    found = [Found({"seed": str(seed), "data.subset_seed": str(seed)}, 0.5, "test", "fp32") for seed in (0, 1)]
+    assert over_seeds(found) == ([], {(): [0.5, 0.5]})
 
 
 def test_values_with_dollar_signs_are_not_formulas(tmp_path):

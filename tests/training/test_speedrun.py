@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,19 @@ def test_a_whitened_stem_gives_white_features():
     assert torch.allclose(torch.cov(features.T), expected, atol=1e-4)
     assert torch.allclose(expected, torch.eye(4, dtype=torch.double), atol=0.02)
     assert torch.allclose(features.mean(dim=0), model.stem.bias.new_zeros(4).double() + raw.bias.detach(), atol=1e-4)
+
+
+def test_whitening_uses_images_from_the_whole_split(monkeypatch):
+    model, data, _ = digits("sa_quadratic", "scale.patch=2", "scale.width=4")
+    with torch.no_grad():
+        model.stem.weight.copy_(torch.eye(4))
+    dark_first = data.train.images.float().mean(dim=(1, 2, 3)).argsort()
+    split = replace(data.train, images=data.train.images[dark_first], labels=data.train.labels[dark_first])
+    monkeypatch.setattr("attnconv.training.whitening.IMAGES", 100)
+    whiten_stem(model, split)
+    images, _ = next(split.batches(5000))
+    features = model.stem(space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2)).detach()
+    assert torch.allclose(torch.cov(features.T), torch.eye(4), atol=0.1)
 
 
 def test_whitening_needs_a_linear_stem(tiny):
