@@ -139,6 +139,22 @@ def test_conversion_uses_the_current_head_centers():
         convolution_from_attention(attention)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_center_between_two_pixels_of_either_axis_is_refused(axis):
+    attention = ConvolutionAsAttention(nn.Conv2d(2, 3, 3, padding=1)).double()
+    with torch.no_grad():
+        attention.encoding.centers[4, axis] += 0.5
+    with pytest.raises(Inconvertible, match="head 4 "):
+        convolution_from_attention(attention)
+
+
+def test_softer_heads_need_a_larger_tolerance():
+    layer = hard_attention([(0, 0), (0, 1)], alpha=8.0)
+    with pytest.raises(Inconvertible):
+        convolution_from_attention(layer, 7, 8)
+    assert convolution_from_attention(layer, 7, 8, tolerance=1e-2).kernel_size == (1, 3)
+
+
 def test_asymmetric_padding_is_refused():
     layer = nn.Conv2d(4, 6, 3)
     layer.forward = lambda x, own=layer.forward: own(nn.functional.pad(x, (1, 0, 0, 3)))

@@ -124,6 +124,8 @@ def test_joint_residual_is_the_share_of_taps_that_the_heads_miss():
     assert joint_residual(torch.cat(heads, dim=1), H, W) == pytest.approx(0, abs=1e-12)
     assert joint_residual(torch.cat(heads[1:], dim=1), H, W) == pytest.approx(1 / 9)
     assert joint_residual(torch.cat(heads[4:5] * 9, dim=1), H, W) == pytest.approx(8 / 9), "all alike: one tap"
+    nearly = torch.cat([heads[4], 0.99 * heads[4] + 0.01 * heads[5]], dim=1)
+    assert joint_residual(nearly, H, W) == pytest.approx(7 / 9), "almost alike: still two taps"
     assert joint_residual(EVEN, H, W) == pytest.approx(1 - 1 / PIXELS)
 
 
@@ -265,6 +267,18 @@ def test_content_share_matches_a_loop_over_images():
         within = sum((image - one.mean(dim=0)).square().mean().item() for image in one) / 5
         assert shares["content"][head].item() == pytest.approx(within / one.var(correction=0).item())
     torch.testing.assert_close(sum(shares.values()), torch.ones(2, dtype=torch.float64))
+
+
+def test_head_numbers_are_means_over_images_and_queries():
+    random = torch.randn(4, 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    probs = (3 * random).softmax(-1)
+    numbers = head_numbers(probs, 3, 3)
+    for head, one in enumerate(probs.unbind(1)):
+        rows = one.flatten(0, 1).tolist()
+        assert numbers["one_pixel"][head] == pytest.approx(sum(map(max, rows)) / 36)
+        assert numbers["entropy"][head] == pytest.approx(-sum(p * math.log(p) for row in rows for p in row) / 36)
+        above, _, below = one[:, 4].mean(dim=0).view(3, 3).sum(dim=1).tolist()
+        assert numbers["center_row"][head] == pytest.approx(below - above)
 
 
 def test_spread_is_per_axis_and_radii_hold_their_shares():

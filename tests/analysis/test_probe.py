@@ -80,6 +80,12 @@ def test_content_attention_depends_on_content(tiny):
     assert all(row["by_content"] > 0.1 for row in rows)
 
 
+def test_the_probe_looks_at_test_images(tiny, arrays):
+    np.save(arrays / "test_images.npy", np.full((20, 8, 8, 3), 9, dtype=np.uint8))
+    found = probe(trained(tiny("model=sa_content", "scale.patch=2", "epochs=1")), images=8, fit_images=20)
+    assert [row["by_content"] for row in found["heads"]] == pytest.approx([0] * 12, abs=1e-6), "they are all alike"
+
+
 def test_probing_a_network_without_attention_is_refused(tiny):
     with pytest.raises(ConfigError, match="model=conv3x3 has no attention layer to probe"):
         probe(trained(tiny("model=conv3x3")))

@@ -100,6 +100,22 @@ def test_shift_and_permutation_equivariance(overrides, shifts, shuffles):
         assert error < 1e-6 if holds else error > 0.01
 
 
+def test_influence_grows_in_proportion_to_the_weight_of_a_pixel():
+    maps = torch.randn(4, 3, 3, 2, dtype=torch.float64)
+    found = influence(lambda x: x + 3 * x.roll(1, 2), maps, (1, 1))
+    assert found[1, 0].item() == pytest.approx(3 * found[1, 1].item())
+
+
+@pytest.mark.parametrize("error", [lambda layer, maps: shift_error(layer, maps, 1), permutation_error])
+def test_equivariance_errors_do_not_depend_on_the_scale_of_the_output(error):
+    torch.manual_seed(0)
+    weights, maps = torch.rand(1, 6, 6, 1), torch.randn(2, 6, 6, 3)
+    torch.manual_seed(1)
+    small = error(lambda x: weights * x, maps)
+    torch.manual_seed(1)
+    assert error(lambda x: 10 * weights * x, maps) == pytest.approx(small)
+
+
 @pytest.mark.parametrize(
     ("name", "depth", "positions"),
     [("conv3x3", 1, 2), ("conv3x3", 2, 4), ("conv3x3", 4, 7), ("local_attention", 1, 6), ("sa_quadratic", 1, 7)],

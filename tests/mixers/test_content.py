@@ -127,6 +127,12 @@ def test_reported_probabilities_reproduce_the_output(variant):
     torch.testing.assert_close(mixer.value(averages), mixer(x))
 
 
+def test_biases_start_at_zero():
+    mixer = ContentAttention(WIDTH, HEADS, GRID, **VARIANTS["four_terms"])
+    assert not mixer.key_bias.any()
+    assert not mixer.relative_bias.any()
+
+
 def test_only_content_attention_is_permutation_equivariant():
     x = torch.randn(1, 4, 4, WIDTH, dtype=torch.float64)
     order = torch.randperm(16)

@@ -39,6 +39,12 @@ def test_scores_are_smoother_than_a_table_at_large_shifts(kind):
     assert jump(smooth, far) < 0.2 * jump(table, far)
 
 
+@pytest.mark.parametrize("kind", ["axes", "radial"])
+def test_score_functions_have_the_configured_hidden_width(kind):
+    encoding = distance_encoding(3, 4, (4, 4), kind, hidden=7)
+    assert {part.out_features for part in encoding.modules() if isinstance(part, torch.nn.Linear)} == {7, 3}
+
+
 def test_score_function_with_the_tables_values_equals_the_table():
     torch.manual_seed(0)
     table = PositionalAttention(6, 2, (3, 4), LearnedEncoding).double()

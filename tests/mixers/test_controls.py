@@ -192,6 +192,21 @@ def test_squeeze_and_excitation_weights_channels_by_their_means():
     torch.testing.assert_close(block(maps), maps * weights)
 
 
+@pytest.mark.parametrize(
+    ("mixer", "inputs"),
+    [
+        (lambda: LocallyConnected(8, 1, (6, 6)), 8 * 9),
+        (lambda: DepthwiseGlobal(16, 1, (8, 8)), 8 * 8),
+        (lambda: DepthwiseGlobal(16, 1, (8, 8), padding="zeros"), 15 * 15),
+    ],
+)
+def test_weights_start_like_those_of_a_convolution_with_as_many_inputs(mixer, inputs):
+    torch.manual_seed(0)
+    mixer, linear = mixer(), nn.Linear(inputs, 100)  # nn.Linear and nn.Conv2d start alike
+    assert mixer.weight.std().item() == pytest.approx(linear.weight.std().item(), rel=0.1)
+    assert 0 < mixer.bias.abs().max() <= inputs**-0.5
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_bf16_stays_near_float64(name):
     mixer = build(name).eval()

@@ -65,6 +65,19 @@ def test_fast_implementations_match_the_plain_one(name, height, width, batch, se
     assert relative_error(half["x"], exact["x"]) < 1e-2
 
 
+@pytest.mark.parametrize("impl", ["dense", "separable"])
+def test_gradients_of_many_images_add_up_in_more_than_bf16(monkeypatch, impl):
+    """In bf16, a sum of equal numbers stops growing at 256 or 512 of them."""
+    monkeypatch.setattr("attnconv.mixers.blocked.BLOCK_BYTES", 1)  # one image at a time
+    torch.manual_seed(0)
+    layer = PositionalAttention(4, 2, (2, 2), QuadraticEncoding, impl=impl)
+    x, probe = (torch.randn(2, 2, 4).expand(1000, -1, -1, -1).contiguous() for _ in range(2))
+    exact = outputs_and_gradients(copy.deepcopy(layer).double(), x.double(), probe.double())
+    found = outputs_and_gradients(layer, x, probe.double(), bf16=True)
+    for part, expected in exact.items():
+        assert relative_error(found[part], expected) < 0.05, part
+
+
 class Doubled(torch.nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)

@@ -31,11 +31,12 @@ def test_reported_probabilities_reproduce_the_output(gate):
     torch.testing.assert_close(mixer(X), mixer.value(averages), rtol=0, atol=1e-12)
 
 
-def test_heads_are_initialized_on_a_square_of_shifts():
-    mixer = build(1.0)
+@pytest.mark.parametrize("alpha", [1.0, 3.0])
+def test_heads_are_initialized_on_a_square_of_shifts(alpha):
+    mixer = build(1.0, alpha=alpha)
     assert mixer.position.encoding.centers.tolist() == [[r, c] for r in (-1, 0, 1) for c in (-1, 0, 1)]
     alphas = mixer.position.encoding.spreads.detach().square() / 2
-    torch.testing.assert_close(alphas, torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(alphas, torch.full((9,), alpha, dtype=torch.float64), rtol=0, atol=1e-6)
     assert square_of_shifts(4).tolist() == [[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]]
 
 

@@ -41,6 +41,12 @@ def test_relu_of_quadratic_scores_is_an_epanechnikov_kernel():
     assert to_probs(scores, "relu").tolist() == pytest.approx([0, 0.25, 0.5, 0.25, 0])
 
 
+def test_relu_weights_of_bf16_scores_sum_to_one():
+    torch.manual_seed(0)
+    probs = to_probs(torch.randn(50, 1024).bfloat16(), "relu")
+    torch.testing.assert_close(probs.float().sum(-1), torch.ones(50), rtol=0, atol=1e-3)
+
+
 def test_relu_rows_without_positive_weights_are_zero_with_finite_gradients():
     scores = torch.full((1, 5), -3.0, requires_grad=True)
     probs = to_probs(scores, "relu")

@@ -202,6 +202,17 @@ def test_a_layer_in_bf16_stays_near_float64(impl):
     oracles.assert_bf16_stays_near(build(QuadraticEncoding, (7, 5), impl=impl), x)
 
 
+@pytest.mark.parametrize("encoding", [GeneralizedQuadraticEncoding, LearnedEncoding])
+def test_scores_are_not_rounded_to_bf16(encoding):
+    layer = build(encoding, (8, 8)).float()
+    with torch.no_grad():
+        for parameter in layer.encoding.parameters():
+            parameter.mul_(4)  # larger scores
+    exact = layer.attention_probs(8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer.attention_probs(8, 8).float(), exact, rtol=1e-3, atol=1e-4)
+
+
 def kept_by(layer, x):
     """Return the bytes that a forward pass keeps for the backward pass."""
     sizes = {}

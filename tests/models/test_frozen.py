@@ -69,6 +69,11 @@ def test_heads_on_the_shifts_put_99_percent_of_attention_on_their_taps():
         assert (taps.diagonal() > 0.99).all()
 
 
+def test_heads_on_the_shifts_have_the_configured_spread():
+    model = build("sa_quadratic_shifts", "model.spread=2.5")
+    assert {spread for layer in model.layers for spread in layer.mixer.encoding.spreads.tolist()} == {2.5}
+
+
 @pytest.mark.parametrize("count", [4, 8, 16])
 def test_shifts_require_an_odd_square_number_of_heads(count):
     with pytest.raises(ConfigError, match="square number"):

@@ -96,3 +96,11 @@ def test_dropout_of_a_vit_acts_on_the_outputs_of_its_layers_only():
     (block,) = model.blocks
     parts = model.pos_drop, block.attn.attn_drop, block.attn.proj_drop, block.mlp.drop1, block.mlp.drop2
     assert [part.p for part in parts] == [0, 0.2, 0.3, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(14, 61), (22, 15), (38, 53), (8, 8)])
+def test_hidden_layers_of_a_vit_have_the_given_width(width, hidden):
+    """timm takes a ratio, and hidden / width times width can be rounded below hidden."""
+    with torch.device("meta"):
+        (block,) = vit((3, 8, 8), 4, 4, 1, 1, width, hidden, dropout=0.0, attention_dropout=0.0).blocks
+    assert block.mlp.fc1.out_features == hidden
