@@ -36,7 +36,12 @@ RUN_FIXTURES = {"tiny", "command"}
 Finished = subprocess.CompletedProcess
 
 
+# The longest files come first, so that no process is left with one of them at the end.
+LONGEST = ("test_study.py", "test_plan.py", "test_distributed.py", "test_notebooks.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if RUN_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
