@@ -38,17 +38,20 @@ class Split:
             yield normalize(self.images[chunk], self.mean, self.std), self.labels[chunk]
 
     def examples(self, count: int) -> Tensor:
-        """Return up to `count` normalized images (B, C, H, W): the first ones.
+        """Return up to `count` normalized images (B, C, H, W) that represent the split."""
+        return normalize(self.images[self.representative(count)], self.mean, self.std)
 
-        If the split is sorted by class, return images of all classes in turn.
+    def representative(self, count: int) -> Tensor:
+        """Return the indices of up to `count` images: the first ones.
+
+        If the split is sorted by class, they are of all classes in turn.
         """
         labels = self.labels.cpu().numpy()
         order, ends = np.arange(len(labels)), np.flatnonzero(labels[1:] != labels[:-1]) + 1
         if len(ends) == len(np.unique(labels)) - 1:
             turns = [np.arange(len(members)) for members in np.split(order, ends)]
             order = np.argsort(np.concatenate(turns), kind="stable")
-        chosen = torch.from_numpy(order[:count]).to(self.images.device)
-        return normalize(self.images[chosen], self.mean, self.std)
+        return torch.from_numpy(order[:count]).to(self.images.device)
 
 
 @dataclass(frozen=True)

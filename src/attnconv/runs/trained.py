@@ -146,8 +146,8 @@ class Trained:
         `pandas.DataFrame(rows)` makes a table of them.
 
         Args:
-            images: as for `predict`; attention that depends on content is averaged over them. None for the first 100
-                test images of the run; not needed if attention depends on position alone.
+            images: as for `predict`; attention that depends on content is averaged over them. None for 100 test
+                images of the run; not needed if attention depends on position alone.
 
         Returns:
             Rows with `layer`, `head` and the numbers that attnconv.analysis.conv_similarity.head_numbers defines:
@@ -169,7 +169,10 @@ class Trained:
         channels, height, width = self.preprocessing.image_shape
         blank = np.zeros((1, height, width, channels), np.uint8)
         depends = any(len(layer.probs) > 1 for layer in self._attention(np.concatenate([blank, blank])))
-        return self.data.test.images[:AVERAGED].cpu().numpy() if depends else blank
+        if not depends:
+            return blank
+        test = self.data.test
+        return test.images[test.representative(AVERAGED)].cpu().numpy()
 
     @torch.no_grad()
     def _logits(self, images: np.ndarray) -> Iterator[Tensor]:
