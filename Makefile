@@ -39,7 +39,7 @@ verify: setup  ## check that pages, tables and costs match results/, without tra
 fast: setup-dev  ## run the quick tests, in about a minute on two cores
 	$(PYTEST) -m "not slow and not slurm" tests
 
-test: setup-dev  ## run the whole CPU test suite, in about 9 minutes on two cores
+test: setup-dev  ## run the whole CPU test suite, in about 10 minutes on two cores
 	$(PYTEST) tests
 
 test-avx2: setup-dev  ## run the tests that train convolutions as on a CPU without AVX-512
