@@ -70,7 +70,7 @@ def convert(arguments: argparse.Namespace, parser: ScriptParser) -> None:
         sys.exit(1 if changed else 0)
     alpha = arguments.alpha or ALPHA
     of_run = arguments.checkpoint is not None and arguments.checkpoint.is_dir()
-    whole = arguments.images is None and alpha == ALPHA  # a try on few images must not pass for the real one
+    whole = arguments.images is None and alpha == ALPHA  # a quick try must not replace the real measurement
     target = arguments.json or (arguments.checkpoint / CONVERSION if of_run and whole else None)
     check_target(parser, target)
     if not whole and target is not None and target.name == CONVERSION:

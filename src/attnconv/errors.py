@@ -102,20 +102,17 @@ def _same_leaf(name: str, names: list[str]) -> list[str]:
 
     A dotted name is not similar to names of other sections: `data.path` does not suggest `scale.patch`.
     """
-    by_leaf: dict[str, list[str]] = {}
-    for candidate in names:
-        by_leaf.setdefault(candidate.rpartition(".")[2], []).append(candidate)
-    leaf = name.rpartition(".")[2]
-    if leaf in by_leaf:
+    leaf, leaves = name.rpartition(".")[2], {other.rpartition(".")[2] for other in names}
+    if leaf in leaves:
         found = [leaf]
-    elif begun := [other for other in by_leaf if len(leaf) >= 3 and other.startswith(leaf)]:
-        found = sorted(begun, key=len)[:1]  # `out` is the beginning of `output`, and more like `count`
+    elif begun := [other for other in leaves if len(leaf) >= 3 and other.startswith(leaf)]:
+        # `out` is the beginning of `output`, and more like `count`.
+        found = sorted(begun, key=lambda other: (len(other), other))[:1]
     else:
         section = name.partition(".")[0]
-        near = [other for other in names if "." not in name or other.partition(".")[0] == section]
-        found = _alike(leaf, list(dict.fromkeys(other.rpartition(".")[2] for other in near)))
-        by_leaf = {leaf: [other for other in near if other in others] for leaf, others in by_leaf.items()}
-    candidates = by_leaf[found[0]] if found else []
+        names = [other for other in names if "." not in name or other.partition(".")[0] == section]
+        found = _alike(leaf, sorted({other.rpartition(".")[2] for other in names}))
+    candidates = [other for other in names if found and other.rpartition(".")[2] == found[0]]
     if "." in name or len(candidates) > 3:
         return difflib.get_close_matches(name, candidates, n=1, cutoff=0)
     return candidates

@@ -157,7 +157,7 @@ def progress_line(record: Path, outputs: Path) -> str | None:
 
 def duration(seconds: float) -> str:
     """Return a duration as text, such as "4 h 10 min"."""
-    minutes = max(1, round(seconds / 60))  # of a run that is not done
+    minutes = max(1, round(seconds / 60))
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
