@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 3
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal
+# With bytecode, because each test process and each program that a test starts imports the same files.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 CONVOLUTION_TESTS := tests/models/test_layout.py tests/analysis/test_probe.py tests/training/test_speedrun.py \
   tests/test_run.py tests/test_survival.py
 

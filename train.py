@@ -13,9 +13,8 @@ from attnconv.config import POOL, freeze, in_sweep, register_schema, valid_keys
 from attnconv.data.root import check_root
 from attnconv.errors import one_line_errors
 from attnconv.runs.folder import RunFolder
-from attnconv.settings.arguments import check_trial, sweeper_optimizes, train_arguments
+from attnconv.settings.arguments import check_trial, register_help, sweeper_optimizes, train_arguments
 from attnconv.settings.contradictions import refuse_of_sweeps, require_effect
-from attnconv.settings.help import register_help
 
 register_schema()
 register_help()

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import composed_once
 from attnconv.config import CONFIGS, register_schema
-from attnconv.settings.help import register_help
+from attnconv.settings.arguments import register_help
 
 pytestmark = pytest.mark.slow  # each case composes several times
 

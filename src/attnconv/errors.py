@@ -1,4 +1,4 @@
-"""Errors that a user can fix, each reported in one line."""
+"""Errors that a user can fix, each reported in one line, and checks of memory."""
 
 import difflib
 import io
@@ -71,6 +71,8 @@ class SweepIncomplete(UserError):
 
     exit_code = 1
 
+
+TRAINING_BYTES = 16  # per parameter in float32: itself, its gradient and two moments of the optimizer
 
 # Minimum similarity of a suggestion: `batch` suggests `batch_size`, but `trainer` does not suggest `train_images`.
 LIKENESS = 0.65
@@ -242,3 +244,40 @@ def explain_yaml_error(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}, line {mark.line + 1}" if mark else str(getattr(error, "name", "a YAML file"))
     return f"{where}: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}"
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def fits(needed: int) -> bool:
+    """Return whether this machine's memory holds `needed` bytes."""
+    return needed <= physical_memory()
+
+
+def require_memory(needed: int, what: str, lower: str) -> None:
+    """Check that something fits into this machine's memory.
+
+    Args:
+        needed: bytes.
+        what: the thing that needs the memory.
+        lower: the settings to lower, with their present values.
+
+    Raises:
+        OutOfMemory: it does not fit.
+    """
+    if not fits(needed):
+        there_is = physical_memory()
+        raise OutOfMemory(
+            f"{what} need {needed / 2**30:,.1f} GiB of memory, and this machine has {there_is / 2**30:,.1f}; "
+            f"lower {lower}"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the device or the machine ran out of memory."""
+    import torch  # whoever runs out of memory has imported it; small commands have not
+
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -18,7 +18,6 @@ from attnconv.run import run
 from attnconv.runs import provenance
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.provenance import describe_cpu, parse_cpuinfo, peak_memory
-from attnconv.training import description
 
 AMD = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -95,7 +94,7 @@ def test_the_commit_is_that_of_this_repository(monkeypatch, tmp_path):
 def test_the_result_says_whether_any_start_had_uncommitted_changes(tiny, interrupted, monkeypatch, began):
     """Steps before an interruption count, whatever the commit that finishes the run."""
     config, commits = tiny("epochs=2"), iter([began, ("b" * 40, False)])
-    monkeypatch.setattr(description, "commit", lambda: next(commits))
+    monkeypatch.setattr(provenance, "commit", lambda: next(commits))
     interrupted(config, epoch=2)
     result = run(config)
     assert (result["commit"], result["dirty"]) == ("b" * 40, began[1])
@@ -105,7 +104,7 @@ def test_the_result_says_whether_any_start_had_uncommitted_changes(tiny, interru
 
 def test_starts_before_the_first_step_do_not_count(tiny, interrupted, monkeypatch):
     config, commits = tiny("epochs=2"), iter([("a" * 40, True), ("b" * 40, False)])
-    monkeypatch.setattr(description, "commit", lambda: next(commits))
+    monkeypatch.setattr(provenance, "commit", lambda: next(commits))
     interrupted(config, epoch=1)
     result = run(config)
     assert (result["dirty"], "starts" in result) == (False, False)
@@ -130,7 +129,7 @@ def test_the_code_of_a_network_of_the_user_is_recorded(tiny, interrupted, monkey
     for name in ("helper", "stranger"):
         (tmp_path / f"own/{name}_of_user.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / "own")
-    monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
+    monkeypatch.setattr(provenance, "commit", lambda: ("a" * 40, False))
     importlib.import_module("stranger_of_user")  # not by the network
     config = tiny("epochs=2")
     config.model = {"name": "mine", "_target_": f"{module.stem}.Net"}
@@ -149,8 +148,8 @@ def test_the_code_of_a_network_of_the_user_is_recorded(tiny, interrupted, monkey
 
 
 def test_a_network_without_a_file_counts_as_unknown_code(tiny, monkeypatch):
-    monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
-    monkeypatch.setattr(description, "code_of_user", lambda parts: {"__main__": None})
+    monkeypatch.setattr(provenance, "commit", lambda: ("a" * 40, False))
+    monkeypatch.setattr(provenance, "code_of_user", lambda parts: {"__main__": None})
     config = tiny("epochs=1")
     config.model = {"name": "mine", "_target_": f"{__name__}.Linear"}
     result = run(config)
@@ -168,7 +167,7 @@ class Linear(torch.nn.Module):
 
 
 def test_a_start_that_was_not_recorded_has_an_unknown_commit(tiny, interrupted, monkeypatch):
-    monkeypatch.setattr(description, "commit", lambda: ("a" * 40, False))
+    monkeypatch.setattr(provenance, "commit", lambda: ("a" * 40, False))
     config = tiny("epochs=2")
     (interrupted(config) / "starts.jsonl").unlink()
     assert run(config)["dirty"] is None

@@ -64,7 +64,7 @@ def test_a_batch_whose_activations_exceed_the_memory_is_refused(tiny, tmp_path, 
     large = ["model=sa_quadratic", "recipe.batch_size=2000", "scale.layers=6", "scale.width=64", "scale.hidden=256"]
     needed = 2000 * activation_bytes(build_filled(compose(["scale=mini"]).model, (3, 32, 32), 4), (3, 32, 32))
     for spare, refused in ((1, False), (-1, True)):
-        monkeypatch.setattr("attnconv.training.memory.physical_memory", lambda spare=spare: needed + spare)
+        monkeypatch.setattr("attnconv.errors.physical_memory", lambda spare=spare: needed + spare)
         expected = pytest.raises(
             OutOfMemory, match=r"a batch of 2,000 images need .*lower recipe.batch_size \(now 2000\)"
         )

@@ -11,7 +11,7 @@ from attnconv.models.build import seed_of
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.training import trainer as trainer_module
-from attnconv.training.cutmix import CUTMIX_STREAM, cutmix
+from attnconv.training.loop import CUTMIX_STREAM, cutmix
 from attnconv.training.metrics import Tally
 
 IMAGES = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16).contiguous()

@@ -14,7 +14,7 @@ from attnconv.data.augmentation import plan_epoch
 from attnconv.data.dataset import load_dataset
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
-from attnconv.training.cutmix import cutmix
+from attnconv.training.loop import cutmix
 from attnconv.training.metrics import Tally
 from attnconv.training.rehearsal import FEW
 from attnconv.training.schedules import lr_factor

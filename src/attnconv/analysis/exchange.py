@@ -16,11 +16,10 @@ from attnconv.analysis.conv_watch import Seen, watching
 from attnconv.analysis.convert import convert
 from attnconv.analysis.plain_convolution import Inconvertible, evaluating
 from attnconv.data.dataset import Split
-from attnconv.errors import OutOfMemory, UserError
+from attnconv.errors import OutOfMemory, UserError, is_out_of_memory
 from attnconv.files import in_one_line, with_line
 from attnconv.models.build import seed_generators
 from attnconv.models.cost import flops_without_memory, parameters
-from attnconv.training.memory import is_out_of_memory
 
 # At the default alpha, logits differ by rounding only: by less than this share of their range, with 16-bit numbers too.
 LARGEST_DIFFERENCE = 0.1

@@ -12,8 +12,7 @@ from attnconv.config import DataConfig
 from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, normalize, pad, scale
 from attnconv.data.sources import load_source
 from attnconv.data.subsets import nested_fraction, split_holdout
-from attnconv.errors import DataError
-from attnconv.training.memory import require_memory
+from attnconv.errors import DataError, require_memory
 
 LEVELS = 256  # of uint8
 COUNTED_AT_ONCE = 1024  # images

@@ -19,9 +19,8 @@ from attnconv.config import DataConfig
 from attnconv.data.images import how_to_convert
 from attnconv.data.root import ARRAYS, FROM_FOLDERS, check_root, files_of, holds_data
 from attnconv.data.synthetic_pairs import SIDE, make_pairs
-from attnconv.errors import DataError
+from attnconv.errors import DataError, require_memory
 from attnconv.files import UNREADABLE, first_bytes, in_one_line, kind_of, near
-from attnconv.training.memory import require_memory
 
 PAIR_BYTES = 3 * SIDE * SIDE * 9  # of one image: int64 while it is drawn, and uint8 afterwards
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnconv.errors import require_memory
 from attnconv.mixers.shifts import axis_shifts
-from attnconv.training.memory import require_memory
 
 BORDERS = ("shift", "zero")
 

@@ -14,10 +14,9 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from attnconv.errors import ConfigError, UserError, line_of_user, nearest
+from attnconv.errors import ConfigError, UserError, is_out_of_memory, line_of_user, nearest
 from attnconv.files import in_one_line, with_line
 from attnconv.models.targets import import_target, kept_settings
-from attnconv.training.memory import is_out_of_memory
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data

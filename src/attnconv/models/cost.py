@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv.errors import ConfigError
+from attnconv.errors import ConfigError, counted
 from attnconv.files import in_one_line
 from attnconv.models.build import build_model, errors_of_network
 from attnconv.settings.limits import from_elsewhere
@@ -132,6 +132,18 @@ def forward_once(
     with errors_of_network(f"model={node['name']} cannot take images of {size} pixels:"):
         image = torch.zeros(1, *image_shape) if image is None else image
         return forward_untrained(node, image_shape, classes, image)
+
+
+def require_logits(logits: Any, images: int, classes: int) -> None:
+    """Raise ValueError for what is not one floating-point logit per image and class."""
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"it gives a {type(logits).__name__}, not logits")
+    if logits.shape != (images, classes):
+        what, wanted = counted(images, "image"), (images, classes)
+        raise ValueError(f"it gives {tuple(logits.shape)} for {what}, not {wanted}: one logit per class")
+    if not logits.is_floating_point():
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise ValueError(f"it gives numbers of type {kind}, not logits, which are floating-point numbers")
 
 
 def flops_without_memory(model: nn.Module, inputs: Tensor) -> int | None:

@@ -19,9 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from attnconv.errors import first_few
+from attnconv.errors import first_few, physical_memory
 from attnconv.files import FileError, first_bytes, in_one_line, kind_of
-from attnconv.training.memory import physical_memory
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 READ = "supported formats are safetensors and files written by torch.save(model.state_dict(), FILE)"

@@ -1,6 +1,7 @@
-"""The facts that make a result verifiable: commit, hardware, versions."""
+"""The facts that make a result verifiable: settings, costs, commit, hardware, versions, data."""
 
 import hashlib
+import math
 import os
 import platform
 import re
@@ -12,16 +13,24 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attnconv.config import REPOSITORY
 from attnconv.errors import counted, is_of_user
+from attnconv.models.targets import import_target
+from attnconv.runs.records import FORMAT
+from attnconv.settings.limits import from_elsewhere
+
+if TYPE_CHECKING:
+    from attnconv.training.setup import Setup
 
 COMMIT = "ATTNCONV_COMMIT"  # for a copy without git history: the output of git describe --always --abbrev=40 --dirty
 ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")  # as hooks set them
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")  # CPU features that decide which kernels run
+# The part of a description that may change between two starts of a run.
+OF_A_START = ("device", "cpu", "processes", "commit", "dirty", "versions", "code")
 MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 CLEAR_REFS = "/proc/self/clear_refs"  # proc(5): 5 resets the peak of this process
 
@@ -164,3 +173,81 @@ def versions() -> dict[str, Any]:
         "timm": version("timm"),
         "platform": sys.platform,
     }
+
+
+def describe(setup: "Setup") -> dict[str, Any]:
+    """Return the part of result.json that does not depend on the outcome."""
+    config, (head, dirty) = setup.config, commit()
+    code = _code(setup)
+    if None in code.values() and not dirty:
+        dirty = None
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "model": config.model["name"],
+        "recipe": config.recipe.name,
+        "scale": config.scale.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "fraction": config.data.fraction,
+        "equal": config.data.equal,
+        "subset_seed": config.data.subset_seed,
+        "holdout": config.data.holdout,
+        "epochs": config.epochs,
+        "train_images": len(setup.data.train),
+        "steps": config.epochs * math.ceil(setup.data.epoch_images / config.recipe.batch_size),
+        **setup.costs,
+        "precision": setup.precision,
+        "device": describe_device(setup.device),
+        "cpu": describe_cpu(),
+        "processes": setup.processes.count,
+        "commit": head,
+        "dirty": dirty,
+        "versions": versions(),
+        **({"code": code} if code else {}),
+        "data_origin": setup.data.origin,
+        "data_hash": setup.data.source_sha256,
+        "subset_hash": setup.data.subset_sha256,
+        **_matched(setup),
+    }
+
+
+def start_of(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a description that may change when the run resumes."""
+    return {key: description[key] for key in OF_A_START if key in description}
+
+
+def over_starts(starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return whether any start of a run had uncommitted changes, and all starts (`starts`) if they differ.
+
+    `dirty` is None if that is not known of some start. A network of the user, which no commit describes, counts as
+    changed if its code differs between two starts.
+    """
+    dirty = {start["dirty"] for start in starts} | {True for _ in changed_code(starts)}
+    found = {"dirty": True if True in dirty else None if None in dirty else False}
+    return found | ({"starts": starts} if any(start != starts[0] for start in starts) else {})
+
+
+def changed_code(starts: list[dict[str, Any]]) -> list[str]:
+    """Return the modules of the user's network whose code differs between two starts of a run."""
+    codes = [start.get("code") or {} for start in starts]
+    names = {name for code in codes for name in code}
+    return sorted(name for name in names if len({code[name] for code in codes if name in code}) > 1)
+
+
+def _code(setup: "Setup") -> dict[str, str | None]:
+    """Return the code of a network of the user; empty for other networks."""
+    if not from_elsewhere(setup.config.model):
+        return {}
+    target = import_target(setup.config.model["_target_"])
+    return code_of_user([target, *(type(module) for module in setup.model.modules())])
+
+
+def _matched(setup: "Setup") -> dict[str, Any]:
+    """Return the result of `match`; empty without it."""
+    match = setup.match
+    if match is None:
+        return {}
+    widths = {key: match.node[key] for key in ("width", "hidden") if key in match.node}
+    budget = {"budget": match.budget, "model": setup.config.match_model, "target": match.target}
+    return {"match": {**budget, "achieved": match.achieved, "difference": match.difference, **widths}}

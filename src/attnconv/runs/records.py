@@ -250,3 +250,34 @@ def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise Damaged(folder, f"{file}{str(error).removeprefix(str(path))}") from error
+
+
+def recorded_epochs(folder: Path, images: int) -> list[tuple[int, dict[str, float]]]:
+    """Return epochs and their metrics, including those of earlier starts, for a dashboard.
+
+    Args:
+        images: number of images shown in an epoch.
+    """
+    timings = {record["epoch"]: record["train_seconds"] for record in read_lines(folder, "timing.jsonl")}
+    history = []
+    for record in read_lines(folder, "metrics.jsonl"):
+        epoch = record.pop("epoch")
+        history.append((epoch, record | {"images_per_second": images / timings[epoch]}))
+    return history
+
+
+def final_numbers(folder: Path, images: int) -> dict[str, Any]:
+    """Return the accuracies of the last epoch, and the total times over all starts of the run.
+
+    `cpu_seconds` is missing if an older version trained part of the run without recording it.
+    """
+    last, timings = read_lines(folder, "metrics.jsonl")[-1], read_lines(folder, "timing.jsonl")
+    train_seconds = sum(timing["train_seconds"] for timing in timings)
+    cpu = [timing.get(key) for timing in timings for key in ("train_cpu_seconds", "eval_cpu_seconds")]
+    return {
+        **{name.replace("/", "_"): last[name] for name in ACCURACIES if name in last},
+        "train_seconds": train_seconds,
+        "seconds": train_seconds + sum(timing["eval_seconds"] for timing in timings),
+        **({} if None in cpu else {"cpu_seconds": sum(cpu)}),
+        "images_per_second": images * len(timings) / train_seconds,
+    }

@@ -14,7 +14,7 @@ from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
 from attnconv.files import write_whole
 from attnconv.runs.adapter import Conclusion, History, display_name, flat_config, group, pixels
-from attnconv.settings.trial import under_agent
+from attnconv.settings.arguments import under_agent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,9 +1,11 @@
-"""Command lines: train.py's arguments in the order that Hydra needs, and the parser of the scripts."""
+"""Command lines: train.py's arguments in the order that Hydra needs, its --help, and the parser of the scripts."""
 
 import argparse
 import os
 import re
+import textwrap
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +22,12 @@ PATHS = ("output", "data.root", "collected", "model.start")
 # Values of --shell-completion.
 COMPLETION = ("install", "uninstall", "query")
 
+# The most important settings, in the order of --help. src/attnconv/config.py lists the rest.
+COMMON = ("model", "scale", "recipe", "seed", "epochs", "data.fraction", "match", "name")
+# Hidden from --help: model and recipe together choose the first; the second holds files for `wandb sweep`.
+HIDDEN = ("recipe_for_model", "wandb")
+WIDTH = 118  # of --help
+
 
 def train_arguments(arguments: list[str]) -> list[str]:
     """Return train.py's arguments for Hydra: overrides first, then flags, with ~ expanded and text kept as typed.
@@ -30,7 +38,6 @@ def train_arguments(arguments: list[str]) -> list[str]:
     from hydra._internal.utils import get_args_parser
 
     from attnconv.settings.overrides import check_overrides, keep_text  # imports Hydra, which scripts do not need
-    from attnconv.settings.trial import trial_arguments, under_agent
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
@@ -39,9 +46,16 @@ def train_arguments(arguments: list[str]) -> list[str]:
     flags = [argument for argument in arguments if argument not in found.overrides]
     overrides = [keep_text(expand_home(override)) for override in found.overrides]
     if under_agent():
+        from attnconv.settings.trial import trial_arguments
+
         overrides = trial_arguments(overrides)
     check_overrides(overrides)
     return [*overrides, *flags]
+
+
+def under_agent() -> bool:
+    """Return whether `wandb agent` started this process; the agent then chooses the project and the id of the run."""
+    return "WANDB_SWEEP_ID" in os.environ
 
 
 def expand_home(override: str) -> str:
@@ -79,6 +93,46 @@ def _check_flags(found: argparse.Namespace) -> None:
         check_config_dir(found.config_dir)
     if found.experimental_rerun is not None:
         raise UserError("--experimental-rerun is not supported; rerun the same command to resume a run")
+
+
+def register_help() -> None:
+    """Register the texts with configs/config.yaml, as `${help_settings:}` and `${help_groups:}`."""
+    OmegaConf.register_new_resolver("help_settings", common_settings, replace=True)
+    OmegaConf.register_new_resolver("help_groups", group_options, replace=True)
+
+
+def common_settings() -> str:
+    """Return one line for each common setting: name, default, meaning and choices."""
+    meanings = {"model": "the token mixer and its network", "scale": "size of the network and of its map",
+                "recipe": "optimizer, schedule and regularization"}  # fmt: skip
+    lines = []
+    for key in COMMON:
+        known = _knob(key)
+        default = "NAME" if key in meanings else "null" if known.default is None else known.default
+        choices = known.metadata.get("choices")
+        meaning = meanings.get(key, known.metadata.get("meaning", "")) + (f" ({', '.join(choices)})" if choices else "")
+        lines.append(f"  {f'{key}={default}':20} {meaning}")
+    return "\n".join(lines)
+
+
+def group_options() -> str:
+    """Return the groups of configs/ and of --config-dir with their options, without the hidden groups."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    loader = GlobalHydra.instance().config_loader()
+    groups = [group for group in loader.list_groups("") if group != "hydra" and group not in HIDDEN]
+    texts = (f"  {group}: {', '.join(loader.get_group_options(group))}" for group in sorted(groups))
+    return "\n".join(textwrap.fill(text, WIDTH, subsequent_indent="    ") for text in texts)
+
+
+def _knob(key: str) -> "Field[Any]":
+    """Return the field of the schema that a dotted key names."""
+    schema: Any = Config
+    *parts, leaf = key.split(".")
+    for part in parts:
+        schema = {field.name: field.default_factory for field in fields(schema)}[part]
+        assert is_dataclass(schema)
+    return {field.name: field for field in fields(schema)}[leaf]
 
 
 # The option by which each optimizing sweeper maximizes; by default they all minimize.

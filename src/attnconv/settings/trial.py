@@ -20,11 +20,6 @@ from attnconv.settings.explain import in_quotes
 LABELS = ("fraction",)  # labels that are neither a setting nor a choice of files
 
 
-def under_agent() -> bool:
-    """Return whether `wandb agent` started this process; the agent then chooses the project and the id of the run."""
-    return "WANDB_SWEEP_ID" in os.environ
-
-
 def trial_arguments(overrides: list[str]) -> list[str]:
     """Return overrides that compose the run that the agent asks for, with its own run folder.
 

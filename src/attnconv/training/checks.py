@@ -1,6 +1,7 @@
-"""Check before a byte is written that a run can train: memory, sizes of images and batches, and the network itself."""
+"""Check before a byte is written that a run can train, and note what its user may not expect."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from attnconv.analysis.heads import attention_mixers
 from attnconv.config import Config
 from attnconv.data.augmentation import normalize, scale
 from attnconv.data.dataset import DataSet
-from attnconv.errors import ConfigError, counted
+from attnconv.errors import TRAINING_BYTES, ConfigError, counted, fits, require_memory
 from attnconv.files import in_one_line
 from attnconv.models.build import errors_of_network
 from attnconv.models.cost import (
@@ -21,13 +22,16 @@ from attnconv.models.cost import (
     forward_once,
     forward_untrained,
     parameters,
+    require_logits,
 )
+from attnconv.settings.contradictions import asked_for, unused_by_network
 from attnconv.settings.limits import from_elsewhere, is_ours
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
-from attnconv.training.memory import TRAINING_BYTES, fits, require_memory
-from attnconv.training.precompile import batch_sizes
-from attnconv.training.rehearsal import MANY, rehearse, require_logits
+from attnconv.training.loop import batch_sizes
+from attnconv.training.optimizers import hidden_matrices
+from attnconv.training.rehearsal import MANY, rehearse
+from attnconv.training.schedules import lr_factor
 
 
 def check_network(
@@ -204,3 +208,62 @@ def _first_images(data: DataSet, count: int) -> Tensor:
     """
     images = data.train.images[torch.arange(count, device=data.train.images.device) % len(data.train)]
     return normalize(images, data.train.mean, data.train.std).cpu()
+
+
+def notes_on(config: Config, images: int, model: nn.Module) -> tuple[str, ...]:
+    """Return the notes on a run, to print once everything is checked.
+
+    Args:
+        images: training images in an epoch.
+        model: its network.
+
+    Raises:
+        ConfigError: the batch size was set on the command line, and a batch cannot be filled.
+    """
+    return (
+        *_batch_size(config, images),
+        *_still_rates(config, images),
+        *_unused_settings(config),
+        *_unused_by_muon(config, model),
+    )
+
+
+def _batch_size(config: Config, images: int) -> Iterator[str]:
+    """Yield a note if a batch cannot be filled; raise ConfigError if the batch size was set on the command line."""
+    size = config.recipe.batch_size
+    if size <= images:
+        return
+    few = f"recipe.batch_size={size} is more than the {images} training images of an epoch"
+    if config.data.fraction == 1 and asked_for("recipe.batch_size"):
+        raise ConfigError(f"{few}; set recipe.batch_size={images} or less")
+    yield f"{few}; each step uses all of them"
+
+
+def _still_rates(config: Config, images: int) -> Iterator[str]:
+    """Yield a note for a learning rate that is 0 throughout, or whose milestones are never reached."""
+    recipe, epochs = config.recipe, config.epochs
+    factor, steps = lr_factor(recipe, epochs, images), math.ceil(images / recipe.batch_size)
+    if recipe.lr_changes == "epoch" and not any(factor(epoch * steps) for epoch in range(epochs)):
+        yield f"with epochs={epochs}, the learning rate is 0 at all steps: nothing is trained"
+    if recipe.schedule == "step" and recipe.milestones and recipe.milestones[0] > epochs:
+        rate = f"{recipe.lr * factor(0):g}"
+        yield f"recipe.milestones={recipe.milestones} are after epochs={epochs}: the learning rate stays at {rate}"
+
+
+def _unused_settings(config: Config) -> Iterator[str]:
+    """Yield a note for each setting of the command line that other networks use, and this one does not."""
+    for key, value in unused_by_network(config):
+        if asked_for(key):
+            yield f"{key}={value} has no effect on model={config.model['name']}"
+
+
+def _unused_by_muon(config: Config, model: nn.Module) -> Iterator[str]:
+    """Yield a note for each setting of Muon on the command line if the network has no matrix that Muon trains."""
+    if config.recipe.optimizer != "muon" or hidden_matrices(model):
+        return
+    for key in ("lr", "momentum"):
+        if asked_for(f"recipe.{key}"):
+            yield (
+                f"recipe.{key}={getattr(config.recipe, key):g} has no effect: Muon trains matrices between the first "
+                f"and the last layer, model={config.model['name']} has none, and AdamW trains the rest"
+            )

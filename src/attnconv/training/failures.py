@@ -13,6 +13,7 @@ from attnconv.errors import (
     Stopped,
     UserError,
     counted,
+    is_out_of_memory,
     line_of_user,
     reason_of,
 )
@@ -20,7 +21,6 @@ from attnconv.files import with_line
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
 from attnconv.settings.contradictions import may_have_gaussian_heads
-from attnconv.training.memory import is_out_of_memory
 from attnconv.training.metrics import NOT_FINITE, NotFinite, Score
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)

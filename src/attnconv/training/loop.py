@@ -11,13 +11,16 @@ from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.models.build import evaluation_draws, seed_of, seeded_generators
 from attnconv.runs.checkpoint import Position
-from attnconv.training.cutmix import Mix
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.metrics import FiniteGuard, Score, Scorer, Tally
 from attnconv.training.optimizers import require_all_trained
 
 DROPOUT_STREAM = 4
+CUTMIX_STREAM = 7
+
+# (images (B, C, H, W), labels (B,), step) -> images, and probabilities of the classes (B, classes)
+Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class EpochSettings:
     Args:
         factor: maps a step to the factor on the `initial_lr` of each group.
         size: maps a step to the size of the images; None keeps them as they are.
-        mix: mixes the images of a batch (attnconv.training.cutmix); None for no mixing.
+        mix: mixes the images of a batch, as `cutmix` does; None for no mixing.
         processes: the processes that share each batch.
         on_step: called after each step with the number of steps taken in this epoch.
     """
@@ -42,6 +45,11 @@ class EpochSettings:
     processes: Processes
     guard: FiniteGuard
     on_step: Callable[[int], None]
+
+
+def batch_sizes(images: int, size: int) -> list[int]:
+    """Return the batch sizes for `images` images: full batches, and a smaller last one."""
+    return [found for found in dict.fromkeys((min(size, images), images % size)) if found]
 
 
 def train_epoch(
@@ -109,6 +117,30 @@ def _train_step(
         (loss * (settings.processes.count * len(labels) / batch)).backward()
     optimizer.step()
     return logits, loss
+
+
+def cutmix(alpha: float, classes: int, seed: int) -> Mix | None:
+    """Return CutMix (Yun et al. 2019), or None for alpha 0: a box of each image comes from another image of its batch.
+
+    The label is mixed in proportion. The box depends only on (seed, step), and partners come from the whole batch, so a
+    run that resumes or is spread over several processes sees the same images.
+
+    Args:
+        alpha: parameter of Beta(alpha, alpha), the distribution of the share that an image keeps.
+    """
+    if not alpha:
+        return None
+    from torchvision.transforms.v2 import CutMix  # takes a second to import, and few runs need it
+
+    transform = CutMix(alpha=alpha, num_classes=classes)
+
+    def mix(images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        # The transform draws from PyTorch's global generator.
+        torch.manual_seed(seed_of(CUTMIX_STREAM, seed, step, rank=0))
+        mixed, targets = transform(images, labels)
+        return mixed, targets
+
+    return mix
 
 
 @torch.no_grad()  # not inference_mode, in which a network cannot compute gradients of its own

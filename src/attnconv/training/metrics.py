@@ -1,5 +1,6 @@
-"""Loss and accuracy of training and evaluation, and the check that all numbers are finite."""
+"""Loss, accuracy and time of training and evaluation, and the check that all numbers are finite."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -143,3 +144,19 @@ class Scorer:
         # Each process leaves 0 at the images of the others, so the sum holds all predictions.
         plain = replace(plain, predictions=processes.sum_(self._predictions))
         return replace(plain, mirrored=self._mirrored.total(processes).score().accuracy) if self._mirrored else plain
+
+
+class Stopwatch:
+    """Measure wall-clock and CPU time since construction; pauses and other programs do not increase CPU time."""
+
+    def __init__(self) -> None:
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        """Return wall-clock seconds."""
+        return time.perf_counter() - self._clock
+
+    def cpu_seconds(self, processes: Processes) -> float:
+        """Return the CPU seconds of all threads of all processes; all processes must call this."""
+        spent = torch.tensor(time.process_time() - self._cpu, dtype=torch.float64)
+        return processes.sum_(spent).item()

@@ -17,11 +17,6 @@ from attnconv.training.distributed import Processes
 from attnconv.training.loop import tta_logits
 
 
-def batch_sizes(images: int, size: int) -> list[int]:
-    """Return the batch sizes for `images` images: full batches, and a smaller last one."""
-    return [found for found in dict.fromkeys((min(size, images), images % size)) if found]
-
-
 def training_shapes(
     images: int, batch_size: int, epochs: int, size: Callable[[int], ImageSize | None]
 ) -> list[tuple[int, int | None]]:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.analysis.heads import NotShown, attention_mixers, mixer_inputs, probs_of
-from attnconv.errors import UserError, counted
+from attnconv.errors import UserError
 from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
+from attnconv.models.cost import require_logits
 from attnconv.models.layout import FaultyCall, FaultyCalls, place
 from attnconv.runs.checkpoint import check_state
 from attnconv.training.device import autocast
@@ -245,15 +246,3 @@ def _evaluated(model: nn.Module, images: Tensor, bf16: bool) -> Tensor:
 def _largest(logits: Tensor) -> float:
     """Return the largest finite logit."""
     return logits.float().nan_to_num(0, 0, 0).abs().max().item()
-
-
-def require_logits(logits: Any, images: int, classes: int) -> None:
-    """Raise ValueError for what is not one floating-point logit per image and class."""
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"it gives a {type(logits).__name__}, not logits")
-    if logits.shape != (images, classes):
-        what, wanted = counted(images, "image"), (images, classes)
-        raise ValueError(f"it gives {tuple(logits.shape)} for {what}, not {wanted}: one logit per class")
-    if not logits.is_floating_point():
-        kind = str(logits.dtype).removeprefix("torch.")
-        raise ValueError(f"it gives numbers of type {kind}, not logits, which are floating-point numbers")

@@ -13,7 +13,7 @@ from attnconv.config import Config, flatten
 from attnconv.data.augmentation import ImageSize
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.preprocessing import Preprocessing
-from attnconv.errors import ConfigError, OutOfMemory
+from attnconv.errors import ConfigError, OutOfMemory, is_out_of_memory
 from attnconv.models.build import build_seeded_model, check_node, errors_of_network, refuse_shared_parts
 from attnconv.models.cost import parameters
 from attnconv.models.layout import place
@@ -22,13 +22,12 @@ from attnconv.models.pruned import PRUNED
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
-from attnconv.training.checks import check_drawing, check_network
+from attnconv.training.checks import check_drawing, check_network, notes_on
 from attnconv.training.device import choose_device, choose_precision, full_float32, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
-from attnconv.training.memory import is_out_of_memory
-from attnconv.training.notes import notes_on
+from attnconv.training.loop import batch_sizes
 from attnconv.training.optimizers import build_optimizer
-from attnconv.training.precompile import batch_sizes, precompile, training_shapes
+from attnconv.training.precompile import precompile, training_shapes
 from attnconv.training.whitening import whiten_stem
 
 

@@ -16,20 +16,16 @@ from attnconv.runs.checkpoint import Position, export_weights, load_checkpoint, 
 from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
 from attnconv.runs.heads import HeadWatcher
-from attnconv.runs.history import final_numbers, recorded_epochs
-from attnconv.runs.provenance import forget_peak_memory, peak_memory
-from attnconv.runs.records import PREDICTIONS
+from attnconv.runs.provenance import changed_code, describe, forget_peak_memory, over_starts, peak_memory, start_of
+from attnconv.runs.records import PREDICTIONS, final_numbers, recorded_epochs
 from attnconv.training.console import Console, closing_line, opening_lines
-from attnconv.training.cutmix import cutmix
-from attnconv.training.description import changed_code, describe, over_starts, start_of
 from attnconv.training.device import runs_at_once
 from attnconv.training.failures import explain, outcome_of, require_finite
 from attnconv.training.interrupts import Interrupts
-from attnconv.training.loop import EpochSettings, evaluate, train_epoch
-from attnconv.training.metrics import FiniteGuard, Score, Tally
+from attnconv.training.loop import EpochSettings, cutmix, evaluate, train_epoch
+from attnconv.training.metrics import FiniteGuard, Score, Stopwatch, Tally
 from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.setup import Setup
-from attnconv.training.stopwatch import Stopwatch
 
 CHECKPOINT = 1  # a request between processes; larger requests are signals to stop
 
@@ -123,7 +119,7 @@ class Trainer:
         # With several runs in one terminal, each line names its run, and no run draws a bar.
         label = run_name(self.config) if runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
-        history = recorded_epochs(self.folder, self.images) if self.writes else []
+        history = recorded_epochs(self.folder.path, self.images) if self.writes else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
         self._say(opening_lines(self.description, self.folder, self.position))
 
@@ -232,7 +228,7 @@ class Trainer:
         if figure is not None:
             self.folder.write_picture("heads.png", figure)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
-        self.numbers = final_numbers(self.folder, self.images) | self.numbers | peak
+        self.numbers = final_numbers(self.folder.path, self.images) | self.numbers | peak
         assert self.dashboard is not None
         self.dashboard.picture(self.config.epochs, figure)
         self.dashboard.conclude(self.numbers | self.description, self.data)
