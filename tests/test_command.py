@@ -161,6 +161,22 @@ def test_a_slurm_sweep_without_slurm_is_a_one_line_error(train, monkeypatch):
     assert "Traceback" not in finished.stderr
 
 
+def test_a_slurm_sweep_without_a_cluster_is_a_one_line_error(train, monkeypatch, tmp_path):
+    """The last line of Slurm says that there is none; those before it are about where it searched."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    said = "sbatch: error: _establish_config_source: failed to fetch config\nsbatch: fatal: Could not find a source"
+    for command in ("srun", "sbatch"):
+        path = tmp_path / "bin" / command
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    finished = train("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    assert finished.returncode == 2
+    (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert error == "error: sbatch finds no cluster from this machine: Could not find a source"
+
+
 def test_dashboards_need_no_account_and_do_not_prompt(arrays, tmp_path):
     """Run in a separate process without a terminal, because both libraries cache what they find at import."""
     environment = ENVIRONMENT | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}

@@ -39,7 +39,7 @@ def launch_on_cluster(launcher: Any, overrides: list[list[str]], folder: Path) -
         # The launcher stops at the first job that the cluster ended, while others may still be running.
         ids = sorted((path.parent.name for path in folder.glob("*/*_submitted.pkl")), key=_array_index)
         if not ids:
-            raise ConfigError(f"the cluster rejects the sweep: {_reason(error)}") from error
+            raise ConfigError(_refusal(error)) from error
         return [_result(SlurmJob(folder / "%j", job_id)) for job_id in ids]
     except RuntimeError as error:  # no srun on this machine
         if any(folder.glob("*/*_submitted.pkl")):
@@ -65,7 +65,13 @@ def _array_index(job_id: str) -> int:
     return int(job_id.partition("_")[2] or 0)
 
 
-def _reason(error: Exception) -> str:
-    """Return sbatch's complaint."""
-    complaints = [line for line in str(error).splitlines() if "error:" in line]
-    return complaints[0].partition("error:")[2].strip() if complaints else str(error)
+def _refusal(error: Exception) -> str:
+    """Return why sbatch did not submit the sweep."""
+
+    def said(kind: str) -> list[str]:
+        return [line.partition(kind)[2].strip() for line in str(error).splitlines() if kind in line]
+
+    # Without a cluster, errors of its search come first, and the last line says that it has failed.
+    if fatal := said("fatal:"):
+        return f"sbatch finds no cluster from this machine: {fatal[-1]}"
+    return f"the cluster rejects the sweep: {(said('error:') or [str(error)])[0]}"
