@@ -143,7 +143,8 @@ def main() -> None:
         f"{rows[0]['epochs']} epochs,\none seed, {rows[0]['precision']}. Numbers are test accuracies. *Italic*: beyond "
         "the limit: for some pairs, no position\nof the last layer sees both marks. The first row is a baseline that "
         "counts marks by color and position, and never\ncompares two of them "
-        "(`attnconv.data.synthetic_pairs.accuracy_of_counting`).\n\n"
+        "(`attnconv.data.synthetic_pairs.accuracy_of_counting`). `depthwise_global` is circular here: a shift by d and "
+        "one\nby d - 32 pixels are the same to it, and at 16 both look at the same place.\n\n"
     )
     table = long_range_table(read_csv(path))
     write_whole(page, f"{introduction}<!-- table: long_range -->\n{table}<!-- end table -->\n".encode())

@@ -6,7 +6,7 @@
 Columns: parameters; FLOPs per image, forward, as the paper counts them and in full; bytes of activations that training
 keeps per image; the exponent of time in the number of pixels, in theory and measured three times; the receptive
 field in pixels after 1 to 6 layers, in theory and in effect; how a layer responds to shifted and shuffled maps (0:
-equivariant, 1: not at all); whether its kernels depend on the content. `attnconv.analysis.profile` has the
+equivariant; unrelated outputs give 1.4); whether its kernels depend on the content. `attnconv.analysis.profile` has the
 definitions.
 """
 

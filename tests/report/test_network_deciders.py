@@ -42,6 +42,18 @@ def test_probe_claims_are_judged_by_layer_and_seed(tmp_path):
     assert [part.status for part in verdict("H3", [wide], tmp_path).parts] == ["holds", "not run"]
 
 
+@pytest.mark.parametrize(
+    ("claim", "model", "heads"),
+    [("H1", "sa_quadratic", {"radius_50": [1, 1, 1, 2, 2, 2]}), ("H2", "sa_learned", {"one_pixel": [0.9] * 6})],
+)
+def test_probes_at_mini_scale_are_shown_and_do_not_decide(tmp_path, claim, model, heads):
+    runs = [probed(tmp_path, row("table1_bf16", model, 0.8, seed), **heads) for seed in (0, 1)]
+    found = verdict(claim, runs, tmp_path)
+    assert (found.status, [part.decides for part in found.parts]) == ("not run", [True, False])
+    assert said(found.parts[1]) == "for comparison"
+    assert "mini" in found.parts[1].text
+
+
 def test_the_theorem_claim_needs_unchanged_predictions_in_every_network(tmp_path):
     run = row("quarter", "resnet18", 0.8)
     (tmp_path / "runs" / run["run"]).mkdir(parents=True)

@@ -202,7 +202,7 @@ def head_statistics(probs: Tensor) -> tuple[Tensor, Tensor]:
 def gaussian_heads(model: nn.Module) -> dict[str, list[Any]]:
     """Return the centers and spreads of a model, rounded, for heads.jsonl; empty unless all layers have Gaussian heads.
 
-    Keys: `centers` (L, N, 2) in pixels and `spreads` (L, N), or (L, N, 2, 2) for any covariance, in 1/pixels.
+    Keys: `centers` (L, N, 2) in positions and `spreads` (L, N), or (L, N, 2, 2) for any covariance, in 1/positions.
     """
     encodings = [getattr(mixer, "encoding", None) for mixer in attention_mixers(model)]
     gaussian = [found for found in encodings if isinstance(found, QuadraticEncoding | GeneralizedQuadraticEncoding)]

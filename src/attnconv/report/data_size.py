@@ -25,8 +25,8 @@ runs on all images at equal epochs are those of `experiment=table1`. All models 
   They are computed on the logit of accuracy. **Bold**: significant at 5% with Holm's correction over the table.
 - All cells of a protocol share one standard deviation, which gives three seeds usable intervals. It assumes that
   fractions are equally noisy; the line below each protocol's tables shows how noisy they are. If 1% of the images is
-  1.5 times as noisy as most fractions, its 95% interval holds the truth in 82% of simulated studies; if 25% is 0.6
-  times as noisy, in 99.8% (`attnconv.report.stats`).
+  1.5 times as noisy as most fractions, its 95% interval covers the true difference in 82% of simulated studies; if 25%
+  is 0.6 times as noisy, in 99.8% (`attnconv.report.stats`).
 - *Images needed*: images that a model needs for an accuracy, divided by those of `{REFERENCE}`, interpolated in the
   logarithm of the images, for each seed; Student's interval of these seeds. *Slope*: growth of the difference of logits
   per doubling of the images.

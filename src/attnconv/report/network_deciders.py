@@ -14,6 +14,7 @@ from attnconv.report.stats import Estimate, holm, mean, sign
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
+MAPS = (("small", "small"), ("table1", "mini"))  # experiments and their scales, for claims about where heads look
 SCALES = {"largest_logit": "the largest logit", "logits_range": "the range of a logit"}
 Probes = list[tuple[Row, dict[str, Any]]]
 
@@ -45,8 +46,8 @@ def _conversion(what: str, found: list[dict[str, Any]], scale: str, needed: int,
     worst = max(one["largest_difference"] / one[scale] for one in found)
     fine, few = changed == 0 and worst < tolerance, len(found) < needed
     text = (
-        f"{what}: {changed} predictions of {sum(one['images'] for one in found):,} changed, logits within {worst:.1e} "
-        f"of {SCALES[scale]}, n={len(found)}" + (f", {needed} are needed" if few else "")
+        f"{what}: {changed} predictions of {sum(one['images'] for one in found):,} changed, logits differ by at most "
+        f"{worst:.1e} of {SCALES[scale]}, n={len(found)}" + (f", {needed} are needed" if few else "")
     )
     return Part(FAILS if not fine else UNDECIDED if few else HOLDS, text)
 
@@ -64,20 +65,33 @@ def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
 
 
 def early_heads_tight(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if the median 50% radius of each early layer is below that of each late layer, in all seeds."""
-    probes = evidence.probes(Arm(("small",), "sa_quadratic", scale="small"))
-    medians = [_by_layer(found, lambda heads: median(head["radius_50"] for head in heads)) for _, found in probes]
-    apart = [max(one[layer] for layer in EARLY) < min(one[layer] for layer in LATE) for one in medians]
-    return [_of_seeds("`sa_quadratic`, small: median 50% radius by layer", claim["seeds"], probes, medians, apart)]
+    """Hold if the median 50% radius of each early layer is below that of each late layer, in all seeds.
+
+    The map of scale=small decides, and that of scale=mini is shown.
+    """
+    parts = []
+    for name, scale in MAPS:
+        probes = evidence.probes(Arm((name,), "sa_quadratic", scale=scale))
+        medians = [_by_layer(found, lambda heads: median(head["radius_50"] for head in heads)) for _, found in probes]
+        apart = [max(one[layer] for layer in EARLY) < min(one[layer] for layer in LATE) for one in medians]
+        what = f"`sa_quadratic`, {scale}: median 50% radius by layer"
+        parts.append(_of_seeds(what, claim["seeds"], probes, medians, apart, decides=scale == "small"))
+    return parts
 
 
 def heads_on_one_pixel(claim: Claim, evidence: Evidence) -> list[Part]:
-    """Hold if at least half of the heads of layers 2 and 3 have a largest probability above 0.5."""
-    probes = evidence.probes(Arm(("small",), "sa_learned", scale="small"))
-    shares = [_by_layer(found, lambda heads: fmean(head["one_pixel"] > 0.5 for head in heads)) for _, found in probes]
-    enough = [fmean(one[layer] for layer in (2, 3)) >= 0.5 for one in shares]
-    what = "`sa_learned`, small: share of heads above 0.5 by layer"
-    return [_of_seeds(what, claim["seeds"], probes, shares, enough)]
+    """Hold if at least half of the heads of layers 2 and 3 have a largest probability above 0.5.
+
+    The map of scale=small decides, and that of scale=mini is shown.
+    """
+    parts = []
+    for name, scale in MAPS:
+        probes = evidence.probes(Arm((name,), "sa_learned", scale=scale))
+        shares = [_by_layer(found, lambda heads: fmean(h["one_pixel"] > 0.5 for h in heads)) for _, found in probes]
+        enough = [fmean(one[layer] for layer in (2, 3)) >= 0.5 for one in shares]
+        what = f"`sa_learned`, {scale}: share of heads above 0.5 by layer"
+        parts.append(_of_seeds(what, claim["seeds"], probes, shares, enough, decides=scale == "small"))
+    return parts
 
 
 def localized_heads_early(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -191,14 +205,16 @@ def _numbers(seeds: list[dict[int, float]]) -> str:
     return "; ".join(" ".join(f"{value:.2f}" for value in by_layer.values()) for by_layer in seeds)
 
 
-def _of_seeds(what: str, needed: int, probes: Probes, values: list[dict[int, float]], fine: list[bool]) -> Part:
+def _of_seeds(
+    what: str, needed: int, probes: Probes, values: list[dict[int, float]], fine: list[bool], decides: bool = True
+) -> Part:
     """Hold if a condition is true in all seeds."""
     if not probes:
-        return Part(NOT_RUN, what)
+        return Part(NOT_RUN, what, decides=decides)
     few = len(probes) < needed
     text = f"{what}: {_numbers(values)}, n={len(probes)}" + (f", {needed} are needed" if few else "")
     status = UNDECIDED if few else HOLDS if all(fine) else FAILS
-    return Part(status, text, tuple(row["run"] for row, _ in probes))
+    return Part(status, text, tuple(row["run"] for row, _ in probes), decides)
 
 
 def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:

@@ -51,6 +51,6 @@ def gain_text(by_rate: dict[float, float], precision: str) -> str:
     """Return the gain of the best other learning rate over the common one."""
     others = {rate: accuracy for rate, accuracy in by_rate.items() if rate != 1}
     if 1 not in by_rate or not others:
-        return f"{len(by_rate)} of 3 runs ({precision})"
+        return f"{len(by_rate)} of 3 rates ({precision}, one seed)"
     best = max(others, key=lambda rate: others[rate])
-    return f"{100 * (others[best] - by_rate[1]):+.1f} at {best:g} x ({precision}, {len(by_rate)} runs)"
+    return f"{100 * (others[best] - by_rate[1]):+.1f} at {best:g} x ({precision}, one seed)"

@@ -11,14 +11,15 @@ is the paired t test.
 Rates in 500 simulated studies of five models, five fractions and three seeds (normal noise; recomputed by
 tests/report/test_stats.py; the standard error of a rate near 95% is 1%):
 
-    95% interval of a difference holds the truth                                      96.0%
-    95% interval of the slope per doubling holds the truth                            97.4%
+    95% interval of a difference covers the true value                                96.0%
+    95% interval of the slope per doubling covers the true value                      97.4%
     Holm's correction at 5% finds a difference, where there is none in 15              3.2%
     a crossing is printed, for three curves that are identical to the control's        0.0%
     McNemar's test at 5% finds a difference, of equal models on shared images          4.6%
 
 The shared standard deviation assumes equal noise at all fractions. If 1% of the images is 1.5 times as noisy as most
-fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval holds the truth
+fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval covers the true
+value
 
     at 1% of the images in                                                            81.8%
     at 25% of the images in                                                           99.8%

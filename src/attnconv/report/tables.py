@@ -101,8 +101,8 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
     header = ["model", "parameters", "GFLOPs, paper's count", "in full", "activations, MB per image"]
     if whole := scale == "paper":
         header += [
-            "exponent in pixels, theory", "measured", "sees after 1 / 3 / all layers, pixels", "in effect",
-            "shift error", "shuffle error", "kernels see content",
+            "exponent in pixels, theory", "measured", "receptive field after 1 / 3 / all layers, pixels",
+            "effective", "shift error", "shuffle error", "depends on content",
         ]  # fmt: skip
     lines = []
     for row in sorted((row for row in rows if row["scale"] == scale), key=lambda row: int(row["flops_full"])):

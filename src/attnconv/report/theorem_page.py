@@ -152,8 +152,9 @@ def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
         ratio = max((layer.get("fit_ratio", 0) for layer in probe["layers"]), default=0)
         fit = f" (up to {ratio:.2g} weights per pixel)" if ratio else ""
         fitted = probe["fit_images"] // 2
-        about = f"`{run['run']}`: {probe['images']} images, convolutions fitted to {fitted}{fit} and evaluated"
-        parts.append(f"\n### {run['model']}\n\n{about} on as many others.\n\n{likeness_table(probe)}")
+        about = f"`{run['run']}`: {probe['images']} images, convolutions fitted to {fitted}{fit} "
+        about += f"and evaluated on {fitted} others"
+        parts.append(f"\n### {run['model']}\n\n{about}.\n\n{likeness_table(probe)}")
     return "".join(parts)
 
 
