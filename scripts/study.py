@@ -19,7 +19,8 @@ from attnconv.runs.estimate import AT_ONCE, Rates, duration, work_of
 from attnconv.runs.folder import run_name
 from attnconv.runs.status import BROKEN, read_state
 from attnconv.settings.arguments import ScriptParser, above_zero, expand_home, positive
-from attnconv.sweeps.grid import Cell, run_cells
+from attnconv.settings.overrides import keep_text
+from attnconv.sweeps.grid import Cell, run_cells, settled
 from attnconv.sweeps.study import in_order, plan, rows
 from attnconv.sweeps.workers import Workers
 
@@ -49,8 +50,10 @@ def measured_rates(output: Path) -> Rates:
 
 
 def seconds_left(cell: Cell, rates: Rates) -> float:
-    """Return the core seconds that a cell still needs; 0 if it failed, because it is not retried."""
-    if cell.collected is not None or (state := read_state(cell.folder)).status in ("done", "failed", *BROKEN):
+    """Return the core seconds that a cell still needs; 0 if it failed and is not retried."""
+    if cell.collected is not None or (state := read_state(cell.folder)).status in ("done", *BROKEN):
+        return 0.0
+    if state.status == "failed" and settled(cell):
         return 0.0
     return rates.seconds(work_of(cell.config)) * state.share_left
 
@@ -74,7 +77,7 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
         if seconds:
             print(f"{duration(seconds):>12}  {run_name(cell.config)}")
     total = sum(seconds for seconds, _ in left)
-    done = sum(not seconds for seconds, _ in left)
+    done = sum(map(_done, cells))
     time_left = f", about {duration(total / at_once)} left with {at_once} at once" if total else ""
     print(f"{counted(len(cells), 'run')}, {done} done{time_left}")
 
@@ -107,8 +110,9 @@ def main() -> None:
     if precision is None:
         from attnconv.training.device import precision_here  # imports torch
 
-        precision = precision_here("auto")
-    cells = plan(precision, arguments.only, [*map(expand_home, arguments.overrides)], RESULTS)
+        devices = [word.partition("=")[2] for word in arguments.overrides if word.startswith("device=")]
+        precision = precision_here([*devices, "auto"][0])
+    cells = plan(precision, arguments.only, [keep_text(expand_home(word)) for word in arguments.overrides], RESULTS)
     output = Path(next(iter(cells.values()))[0].config.output)
     rates = measured_rates(output)
     ordered = in_order(cells, precision, rates)

@@ -7,15 +7,19 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
+import subprocess
 import sys
 import termios
+import time
 
 import pytest
 from hydra.core.plugins import Plugins
 
 from attnconv.run import run
-from conftest import REPOSITORY, TINY_SCALE
+from attnconv.runs.status import read_state
+from conftest import PYTHON, REPOSITORY, TINY_SCALE
 from processes import run_script
 
 pytestmark = pytest.mark.slow
@@ -139,6 +143,29 @@ def test_joblib_trains_in_parallel_and_divides_the_threads(train, tmp_path, monk
     get_reusable_executor().shutdown(wait=True)
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert [result["cpu"]["threads"] for result in results] == [threads] * 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_the_runs_of_joblib_save_themselves(arrays, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    settings = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "logger=none"]
+    settings += ["device=cpu", "model=conv3x3", "epochs=1000000", "checkpoint_minutes=1000", "seed=0,1,2"]
+    at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(
+        [PYTHON, "train.py", "-m", *settings, *at_once],
+        cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    folders = [tmp_path / f"outputs/default/conv3x3/mini-modern/frac1/seed{seed}" for seed in range(3)]
+    while not all(read_state(folder).epoch for folder in folders[:2]):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert [read_state(folder).status for folder in folders] == ["interrupted", "interrupted", "waiting"]
+    assert out.splitlines()[-1] == "sweep of 3 runs: 1 waiting, 2 interrupted"
+    assert err.splitlines()[-1] == "stopped by SIGINT; rerun the same command to resume"
 
 
 @pytest.mark.parametrize("setting", ["n_jobs=0", "batch_size=0", "pre_dispatch=some"])

@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 
 from attnconv.config import Config, checked
-from attnconv.errors import AlreadyDone, CellFailed, InUse, UserError, reason_of
+from attnconv.errors import AlreadyDone, CellFailed, InUse, Stopped, UserError, reason_of
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.records import read_result
 from attnconv.training.device import pool_parent
@@ -37,6 +37,10 @@ def run(config: Config) -> dict[str, Any]:
     return trainer.result
 
 
+# In a process of a pool: the signal that stopped its last run, and with it the runs that the pool would start next.
+_stopped: BaseException | None = None
+
+
 def run_in_sweep(config: Config) -> None:
     """Train one run of a sweep. Skip it if it is done or running elsewhere, and print the reason if it fails.
 
@@ -44,14 +48,22 @@ def run_in_sweep(config: Config) -> None:
         CellFailed: the run failed; the reason has been printed.
         Stopped: see `run`.
     """
+    global _stopped
     failure = None
     try:
+        if _stopped is not None:
+            raise _stopped
         run(config)
     except (AlreadyDone, InUse) as elsewhere:  # another process took the run after the sweep began
         print(f"skipped: {elsewhere}".partition(";")[0], flush=True)
     except UserError as error:
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr, flush=True)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        if pool_parent() is None:
+            raise
+        # An error would let joblib kill the other processes of its pool, which are still saving their runs.
+        _stopped, failure = stopped, "stopped by a signal"
     except Exception as error:
         failure = reason_of(error)
         traceback.print_exc()

@@ -1,8 +1,11 @@
 """Hydra's grid sweeper, which passes its runs through attnconv.sweeps.grid. Hydra looks for plugins in this package."""
 
 import os
+import signal
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -13,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from attnconv.config import POOL, freeze
-from attnconv.errors import UserError, reason_of
+from attnconv.errors import Stopped, UserError, reason_of
 from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides, keep_text
@@ -61,7 +64,9 @@ class CellSweeper(BasicSweeper):
         from attnconv.sweeps.grid import Cell, run_cells  # imports torch: only once all is known to be good
 
         found = [Cell(overrides, config) for config, overrides in cells]
-        run_cells(found, self._launch, record=Path(self.config.hydra.sweep.dir))
+        target = str(self.config.hydra.launcher.get("_target_"))
+        here = target.endswith((".BasicLauncher", ".JoblibLauncher"))
+        run_cells(found, self._launch, record=Path(self.config.hydra.sweep.dir), here=here)
 
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:
         assert self.launcher is not None
@@ -69,8 +74,10 @@ class CellSweeper(BasicSweeper):
         os.environ[POOL] = str(os.getpid())
         settings = self.config.hydra.launcher
         if not str(settings.get("_target_")).endswith(".SlurmLauncher"):
+            pool = str(settings.get("_target_")).endswith(".JoblibLauncher")
             try:
-                jobs = self.launcher.launch(overrides, initial_job_idx=0)
+                with _CtrlC() if pool else nullcontext():
+                    jobs = self.launcher.launch(overrides, initial_job_idx=0)
             # Of the launcher's settings: errors of runs are in their JobReturn.
             except (TypeError, ValueError) as error:
                 raise UserError(f"hydra.launcher: {in_one_line(error)}") from error
@@ -79,6 +86,29 @@ class CellSweeper(BasicSweeper):
 
         folder = Path(settings.submitit_folder).parent
         return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, folder)]
+
+
+class _CtrlC:
+    """While entered, let the first Ctrl-C wait: the processes of a pool get it, too, save their runs, and end.
+
+    Joblib would kill them at once. The second Ctrl-C is not held back.
+
+    Raises:
+        Stopped: on leaving, if there was one.
+    """
+
+    def __enter__(self) -> None:
+        self._received = False
+        self._before = signal.signal(signal.SIGINT, self._receive)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self._received = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if self._received:
+            raise Stopped(signal.SIGINT)
 
 
 def _reason(job: JobReturn | Exception) -> str | None:

@@ -171,6 +171,6 @@ def test_a_trained_network_refuses_different_data(tiny, arrays, copy, other):
     with pytest.raises(RunFolderError) as refused:
         _ = load(folder, root=str(other)).data
     assert str(refused.value) == (
-        f"{folder} was trained on other data (data: {hashes(arrays, other)}); to evaluate other test images, name "
-        "their folder: --data FOLDER, or evaluate(FOLDER)"
+        f"{folder} was trained on other data (data: {hashes(arrays, other)}); name the folder of its own, or, to "
+        "evaluate other test images, evaluate.py RUN --data FOLDER or evaluate(FOLDER)"
     )

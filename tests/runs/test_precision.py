@@ -3,6 +3,7 @@
 import contextlib
 import json
 import runpy
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from attnconv.files import read_csv
 from attnconv.report.collect import gather
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
+from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.training import device
 from conftest import REPOSITORY
 
@@ -106,6 +108,19 @@ def test_a_sweep_with_auto_refuses_to_continue_in_another_precision(tiny, tmp_pa
     )
     machine(in_bf16=False)
     assert start_sweep(*seeds) == [1]
+
+
+def test_a_sweep_on_other_machines_leaves_the_precision_to_them(tiny, tmp_path, machine):
+    run(tiny())
+    machine(in_bf16=True)
+    cells = [Cell([f"seed={seed}"], tiny(f"seed={seed}")) for seed in (0, 1)]
+
+    def launch(overrides):
+        assert overrides == [["seed=1"]]
+        run(replace(cells[1].config, precision="fp32"))
+        return [None]
+
+    run_cells(cells, launch, tmp_path / "record", here=False)
 
 
 def test_the_precision_check_of_a_sweep_skips_damaged_folders(tiny, tmp_path, machine, start_sweep):

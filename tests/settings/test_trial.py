@@ -82,6 +82,32 @@ def test_values_round_trip_through_the_flat_configuration(overrides):
     assert again == first
 
 
+@pytest.mark.parametrize(
+    ("overrides", "wrong"),
+    [
+        (["model=sa_quadratc"], "sa_quadratc"),
+        (["experiment=quikstart"], "quikstart"),
+        (["model=sa_learned", "scale=mni"], "mni"),
+        (["model=conv3x3", "model=vitt"], "vitt"),
+    ],
+)
+def test_a_file_that_does_not_exist_is_an_error_and_not_the_default(command, overrides, wrong):
+    finished = command("train.py", *overrides, "logger=none")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert wrong in finished.stderr
+    assert "did you mean" in finished.stderr
+
+
+def test_a_trial_can_use_files_of_its_own_folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("name: mine\n_target_: torch.nn.Identity\nwidth: 8\n")
+    arguments = ["--config-dir", str(tmp_path), "model=mine", "scale=mini"]
+    assert train_arguments(arguments) == ["scale=mini", "model=mine", "name=trial_trial", *arguments[:2]]
+    again = train_arguments([*arguments, "model.name=mine", "model.width=16", "recipe=modern", "recipe.name=modern"])
+    assert "model.width=16" in again
+    assert "model.name=mine" not in again
+
+
 def test_an_unnamed_trial_is_named_after_its_run_id(monkeypatch):
     assert compose(train_arguments(["seed=1"])).name == "trial_trial"
     monkeypatch.delenv("WANDB_SWEEP_ID")

@@ -12,7 +12,7 @@ from attnconv.report.collect import gather
 from attnconv.run import run, run_in_sweep
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.status import noted_cells, read_state, survey
-from attnconv.sweeps.grid import Cell, run_cells
+from attnconv.sweeps.grid import Cell, clash, run_cells
 
 
 @pytest.fixture
@@ -249,6 +249,20 @@ def test_symbolic_links_are_followed(sweep, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/link").symlink_to(tmp_path / "outputs/default")
     assert [state.status for state in survey(tmp_path / "elsewhere", {}).values()] == ["done"]
+
+
+def test_a_run_under_a_shorter_linked_name_is_not_waiting(sweep, tmp_path):
+    sweep(0)
+    outputs = tmp_path / "outputs"
+    (outputs / "d").symlink_to("default")
+    (folder,) = outputs.glob("default/**/seed0")
+    (shown,) = survey(outputs, {folder: {"folder": "default"}}).items()
+    assert (shown[0].relative_to(outputs).parts[0], shown[1].status) == ("d", "done")
+
+
+def test_runs_of_one_folder_that_differ_in_an_argument_are_not_the_same_run(tiny):
+    one, other = (Cell([], tiny("model=conv3x3", *more)) for more in ([], ["+model.padding_mode=circular"]))
+    assert "they differ only in model.padding_mode" in clash(one, other)
 
 
 @pytest.mark.parametrize("file", [".lock", "result.json"])

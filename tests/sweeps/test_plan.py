@@ -55,6 +55,7 @@ def test_overrides_that_the_study_cannot_use_are_refused(tmp_path):
     for override, complaint in (
         ("name=x", "two runs would share the folder .* differ only in recipe.lr_scale"),
         ("collected=results", "the experiments of the study set collected"),
+        ("model=glob(sa_*)", r"does not search for names; list them: model=NAME,NAME"),
         ("hydra/launcher=joblib", "has no effect: the study starts its runs without"),
     ):
         with pytest.raises(ConfigError, match=complaint):

@@ -33,6 +33,16 @@ def test_means_are_taken_over_seeds_only():
     assert seeds_table(runs(seeds=(0,))) == ""
 
 
+def test_heads_copied_from_other_seeds_are_averaged():
+    copied = [
+        Found.of([f"seed={seed}", "model=copied", f"model.start='a/seed{1 - seed}/weights'"], {"test_acc": 0.5})
+        for seed in (0, 1)
+    ]
+    table = seeds_table([*copied, *(Found.of([f"seed={seed}", "model=own"], {"test_acc": 0.6}) for seed in (0, 1))])
+    assert [line.split()[-1] for line in table.splitlines()[1:]] == ["n=2", "n=2"]
+    assert "model=own  " in table, "it has no model.start"
+
+
 def test_different_precisions_are_not_averaged():
     bf16 = Found({"seed": "2", "model": "a", "data.fraction": "1"}, 0.9, "test", "bf16")
     swept, cells = over_seeds([*runs(), bf16])

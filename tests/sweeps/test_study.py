@@ -9,11 +9,15 @@ import subprocess
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
+from attnconv.config import to_plain
 from attnconv.errors import SweepIncomplete
 from attnconv.files import read_csv
+from attnconv.runs.folder import run_folder_path
 from attnconv.runs.status import read_state
 from attnconv.sweeps.grid import Cell, run_cells
+from attnconv.sweeps.study import plan
 from attnconv.sweeps.workers import Workers
 from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
 
@@ -78,6 +82,24 @@ def test_a_dry_run_lists_runs_and_estimated_time_and_writes_nothing(tmp_path, he
     ]
     assert last.startswith("2 runs, 0 done, about ")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_dry_run_counts_a_failed_run_as_left_if_it_is_retried(tmp_path, here):
+    command = study(tmp_path, "--dry-run", "epochs=2", "--precision", "fp32")
+    overrides = [word for word in command[2:] if "=" in word]
+    config = plan("fp32", ["learning_rates"], overrides, tmp_path)["learning_rates"][0].config
+    folder = run_folder_path(config)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+    (folder / "result.json").write_text('{"status": "failed", "reason": "Diverged"}')
+    assert len(here(command).splitlines()) == 2, "it is not retried"
+    assert here(command).splitlines()[-1].startswith("2 runs, 0 done, about ")
+    assert len(here([*command, "retry_failed=true"]).splitlines()) == 3
+
+
+def test_text_is_kept_as_typed(tmp_path, here):
+    listed = here(study(tmp_path, "--dry-run", "name=2026_11_30_${recipe.lr_scale}"))
+    assert "2026_11_30_0.5/" in listed
 
 
 def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_path, arrays, capsys):

@@ -103,7 +103,9 @@ def survey(outputs: Path, noted: dict[Path, dict[str, Any]]) -> dict[Path, State
         noted: see `noted_cells`.
     """
     states = {folder: read_state(folder) for folder in find_folders(outputs)}
-    for folder, cell in noted.items():
+    shown = {os.path.realpath(folder): folder for folder in states}
+    for noted_as, cell in noted.items():
+        folder = shown.get(os.path.realpath(noted_as), noted_as)  # a link may give it another name
         if states.setdefault(folder, State("waiting", "", 0, 0, {})).status == "waiting" and "reason" in cell:
             states[folder] = State("failed", cell["reason"], 0, 0, {})  # before it had a folder
     return dict(sorted(states.items()))

@@ -58,8 +58,8 @@ class Trained:
         different = differences(self.folder, self.config, data_hash=data.source_sha256)
         if different:
             raise RunFolderError(
-                f"{self.folder} was trained on other data ({listed(different)}); to evaluate other test images, name "
-                "their folder: --data FOLDER, or evaluate(FOLDER)"
+                f"{self.folder} was trained on other data ({listed(different)}); name the folder of its own, or, to "
+                "evaluate other test images, evaluate.py RUN --data FOLDER or evaluate(FOLDER)"
             )
         return data
 

@@ -26,8 +26,8 @@ INIT_SECONDS = 30.0
 class WandbRun:
     """A W&B run for all starts of a run; the run folder keeps its id. It is online when logged in.
 
-    Online, W&B drops steps that it already has. Offline nothing does: the files of this start, which hold everything,
-    replace those of earlier starts.
+    Online, W&B drops steps that it already has. Offline nothing does: the files of this start replace those of earlier
+    starts. They hold the metrics of all epochs, and the pictures since this start.
     """
 
     def __init__(self, config: Config, folder: Path, history: History):

@@ -48,7 +48,7 @@ def train_arguments(arguments: list[str]) -> list[str]:
     if under_agent():
         from attnconv.settings.trial import trial_arguments
 
-        overrides = trial_arguments(overrides)
+        overrides = trial_arguments(overrides, found.config_dir)
     check_overrides(overrides)
     return [*overrides, *flags]
 

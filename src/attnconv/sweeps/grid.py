@@ -77,13 +77,14 @@ class Outcome:
         return self.status in ("done", "skipped")
 
 
-def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
+def run_cells(cells: list[Cell], launch: Launch, record: Path, here: bool = True) -> None:
     """Run the cells that are not done, and print how each cell ended, even after an error.
 
     Args:
         cells: composed and checked one by one.
         launch: runs some of them.
         record: folder for this start of the sweep; cells.json goes there, for scripts/status.py.
+        here: whether they run on this machine, so that precision=auto can be compared with earlier runs.
 
     Raises:
         ConfigError: there are no cells, or two of them have one folder; nothing has run.
@@ -92,9 +93,9 @@ def run_cells(cells: list[Cell], launch: Launch, record: Path) -> None:
         UserError: raised by `launch` before it ran anything.
     """
     check_cells(cells)
-    before = [_settled(cell) for cell in cells]
+    before = [settled(cell) for cell in cells]
     missing = [cell for cell, outcome in zip(cells, before, strict=True) if outcome is None]
-    if missing:
+    if missing and here:
         check_precision(
             [cell for cell, seen in zip(cells, before, strict=True) if seen is None or seen.status not in BROKEN]
         )
@@ -209,7 +210,7 @@ def summary(outcomes: list[Outcome]) -> str:
     return "\n".join([*lines, f"sweep of {counted(len(outcomes), 'run')}: {by_status}"])
 
 
-def _settled(cell: Cell) -> Outcome | None:
+def settled(cell: Cell) -> Outcome | None:
     """Return the outcome of a cell that will not run, or None."""
     if cell.collected:
         return Outcome(
@@ -264,7 +265,7 @@ def clash(one: Cell, other: Cell) -> str:
 
 def _difference(one: Cell, other: Cell) -> str:
     first, second = flatten(to_plain(one.config)), flatten(to_plain(other.config))
-    keys = [key for key in first if first[key] != second.get(key)]
+    keys = [key for key in first | second if first.get(key) != second.get(key)]
     if not keys:
         return "they are the same run"
     hint = name_hint(keys, one.config) or "another name= for each"

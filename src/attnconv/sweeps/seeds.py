@@ -34,6 +34,8 @@ class Found:
         """Return the result in the content of result.json."""
         split = "val" if "val_acc" in result else "test"
         pairs = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+        if "model.start" in pairs:  # copied heads come from another seed in each run
+            pairs["model.start"] = re.sub(r"/seed\d+/", "/seed*/", pairs["model.start"])
         return cls(pairs, result[f"{split}_acc"], split, result.get("precision", ""))
 
 
@@ -68,7 +70,7 @@ def seeds_table(found: Sequence[Found]) -> str:
     swept, cells = over_seeds(found)
     if not any(len(accuracies) > 1 for accuracies in cells.values()):
         return ""
-    names = [" ".join(f"{key}={value}" for key, value in zip(swept, values, strict=True)) for values in cells]
+    names = [" ".join(f"{key}={value}" for key, value in zip(swept, values, strict=True) if value) for values in cells]
     width = max(map(len, names))
     lines = [f"{accuracy_of(found)} over seeds:"]
     for name, accuracies in zip(names, cells.values(), strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 
 from attnconv.config import freeze
 from attnconv.errors import ConfigError, nearest
@@ -139,6 +140,8 @@ def plan(precision: str, only: Iterable[str], overrides: list[str], results: Pat
     for override in overrides:
         if (key := override.partition("=")[0].lstrip("+")) in SET_BY_ROWS:
             raise ConfigError(f"{override}: the experiments of the study set {key}; leave it out{SET_BY_ROWS[key]}")
+        if OverridesParser.create().parse_override(override).value_type is ValueType.GLOB_CHOICE_SWEEP:
+            raise ConfigError(f"{override}: the study does not search for names; list them: {key}=NAME,NAME")
         if key.startswith("hydra"):
             raise ConfigError(f"{override} has no effect: the study starts its runs without Hydra's launchers")
     of_study = rows(precision)

@@ -116,12 +116,12 @@ class Trainer:
                     f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts "
                     "as one with uncommitted changes"
                 )
-        # With several runs in one terminal, each line names its run, and no run draws a bar.
-        label = run_name(self.config) if runs_at_once() > 1 else None
-        self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
         history = recorded_epochs(self.folder.path, self.images) if self.writes else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
         self._say(opening_lines(self.description, self.folder, self.position))
+        # With several runs in one terminal, each line names its run, and no run draws a bar.
+        label = run_name(self.config) if runs_at_once() > 1 else None
+        self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
 
     def _precompile(self) -> None:
         if self.config.warm_up:

@@ -121,7 +121,7 @@ def assert_as_if_undisturbed(tmp_path, tiny, model):
 
 
 def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluster, command):
-    models = ["slow_a", "slow_b", "sa_quadratic", "sa_learned", "conv3x3", "mlp_mixer", "resnet10", "resnet18"]
+    models = ["slow_a", "slow_b", "sa_quadratic", "conv3x3", "resnet10"]
     sweep = [f"model={','.join(models)}", "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=60"]
     process = command(*sweep)
     wait_until(lambda: read_state(folder(tmp_path, "slow_b")).epoch >= 1, process)
@@ -135,16 +135,16 @@ def test_a_sweep_handles_a_job_timeout_and_a_cancellation(tmp_path, tiny, cluste
         model: "unfinished" if model == "slow_b" else "done" for model in models
     }
     assert f"job {array}_1 ended as CANCELLED" in cells["slow_b"][1]
-    assert counts == "sweep of 8 runs: 7 done, 1 unfinished"
+    assert counts == "sweep of 5 runs: 4 done, 1 unfinished"
     assert code == 1
-    assert "1 of 8 runs is not done; rerun the same command to run what is missing" in err
+    assert "1 of 5 runs is not done; rerun the same command to run what is missing" in err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_a")
     result = json.loads((folder(tmp_path, "slow_a") / "result.json").read_text())
     assert result["device"].endswith(", 1 thread"), "as many as the job asked for"
 
     process = command(*sweep[:1])
     code, cells, counts, err = finish(process)
-    assert (code, counts) == (0, "sweep of 8 runs: 7 skipped, 1 done"), err
+    assert (code, counts) == (0, "sweep of 5 runs: 4 skipped, 1 done"), err
     assert_as_if_undisturbed(tmp_path, tiny, "slow_b")
 
 
