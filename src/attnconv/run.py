@@ -37,8 +37,8 @@ def run(config: Config) -> dict[str, Any]:
     return trainer.result
 
 
-# In a process of a pool: the signal that stopped its last run, and with it the runs that the pool would start next.
-_stopped: BaseException | None = None
+# In a process of a pool: whether a signal stopped its last run, and with it those that the pool would start next.
+_stopped = False
 
 
 def run_in_sweep(config: Config) -> None:
@@ -49,21 +49,21 @@ def run_in_sweep(config: Config) -> None:
         Stopped: see `run`.
     """
     global _stopped
+    if _stopped:
+        raise CellFailed("stopped by a signal")
     failure = None
     try:
-        if _stopped is not None:
-            raise _stopped
         run(config)
     except (AlreadyDone, InUse) as elsewhere:  # another process took the run after the sweep began
         print(f"skipped: {elsewhere}".partition(";")[0], flush=True)
     except UserError as error:
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr, flush=True)
-    except (Stopped, KeyboardInterrupt) as stopped:
+    except (Stopped, KeyboardInterrupt):
         if pool_parent() is None:
             raise
         # An error would let joblib kill the other processes of its pool, which are still saving their runs.
-        _stopped, failure = stopped, "stopped by a signal"
+        _stopped, failure = True, "stopped by a signal"
     except Exception as error:
         failure = reason_of(error)
         traceback.print_exc()
