@@ -101,7 +101,8 @@ def read_cells(outputs: Path, trusted: Sequence[str]) -> list[dict[str, Any]]:
 
 def require_equal(settings: list[dict[str, Any]]) -> None:
     """Raise RunFolderError if runs differ in a setting."""
-    for name, value in settings[0].items():
+    for name in dict.fromkeys(name for one in settings for name in one):
+        value = settings[0].get(name)
         if values := {str(other.get(name)) for other in settings} - {str(value)}:
             raise RunFolderError(f"runs with {name}={value} and {values.pop()} cannot be compared: remove some")
 

@@ -28,6 +28,11 @@ def test_seeds_of_an_entry_on_one_machine_are_one_row():
     ]  # fmt: skip
 
 
+def test_a_seed_that_never_reached_80_percent_does_not_hide_the_others():
+    (found,) = rows(line(), line(seed=1, seconds_to_80=360.0), line(seed=2, seconds_to_80=None))
+    assert found[4] == "2 of 3: 5.5 min"
+
+
 def test_runs_with_another_number_of_epochs_are_another_row():
     found = rows(line(epochs=8), line(epochs=7, seed=1), line(epochs=7.2, entry="peer"), line(epochs=6.9, entry="peer"))
     assert [(row[1], row[2], row[5]) for row in found] == [

@@ -60,6 +60,18 @@ def test_an_order_needs_three_seeds_of_each_pair():
     assert verdict("W1", runs).parts[0].status == "undecided"
 
 
+def test_an_order_uses_the_precision_with_more_runs_of_each_model():
+    accuracies = {"conv3x3": 0.9, "locally_connected": 0.8, "mlp_mixer": 0.7, "fully_connected": 0.5}
+    runs = []
+    for model, accuracy in accuracies.items():
+        three = [accuracy + by for by in (0, 0.001, 0.002)]
+        runs += seeds("mixers_fp32", model, three, fraction=0.25, precision="fp32")
+        runs += seeds("mixers_bf16", model, (accuracy,), fraction=0.25)
+    assert [part.status for part in verdict("W1", runs).parts] == ["holds"] * 3
+    one = [run for run in runs if run["precision"] == "bf16"]
+    assert all("3 are needed" in part.text for part in verdict("W1", one).parts)
+
+
 def test_frozen_heads_in_fp32_decide_one_part_of_a_claim():
     five = (*LOW, 0.803, 0.799)
     runs, ahead = [], {"": 0.02, "_random": 0, "_shifts": 0.03, "_copied": 0.0201}

@@ -139,6 +139,14 @@ def long_range(tmp_path, monkeypatch, capsys):
     return capsys.readouterr()
 
 
+def test_the_long_range_table_compares_settings_that_the_first_run_lacks():
+    require_equal = runpy.run_path(str(REPOSITORY / "scripts/long_range.py"))["require_equal"]
+    require_equal([{"a": 1}, {"a": 1}])
+    for runs in ([{"a": 1}, {"a": 1, "impl": "x"}], [{"a": 1, "impl": "x"}, {"a": 1}]):
+        with pytest.raises(RunFolderError, match="cannot be compared"):
+            require_equal(runs)
+
+
 def test_the_long_range_table_refuses_runs_that_are_not_alike(tiny, tmp_path, monkeypatch, capsys):
     pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "epochs=1")
     for model, name in (("conv3x3", "bf16"), ("mlp_mixer", "fp32")):

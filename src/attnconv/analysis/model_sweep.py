@@ -61,7 +61,7 @@ def randomize(model: nn.Module, images: Tensor, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
-            parameter.add_(SPREAD * torch.randn(parameter.shape, generator=draw))
+            parameter.add_(SPREAD * torch.randn(parameter.shape, generator=draw).to(parameter.device))
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     for norm in norms:
         norm.momentum = 1.0  # use the statistics of these images alone
@@ -72,8 +72,8 @@ def randomize(model: nn.Module, images: Tensor, seed: int) -> None:
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None
         assert var is not None
-        mean.add_(SPREAD * var.sqrt() * torch.randn(mean.shape, generator=draw))
-        var.mul_(0.5 + torch.rand(var.shape, generator=draw))
+        mean.add_(SPREAD * var.sqrt() * torch.randn(mean.shape, generator=draw).to(mean.device))
+        var.mul_(0.5 + torch.rand(var.shape, generator=draw).to(var.device))
 
 
 def _smallest(name: str, seed: int) -> tuple[int, nn.Module]:

@@ -35,13 +35,14 @@ def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = 
     if isinstance(images, Sequence) and all(isinstance(one, str | os.PathLike | Image.Image) for one in images):
         if not images:
             raise DataError("there are no images")
-        opened = [_upright(one) if isinstance(one, Image.Image) else open_image(Path(one)) for one in images]
+        # One at a time: photos are large before they are scaled.
+        opened = (_upright(one) if isinstance(one, Image.Image) else open_image(Path(one)) for one in images)
         names = ["the image" if isinstance(one, Image.Image) else str(one) for one in images]
     else:
         array = _checked(_as_array(images), image_shape)
         if array.shape[1:] == (*image_shape[1:], image_shape[0]):
             return np.ascontiguousarray(array)  # PyTorch does not support negative strides
-        opened = [_from_array(one) for one in array]
+        opened = (_from_array(one) for one in array)
         names = [f"image {index}" for index in range(len(array))]
     return np.stack([_fitted(one, name, image_shape, resize) for one, name in zip(opened, names, strict=True)])
 

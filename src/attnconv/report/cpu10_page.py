@@ -66,13 +66,22 @@ def _row(key: tuple[Any, ...], runs: list[dict[str, Any]]) -> list[str]:
         str(len(runs)),
         f"{statistics.mean(accuracies):.1%}"
         + (f" ({min(accuracies):.1%} to {max(accuracies):.1%})" if len(runs) > 1 else ""),
-        "not reached" if None in reached else f"{statistics.mean(reached) / 60:.1f} min",
+        _mean_time(reached),
         f"{_mean(runs, 'epochs'):.2g}",
         f"{runs[0]['parameters']:,}",
         f"{_mean(runs, 'train_seconds') / 60:.1f}",
         f"{min(rates):.0f} to {max(rates):.0f}",
         f"{device}, {precision}",
     ]
+
+
+def _mean_time(seconds: list[float | None]) -> str:
+    """Return the mean of the times that are known, and how many are."""
+    known = [value for value in seconds if value is not None]
+    if not known:
+        return "not reached"
+    some = f"{len(known)} of {len(seconds)}: " if len(known) < len(seconds) else ""
+    return f"{some}{statistics.mean(known) / 60:.1f} min"
 
 
 def _mean(runs: Iterable[dict[str, Any]], key: str) -> float:

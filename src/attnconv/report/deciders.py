@@ -6,14 +6,14 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from attnconv.errors import UserError
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part, Verdict, judge, read_claims
-from attnconv.report.comparisons import REFERENCE, SURE, Row, between, share_of_images
+from attnconv.report.comparisons import REFERENCE, SURE, ByBlock, Row, between, share_of_images
 from attnconv.report.evidence import PRECISIONS, Arm, Contrast, Evidence
 from attnconv.report.network_deciders import NETWORK_DECIDERS, change_in_training
 from attnconv.report.protocols import Protocol, protocols
@@ -216,7 +216,7 @@ def ordered(claim: Claim, evidence: Evidence) -> list[Part]:
     arms = [Arm.parse(text, fraction=claim["fraction"]) for text in claim["arms"]]
     by_precision = {precision: {arm: evidence.runs(arm, precision) for arm in arms} for precision in PRECISIONS}
     # One precision for all, because accuracies of two precisions are never compared.
-    precision = max(PRECISIONS, key=lambda precision: sum(map(bool, by_precision[precision].values())))
+    precision = max(PRECISIONS, key=lambda precision: _completeness(by_precision[precision].values()))
     means = {
         arm: fmean(row["test_acc"] for row in runs.values()) for arm, runs in by_precision[precision].items() if runs
     }
@@ -228,8 +228,16 @@ def ordered(claim: Claim, evidence: Evidence) -> list[Part]:
     for (ours, theirs), contrast in pairs:
         apart = contrast is not None and sure.get(id(contrast.gap.estimate)) and contrast.gap.value > 0
         text = f"`{ours.model}` - `{theirs.model}`: {contrast or 'no pairs'}"
+        if contrast is not None and contrast.seeds < claim["seeds"]:
+            text += f", {claim['seeds']} are needed"
         parts.append(Part(HOLDS if apart else UNDECIDED, text, contrast.folders if contrast else ()))
     return parts + [Part(NOT_RUN, f"`{arm.model}`") for arm in arms if arm not in means]
+
+
+def _completeness(arms: Iterable[ByBlock]) -> tuple[int, int]:
+    """Return how many arms have runs, and how many runs the arm with the fewest has."""
+    counts = list(map(len, arms))
+    return sum(map(bool, counts)), min(counts)
 
 
 def reaches(claim: Claim, evidence: Evidence) -> list[Part]:

@@ -14,8 +14,8 @@ from attnconv.report.figures import layers
 from attnconv.report.figures.accuracies import draw_protocol
 from attnconv.report.figures.data import ByImages, Share, Shares
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, verdicts
-from attnconv.report.figures.results import Results
-from attnconv.report.figures.study_data import accuracy_by_images
+from attnconv.report.figures.results import Results, grid_of
+from attnconv.report.figures.study_data import accuracy_by_cpu_minutes, accuracy_by_images
 from attnconv.report.figures.style import new_figure
 from attnconv.report.stats import shown_interval
 from conftest import REPOSITORY
@@ -27,6 +27,26 @@ def test_claims_at_a_glance_match_the_page():
     page = (REPOSITORY / "results/claims.md").read_text()
     rows = re.findall(r"^\| \[(\w+)\]\(#\w+\) \| ([^|]+) \| [^|]+ \| \*\*([a-z ]+)\*\*", page, flags=re.MULTILINE)
     assert [(row.name, row.claim, row.status) for row in verdicts(RESULTS).rows] == rows
+
+
+def test_the_chart_of_minutes_shows_runs_on_one_number_of_images(monkeypatch):
+    found = {
+        (images, model): {"train_images": images, "model": model, "precision": "fp32", "device": "a CPU", "seed": 0}
+        for images in (5_000, 50_000) for model in ("conv3x3", "sa_quadratic")
+    }  # fmt: skip
+    lines = [{"epoch": 1, "test/acc": 0.5, "train_cpu_seconds": 60.0, "eval_cpu_seconds": 6.0}]
+    monkeypatch.setattr(Results, "of_study", lambda self, study, **wanted: list(found.values()))
+    monkeypatch.setattr(Results, "epochs", lambda self, run: lines)
+    drawn = accuracy_by_cpu_minutes(Results(REPOSITORY))
+    assert "50,000 images" in drawn.title
+    assert len(drawn.curves) == 2
+
+
+def test_the_map_of_an_unfinished_run_comes_from_its_images(tmp_path):
+    config = {"model": {"patch": 2}}
+    assert grid_of(tmp_path, config) == (16, 16), "of CIFAR-10"
+    (tmp_path / "preprocessing.json").write_text(json.dumps({"image_shape": [1, 8, 12]}))
+    assert grid_of(tmp_path, config) == (4, 6)
 
 
 def test_images_needed_match_the_page():

@@ -285,9 +285,9 @@ def test_data_points_of_the_study_show_their_command_and_run(visit):
 def test_runs_of_equal_images_and_epochs_share_a_chart_of_time(visit):
     page = visit(path=REPOSITORY / "docs" / "index.html")
     assert {words.split(",")[1] for words in readouts(page)} == {" 50"}
-    page.get_by_label("Runs of").select_option("12500 20")
+    page.get_by_label("Runs of").select_option("12500 20 mini modern bf16")
     assert {words.split(",")[1] for words in readouts(page)} == {" 12"}
-    assert choices(page)["budget"] == "12500 20"
+    assert choices(page)["budget"] == "12500 20 mini modern bf16"
 
 
 def readouts(page):

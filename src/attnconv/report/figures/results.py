@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnconv.files import FileError, read_json_lines, reading
+from attnconv.files import FileError, read_json, read_json_lines, reading
 from attnconv.report.comparisons import check_alike, distinct, is_of
 from attnconv.report.runs_table import read_runs
+from attnconv.runs.folder import PREPROCESSING_FILE
 from attnconv.runs.status import collected_folder
 
 Row = dict[str, Any]
@@ -118,8 +119,10 @@ def read_maps(folder: Path) -> NDArray[Any]:
 
 
 def grid_of(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
-    """Return the map of a run with Gaussian heads, in positions; before format 3, from images of 32 pixels."""
+    """Return the map of a run with Gaussian heads, in positions; older and collected runs have images of 32 pixels."""
     if (folder / "attention_maps.npy").exists():
         height, width = read_maps(folder).shape[2:]
         return height, width
-    return (32 // config["model"]["patch"],) * 2
+    path, patch = folder / PREPROCESSING_FILE, config["model"]["patch"]
+    _, height, width = read_json(path, ["image_shape"])["image_shape"] if path.exists() else (3, 32, 32)
+    return height // patch, width // patch

@@ -83,6 +83,8 @@ def accuracy_by_cpu_minutes(results: Results) -> Curves | None:
     """Return test accuracy by CPU minutes, of Table 1's models, or of the first study whose runs recorded minutes."""
     for study in MINUTES:
         runs = results.of_study(study, **MINI)
+        most = max((run["train_images"] for run in runs), default=0)
+        runs = [run for run in runs if run["train_images"] == most]  # one title for all
         curves = [curve for run in runs for curve in curve_of(run, results.epochs(run), "minutes")]
         if len({curve.model for curve in curves}) > 1:
             title = f"CIFAR-10, {runs[0]['train_images']:,} images, scale=mini, {runs[0]['precision']}"

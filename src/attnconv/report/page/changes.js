@@ -66,11 +66,14 @@ export function hide(pixels, hidden, { image: [channels, , imageWidth], patch, g
 /** The class with the largest share. */
 export const best = (shares) => shares.indexOf(Math.max(...shares));
 
+let counts = 0; // of clicks: a newer count ends the one before
+
 /** Count right predictions over the images of the page, with the heads as they are, without freezing the page. */
 export async function countRight(page, now, say) {
   const { run, modes } = now;
   const set = page.imagesOf(run);
-  const state = page.state.values.heads;
+  const { heads, network } = page.state.values;
+  const count = (counts += 1);
   let [right, asTrained] = [0, 0];
   for (let index = 0; index < set.labels.length; index++) {
     const image = { pixels: set.one(index), key: `${run.data_hash} ${index}` };
@@ -79,7 +82,8 @@ export async function countRight(page, now, say) {
     right += of(switches(modes, taps));
     asTrained += of();
     await new Promise((resolve) => setTimeout(resolve));
-    if (page.state.values.heads !== state) return;
+    const { heads: headsNow, network: networkNow } = page.state.values;
+    if (headsNow !== heads || networkNow !== network || counts !== count) return;
     if (index % 10 === 9) say(`${index + 1} of ${set.labels.length} images ...`);
   }
   say(`${right} of ${set.labels.length} images are right with these heads; as trained, ${asTrained} are.`);

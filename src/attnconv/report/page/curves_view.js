@@ -27,8 +27,8 @@ function aboutRun({ point, text }, say) {
   ];
 }
 
-const described = ({ model, train_images: images, seed, epochs, test_acc: share_, minutes, clock }) =>
-  `${model}, ${thousands(images)} images, ${epochs} ${epochs === 1 ? "epoch" : "epochs"}, seed ${seed}: ${accuracy(share_)} in ${minutes} ` +
+const described = ({ run, model, train_images: images, seed, epochs, test_acc: share_, minutes, clock }) =>
+  `${model} (${run.split("/")[0]}), ${thousands(images)} images, ${epochs} ${epochs === 1 ? "epoch" : "epochs"}, seed ${seed}: ${accuracy(share_)} in ${minutes} ` +
   `${clock ? "wall-clock minutes" : "CPU minutes"}`;
 
 const dotOf = (point, x) => ({ x, y: point.test_acc, size: 3, text: described(point), point });
@@ -159,10 +159,13 @@ function dataChart({ points }, { title, curves, runs }) {
   });
 }
 
-/** Accuracy against time of the runs with as many images and epochs as the reader chooses; first, those with most. */
+const budgetOf = ({ train_images: images, epochs, scale, recipe, precision }) =>
+  [images, epochs, scale, recipe, precision].join(" ");
+
+/** Accuracy against time of the runs with one budget, scale, recipe and precision; first, those of the largest budget. */
 function timeFigure({ state, data }) {
-  const budgets = Map.groupBy(data.points, ({ train_images: images, epochs }) => `${images} ${epochs}`);
-  const work = (budget) => budget.split(" ").reduce((product, factor) => product * factor, 1);
+  const budgets = Map.groupBy(data.points, budgetOf);
+  const work = (budget) => budget.split(" ")[0] * budget.split(" ")[1];
   const names = [...budgets.keys()].toSorted((a, b) => work(b) - work(a));
   const figure = html("div", {});
   const chosen = () => (budgets.has(state.values.budget) ? state.values.budget : names[0]);
@@ -170,8 +173,9 @@ function timeFigure({ state, data }) {
   state.onChange((changed) => changed.has("budget") && update());
   update();
   const options = names.map((name) => {
-    const [images, epochs] = name.split(" ").map(Number);
-    return [name, `${thousands(images)} images, ${epochs} ${epochs === 1 ? "epoch" : "epochs"}`];
+    const { train_images: images, epochs, scale, recipe, precision } = budgets.get(name)[0];
+    const amount = `${thousands(images)} images, ${epochs} ${epochs === 1 ? "epoch" : "epochs"}`;
+    return [name, `${amount}, ${scale}, ${recipe}, ${precision}`];
   });
   const control = select("Runs of", options, chosen(), (budget) => state.set({ budget }));
   return html("div", {}, html("div", { className: "controls" }, control), figure);

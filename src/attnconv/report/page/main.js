@@ -49,7 +49,7 @@ function makePage() {
       (data.protocols ?? []).map(({ title }) => title),
       "",
     ),
-    budget: textLike(/^[\d ]+$/), // images and epochs of the runs whose time is drawn
+    budget: textLike(/^\d+ \d+( [\w-]+){3}$/), // the runs whose time is drawn: images, epochs, scale, recipe, precision
     network: oneOf(
       runs.map(({ run }) => run),
       "",

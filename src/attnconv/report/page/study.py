@@ -33,7 +33,7 @@ def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, 
         layers = [{name: _rounded(pair) for name, pair in layer.items()} for layer in layer_rows(probed)]
     with reading(folder / "config.yaml"):
         (_, height, width), patch = image, probed.get("patch", config["model"].get("patch", 1))
-        about = {"heads": config["model"]["heads"], "grid": [height // patch, width // patch], "layers": layers}
+        about = {"grid": [height // patch, width // patch], "layers": layers}
     return facts(config, result, link) | about
 
 
