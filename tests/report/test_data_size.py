@@ -199,7 +199,7 @@ def test_the_page_lists_commits_hosts_trials_and_gains():
     page = data_size_page([*CONTROL, *ATTENTION, *rates], trials)
     assert "Commit 0000000; bf16; a CPU, 1 thread." in page
     assert "| `sa_quadratic` | 2 | not run |" in page
-    assert "| `sa_learned` | 1 | +0.5 at 2 x (bf16, 3 runs) |" in page
+    assert "| `sa_learned` | 1 | +0.5 at 2 x (bf16, 3 rates, one seed) |" in page
     assert f"](runs/{EPOCHS}/sa_learned/mini-modern)" in page
 
 

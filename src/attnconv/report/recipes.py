@@ -53,4 +53,4 @@ def gain_text(by_rate: dict[float, float], precision: str) -> str:
     if 1 not in by_rate or not others:
         return f"{len(by_rate)} of 3 rates ({precision}, one seed)"
     best = max(others, key=lambda rate: others[rate])
-    return f"{100 * (others[best] - by_rate[1]):+.1f} at {best:g} x ({precision}, one seed)"
+    return f"{100 * (others[best] - by_rate[1]):+.1f} at {best:g} x ({precision}, {len(by_rate)} rates, one seed)"
