@@ -162,11 +162,12 @@ function dataChart({ points }, { title, curves, runs }) {
 const budgetOf = ({ train_images: images, epochs, scale, recipe, precision }) =>
   [images, epochs, scale, recipe, precision].join(" ");
 
-/** Accuracy against time of the runs with one budget, scale, recipe and precision; first, those of the largest budget. */
+/** Accuracy against time of the runs with one budget, scale, recipe and precision; first, those of the largest one. */
 function timeFigure({ state, data }) {
   const budgets = Map.groupBy(data.points, budgetOf);
   const work = (budget) => budget.split(" ")[0] * budget.split(" ")[1];
-  const names = [...budgets.keys()].toSorted((a, b) => work(b) - work(a));
+  const runs = (budget) => budgets.get(budget).length;
+  const names = [...budgets.keys()].toSorted((a, b) => work(b) - work(a) || runs(b) - runs(a));
   const figure = html("div", {});
   const chosen = () => (budgets.has(state.values.budget) ? state.values.budget : names[0]);
   const update = () => figure.replaceChildren(timeChart(budgets.get(chosen())));
