@@ -21,6 +21,7 @@ from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides, keep_text
 
+JOBLIB = "JoblibLauncher"
 REQUEUES = 100  # times that Slurm requeues a run that reached its time limit
 
 
@@ -64,19 +65,21 @@ class CellSweeper(BasicSweeper):
         from attnconv.sweeps.grid import Cell, run_cells  # imports torch: only once all is known to be good
 
         found = [Cell(overrides, config) for config, overrides in cells]
-        target = str(self.config.hydra.launcher.get("_target_"))
-        here = target.endswith((".BasicLauncher", ".JoblibLauncher"))
+        here = self._launcher_name in ("BasicLauncher", JOBLIB)
         run_cells(found, self._launch, record=Path(self.config.hydra.sweep.dir), here=here)
+
+    @property
+    def _launcher_name(self) -> str:
+        assert self.config is not None
+        return str(self.config.hydra.launcher.get("_target_")).rpartition(".")[2]
 
     def _launch(self, overrides: list[list[str]]) -> list[str | None]:
         assert self.launcher is not None
         assert self.config is not None
         os.environ[POOL] = str(os.getpid())
-        settings = self.config.hydra.launcher
-        if not str(settings.get("_target_")).endswith(".SlurmLauncher"):
-            pool = str(settings.get("_target_")).endswith(".JoblibLauncher")
+        if self._launcher_name != "SlurmLauncher":
             try:
-                with _CtrlC() if pool else nullcontext():
+                with _CtrlC() if self._launcher_name == JOBLIB else nullcontext():
                     jobs = self.launcher.launch(overrides, initial_job_idx=0)
             # Of the launcher's settings: errors of runs are in their JobReturn.
             except (TypeError, ValueError) as error:
@@ -84,7 +87,7 @@ class CellSweeper(BasicSweeper):
             return [_reason(job) for job in jobs]
         from attnconv.sweeps.slurm import launch_on_cluster
 
-        folder = Path(settings.submitit_folder).parent
+        folder = Path(self.config.hydra.launcher.submitit_folder).parent
         return [_reason(job) for job in launch_on_cluster(self.launcher, overrides, folder)]
 
 
