@@ -18,8 +18,7 @@ tests/report/test_stats.py; the standard error of a rate near 95% is 1%):
     McNemar's test at 5% finds a difference, of equal models on shared images          4.6%
 
 The shared standard deviation assumes equal noise at all fractions. If 1% of the images is 1.5 times as noisy as most
-fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval covers the true
-value
+fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval covers the true value
 
     at 1% of the images in                                                            81.8%
     at 25% of the images in                                                           99.8%
