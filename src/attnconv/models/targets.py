@@ -24,19 +24,24 @@ def kept_settings() -> Iterator[None]:
     dtype, gradients, folder = torch.get_default_dtype(), torch.is_grad_enabled(), os.getcwd()
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     device = torch.get_default_device()
-    exact = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = _deterministic()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
         torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+        if _deterministic() != deterministic:  # the call imports torch's compiler, for 3 s
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if torch.get_default_device() != device:
             torch.set_default_device(None if device.type in ("cpu", "meta") else device)
         os.chdir(folder)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def import_target(name: Any, path: str = "") -> Any:
