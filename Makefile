@@ -21,8 +21,8 @@ setup-dev: $(VENV)/.dev  ## also install the requirements for tests and linters
 quickstart: setup  ## train on handwritten digits to at least 97%; ARGS=... adds settings
 	$(RUN) train.py experiment=quickstart $(ARGS)
 
-study: setup  ## train or resume the runs that decide the claims (days); ONLY=table1 selects a row
-	$(RUN) scripts/study.py $(foreach row,$(ONLY),--only $(row))
+study: setup  ## train or resume the runs that decide the claims (days); ONLY=table1 trains one experiment
+	$(RUN) scripts/study.py $(foreach name,$(ONLY),--only $(name))
 
 page: setup  ## make docs/index.html, the page to explore results/, without training
 	$(RUN) scripts/make_page.py

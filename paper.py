@@ -66,7 +66,7 @@ def prove() -> None:
     convolved = convolution(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     difference = (convolved - attention_from(convolution)(images)).abs()
     inside = difference[:, 1:-1, 1:-1].max().item()
-    print(f"a 3x3 convolution as nine heads: they differ by {inside:.0e} inside, {difference.max():.1f} at the border")
+    print(f"a 3x3 convolution as nine heads: difference {inside:.0e} inside, {difference.max():.1f} at the border")
     assert inside < 1e-5
 
 

@@ -30,7 +30,9 @@ OF_ONE_NETWORK = ("model", "checkpoint", "trust", "data", "alpha", "batch", "dev
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("--model", metavar="NAME", help="a model of configs/model/ or of timm")
-    parser.add_argument("--checkpoint", type=a_path, help="a run folder, a file in one, or any file of weights")
+    parser.add_argument(
+        "--checkpoint", type=a_path, metavar="FILE", help="a run folder, a file in one, or any file of weights"
+    )
     parser.add_trust()
     parser.add_data()
     parser.add_argument("--images", type=positive, help="compare on the first N test images only", metavar="N")
@@ -39,7 +41,9 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=positive, default=100, help="test images per batch (default: 100)")
     parser.add_device()
-    parser.add_argument("--json", type=a_path, help="write the numbers to this file (default for a run: its folder)")
+    parser.add_argument(
+        "--json", type=a_path, metavar="FILE", help="write the numbers to this file (default for a run: its folder)"
+    )
     parser.add_argument(
         "--sweep", nargs="*", metavar="NAME", help="convert timm models: the named ones, or twenty families"
     )

@@ -62,7 +62,9 @@ def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
-    parser.add_argument("--out", type=a_path, help="the file to write: docs/index.html, or page.html for RUN")
+    parser.add_argument(
+        "--out", type=a_path, metavar="FILE", help="the file to write: docs/index.html, or page.html for RUN"
+    )
     parser.add_results()
     parser.add_data()
     parser.add_trust()

@@ -63,8 +63,8 @@ def _done(cell: Cell) -> bool:
 
 
 def show_rows(cells: dict[str, list[Cell]], rates: Rates) -> None:
-    """Print one line per row: its runs, the finished runs, and the time left."""
-    print(f"{'row':<16} {'runs':>5} {'done':>5} {'core-hours left':>16}")
+    """Print one line per experiment: its runs, the finished runs, and the time left."""
+    print(f"{'experiment':<16} {'runs':>5} {'done':>5} {'core-hours left':>16}")
     for name, of_row in cells.items():
         hours = sum(seconds_left(cell, rates) for cell in of_row) / 3600
         print(f"{name:<16} {len(of_row):>5} {sum(map(_done, of_row)):>5} {hours:>16.1f}")
@@ -85,9 +85,15 @@ def show_cells(cells: list[Cell], rates: Rates, at_once: int) -> None:
 def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_argument(
-        "--only", action="append", default=[], metavar="ROW", help=f"train only this row: {', '.join(rows('bf16'))}"
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"train only this experiment: {', '.join(rows('bf16'))}",
     )
-    parser.add_argument("--list", action="store_true", help="list the rows with their runs and hours, and run nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="list the experiments, their runs and hours, and run nothing"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs in order with their times, and run nothing"
     )

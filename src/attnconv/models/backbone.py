@@ -118,4 +118,7 @@ def check_patch(image_shape: tuple[int, int, int], patch: int) -> None:
     """Raise ValueError if images (C, height, width) do not divide into patches."""
     _, height, width = image_shape
     if height % patch or width % patch:
-        raise ValueError(f"images of {height}x{width} pixels do not divide into patches of {patch}x{patch}")
+        raise ValueError(
+            f"images of {height}x{width} pixels do not divide into patches of {patch}x{patch}: "
+            "patch must divide both sides"
+        )

@@ -26,7 +26,10 @@ class Vgg(nn.Module):
         if width < 1:
             raise ValueError(f"width must be at least 1, not {width}")
         if min(image_shape[1:]) < 2 ** len(STAGES):
-            raise ValueError(f"five poolings need images of 32x32 pixels, not {image_shape[1]}x{image_shape[2]}")
+            raise ValueError(
+                f"the images must be at least 32x32 pixels, because five poolings halve them, "
+                f"not {image_shape[1]}x{image_shape[2]}"
+            )
         layers: list[nn.Module] = []
         channels = image_shape[0]
         for stage in STAGES:

@@ -185,7 +185,9 @@ INTRODUCTION = """# Claims and verdicts
 
 Made by `python scripts/make_tables.py` from results/claims.yaml, which has the rule for each claim, and results/runs.
 Verdicts: **holds**; **does not hold**; **undecided**: the interval allows both, or runs are missing; **not run**, with
-its cost in core-hours on one core with bf16 (2 to 4 times as much in fp32). A comparison that decides nothing is marked
+the core-hours that the experiment's header estimates for bf16, and the claims that the same runs serve (`python
+scripts/study.py --list` estimates from finished runs: in bf16 up to 1.8 times as much, in fp32 2 to 4 times as much
+again). A comparison that decides nothing is marked
 "for comparison". A claim holds if all of its deciding comparisons hold, and does not hold if one of them does not.
 
 Differences are in percentage points of test accuracy after the last epoch, paired by seed, with Student's 95% interval

@@ -127,7 +127,10 @@ def find_weights(folder: Path) -> Path:
             kept = collected_weights(results.parent, folder.absolute().relative_to(results).as_posix())
             if kept.exists():
                 return kept
-    raise RunFolderError(f"{folder} has no weights.safetensors: the run is not finished, or only its results were kept")
+    raise RunFolderError(
+        f"{folder} has no weights.safetensors: the run is not finished, or only its results were kept; "
+        "rerun its command, or use a network in results/weights/, such as sa_quadratic"
+    )
 
 
 def _is_name(run: str) -> bool:

@@ -189,7 +189,9 @@ class ScriptParser(argparse.ArgumentParser):
     def add_results(self, may_be_new: bool = False) -> None:
         """Add --results, the folder of collected results."""
         kind = a_path if may_be_new else existing_folder
-        self.add_argument("--results", type=kind, default=RESULTS, help="results folder; results/ by default")
+        self.add_argument(
+            "--results", type=kind, default=RESULTS, metavar="FOLDER", help="results folder; results/ by default"
+        )
 
     def add_device(self, default: str = "cpu") -> None:
         """Add --device."""
@@ -197,7 +199,7 @@ class ScriptParser(argparse.ArgumentParser):
 
     def add_data(self) -> None:
         """Add --data, the folder of the data set of a run or of a setting."""
-        self.add_argument("--data", type=a_place, help="folder of the data, if it has moved")
+        self.add_argument("--data", type=a_place, metavar="FOLDER", help="folder of the data, if it has moved")
 
     def add_trust(self) -> None:
         """Add --trust, which may be given several times, for runs of a user's own models."""

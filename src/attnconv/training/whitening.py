@@ -31,7 +31,7 @@ def whiten_stem(model: nn.Module, split: Split) -> None:
         ValueError: the network has no linear stem on patches.
     """
     if not isinstance(model, Backbone):
-        raise ValueError("recipe.whitening needs a network with a linear stem on patches")
+        raise ValueError("recipe.whitening needs a network with a linear stem on patches: set it to false")
     every = max(1, len(split) // IMAGES)  # spread over the split, because the first images may all be of one class
     images = normalize(split.images[::every], split.mean, split.std)
     patches = space_to_depth(images.permute(0, 2, 3, 1), model.patch).flatten(0, 2).double().cpu()

@@ -10,7 +10,7 @@ const LEAD =
   "the arrow keys, to see its command and its folder.";
 
 const CLAIMS_LEAD =
-  "No threshold has changed since 2026-11-25. The letter links to the details of a claim. The command trains missing runs.";
+  "No threshold has changed since 2026-11-25. The letter links to the details of a claim. The command produces the evidence.";
 const CLAIM_COLUMNS = ["id", "claim", "verdict", "number, 95% interval, n", "command"];
 
 const share = (value) => `${Math.round(100 * value)}%`;

@@ -9,7 +9,7 @@ import { photograph } from "./pictures.js";
 
 const LEAD =
   "The trained network runs in your browser, in plain JavaScript. Choose a test image or drop your own. Click its " +
-  "patches to hide them. Click a head to switch it off, and again to replace it by the nearest tap of a 3 x 3 " +
+  "patches to hide them. Click a head to switch it off, and again to replace it with the nearest tap of a 3 x 3 " +
   "convolution. What does the prediction need?";
 const BARS = "Blue: current network. Orange: as trained, nothing hidden. The true class is in bold.";
 const RELATED = ["network", "image", "heads", "hidden"];
