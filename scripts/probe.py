@@ -34,6 +34,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.runs and arguments.calibration is None:
         parser.error("no run given: probe.py RUN [RUN ...]")
+    if not arguments.runs:
+        given = {name for name, value in vars(arguments).items() if value != parser.get_default(name)}
+        unused = [f"--{name}" for name in ("data", "device", "trust") if name in given]
+        if unused:
+            parser.error(f"{' and '.join(unused)} without RUN has no effect: leave it out")
     check_target(parser, arguments.calibration)
     measure(arguments)
 

@@ -118,6 +118,8 @@ def test_load_takes_texts_for_paths(folder):
     assert attnconv.load(folder, weights=f"{folder}/weights.safetensors", trusted="mine").folder == folder
     with pytest.raises(RunFolderError, match="by its folder or its name"):
         attnconv.load(None)
+    with pytest.raises(RunFolderError, match="weights must be a path, not 5"):
+        attnconv.load(folder, weights=5)
 
 
 def test_predict_works_without_the_data_set(network, folder, moved, tmp_path):
@@ -171,6 +173,15 @@ def test_positional_heads_need_no_images(tiny, arrays):
     attnconv.run(config)
     shutil.rmtree(arrays)
     assert len(attnconv.load(run_folder_path(config)).heads()) == 6
+
+
+def test_heads_refuses_more_images_than_fit_into_memory(network):
+    with pytest.raises(UserError, match=r"heads\(\) averages at most 1,000 images, not 1,001"):
+        network.heads(np.zeros((1_001, 8, 8, 3), np.uint8))
+
+
+def test_notebooks_complete_the_public_names():
+    assert {"compose", "load", "run", "__version__"} <= set(dir(attnconv))
 
 
 @pytest.mark.parametrize(

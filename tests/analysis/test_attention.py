@@ -116,3 +116,26 @@ def test_a_network_is_not_a_mixer_and_may_go_on_in_place():
 def test_other_tokens_are_not_taken_for_positions():
     with pytest.raises(ConfigError, match="has 1 token more than positions, and only those of timm and torchvision"):
         attention_layers(ClassLast(), torch.randn(2, 3, 4, 4))
+
+
+class OwnAttention(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+class TwoMaps(nn.Module):
+    """Subtracts two maps per head, so that their rows are no probabilities of a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused_attn, self.num_heads, self.attn_drop = True, 2, nn.Dropout(0.0)
+
+    def forward(self, x):
+        first, second = self.attn_drop(x.new_zeros(len(x), 4, 16, 16)).chunk(2, 1)
+        return x.mean((2, 3)) + (first - second).sum()
+
+
+@pytest.mark.parametrize("network", [OwnAttention, TwoMaps])
+def test_attention_of_an_unknown_kind_is_refused_and_not_called_missing(network):
+    with pytest.raises(ConfigError, match=rf"its attention \({network.__name__}\) is of an unknown kind"):
+        attention_layers(nn.Sequential(network()), torch.randn(2, 3, 4, 4))

@@ -121,6 +121,7 @@ def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsy
 
     for command, complaint in (
         (("conv_to_attention",), "choose a network"),
+        (("probe", "--calibration", tmp_path / "c.json", "--data", tmp_path), "--data without RUN has no effect"),
         (("conv_to_attention", "--checkpoint", tmp_path / "nowhere"), "nowhere does not exist"),
         (("conv_to_attention", "--checkpoint", run_folder_path(attentive)), "the model has no convolution"),
         (("probe", folder), "has no attention layer to probe"),

@@ -191,3 +191,15 @@ def test_a_map_larger_than_the_learned_tables_is_refused():
 def test_attention_probs_without_input_are_refused():
     with pytest.raises(ValueError, match="needs x of 2x3 pixels"):
         build("content").attention_probs(2, 3)
+
+
+@pytest.mark.parametrize("impl", ["dense", "fused", "absorbed"])
+def test_a_sparse_pattern_does_not_depend_on_the_device_that_the_layer_was_built_on(impl):
+    layer = build("bigbird", impl=impl)
+    with torch.device("meta"):
+        loaded = ContentAttention(WIDTH, HEADS, GRID, **VARIANTS["bigbird"], impl=impl)
+    loaded.load_state_dict(layer.state_dict(), assign=True)
+    x = torch.randn(2, *GRID, WIDTH, dtype=torch.float64)
+    assert torch.equal(loaded(x), layer(x))
+    assert layer.to("meta")(x.to("meta")).is_meta
+    assert torch.equal(loaded(x), loaded.to("cpu")(x))

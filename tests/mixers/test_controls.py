@@ -237,3 +237,9 @@ def test_invalid_options_are_refused(builder, complaint):
 def test_mixers_with_a_fixed_map_size_refuse_other_sizes(name):
     with pytest.raises(ValueError, match="fit maps of 3x4 pixels only, this one is 4x4"):
         build(name)(torch.randn(1, 4, 4, WIDTH, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["circular", "zeros", "locally_connected", "involution"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_networks_in_16_bits_run(name, kind):
+    assert build(name).to(kind)(X.to(kind)).dtype == kind

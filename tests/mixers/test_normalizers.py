@@ -44,7 +44,15 @@ def test_relu_of_quadratic_scores_is_an_epanechnikov_kernel():
 def test_relu_weights_of_bf16_scores_sum_to_one():
     torch.manual_seed(0)
     probs = to_probs(torch.randn(50, 1024).bfloat16(), "relu")
-    torch.testing.assert_close(probs.float().sum(-1), torch.ones(50), rtol=0, atol=1e-3)
+    torch.testing.assert_close(probs.double().sum(-1), torch.ones(50, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_have_the_type_of_their_scores(normalizer, kind):
+    assert to_probs(torch.zeros(3, 4, dtype=kind), normalizer).dtype == kind
+    layer = build_content("learned", normalizer=normalizer).to(kind)
+    assert layer(torch.randn(2, *layer.grid, layer.width).to(kind)).dtype == kind
 
 
 def test_relu_rows_without_positive_weights_are_zero_with_finite_gradients():

@@ -187,3 +187,11 @@ def test_one_hot_position_scores_are_a_convolution():
 def test_invalid_options_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         build(**options)
+
+
+@pytest.mark.parametrize("impl", ["dense", "gathered"])
+def test_no_images_give_no_images(impl):
+    mixer = build(impl=impl)
+    x = torch.zeros(0, 5, 6, 8, dtype=next(mixer.parameters()).dtype, requires_grad=True)
+    mixer(x).sum().backward()
+    assert mixer(x).shape == x.grad.shape == x.shape

@@ -1,8 +1,10 @@
 """Loading run folders of unknown origin: one-line errors, and only trusted code runs."""
 
 import json
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -219,3 +221,45 @@ def test_of_several_networks_of_a_model_its_first_run_on_all_images_has_its_name
         (tmp_path / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "weights" / f"{name}.safetensors").touch()
     assert find_run("sa_quadratic", tmp_path) == tmp_path / "runs" / first
+
+
+def test_code_hidden_from_the_list_of_targets_does_not_run(folder):
+    made = folder / "made"
+    inner = {"_target_": "os.mkdir", "path": str(made)}
+    for hidden in (
+        {"padding": f"${{oc.create:{{_target_:os.mkdir,path:{made}}}}}"},
+        {"_args_": [f"${{oc.create:{{_target_:os.mkdir,path:{made}}}}}"]},
+        {"_args_": [{"_target_": "attnconv.models.targets.import_target", "name": "os.mkdir"}]},
+        {"_args_": [{"_target_": "attnconv.models.build.build_model", "node": inner}]},
+    ):
+        changed(folder, model=model_of(folder, mixer=model_of(folder)["mixer"] | hidden))
+        with pytest.raises(UserError, match=r"can run code: write its value|is code from outside this package"):
+            load(folder)
+        changed(folder, model=model_of(folder, mixer={"_target_": "attnconv.mixers.convolution.Convolution"}))
+    mixer, text = "_target_: attnconv.mixers.convolution.Convolution", (folder / "config.yaml").read_text()
+    pairs = f"{mixer}\n    _args_: !!pairs [a: {{_target_: os.mkdir, path: {made}}}]"
+    (folder / "config.yaml").write_text(text.replace(mixer, pairs))
+    with pytest.raises(UserError, match=r"_target_=os\.mkdir is code"):
+        load(folder)
+    assert not made.exists()
+
+
+def test_loading_draws_no_random_numbers_of_the_caller(folder):
+    def draws():
+        return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+    before = draws()
+    load(folder)
+    assert draws() != before
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+    expected = draws()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+    load(folder)
+    assert draws() == expected
+
+
+def test_other_files_among_committed_weights_are_ignored(tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/foo.safetensors").touch()
+    with pytest.raises(UserError, match="results/weights is empty"):
+        find_run("foo", tmp_path)

@@ -4,6 +4,7 @@ Axes: B images, N heads, Q K query and key tokens.
 """
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
     """Return the attention of each layer of a network for images (B, C, height, width), in order of depth.
 
     Raises:
-        ConfigError: a layer attends within windows, not to the whole map, or gives no probabilities; or there are more
+        ConfigError: a layer attends within windows, not to the whole map, or is of an unknown kind; or there are more
             tokens than positions, and no library says which come first.
     """
     if attention_mixers(model):
@@ -68,6 +69,8 @@ def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
         yield LayerAttention(probs_of(mixer, height, width, x).cpu(), (height, width), 0)
 
 
+ATTENTION = re.compile("attention|attn|mhsa|gpsa", re.IGNORECASE)  # the names of such classes in timm and torchvision
+
 # Of MultiheadAttention, after queries, keys and values.
 OPTIONS = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
 
@@ -76,7 +79,9 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Run a copy of a transformer that writes out its probabilities, and return them, (B, N, Q, K) each."""
     found: list[Tensor] = []
 
-    def keep(dropout: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def keep(attention: Any, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].shape[1] != getattr(attention, "num_heads", inputs[0].shape[1]):
+            raise _unknown(attention)
         found.append(inputs[0].float().cpu())
 
     def recompute(attention: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
@@ -97,9 +102,15 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
         # timm's attention layers have both; without the fused kernel, probabilities pass through the dropout module.
         elif hasattr(module, "fused_attn") and isinstance(dropout, nn.Module):
             module.fused_attn = False
-            dropout.register_forward_pre_hook(keep)
+            dropout.register_forward_pre_hook(lambda _, inputs, attention=module: keep(attention, inputs))
     model(images)
+    if not found and (others := [module for module in model.modules() if ATTENTION.search(type(module).__name__)]):
+        raise _unknown(others[0])
     return found
+
+
+def _unknown(module: nn.Module) -> ConfigError:
+    return ConfigError(f"its attention ({type(module).__name__}) is of an unknown kind, so its maps cannot be shown")
 
 
 def _has_class_token(model: nn.Module) -> bool:

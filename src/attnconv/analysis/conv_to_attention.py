@@ -26,6 +26,7 @@ from attnconv.mixers.encodings import QuadraticEncoding, exact_positions
 
 # From 104 on, exp(-alpha) is 0 in float32, and softmax gives one pixel exactly everything (the paper says 46).
 ALPHA = 104.0
+LARGEST_ALPHA = 1e30  # its scores are finite in float32
 # Parameters that a bias is, or is computed from.
 OF_BIAS = re.compile(r"bias(_\w+)?|parametrizations\.bias\..*")
 QUERIES_AT_ONCE = 256  # along an axis: memory for a long sequence grows with its length, not with the square
@@ -48,13 +49,13 @@ class ConvolutionAsAttention(nn.Module):
 
     Raises:
         Inconvertible: a layer that computes anything else than one convolution.
-        ValueError: alpha is not above 0 and finite.
+        ValueError: alpha is not above 0, or above LARGEST_ALPHA.
     """
 
     def __init__(self, convolution: nn.Module, alpha: float = ALPHA):
         super().__init__()
-        if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha must be above 0 and finite, not {alpha:g}")
+        if not 0 < alpha <= LARGEST_ALPHA:
+            raise ValueError(f"alpha must be above 0 and at most {LARGEST_ALPHA:g}, not {alpha:g}")
         try:
             plain = read_convolution(convolution)
         except Inconvertible as reason:

@@ -18,7 +18,7 @@ from attnconv.analysis.plain_convolution import Inconvertible, evaluating
 from attnconv.data.dataset import Split
 from attnconv.errors import OutOfMemory, UserError, is_out_of_memory
 from attnconv.files import in_one_line, with_line
-from attnconv.models.build import seed_generators
+from attnconv.models.build import kept_generators, seed_generators
 from attnconv.models.cost import flops_without_memory, parameters
 
 # At the default alpha, logits differ by rounding only: by less than this share of their range, with 16-bit numbers too.
@@ -52,7 +52,7 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
         Inconvertible: a layer cannot be converted; the message names it.
         Meaningless: logits are not finite, or the same for all images.
     """
-    with evaluating(model):
+    with evaluating(model), kept_generators():
         return _exchanged(model, split, alpha, batch)
 
 
@@ -89,6 +89,8 @@ def _exchanged(model: nn.Module, split: Split, alpha: float, batch: int) -> dict
 @torch.no_grad()
 def _compare(networks: tuple[nn.Module, nn.Module], split: Split, batch: int, seen: Seen) -> dict[str, Any]:
     """Compare the logits of the convolutional and the attention network; `seen` watches the second."""
+    with watching(nn.Identity(), Seen()):  # the first watched operator imports PyTorch's compiler, which takes seconds
+        torch.zeros(1).neg()
     seconds, correct, difference, changed, kept = [0.0, 0.0], [0, 0], 0.0, 0, []
     kind = _type_of(networks[0])
     watches = (Seen(), seen)  # watch both networks, so that watching costs both the same time

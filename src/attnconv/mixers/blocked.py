@@ -79,8 +79,9 @@ def _averages(factors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 def _runs_eagerly() -> bool:
-    """Return whether operations run eagerly: a compiler would unroll the loops, and torch.func cannot trace them."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    """Return whether operations run eagerly: a compiler would unroll the loops, and others cannot trace them."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (traced or torch._C._are_functorch_transforms_active())
 
 
 class BlockedDense(torch.autograd.Function):

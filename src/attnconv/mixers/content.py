@@ -66,8 +66,6 @@ class ContentAttention(AttentionMixer):
             compute the normalizer.
     """
 
-    allowed: Tensor | None
-
     def __init__(
         self,
         width: int,
@@ -105,8 +103,8 @@ class ContentAttention(AttentionMixer):
         self.key_bias = nn.Parameter(torch.zeros(heads, width)) if key_bias else None
         self.relative_bias = nn.Parameter(torch.zeros(heads, width)) if relative_bias else None
         self.value: nn.Module = nn.Linear(heads * width, width)
-        allowed = pattern(grid=grid, heads=heads).to(self.value.weight.device) if pattern is not None else None
-        self.register_buffer("allowed", allowed, persistent=False)
+        # Not a buffer: it is not in a state_dict, so a network built on "meta" would not get its values.
+        self.allowed = pattern(grid=grid, heads=heads) if pattern is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         averages = BACKENDS[choose_backend(self, x)](self, x)  # (B, Q, N, D)
@@ -150,10 +148,13 @@ class ContentAttention(AttentionMixer):
 
     def allowed_pairs(self, x: Tensor) -> Tensor | None:
         """Return which keys each query of the maps x sees, (1 or N, Q, K) bool, or None for all."""
-        grid = (x.shape[1], x.shape[2])
-        if self.pattern is None or grid == self.grid:
-            return self.allowed
-        return self.pattern(grid=grid, heads=self.heads).to(x.device)
+        if self.pattern is None or self.allowed is None:
+            return None
+        if (x.shape[1], x.shape[2]) != self.grid:
+            return self.pattern(grid=(x.shape[1], x.shape[2]), heads=self.heads).to(x.device)
+        if x.device.type != "meta":
+            self.allowed = self.allowed.to(x.device)
+        return self.allowed.to(x.device)
 
     def check_map(self, height: int, width: int) -> None:
         """Raise ValueError if a table of positions is too small for a height x width map."""

@@ -50,9 +50,10 @@ class DepthwiseGlobal(nn.Module):
         check_map(x, self.grid)
         _, height, width, _ = x.shape
         size = self.weight.shape[1:]
-        with exact_positions(x.device):  # FFTs do not support bf16
-            kernels = torch.fft.rfft2(torch.fft.ifftshift(self.weight, dim=(1, 2)))
-            maps = torch.fft.rfft2(x.to(self.weight.dtype).permute(0, 3, 1, 2), s=size)
+        kind = torch.promote_types(self.weight.dtype, torch.float32)  # FFTs do not support 16 bits
+        with exact_positions(x.device):
+            kernels = torch.fft.rfft2(torch.fft.ifftshift(self.weight.to(kind), dim=(1, 2)))
+            maps = torch.fft.rfft2(x.to(kind).permute(0, 3, 1, 2), s=size)
             # The conjugate makes it a correlation, which deep learning calls a convolution.
             out = torch.fft.irfft2(maps * kernels.conj(), s=size)[..., :height, :width]
         return (out + self.bias[:, None, None]).permute(0, 2, 3, 1).to(x.dtype)

@@ -38,7 +38,7 @@ def to_probs(scores: Tensor, normalizer: str, allowed: Tensor | None = None) -> 
         weights = (1 + scores.to(torch.promote_types(scores.dtype, torch.float32))).relu()
         if allowed is not None:
             weights = weights * allowed
-        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_SUM)
+        return (weights / weights.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_SUM)).to(scores.dtype)
     if normalizer == "sigmoid":
         scores = F.logsigmoid(scores)
     if allowed is not None:

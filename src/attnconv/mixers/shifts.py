@@ -1,6 +1,6 @@
 """Shifts between pixels: the only input of a relative encoding.
 
-A shift is `key - query`, rows before columns (paper, section 1.1: delta = k - q).
+A shift is `key - query`, rows before columns (paper, section 2.3: delta = k - q).
 """
 
 import torch

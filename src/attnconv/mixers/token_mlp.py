@@ -1,7 +1,7 @@
 """MLP-Mixer's token mixing (Tolstikhin et al. 2021, arXiv 2105.01601), without weight sharing between positions.
 
-A two-layer perceptron over the positions of the map, the same for all channels. Each pair of positions has its own
-weights, so a shifted map does not give a shifted output.
+A two-layer perceptron over the positions of the map, the same for all channels. Each position has its own weights, so a
+shifted map does not give a shifted output.
 """
 
 import torch.nn.functional as F

@@ -141,14 +141,14 @@ class WindowAttention(AttentionMixer):
 
         On a CPU, it takes a few images at a time, so that their windows stay in the cache.
         """
-        images = self._share(len(x), x[0].numel(), x.device)
+        images = self._share(len(x), x.shape[1:].numel(), x.device)
         return torch.cat([self._averages_gathered(part) for part in x.split(images)])
 
     def _share(self, count: int, numbers: int, device: torch.device) -> int:
         """Return how many of `count` items, with `numbers` numbers each, to gather windows for at once, at least 1."""
         if device.type != "cpu":
-            return count
-        return min(count, max(1, CACHE_BYTES // (4 * numbers * self.kernel_size**2)))
+            return max(1, count)
+        return max(1, min(count, CACHE_BYTES // max(1, 4 * numbers * self.kernel_size**2)))
 
     def _averages_gathered(self, x: Tensor) -> Tensor:
         """Return the same, gathering keys and values for some rows of windows at a time."""
@@ -156,7 +156,7 @@ class WindowAttention(AttentionMixer):
         rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
         query, key, value = self._queries(x).unflatten(2, (height, width)), self.key(x), self.value(x)
         averages = []
-        step = self._share(height, len(x) * x[0, 0].numel(), x.device)
+        step = self._share(height, len(x) * x.shape[2:].numel(), x.device)
         for part in (slice(start, start + step) for start in range(0, height, step)):
             index = rows.positions[part, None, :, None] * width + columns.positions[None, :, None, :]
             index, inside = index.reshape(-1, self.kernel_size**2), both_axes(rows.inside[part], columns.inside)

@@ -110,6 +110,14 @@ def seeded_generators(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def kept_generators() -> Iterator[None]:
+    """Let all global generators go on afterwards from where they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices), seeded_generators(0):
+        yield
+
+
+@contextmanager
 def evaluation_draws(device: torch.device, seed: int, start: int, rank: int = 0) -> Iterator[None]:
     """Seed all global generators for a batch of an evaluation while entered; then they go on from where they were.
 

@@ -13,9 +13,10 @@ from torch import nn
 from attnconv.errors import ConfigError
 from attnconv.files import with_line
 
-# Modules of two libraries, and those that build our own networks.
+# Modules of two libraries, and those that build our own networks. Others in attnconv.models can import any module.
 KNOWN_MODULES = ("torch.nn", "timm")
-KNOWN_BUILDERS = ("attnconv.models", "attnconv.mixers")
+NETWORKS = ("backbone", "frozen", "pruned", "resnet", "timm_models", "vgg", "vit")
+KNOWN_BUILDERS = ("attnconv.mixers", *(f"attnconv.models.{module}" for module in NETWORKS))
 
 
 @contextmanager
@@ -69,18 +70,21 @@ def refuse_foreign_targets(node: Any, trusted: Sequence[str] = ()) -> None:
     """Refuse a `model` node from elsewhere that would run code outside of known networks.
 
     Args:
+        node: of plain values (attnconv.settings.types.plain_value).
         trusted: further packages or modules that the node may name.
 
     Raises:
-        ConfigError: the target is not allowed; it has not been imported.
+        ConfigError: the target is not allowed; it has not been imported. Or a text is an interpolation, which can
+            contain a target; those of a run's config.yaml are resolved.
     """
+    if isinstance(node, str) and "${" in node:
+        raise ConfigError(f"the interpolation {node!r} can run code: write its value")
     if isinstance(node, dict):
         if "_target_" in node:
             _refuse_foreign_target(str(node["_target_"]), trusted)
         node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            refuse_foreign_targets(value, trusted)
+    for value in node if isinstance(node, list) else ():
+        refuse_foreign_targets(value, trusted)
 
 
 def _refuse_foreign_target(name: str, trusted: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from attnconv.data.preprocessing import Preprocessing, read_preprocessing
 from attnconv.data.root import holds_data, move_root
 from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near
-from attnconv.models.build import build_seeded_model
+from attnconv.models.build import build_seeded_model, kept_generators
 from attnconv.models.match import resolve_node
 from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
 from attnconv.models.targets import refuse_foreign_targets
@@ -22,7 +22,7 @@ from attnconv.runs.identity import start_weights
 from attnconv.runs.records import Damaged, read_config, read_data, read_result
 from attnconv.runs.status import collected_folder, collected_weights, find_folders
 from attnconv.runs.trained import Trained
-from attnconv.settings.types import typed
+from attnconv.settings.types import plain_value, typed
 from attnconv.training.device import choose_device, full_float32
 
 
@@ -50,6 +50,9 @@ def load(
     """
     if not isinstance(run, str | os.PathLike):
         raise RunFolderError(f"a run is given by its folder or its name, not by a {type(run).__name__}")
+    for name, value in (("root", root), ("weights", weights)):
+        if not isinstance(value, str | os.PathLike | None):
+            raise RunFolderError(f"{name} must be a path, not {value!r}")
     folder = find_run(run)
     config = read_run_config(folder, (trusted,) if isinstance(trusted, str) else trusted or ())
     if root is not None:
@@ -104,7 +107,7 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
 
 def committed_runs(results: Path = RESULTS) -> list[str]:
     """Return the names of the runs whose weights are in results/weights/."""
-    files = (results / "weights").glob("**/*.safetensors")
+    files = (results / "weights").glob("*/*/*/*/*.safetensors")
     return sorted(file.relative_to(results / "weights").with_suffix("").as_posix() for file in files)
 
 
@@ -167,6 +170,7 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
         check_limits(config)
         if "_target_" not in config.model:
             raise ConfigError("model lacks _target_")
+        config.model = plain_value(config.model, "model")  # a YAML file can hold tuples, and hide a target in them
         refuse_foreign_targets(config.model, trusted)
     except ConfigError as error:
         raise ConfigError(f"{folder}/config.yaml: {in_one_line(error)}") from error
@@ -209,4 +213,5 @@ def build_untrained(
         node, _ = resolve_node(config, data.image_shape, data.classes)
     if weights is not None and node["_target_"] == PRUNED:
         node = node | {"_target_": PRUNED_BEFORE, "start": str(weights)}
-    return build_seeded_model(node, data.image_shape, data.classes, config.seed)
+    with kept_generators():
+        return build_seeded_model(node, data.image_shape, data.classes, config.seed)

@@ -28,6 +28,7 @@ Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, 
 
 BATCH = 250  # images per batch
 AVERAGED = 100  # number of images over which `heads` averages attention that depends on content
+MOST_AVERAGED = 1_000  # their probabilities are in memory at once
 
 
 @dataclass
@@ -155,11 +156,16 @@ class Trained:
 
         Raises:
             ConfigError: the network has no attention.
-            DataError: attention depends on content, and the data set is missing.
+            DataError: attention depends on content, and the data set is missing; or there are over 1,000 images.
         """
         if images is None:
             images = self._typical_images()
-        layers = self._attention(as_arrays(images, self.preprocessing.image_shape))
+        arrays = as_arrays(images, self.preprocessing.image_shape)
+        if len(arrays) > MOST_AVERAGED:
+            raise DataError(
+                f"heads() averages at most {MOST_AVERAGED:,} images, not {len(arrays):,}: pass some of them"
+            )
+        layers = self._attention(arrays)
         rows: list[dict[str, Any]] = []
         for number, layer in enumerate(layers, 1):
             rows += head_rows(number, layer.of_positions, *layer.grid)
