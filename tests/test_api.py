@@ -237,6 +237,16 @@ def test_one_image_is_evaluated_however_it_is_given(network, moved, tmp_path):
             network.evaluate((images[0], wrong))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_become_white(mode):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    image = image.quantize() if mode == "P" else image.convert(mode)
+    gray = as_arrays(image, (1, 8, 8), resize=True)[0, ..., 0]
+    assert gray[:, :4].tolist() == [[0] * 4] * 8
+    assert gray[:, 4:].tolist() == [[255] * 4] * 8
+
+
 def test_images_in_lab_become_gray(tmp_path):
     assert as_arrays([Image.new("LAB", (4, 6))], (1, 4, 6), resize=True).shape == (1, 4, 6, 1)
 

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from attnconv.errors import ConfigError, UserError, nearest, what_to_mend
+from attnconv.files import read_yaml
 from attnconv.settings.limits import (
     LARGEST_SEED,
     check_folder_name,
@@ -137,7 +138,7 @@ class LoggerConfig:
     project: str | None = knob(None, "the dashboard's project; null: WANDB_PROJECT, else attnconv", folder=True)
     entity: str | None = knob(None, "W&B's user or team; null: WANDB_ENTITY, else your own", folder=True)
     group: str | None = knob(None, "W&B's group; null: WANDB_RUN_GROUP, else all runs that differ only in the seed")
-    tags: list[str] = knob([], "W&B's tags; []: WANDB_TAGS, else recipe, scale and name")
+    tags: list[str] = knob([], "W&B's tags, of 1 to 64 characters; []: WANDB_TAGS, else recipe, scale and name")
     notes: str | None = knob(None, "W&B's notes; null: WANDB_NOTES")
     job_type: str | None = knob(None, "W&B's job type; null: WANDB_JOB_TYPE, else train, or tune with data.holdout")
     weights: bool = knob(False, "also store the trained weights in the dashboard, as an artifact")
@@ -231,9 +232,17 @@ def _checked(config: Config) -> Config:
     if config.collected is not None:
         config.collected = os.path.expanduser(config.collected)
     _check_model(config)
+    _check_source(config.data)
     check_rates(config.recipe)
     check_place(config.output, [config.name, config.model["name"], f"{config.scale.name}-{config.recipe.name}"])
     return config
+
+
+def _check_source(data: DataConfig) -> None:
+    """Raise ConfigError for the name of one of our data sets with the source of another: results name the data set."""
+    file = CONFIGS / "data" / f"{data.name}.yaml"
+    if file.exists() and read_yaml(file)["source"] != data.source:
+        raise ConfigError(f"data.source={data.source} is not the source of data={data.name}: choose data={data.source}")
 
 
 def _check_model(config: Config) -> None:

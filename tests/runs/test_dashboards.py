@@ -1,6 +1,7 @@
 """W&B runs, read back from their offline records."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -135,3 +136,18 @@ def test_a_preempted_sweep_trial_resumes(command, arrays, monkeypatch, tmp_path)
     assert (start["run_id"], start["project"]) == ("trial1", "agents")
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert summary["test_acc"] == json.loads((folder / "result.json").read_text())["test_acc"]
+
+
+def test_offline_data_of_other_runs_stays_and_long_names_fit_into_tags(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "dryrun")  # W&B's older word for offline
+    config = tiny("logger=wandb", "epochs=1", f"name={'n' * 150}")
+    files = run_folder_path(config) / "wandb"
+    other = files / "offline-run-20260101_000000-grid-1"
+    other.mkdir(parents=True)
+    (files.parent / ".wandb-id").write_text("1")
+    run(config)
+    assert other.exists()
+    shutil.rmtree(other)
+    start, *_ = read_back(files.parent)
+    assert start["tags"][-1] == "n" * 64
+    assert "W&B: offline in " in capsys.readouterr().out

@@ -11,6 +11,7 @@ from attnconv.errors import Diverged, InUse, RunFolderError, SweepIncomplete
 from attnconv.report.collect import gather
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder, run_folder_path
+from attnconv.runs.load import load
 from attnconv.runs.records import read_config
 from conftest import REPOSITORY
 
@@ -34,6 +35,9 @@ def test_a_corrected_run_replaces_one_that_failed_before_any_checkpoint(tiny, ca
     folder = run_folder_path(wrong)
     for stale in ("heads.png", "probe.json", ".wandb-id"):
         (folder / stale).write_text("of the failed run")
+    (folder / "mine").mkdir()
+    for own in ("notes.md", "mine/x.npy"):
+        (folder / own).write_text("of a person")
     (folder / "timing.jsonl").write_text('{"epoch": 1}\n')
     assert run(right)["status"] == "done"
     assert f"{folder}: starting over; the run there ended before its first checkpoint (recipe.lr: 1e+30 -> 0.01)" in (
@@ -42,9 +46,50 @@ def test_a_corrected_run_replaces_one_that_failed_before_any_checkpoint(tiny, ca
     assert len((folder / "timing.jsonl").read_text().splitlines()) == 2
     assert not (folder / "probe.json").exists()
     found = files_in(folder)
+    assert [found.pop(own) for own in ("notes.md", "mine/x.npy")] == [b"of a person"] * 2
     shutil.rmtree(folder)
     run(right)
     assert found == files_in(folder), "nothing is left of the other run"
+
+
+def test_a_run_whose_configuration_is_lost_does_not_resume(tiny, interrupted):
+    folder = interrupted(tiny())
+    (folder / "config.yaml").unlink()
+    for changed in ("recipe.lr=0.02", "recipe.lr=0.01"):
+        with pytest.raises(RunFolderError, match=r"is damaged: no config\.yaml; delete the folder to run it again"):
+            run(tiny(changed))
+
+
+def test_a_run_that_starts_over_keeps_no_network_of_an_earlier_one(tiny, interrupted):
+    folder = run_folder_path(tiny())
+    run(tiny())
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "checkpoints")
+    interrupted(tiny(), 2)
+    left = {path.name for path in folder.iterdir()}
+    assert not left & {"weights.safetensors", "predictions.npy"}, left
+    with pytest.raises(RunFolderError, match=r"has no weights\.safetensors: the run is not finished"):
+        load(folder)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tiny, interrupted):
+    folder = interrupted(tiny())
+    for name in ("metrics.jsonl", *[path.relative_to(folder) for path in folder.glob("checkpoints/*.pt")]):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / name).symlink_to(name if "/" not in str(name) else (folder / name).name)  # a link to itself
+        with pytest.raises(RunFolderError, match=r"cannot be read.*Too many levels.*; rerun once it can be read"):
+            run(tiny())
+        (folder / name).unlink()
+        (folder / name).write_bytes(content)
+    assert run(tiny())["status"] == "done"
+
+
+def test_a_moved_folder_suggests_no_name_from_its_path(tiny, interrupted):
+    folder = interrupted(tiny())
+    shutil.copytree(folder, run_folder_path(tiny("name=moved")))
+    with pytest.raises(RunFolderError, match=r"name: default -> moved\); choose another name=, or delete the folder"):
+        run(tiny("name=moved"))
 
 
 def test_a_run_with_a_checkpoint_is_not_replaced(tiny, interrupted):
@@ -93,7 +138,7 @@ def test_hydra_job_chdir_does_not_move_outputs(train, tmp_path):
     assert (tmp_path / "here/outputs/default/conv3x3/mini-modern/frac1/seed1/result.json").exists()
     code, shown, _ = train("-m", "seed=0,1", *moved)
     assert (code, shown.splitlines()[-1]) == (0, "sweep of 2 runs: 2 skipped")
-    code, _, errors = train("hydra.job.chdir=true", "hydra.run.dir=elsewhere")
+    code, _, errors = train("hydra.job.chdir=true")
     assert (code, "seed0 is already finished" in errors) == (2, True)
     assert gather(tmp_path / "here/outputs", tmp_path / "here/results").added
     code, shown, _ = train("-m", "seed=0", "collected=results", "output=new", *moved)

@@ -63,6 +63,17 @@ def test_sweep_only_settings_are_refused_in_a_single_run(refused, override):
     assert refused(override).startswith(f"error: {override} has no effect in a single run")
 
 
+@pytest.mark.parametrize("override", ["hydra.run.dir=x", "hydra.output_subdir=.hydra"])
+def test_folders_of_hydra_are_refused_in_a_single_run(refused, override):
+    assert refused(override) == f"error: {override} has no effect: set output=FOLDER for the folder of run folders"
+
+
+def test_a_data_set_has_its_own_source(refused):
+    for source in ("pairs", "digits", "cifar10"):
+        expected = f"error: data.source={source} is not the source of data=arrays: choose data={source}"
+        assert refused(f"data.source={source}") == expected
+
+
 def test_settings_of_hydra_are_refused_in_compose():
     for override in ("hydra.run.dir=x", "hydra/launcher=joblib", "hydra.verbose=true"):
         with pytest.raises(ConfigError, match=f"{override} has no effect"):

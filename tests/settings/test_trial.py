@@ -98,6 +98,12 @@ def test_a_file_that_does_not_exist_is_an_error_and_not_the_default(command, ove
     assert "did you mean" in finished.stderr
 
 
+def test_a_label_that_repeats_no_setting_is_refused(command):
+    finished = command("train.py", "fraction=0.1", "scale=mini", "logger=none")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "unknown setting 'fraction'; did you mean 'data.fraction'?" in finished.stderr
+
+
 def test_a_trial_can_use_files_of_its_own_folder(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/mine.yaml").write_text("name: mine\n_target_: torch.nn.Identity\nwidth: 8\n")

@@ -34,10 +34,16 @@ def start(tmp_path, *overrides):
     return Script("train.py", *TINY_SCALE, *fixed(tmp_path), *overrides, cwd=REPOSITORY, env=ENVIRONMENT)
 
 
+PLACES = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+
+
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK and LOCAL_RANK: start the run with torchrun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 needs RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT: start the run with"),
+        (PLACES, "WORLD_SIZE=2 needs RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT: start the run with torchrun"),
+        (PLACES | {"MASTER_ADDR": "localhost", "MASTER_PORT": "abc"}, "MASTER_PORT=abc is not a number"),
+        (PLACES | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "RANK": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many is not a number"),
     ],
 )

@@ -24,7 +24,8 @@ def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = 
     Args:
         images: a path, a PIL image, a list of these, or an array or tensor uint8 (N, H, W, C) or (H, W, C).
         image_shape: (C, H, W) that the network takes.
-        resize: convert other sizes and modes: crop to the network's aspect ratio around the center, then scale.
+        resize: convert other sizes and modes: transparent pixels become white; crop to the network's
+            aspect ratio around the center, then scale.
 
     Raises:
         DataError: an image has another size or mode and `resize` is false, or it is not an image.
@@ -145,6 +146,10 @@ def _fitted(image: Image.Image, name: str, image_shape: tuple[int, int, int], re
                 f"{name} is {image.width}x{image.height} {image.mode}, and the network takes {width}x{height} {mode}; "
                 "resize=True converts it (--resize on the command line)"
             )
-        eight_bits = image.convert("RGB") if image.mode == "LAB" else image  # Pillow converts it to nothing else
-        image = ImageOps.fit(eight_bits.convert(mode), (width, height), Image.Resampling.BICUBIC)
+        if image.mode == "LAB":
+            image = image.convert("RGB")  # Pillow converts it to nothing else
+        elif image.has_transparency_data:  # whose color is often black
+            opaque = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque)
+        image = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(height, width, channels)

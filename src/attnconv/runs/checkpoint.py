@@ -75,20 +75,24 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
     """Restore model and optimizer from the newest intact checkpoint, and return its position, or None if there is none.
 
-    Damaged checkpoints are reported on stderr and skipped.
+    Damaged checkpoints, and those that cannot be read, are reported on stderr and skipped.
 
     Raises:
-        RunFolderError: all are damaged, or the newest intact one has a newer format or another model.
+        RunFolderError: all are damaged or cannot be read, or the newest intact one has a newer format or another model.
         FileError: the newest intact one holds more than tensors and plain values.
     """
     candidates = _newest_first(folder)
+    unreadable = ""
     for path in candidates:
-        if is_sound(path):
-            return _restore(path, model, optimizer)
-        print(
-            f"warning: {path} is damaged (its hash does not match its name); using the previous checkpoint",
-            file=sys.stderr,
-        )
+        try:
+            if _matches_name(path):
+                return _restore(path, model, optimizer)
+            fault = "is damaged (its hash does not match its name)"
+        except OSError as error:
+            fault = unreadable = f"cannot be read ({error.strerror})"
+        print(f"warning: {path} {fault}; using the previous checkpoint", file=sys.stderr)
+    if unreadable:
+        raise RunFolderError(f"no checkpoint in {folder} is intact, and one {unreadable}; rerun once it can be read")
     if candidates:
         raise RunFolderError(
             f"all checkpoints in {folder} are damaged ({', '.join(path.name for path in candidates)}); "
@@ -145,9 +149,13 @@ def newest(folder: Path) -> Path | None:
 def is_sound(path: Path) -> bool:
     """Return whether a checkpoint is readable and its content matches its name."""
     try:
-        return path.stem.endswith(f"-{_digest(path.read_bytes())}")
+        return _matches_name(path)
     except OSError:  # a failing disk
         return False
+
+
+def _matches_name(path: Path) -> bool:
+    return path.stem.endswith(f"-{_digest(path.read_bytes())}")
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -46,6 +46,7 @@ from attnconv.runs.identity import (
     start_weights,
 )
 from attnconv.runs.records import (
+    ARRAYS,
     DATA_FILE,
     PREDICTIONS,
     Damaged,
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
+LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
+PRODUCTS = ("weights.safetensors", *ARRAYS, "heads.png", "probe.json", "conversion.json")  # of a finished run
+OF_FAILURE = ("result.json", "config.yaml")  # say that there is nothing to keep
 
 
 def run_folder_path(config: Config) -> Path:
@@ -106,6 +110,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{existing} is not a writable folder, so {self.path} cannot be created; set output=FOLDER"
             )
+        if not (self.path / "config.yaml").exists() and not nothing_to_keep(self.path):
+            raise Damaged(self.path, "no config.yaml")
         result = read_result(self.path)
         done = result is not None and result["status"] == "done"
         # A finished run computes nothing any more: precision=auto accepts it, whatever its precision.
@@ -173,13 +179,10 @@ class RunFolder:
             f"{self.path}: starting over; the run there ended before its first checkpoint ({listed(different)})",
             flush=True,
         )
-        # The file that says there is nothing to keep is deleted last.
-        last = ("result.json", "config.yaml")
-        for path in sorted(self.path.iterdir(), key=lambda path: path.name in last):
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
+        shutil.rmtree(self.checkpoints)
+        # Files of others stay.
+        for file in (*LINES, *PRODUCTS, "starts.jsonl", ".wandb-id", DATA_FILE, PREPROCESSING_FILE, *OF_FAILURE):
+            (self.path / file).unlink(missing_ok=True)
         self.checkpoints.mkdir()
 
     def close(self) -> None:
@@ -206,7 +209,9 @@ class RunFolder:
         Raises:
             Damaged: lines of other epochs are missing, or the predictions of a run that has been trained.
         """
-        for file in ("metrics.jsonl", "timing.jsonl", "heads.jsonl"):
+        for file in PRODUCTS if epochs_done is None else ():  # of an earlier run
+            (self.path / file).unlink(missing_ok=True)
+        for file in LINES:
             if (self.path / file).exists():
                 kept = [] if epochs_done is None else read_lines(self.path, file)
                 text = "".join(_line(record) for record in kept if record["epoch"] <= (epochs_done or 0))

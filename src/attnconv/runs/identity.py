@@ -208,14 +208,18 @@ def listed(different: dict[str, str]) -> str:
     return "; ".join(f"{key}: {change}" for key, change in different.items())
 
 
+IN_PATH = {"name", "model.name", "scale.name", "recipe.name", "data.fraction", "seed"}  # run_folder_path
+
+
 def name_hint(keys: Iterable[str], config: Config) -> str:
     """Return an override that gives runs that differ in `keys` different names: "name='NAME_${recipe.lr}'".
 
-    Return an empty string if no key has a value that fits into a name. The quotes protect ${...} from the shell.
+    Return an empty string if no key has a value that fits into a name, or all are in the path already, as those of a
+    folder that was moved. The quotes protect ${...} from the shell.
     """
     values = flatten(to_plain(config))
     # Settings that the model takes from the scale or the recipe are best named there.
-    for key in sorted(keys, key=lambda key: key.startswith("model.")):
+    for key in sorted((key for key in keys if key not in IN_PATH), key=lambda key: key.startswith("model.")):
         value = values.get(key)
         if isinstance(value, bool | int | float | str) and value != "" and "/" not in str(value):
             return f"name='NAME_${{{key}}}'"

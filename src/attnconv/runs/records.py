@@ -66,6 +66,13 @@ class Damaged(RunFolderError):
         return f"{self.folder} is damaged: {self.detail}; delete the folder to run it again"
 
 
+class Unreadable(Damaged):
+    """A run folder with a file that cannot be read now, which need not be damaged."""
+
+    def __str__(self) -> str:
+        return f"{self.folder}/{self.detail}; rerun once it can be read"
+
+
 class Newer(Damaged):
     """A run folder that a newer version wrote."""
 
@@ -249,7 +256,8 @@ def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:
         # checking first would be too early: it could be deleted before it is read
         if isinstance(error.__cause__, FileNotFoundError):
             return None
-        raise Damaged(folder, f"{file}{str(error).removeprefix(str(path))}") from error
+        broken = not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, IsADirectoryError)
+        raise (Damaged if broken else Unreadable)(folder, f"{file}{str(error).removeprefix(str(path))}") from error
 
 
 def recorded_epochs(folder: Path, images: int) -> list[tuple[int, dict[str, float]]]:

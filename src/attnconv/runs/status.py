@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.files import FileError, reading
-from attnconv.runs.records import Damaged, read_config, read_finished, read_lines, read_result
+from attnconv.runs.records import Damaged, Unreadable, read_config, read_finished, read_lines, read_result
 
 CELLS_FILE = "cells.json"  # of a sweep, in .sweeps/<start time>/
 WORK = {"model": str, "scale": str, "precision": str, "images": float | int}  # in cells.json: attnconv.runs.estimate
@@ -48,7 +48,7 @@ def read_state(folder: Path) -> State:
     try:
         return _read_state(folder)
     except Damaged as damage:
-        return State("damaged", damage.detail, 0, 0, {})
+        return State("unreadable" if isinstance(damage, Unreadable) else "damaged", damage.detail, 0, 0, {})
     except OSError as error:
         return State("unreadable", cannot_be_read(error), 0, 0, {})
 

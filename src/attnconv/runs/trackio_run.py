@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROJECT = "attnconv"
+COMPARED = ("train/loss", "test/acc")  # an epoch need not have the second
 
 
 class TrackioRun:
@@ -92,10 +93,11 @@ def forget_other(project: str, run: str, epochs: History) -> None:
     """Delete the records of a run of this name from a project, unless it has the same epochs."""
     from trackio import SQLiteStorage
 
-    kept = {log["step"]: log for log in SQLiteStorage.get_logs(project, displayed(run)) if "test/acc" in log}
-    ours = {epoch: metrics.get("test/acc") for epoch, metrics in epochs}
-    if any(ours.get(step) != log["test/acc"] for step, log in kept.items()):
-        SQLiteStorage.delete_run(project, displayed(run))
+    ours = dict(epochs)
+    for log in SQLiteStorage.get_logs(project, displayed(run)):
+        if any(ours.get(log["step"], {}).get(key) != log[key] for key in COMPARED if key in log):
+            SQLiteStorage.delete_run(project, displayed(run))
+            return
 
 
 def log_epochs(project: str, run: str, epochs: History, **more: Any) -> None:

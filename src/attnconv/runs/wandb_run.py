@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_GROUP = 128  # characters of W&B's groups and artifacts
+LONGEST_TAG = 64
+MOST_CLASSES = 100  # of a confusion matrix: W&B keeps 10,000 cells
 INIT_SECONDS = 30.0
 
 
@@ -37,8 +39,9 @@ class WandbRun:
 
         self._wandb, self._config, self._folder = wandb, config, folder
         name = _identity(folder)
-        for earlier in _files(folder).glob(f"offline-run-*-{glob.escape(name)}"):
-            shutil.rmtree(earlier)
+        if not {"WANDB_RUN_ID", "WANDB_DIR"} <= os.environ.keys():  # with both, they may be those of another run
+            for earlier in _files(folder).glob(f"offline-run-????????_??????-{glob.escape(name)}"):
+                shutil.rmtree(earlier)
         self._run = self._start(None if under_agent() else name)
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
@@ -76,7 +79,7 @@ class WandbRun:
             name=_choose(None, "WANDB_NAME", display_name(config)),
             group=_choose(chosen.group, "WANDB_RUN_GROUP", group(config)[-LONGEST_GROUP:]),
             job_type=_choose(chosen.job_type, "WANDB_JOB_TYPE", job_type),
-            tags=_choose(chosen.tags, "WANDB_TAGS", [config.recipe.name, config.scale.name, config.name]),
+            tags=_choose(chosen.tags, "WANDB_TAGS", [tag[:LONGEST_TAG] for tag in _tags(config)]),
             notes=chosen.notes,
             config=flat_config(config),
             dir=_choose(None, "WANDB_DIR", str(self._folder)),
@@ -96,12 +99,17 @@ class WandbRun:
         """Log result.json as the summary, class accuracies, the confusion matrix, and the weights if asked."""
         names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
         accuracies = class_accuracies(confusion_matrix(found.labels, predictions, len(names)), names)
-        matrix = self._wandb.plot.confusion_matrix(
-            y_true=found.labels.tolist(), preds=predictions.tolist(), class_names=list(names), title="Confusion, test"
-        )
         table = self._wandb.Table(columns=["class", "accuracy"], data=[list(row) for row in accuracies.items()])
         bars = self._wandb.plot.bar(table, "class", "accuracy", title="Accuracy by class, test")
-        self._run.log({"confusion_matrix": matrix, "class_accuracy": bars}, step=self._config.epochs)
+        charts = {"class_accuracy": bars}
+        if len(names) <= MOST_CLASSES:
+            charts["confusion_matrix"] = self._wandb.plot.confusion_matrix(
+                y_true=found.labels.tolist(),
+                preds=predictions.tolist(),
+                class_names=list(names),
+                title="Confusion, test",
+            )
+        self._run.log(charts, step=self._config.epochs)
         summary = {key: value for key, value in flatten(found.result).items() if value is not None}
         self._run.summary.update(summary | {f"class_accuracy.{name}": value for name, value in accuracies.items()})
         if self._config.logger.weights:
@@ -115,6 +123,10 @@ class WandbRun:
         if status == "interrupted" and under_agent() and "SLURM_JOB_ID" in os.environ:
             self._run.mark_preempting()
         self._run.finish(exit_code=int(status != "done"))
+
+
+def _tags(config: Config) -> list[str]:
+    return [config.recipe.name, config.scale.name, config.name]
 
 
 def disabled() -> bool:
@@ -142,7 +154,7 @@ def _mode(wandb: Any) -> tuple[str, str]:
     """Return online or offline, and the reason for offline if there is one."""
     asked = os.environ.get("WANDB_MODE")
     if asked:
-        return asked, ""
+        return {"dryrun": "offline", "run": "online"}.get(asked, asked), ""  # W&B's older names
     try:
         return ("online", "") if wandb.login(prompt=False) else ("offline", "")
     except wandb.errors.Error as error:

@@ -46,6 +46,9 @@ def _kept(piece: str) -> str:
     return f'"{text}"' if type(number) in (int, float) and str(number) != text else piece
 
 
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.output_subdir")
+
+
 def check_overrides(overrides: Iterable[str]) -> None:
     """Check overrides as typed, before composing; in a sweep they may have several values.
 
@@ -62,6 +65,8 @@ def check_overrides(overrides: Iterable[str]) -> None:
             raise ConfigError(f"unknown setting '{key}'{nearest(key, valid_keys())}")
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
+        if key in HYDRA_FOLDERS:
+            raise ConfigError(f"{typed} has no effect: set output=FOLDER for the folder of run folders")
         if key == "hydra":
             raise ConfigError(f"{typed}: hydra holds settings: set hydra.KEY=VALUE")
         if key.startswith("hydra."):

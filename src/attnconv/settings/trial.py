@@ -18,7 +18,7 @@ from attnconv.config import CONFIGS
 from attnconv.settings.composition import composed
 from attnconv.settings.explain import in_quotes
 
-LABELS = ("fraction",)  # labels that are neither a setting nor a choice of files
+LABELS = {"fraction": "data.fraction"}  # labels that are neither a setting nor a choice of files, and what they repeat
 
 
 def trial_arguments(overrides: list[str], config_dir: str | None = None) -> list[str]:
@@ -30,7 +30,10 @@ def trial_arguments(overrides: list[str], config_dir: str | None = None) -> list
     """
     pairs = [override.partition("=")[::2] for override in overrides]
     files = {key for key, _ in pairs if (CONFIGS / key).is_dir()}
-    settings = {key: value for key, value in pairs if key not in files and key not in LABELS}
+    settings = {key: value for key, value in pairs if key not in files}
+    for label, repeated in LABELS.items():  # alone, it is a mistake that Hydra refuses
+        if label in settings and settings[label] == settings.get(repeated):
+            del settings[label]
     # The label of a restarted trial, such as model=NAME next to model.name=NAME, need not name a file. Hydra refuses
     # any other choice that does not.
     labels = {f"{key}={value}" for key, value in pairs if key in files and value == settings.get(f"{key}.name")}

@@ -72,8 +72,12 @@ def join_processes(device: torch.device) -> tuple[Processes, torch.device]:
         return Processes(), device
     if in_sweep():
         raise ConfigError("torchrun trains one run at a time; start a sweep (-m) without it")
-    if rank is None or local_rank is None:
-        raise ConfigError(f"WORLD_SIZE={count} without RANK and LOCAL_RANK: start the run with torchrun, or unset it")
+    port, address = _variable("MASTER_PORT"), os.environ.get("MASTER_ADDR")
+    if rank is None or local_rank is None or port is None or not address:
+        names = "RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
+        raise ConfigError(f"WORLD_SIZE={count} needs {names}: start the run with torchrun, or unset it")
+    if rank >= count:
+        raise ConfigError(f"RANK={rank} is not below WORLD_SIZE={count}: start the run with torchrun")
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             gpus = torch.cuda.device_count()
