@@ -119,7 +119,7 @@ def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_pat
     assert [cells.index(cell) for cell in started] == [1, 2, 0]
     assert [read_state(cell.folder).status for cell in cells] == ["done", "waiting", "done", "waiting"]
     summary = capsys.readouterr().out
-    assert "do not divide into patches of 3x3 (its output: " in summary
+    assert "patch must divide both sides (its output: " in summary
     assert f"needs {tmp_path}/never, which does not exist" in summary
     assert "sweep of 4 runs: 2 done, 2 failed" in summary
     noted = json.loads((tmp_path / "outputs/.sweeps/now/cells.json").read_text())

@@ -71,6 +71,7 @@ class WandbRun:
         config, chosen = self._config, self._config.logger
         project = None if under_agent() else _choose(chosen.project, "WANDB_PROJECT", "attnconv")
         job_type = "tune" if config.data.holdout else "train"
+        tags = [tag[:LONGEST_TAG] for tag in (config.recipe.name, config.scale.name, config.name)]
         return self._wandb.init(
             project=project,
             entity=None if under_agent() else chosen.entity,
@@ -79,7 +80,7 @@ class WandbRun:
             name=_choose(None, "WANDB_NAME", display_name(config)),
             group=_choose(chosen.group, "WANDB_RUN_GROUP", group(config)[-LONGEST_GROUP:]),
             job_type=_choose(chosen.job_type, "WANDB_JOB_TYPE", job_type),
-            tags=_choose(chosen.tags, "WANDB_TAGS", [tag[:LONGEST_TAG] for tag in _tags(config)]),
+            tags=_choose(chosen.tags, "WANDB_TAGS", tags),
             notes=chosen.notes,
             config=flat_config(config),
             dir=_choose(None, "WANDB_DIR", str(self._folder)),
@@ -123,10 +124,6 @@ class WandbRun:
         if status == "interrupted" and under_agent() and "SLURM_JOB_ID" in os.environ:
             self._run.mark_preempting()
         self._run.finish(exit_code=int(status != "done"))
-
-
-def _tags(config: Config) -> list[str]:
-    return [config.recipe.name, config.scale.name, config.name]
 
 
 def disabled() -> bool:

@@ -45,7 +45,8 @@ def _chosen_and_own(config: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     given = [
         _for_hydra(key, value)
         for key, value in settings.items()
-        if key in missing or (_group(key) in own and _group(key) != "model" and not _follows(key))
+        if key in missing
+        or (_group(key) in own and _group(key) != "model" and not _follows(key) and key != "data.source")
     ]
     today = _composed(*known, *given)
     different = {
