@@ -85,11 +85,12 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     unreadable = ""
     for path in candidates:
         try:
-            if _matches_name(path):
-                return _restore(path, model, optimizer)
-            fault = "is damaged (its hash does not match its name)"
+            sound, fault = _matches_name(path), "is damaged (its hash does not match its name)"
         except OSError as error:
-            fault = unreadable = f"cannot be read ({error.strerror})"
+            sound, fault = False, f"cannot be read ({error.strerror})"
+            unreadable = fault
+        if sound:
+            return _restore(path, model, optimizer)
         print(f"warning: {path} {fault}; using the previous checkpoint", file=sys.stderr)
     if unreadable:
         raise RunFolderError(f"no checkpoint in {folder} is intact, and one {unreadable}; rerun once it can be read")
