@@ -152,9 +152,11 @@ class ContentAttention(AttentionMixer):
             return None
         if (x.shape[1], x.shape[2]) != self.grid:
             return self.pattern(grid=(x.shape[1], x.shape[2]), heads=self.heads).to(x.device)
-        if x.device.type != "meta":
+        if x.device.type == "meta":  # has no values to keep
+            return self.allowed.to(x.device)
+        if self.allowed.device != x.device:
             self.allowed = self.allowed.to(x.device)
-        return self.allowed.to(x.device)
+        return self.allowed
 
     def check_map(self, height: int, width: int) -> None:
         """Raise ValueError if a table of positions is too small for a height x width map."""
