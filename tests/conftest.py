@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ from attnconv.settings.overrides import check_overrides
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TINY_SCALE = ["scale=mini", "scale.layers=2", "scale.heads=3", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]
+
+# If a script starts the tests in the background, they and their child processes would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Fixtures that train a model or start a command. `make fast` skips the tests that use them.
 RUN_FIXTURES = {"tiny", "command"}

@@ -1,6 +1,7 @@
 """Errors that a user can fix, each reported in one line, and checks of memory."""
 
 import difflib
+import errno
 import io
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(Exception):
@@ -194,14 +196,31 @@ def what_to_mend(error: Exception, valid_keys: Iterable[str]) -> str | None:
 
 
 def _mend_streams() -> None:
-    """Let every print succeed: to a stream that the shell closed (>&-), and in letters that an encoding lacks."""
+    """Let every print succeed: to a closed stream (>&-) or terminal, and in letters that an encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             # This also takes the stream's number, so that no file of a run gets it.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+        elif isinstance(stream, io.TextIOWrapper):
+            errors = "backslashreplace" if stream.errors == "strict" else stream.errors
+            if stream.isatty():
+                terminal = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+                stream = io.TextIOWrapper(terminal, stream.encoding, errors, line_buffering=True)
+                setattr(sys, name, stream)
+            stream.reconfigure(errors=errors)
+
+
+class _Terminal(io.FileIO):
+    """A terminal that may close: a run in the background goes on without it."""
+
+    def write(self, text: Any) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(text)
 
 
 def _flush() -> None:

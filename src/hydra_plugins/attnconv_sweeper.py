@@ -20,6 +20,7 @@ from attnconv.errors import Stopped, UserError, reason_of
 from attnconv.files import in_one_line
 from attnconv.settings.contradictions import require_effect
 from attnconv.settings.overrides import check_overrides, keep_text
+from attnconv.training.interrupts import handle
 
 JOBLIB = "JoblibLauncher"
 REQUEUES = 100  # times that Slurm requeues a run that reached its time limit
@@ -102,16 +103,20 @@ class _CtrlC:
 
     def __enter__(self) -> None:
         self._received = False
-        self._before = signal.signal(signal.SIGINT, self._receive)
+        self._before = handle([signal.SIGINT], self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self._received = True
-        signal.signal(signal.SIGINT, self._before)
+        self._restore()
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        self._restore()
         if self._received:
             raise Stopped(signal.SIGINT)
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
 
 def _reason(job: JobReturn | Exception) -> str | None:

@@ -7,6 +7,7 @@ import pytest
 
 from attnconv.errors import Stopped
 from attnconv.run import run
+from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import RunFolder
 from attnconv.training import device as share
 from attnconv.training.interrupts import Interrupts
@@ -60,6 +61,42 @@ def test_handler_that_raises_ends_the_run_as_interrupted(tiny, monkeypatch):
     result = json.loads((RunFolder(tiny()).path / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert result["reason"] == "timed out too many times"
+
+
+def test_a_closed_terminal_stops_and_saves_a_run(tiny, monkeypatch):
+    real = Interrupts.__enter__
+
+    def enter(self):
+        real(self)
+        signal.raise_signal(signal.SIGHUP)  # the terminal and the shell each send one
+        signal.raise_signal(signal.SIGHUP)
+        return self
+
+    monkeypatch.setattr(Interrupts, "__enter__", enter)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        with pytest.raises(Stopped, match="SIGHUP") as stopped:
+            run(tiny())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert stopped.value.exit_code == 129
+    folder = RunFolder(tiny())
+    assert json.loads((folder.path / "result.json").read_text())["status"] == "interrupted"
+    assert newest(folder.checkpoints) is not None
+
+
+def test_signals_that_the_parent_ignores_stay_ignored():
+    """As under nohup, and in a background job of a script."""
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        with Interrupts() as interrupts:
+            for signum in before:
+                signal.raise_signal(signum)
+            assert interrupts.signum is None
+        assert all(signal.getsignal(signum) is signal.SIG_IGN for signum in before)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def test_run_stops_when_its_process_pool_has_died(tiny, monkeypatch):

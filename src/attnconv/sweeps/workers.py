@@ -14,6 +14,7 @@ from attnconv.config import CONFIGS, POOL
 from attnconv.errors import Stopped
 from attnconv.runs.folder import run_name
 from attnconv.sweeps.grid import Cell
+from attnconv.training.interrupts import SIGNALS, handle
 
 TRAIN = CONFIGS.parent / "train.py"
 POLL_SECONDS = 0.2
@@ -59,7 +60,7 @@ class Workers:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._reasons: list[str | None] = [None] * len(overrides)
         self._waiting = {place: self._cells[tuple(cell)] for place, cell in enumerate(overrides)}
-        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGTERM, signal.SIGINT)}
+        before = handle(SIGNALS, self._receive)
         try:
             while self._step():
                 time.sleep(POLL_SECONDS)
@@ -115,8 +116,9 @@ class Workers:
         self._running.append(_Worker(place, process, log))
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is None or signum != signal.SIGHUP:  # a terminal that closes can send it twice
+            self._signals.append(signum)
         self._signum = self._signum or signum
-        self._signals.append(signum)
 
     def _end(self) -> None:
         """Wait for the processes that an error left behind; they save their runs."""

@@ -1,4 +1,7 @@
-"""Handle Ctrl-C and SIGTERM: the first stops the run at its next step, the second stops it at once.
+"""Handle Ctrl-C, SIGTERM and SIGHUP: the first stops the run at its next step, the second stops it at once.
+
+SIGHUP comes when a terminal closes. Signals that the parent ignores stay ignored: SIGHUP under nohup, and Ctrl-C in a
+background job of a script.
 
 A cluster's engine (submitit) has its own handlers. On SIGUSR2, sent before the time limit, it requeues the job and
 exits. It ignores SIGTERM, because the scheduler's SIGKILL follows. A signal with such a handler is passed on to it once
@@ -8,13 +11,13 @@ the run is saved.
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 from attnconv.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OWNED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # handled only if somebody else already handles them
 
 
@@ -37,8 +40,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            ours = [*SIGNALS, *(signum for signum in OWNED_SIGNALS if _owner(signal.getsignal(signum)))]
-            self._before = {signum: signal.signal(signum, self._receive) for signum in ours}
+            owned = [signum for signum in OWNED_SIGNALS if _owner(signal.getsignal(signum))]
+            self._before = handle([*SIGNALS, *owned], self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,9 +82,16 @@ class Interrupts:
             raise Stopped(self.signum, done=True)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum is not None and not self._several and not self.has_owner:
+        again = self._signum is not None and signum != signal.SIGHUP  # a terminal that closes can send it twice
+        if again and not self._several and not self.has_owner:
             os._exit(128 + signum)  # at once: without a checkpoint, a result, or waiting for the device
         self._signum = self._signum or signum
+
+
+def handle(signals: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handle those of `signals` that this process does not ignore, and return their handlers so far."""
+    heeded = [signum for signum in signals if signal.getsignal(signum) is not signal.SIG_IGN]
+    return {signum: signal.signal(signum, handler) for signum in heeded}
 
 
 def _owner(handler: Any) -> Callable[[int, Any], Any] | None:

@@ -27,7 +27,7 @@ from attnconv.training.metrics import FiniteGuard, Score, Stopwatch, Tally
 from attnconv.training.schedules import image_size, lr_factor
 from attnconv.training.setup import Setup
 
-CHECKPOINT = 1  # a request between processes; larger requests are signals to stop
+CHECKPOINT = 1  # a request between processes; CHECKPOINT + N stops them because of signal N
 
 
 class Trainer:
@@ -112,9 +112,10 @@ class Trainer:
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
             self.description |= over_starts(starts)
             if changed := changed_code(starts):
-                self._say(
+                print(
                     f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts "
-                    "as one with uncommitted changes"
+                    "as one with uncommitted changes",
+                    file=sys.stderr,
                 )
         history = recorded_epochs(self.folder.path, self.images) if self.writes else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
@@ -264,12 +265,13 @@ class Trainer:
         every = self.config.checkpoint_steps
         late = time.perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
         due = late or (every is not None and steps_in_epoch % every == 0)
-        request = self.processes.agree(self.interrupts.signum or (CHECKPOINT if due else 0))
+        signum = self.interrupts.signum
+        request = self.processes.agree(CHECKPOINT + signum if signum else CHECKPOINT * due)
         if request:
             self._note_position(steps_in_epoch)
             self._save()
         if request > CHECKPOINT:
-            self._stop(request)
+            self._stop(request - CHECKPOINT)
 
     def _stop_if_asked(self) -> None:
         """Stop between batches of an evaluation if asked; the evaluation restarts when the run resumes."""
