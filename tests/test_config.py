@@ -171,7 +171,7 @@ def test_a_typo_in_an_experiment_file_suggests_the_right_setting(tmp_path, text,
     with pytest.raises(Exception, match="not in") as caught:
         compose_with(tmp_path, text)
     message = explain_composition_error(caught.value, valid_keys())
-    assert message == f"configs/experiment/new.yaml: unknown setting '{wrong}'; did you mean '{right}'?"
+    assert message == f"experiment/new.yaml: unknown setting '{wrong}'; did you mean '{right}'?"
 
 
 def test_an_experiment_file_without_typos_composes(tmp_path):

@@ -48,7 +48,8 @@ def knob(default: Any, meaning: str, **limits: Any) -> Any:
     """Return a dataclass field for one setting.
 
     Limits: choices=(...); above=, at_least=, below=, at_most=, or_zero=True (for a number, and each number of a list);
-    folder=True (the name of one folder); path=True; rising=True (a list).
+    folder=True (the name of one folder); path=True; rising=True (a list); longest= (characters of a text, at least 1);
+    without= (characters that it must not contain).
     """
     metadata = {"meaning": meaning, **limits}
     if isinstance(default, list):
@@ -135,10 +136,13 @@ class RecipeConfig:
 @dataclass
 class LoggerConfig:
     name: str = knob(MISSING, "the dashboard's name: its file in configs/logger/", choices=("wandb", "trackio", "none"))
-    project: str | None = knob(None, "the dashboard's project; null: WANDB_PROJECT, else attnconv", folder=True)
+    project: str | None = knob(None, "the dashboard's project; null: WANDB_PROJECT, else attnconv", folder=True,
+                               longest=128, without="#?%:")  # fmt: skip
     entity: str | None = knob(None, "W&B's user or team; null: WANDB_ENTITY, else your own", folder=True)
-    group: str | None = knob(None, "W&B's group; null: WANDB_RUN_GROUP, else all runs that differ only in the seed")
-    tags: list[str] = knob([], "W&B's tags, of 1 to 64 characters; []: WANDB_TAGS, else recipe, scale and name")
+    group: str | None = knob(None, "W&B's group; null: WANDB_RUN_GROUP, else all runs that differ only in the seed",
+                             longest=128)  # fmt: skip
+    tags: list[str] = knob([], "W&B's tags, of 1 to 64 characters; []: WANDB_TAGS, else recipe, scale and name",
+                           longest=64)  # fmt: skip
     notes: str | None = knob(None, "W&B's notes; null: WANDB_NOTES")
     job_type: str | None = knob(None, "W&B's job type; null: WANDB_JOB_TYPE, else train, or tune with data.holdout")
     weights: bool = knob(False, "also store the trained weights in the dashboard, as an artifact")

@@ -86,6 +86,16 @@ def test_error_at_small_alpha_matches_theory(alpha):
     assert error.sum().item() == pytest.approx(2 * leak(alpha), rel=1e-9), "what is missing there is elsewhere"
 
 
+@pytest.mark.parametrize("alpha", [0.001, 0.3, 0.999, 1.0, 3.0])
+def test_leak_is_its_sum(alpha):
+    total = sum(math.exp(-alpha * j * j) for j in range(-2000, 2001))
+    assert leak(alpha) == pytest.approx(1 - total**-2, rel=1e-12)
+
+
+def test_leak_of_a_flat_head_is_all_of_it():
+    assert leak(1e-300) == 1
+
+
 def test_heads_are_one_hot_in_float32_at_alpha_104_but_not_at_46():
     assert leak(46) == pytest.approx(4 * math.exp(-46))
     hard = [ConvolutionAsAttention(nn.Conv2d(1, 1, 3), alpha).attention_probs(9, 9) for alpha in (46, 104)]

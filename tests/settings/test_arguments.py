@@ -2,6 +2,7 @@
 
 import io
 import os
+import pty
 import runpy
 import signal
 import sys
@@ -35,11 +36,15 @@ def command(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["name==x"], """name==x cannot be parsed; quote the value for the shell and for Hydra: 'name="=x"'"""),
+        (["name=(x)"], """name=(x) cannot be parsed; quote the value for the shell and for Hydra: 'name="(x)"'"""),
         (["name=lr=0.1"], """name=lr=0.1 cannot be parsed; quote the value for the shell and for Hydra: 'name="lr="""),
         (["name=größe"], """for the shell and for Hydra: 'name="größe"'"""),
         (["name={"], """for the shell and for Hydra: 'name="{"'"""),
         (["name='open"], """for the shell and for Hydra: 'name="open"'"""),
-        (["recipe.milestones=[5,10"], """for the shell and for Hydra: 'recipe.milestones="[5,10"'"""),
+        (["recipe.milestones=[5,10"], "recipe.milestones=[5,10 cannot be parsed: write recipe.milestones=[A,B] for a"),
+        (["seed=1,"], "seed must be a whole number, not '1,'"),
+        (["compile=true]"], "compile='true]' must be true or false: set compile=true or compile=false"),
         (
             ["name=a,b"],
             """name=a,b has several values: add -m for one run per value, or write""",
@@ -251,6 +256,22 @@ def test_a_full_disk_behind_stdout_is_a_one_line_error(command, stdout_to):
     with open("/dev/full", "w") as full:
         stdout_to(full)
         assert command("scripts/status.py", "--help") == (2, ["error: output: No space left on device"])
+
+
+def test_a_command_continues_without_its_terminal(command, stdout_to):
+    terminal, place = pty.openpty()
+
+    class ClosesSoon(io.TextIOWrapper):
+        def isatty(self):
+            yes = super().isatty()
+            os.close(terminal)
+            return yes
+
+    with ClosesSoon(io.FileIO(place, "w")) as stream:
+        stdout_to(stream)
+        assert command("scripts/status.py", "--help") == (0, [])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(terminal, b"")
 
 
 def test_letters_that_the_terminal_lacks_are_escaped(command, stdout_to, tmp_path):

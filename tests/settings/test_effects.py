@@ -19,6 +19,7 @@ IDLE = [
     ("data.alternating_flip=true data.flip=false", "data.alternating_flip=true has no effect: data.flip=false"),
     ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect has no effect: data.crop_padding=0"),
     ("data.distance=12", "data.distance=12 has no effect: only data=pairs uses it, and this is data=arrays"),
+    ("recipe.cutmix=0.5 recipe.batch_size=1", "recipe.cutmix=0.5 has no effect: recipe.batch_size=1"),
     ("recipe.milestones=[5]", "recipe.milestones=[5] has no effect: recipe.schedule=linear"),
     ("recipe.milestones=[5,9] recipe.schedule=step epochs=8", "milestones after epochs=8 are never reached"),
     ("recipe.decay_factor=2", "recipe.decay_factor=2 has no effect: recipe.schedule=linear"),

@@ -71,8 +71,8 @@ def test_wrong_types_in_a_user_file_are_refused(refused, tmp_path):
 FILES = [
     ("seed: [1\n", "mine.yaml, line 3: expected ',' or ']'"),
     ("seed: 1\nseed: 2\n", "mine.yaml, line 3: found duplicate key seed"),
-    ("recipe: 5\n", "configs/experiment/mine.yaml: recipe must be settings and their values, not 5"),
-    ("recipe: {milestones: {a: 1}}\n", "configs/experiment/mine.yaml: it has a list where another file has settings"),
+    ("recipe: 5\n", "error: experiment/mine.yaml: recipe must be settings and their values, not 5"),
+    ("recipe: {milestones: {a: 1}}\n", "error: experiment/mine.yaml: it has a list where another file has settings"),
     ("data: null\n", "'data.root' cannot be set, because data holds no settings"),
     ("model: resnet18\n", "model must be settings and their values, not 'resnet18'"),
 ]

@@ -209,8 +209,10 @@ def leak(alpha: float) -> float:
 
     The error of an output is at most `2 leak(alpha) max|x|` per unit of kernel weight.
     """
-    reach = 1 + math.ceil(math.sqrt(800 / alpha))
-    others = 2 * math.fsum(math.exp(-alpha * j * j) for j in range(1, reach))
+    if alpha < 1:  # the sum has many terms; by Poisson's formula it is that of exp(-(pi k)^2 / alpha), times a factor
+        few = 2 * math.fsum(math.exp(-((math.pi * k) ** 2) / alpha) for k in range(1, 10))
+        return 1 - alpha / math.pi / (1 + few) ** 2
+    others = 2 * math.fsum(math.exp(-alpha * j * j) for j in range(1, 30))
     return -math.expm1(-2 * math.log1p(others))
 
 

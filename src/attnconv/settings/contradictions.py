@@ -151,6 +151,8 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
             yield "recipe.decay_factor", "recipe.milestones=[]: the learning rate never falls"
         elif recipe.milestones[-1] > config.epochs:
             yield "recipe.milestones", f"milestones after epochs={config.epochs} are never reached"
+    if recipe.batch_size == 1 and recipe.cutmix > 0:
+        yield "recipe.cutmix", "recipe.batch_size=1 leaves no other image to mix with; set recipe.batch_size=128"
     if recipe.optimizer != "muon":
         yield "recipe.adamw_lr", f"recipe.optimizer={recipe.optimizer} has one learning rate; set recipe.lr"
     if recipe.optimizer == "adamw":

@@ -3,9 +3,10 @@
 import re
 import shlex
 from collections.abc import Iterable
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from attnconv.errors import nearest
+from attnconv.errors import ConfigError, nearest
+from attnconv.settings.types import converted
 
 # The packages of Hydra's plugins, by option.
 PLUGINS = {
@@ -29,7 +30,7 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     text = str(error)
     where = re.search(r"In '([^']+)'", text)
     # What the two files that every command reads choose exists, so the choice is one of the command line.
-    prefix = f"configs/{where.group(1)}.yaml: " if where and where.group(1) not in ("config", "hydra/config") else ""
+    prefix = f"{_file(where.group(1))}: " if where and where.group(1) not in ("config", "hydra/config") else ""
 
     option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if option:
@@ -78,6 +79,13 @@ def explain_composition_error(error: Exception, valid_keys: Iterable[str]) -> st
     return prefix + (f"{key.group(1)}: " if key else "") + message
 
 
+def _file(name: str) -> str:
+    """Return the file of a configuration, which may also be in the folder of --config-dir."""
+    from attnconv.config import CONFIGS
+
+    return f"configs/{name}.yaml" if (CONFIGS / f"{name}.yaml").exists() else f"{name}.yaml"
+
+
 def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None:
     """Return what is wrong with an argument that Hydra cannot read and how to write it, or None for other errors."""
     from hydra.errors import OverrideParseException
@@ -88,24 +96,40 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
         return _several_values(several.group(1) or several.group(2))
     if not isinstance(error, OverrideParseException):
         return None
-    key, equals, _ = error.override.partition("=")
+    key, equals, value = error.override.partition("=")
     if not re.fullmatch(r"[\w$./:@-]+", key.lstrip("+~"), flags=re.ASCII):
         return f"unknown setting '{key}'{nearest(key, valid_keys) if key else ''}"
     if not equals:
         return f"the argument '{key}' has no value: write {key}=VALUE"
-    function = re.match(r"Error parsing override .*\n(.*)", text)
+    function = re.match(r"Error parsing override .*\n(.* while evaluating '.*)", text)
     if function:  # of a sweep, such as range(): it could be read, but not evaluated
         return f"{error.override}: {function.group(1)}"
-    return f"{error.override} cannot be parsed; quote the value for the shell and for Hydra: {quoted(error.override)}"
+    kind, said = _type_of(key), f"{error.override} cannot be parsed"
+    kinds = (kind, *get_args(kind))
+    if kind is None or str in kinds:
+        return f"{said}; quote the value for the shell and for Hydra: {quoted(error.override)}"
+    if any(get_origin(one) is list for one in kinds):
+        return f"{said}: write {key}=[A,B] for a list"
+    try:
+        return f"{said} as {converted(key, value, kind)}"
+    except ConfigError as refusal:
+        return str(refusal)
+
+
+def _type_of(key: str) -> Any:
+    """Return the type of a setting, None for others."""
+    from attnconv.config import Config
+    from attnconv.settings.overrides import plain_settings
+
+    return dict(plain_settings(Config)).get(key.lstrip("+"))
 
 
 def _several_values(override: str) -> str:
     """Return what an override with several values could have meant, by the type of its setting."""
-    from attnconv.config import CONFIGS, Config
-    from attnconv.settings.overrides import plain_settings
+    from attnconv.config import CONFIGS
 
     key = override.partition("=")[0]
-    kind = dict(plain_settings(Config)).get(key.lstrip("+"))
+    kind = _type_of(key)
     is_group = (CONFIGS / key.lstrip("+")).is_dir()
     ways = ["add -m for one run per value"]
     if not is_group and (kind is None or get_origin(kind) is list):

@@ -101,6 +101,15 @@ def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
         check_folder_name(key, value)
     elif limits.get("path") and value:
         _check_path(key, value)
+    if isinstance(value, str):
+        _check_letters(key, value, limits)
+
+
+def _check_letters(key: str, text: str, limits: Mapping[str, Any]) -> None:
+    if "longest" in limits and not 1 <= len(text) <= limits["longest"]:
+        raise ConfigError(f"{key} must have 1 to {limits['longest']} characters; {text!r} has {len(text)}")
+    if bad := sorted(set(limits.get("without", "")).intersection(text)):
+        raise ConfigError(f"{key}={text!r} must not contain {' '.join(bad)}")
 
 
 def _check_number(key: str, value: float, limits: Mapping[str, Any]) -> None:

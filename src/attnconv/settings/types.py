@@ -61,7 +61,7 @@ def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
             except OmegaConfBaseException:
                 continue  # reading the configuration says why
             if isinstance(found, str):  # of an environment variable
-                composed[name] = _converted(key, found, setting.type)
+                composed[name] = converted(key, found, setting.type)
             continue
         if is_dataclass(setting.type) and not OmegaConf.is_dict(composed[name]):
             continue  # `typed` refuses it
@@ -73,9 +73,9 @@ def convert(composed: DictConfig, schema: type, prefix: str = "") -> None:
                 if any(OmegaConf.is_interpolation(plain, index) for index in range(len(plain))):
                     continue
                 plain = OmegaConf.to_container(plain)
-            converted = _converted(key, plain, setting.type)
-            if not _identical(converted, plain):  # assigning is slow
-                composed[name] = converted
+            value = converted(key, plain, setting.type)
+            if not _identical(value, plain):  # assigning is slow
+                composed[name] = value
 
 
 def typed(schema: type[Schema], values: Any, prefix: str = "") -> Schema:
@@ -97,7 +97,7 @@ def typed(schema: type[Schema], values: Any, prefix: str = "") -> Schema:
         if is_dataclass(kind):
             found[name] = typed(kind, values.get(name, {}), f"{key}.")  # type: ignore[arg-type]
         elif name in values:
-            found[name] = _converted(key, values[name], kind)
+            found[name] = converted(key, values[name], kind)
         elif setting.default is MISSING:
             raise ConfigError(f"{key} has no value")
     return schema(**found)
@@ -128,8 +128,12 @@ def plain_value(value: Any, key: str = "") -> Any:
     raise ConfigError(f"{key} must be text, a number, True, False or None, or a list of them, not {kind}")
 
 
-def _converted(key: str, value: Any, kind: Any) -> Any:
-    """Return a value as its setting's type has it."""
+def converted(key: str, value: Any, kind: Any) -> Any:
+    """Return a value as its setting's type has it.
+
+    Raises:
+        ConfigError: it is not of this type.
+    """
     kinds = [one for one in get_args(kind) if one is not NoneType] if NoneType in get_args(kind) else [kind]
     if value is None:
         if NoneType in get_args(kind):
@@ -139,7 +143,7 @@ def _converted(key: str, value: Any, kind: Any) -> Any:
     if get_origin(wanted) is list:
         if not isinstance(value, list):
             raise ConfigError(f"{key} must be a list, such as {key}=[{_said(value)}], not {_said(value)}")
-        return [_converted(key, element, get_args(wanted)[0]) for element in value]
+        return [converted(key, element, get_args(wanted)[0]) for element in value]
     return {bool: _switch, int: _whole, float: _number, str: as_text}.get(wanted, _settings)(key, value)
 
 
