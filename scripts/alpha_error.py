@@ -35,7 +35,9 @@ def main() -> None:
     parser = ScriptParser(__doc__)
     parser.add_results()
     results = parser.parse_args().results
-    write_whole(results / "alpha_error.csv", csv_text(("alpha", "error"), errors()).encode())
+    path = results / "alpha_error.csv"
+    write_whole(path, csv_text(("alpha", "error"), errors()).encode())
+    print(path)
 
 
 if __name__ == "__main__":

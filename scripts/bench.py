@@ -11,9 +11,9 @@ products. Parts:
     epoch      training on --images images, loading and augmentation included (published: one by one, two workers)
     inference  a forward pass
 
-Prints the median ratio of times over alternating rounds, its extremes, images/s and the peak memory of one round, and
-our FLOP/s divided by those of a plain float32 and bf16 matrix product in the same rounds. `--json` appends each line to
-a file, with hardware, versions and commit.
+Prints the median ratio of times over alternating rounds, its extremes, images/s and the peak memory of one round (of
+one step, if it is an epoch), and our FLOP/s divided by those of a plain float32 and bf16 matrix product in the same
+rounds. `--json` appends each line to a file, with hardware, versions and commit.
 """
 
 import argparse

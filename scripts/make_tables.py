@@ -28,6 +28,7 @@ def main() -> None:
         require_targets(*(arguments.repository / name for name in different), pages.results / MANIFEST)
         for name in different:
             write_whole(arguments.repository / name, made[name].encode())
+            print(f"changed: {name}")
         if pages.results.is_dir():
             write_whole(pages.results / MANIFEST, manifest(pages.results).encode())
     exit_with(pages.errors)

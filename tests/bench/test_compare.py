@@ -68,11 +68,23 @@ def test_images_are_loaded_one_by_one_and_normalized():
     one, label = PerImage(images, labels, [0.5] * 3, [0.25] * 3)[2]
     assert (one.shape, label) == ((3, 32, 32), 2)
     # The black borders of a crop are -2; all other values are those of the image.
-    assert one.min() >= -2
-    assert one.max() <= 2
+    values = {round((value / 255 - 0.5) / 0.25, 4) for value in range(256)}
+    assert {round(value, 4) for value in one.flatten().tolist()} <= values
+    assert one.min() < -1.9
+    assert one.max() > 1.9
     batch, seen = next(iter(published_loader(images, labels, [0.5] * 3, [0.25] * 3, 3)))
     assert batch.shape == (3, 3, 32, 32)
     assert set(seen.tolist()) < {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("as_published", [True, False])
+def test_a_timed_step_trains(as_published):
+    bench, case = Bench(CPU, 1, 8, compiled=False, tiny=True), Case("step", "sa_quadratic", "mini", 2, compare.TINY)
+    network = build_model(case.config().model, (3, 32, 32), 10)
+    before = [parameter.clone() for parameter in network.parameters()]
+    contender = compare.Contender(network, network, "fp32")
+    bench.workload("step", case.config(), contender, torch.randn(2, 3, 32, 32), as_published)()
+    assert any(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
 
 def test_timed_functions_alternate_and_the_first_round_is_discarded():

@@ -147,16 +147,17 @@ class Bench:
         if case.part == "layer":
             ours, theirs = ours.layers[0].mixer, theirs.layers[0].mixer
             x = torch.randn(case.batch, *grid, config.model["width"], device=self.device, requires_grad=True)
+        forward = torch.compile(ours) if self.compiled else ours
         published, exact = Contender(theirs, theirs, "fp32"), Contender(ours, ours, "fp32")
         ours.eval(), theirs.eval()  # without dropout, both are the same function
         difference = check_same(exact, published, x, TOLERANCE["fp32"], "in float32")
-        timed = Contender(ours, torch.compile(ours) if self.compiled else ours, self.precision)
+        timed = Contender(ours, forward, self.precision)
         check_same(timed, published, x, TOLERANCE[self.precision], f"in {self.precision}")
 
         ours.train(), theirs.train()
         contenders = {"published": published, "ours": timed}
         if self.precision != "fp32":
-            contenders["ours_fp32"] = exact  # at equal precision
+            contenders["ours_fp32"] = Contender(ours, forward, "fp32")  # at equal precision
         workloads = {
             name: self.workload(case.part, config, contender, x, as_published=name == "published")
             for name, contender in contenders.items()
@@ -174,12 +175,12 @@ class Bench:
         # For an epoch, count one step, uncompiled: a compiled graph hides its products from the counter.
         one = "step" if case.part == "epoch" else case.part
         for name, contender in contenders.items():
-            plain = Contender(contender.network, contender.network, contender.precision)
-            flops = self.flops(one, config, plain, x)
+            as_published = name == "published"
+            flops = self.flops(one, config, contender, x, as_published)
             taken = Spread.of(seconds[name])
             line[name] = {
                 "seconds": asdict(taken), "images_per_second": shown / taken.median,
-                "peak_bytes": peak_bytes(self.workload(one, config, plain, x), self.device),
+                "peak_bytes": peak_bytes(self.workload(one, config, contender, x, as_published), self.device),
                 "flops_per_image": flops // case.batch, "flops_per_second": flops / case.batch * shown / taken.median,
             }  # fmt: skip
         rates = {
@@ -187,10 +188,11 @@ class Bench:
         }
         return line | {f"matmul_{kind}": asdict(found) for kind, found in rates.items()}
 
-    def flops(self, part: str, config: Config, contender: Contender, x: Tensor) -> int:
+    def flops(self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool) -> int:
         """Return the FLOPs of one round, counted on the meta device, where all networks use their plain formulas."""
         network = copy.deepcopy(contender.network).to("meta")
-        return flops_of(self.workload(part, config, Contender(network, network, "fp32"), x.detach().to("meta")))
+        plain = Contender(network, network, "fp32")
+        return flops_of(self.workload(part, config, plain, x.detach().to("meta"), as_published))
 
     def workload(
         self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool = False

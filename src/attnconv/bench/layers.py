@@ -74,23 +74,25 @@ def bench_windows(device_name: str, rounds: int) -> None:
     precision = choose_precision("auto", device)
     print(f"{device}, {precision}, torch {torch.__version__}; {IMAGES} images, width {WIDTH}, {HEADS} heads")
 
-    by_window = [window_seconds(32, kernel_size, rounds, device, precision) for kernel_size in WINDOWS]
+    by_window = window_seconds([(32, kernel_size) for kernel_size in WINDOWS], rounds, device, precision)
     for kernel_size, seconds in zip(WINDOWS, by_window, strict=True):
         print(f"32x32 pixels, K={kernel_size}: {1e3 * seconds:.1f} ms")
     print(f"exponent of K^2: {growth_exponent([k * k for k in WINDOWS], by_window):.2f}")
 
-    by_side = [window_seconds(side, 5, rounds, device, precision) for side in SIDES]
+    by_side = window_seconds([(side, 5) for side in SIDES], rounds, device, precision)
     for side, seconds in zip(SIDES, by_side, strict=True):
         print(f"{side}x{side} pixels, K=5: {1e3 * seconds:.1f} ms")
     print(f"exponent of the number of pixels: {growth_exponent([side * side for side in SIDES], by_side):.2f}")
 
 
-def window_seconds(side: int, kernel_size: int, rounds: int, device: torch.device, precision: str) -> float:
-    """Return the median seconds of one layer."""
-    torch.manual_seed(0)
-    mixer = WindowAttention(WIDTH, HEADS, (side, side), kernel_size=kernel_size, border="shift", impl="gathered").to(
-        device
-    )
-    x = torch.randn(IMAGES, side, side, WIDTH, device=device, requires_grad=True)
-    workload = partial(forward_backward, mixer, x, precision)
-    return statistics.median(take_turns({"layer": workload}, rounds, device)["layer"])
+def window_seconds(sizes: list[tuple[int, int]], rounds: int, device: torch.device, precision: str) -> list[float]:
+    """Return the median seconds of one layer for each (side, kernel size), timed alternately."""
+    workloads = {}
+    for side, kernel_size in sizes:
+        torch.manual_seed(0)
+        mixer = WindowAttention(
+            WIDTH, HEADS, (side, side), kernel_size=kernel_size, border="shift", impl="gathered"
+        ).to(device)
+        x = torch.randn(IMAGES, side, side, WIDTH, device=device, requires_grad=True)
+        workloads[f"{side}, {kernel_size}"] = partial(forward_backward, mixer, x, precision)
+    return [statistics.median(seconds) for seconds in take_turns(workloads, rounds, device).values()]
