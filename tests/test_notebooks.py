@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom as committed, and their outputs match their text."""
+"""The notebooks run from top to bottom as committed; theorem.ipynb's outputs match its text."""
 
 import json
 import os

@@ -176,6 +176,8 @@ def test_images_needed_and_slope():
     line = table_cells(need_table(protocol), 2)
     assert line[2] == "2.00 x [2.00, 2.00], n=3"
     assert line[1] == line[4] == "out of range"
+    (protocol,) = protocols([*curve(EPOCHS, "conv3x3", {0.01: 0.5, 0.1: 0.7}, 0), *curve(EPOCHS, "sa_x", {0.1: 0.6})])
+    assert table_cells(need_table(protocol), 2)[1:5] == [""] * 4, "one fraction is no curve"
     (protocol,) = protocols(CONTROL + ATTENTION)
     assert protocol.slope("sa_learned").value > 0
     assert protocol.slope("sa_learned").n == 3

@@ -16,6 +16,34 @@ def test_equality_claims_need_the_whole_interval_within_the_margin(by, status):
     assert verdict("A1", runs).status == status
 
 
+@pytest.mark.parametrize(("of_fp32", "status"), [(0.0, "holds"), (0.009, "holds"), (0.03, "undecided")])
+def test_a_claim_is_undecided_if_the_precisions_contradict_each_other(of_fp32, status):
+    fp32 = {"precision": "fp32"}
+    runs = seeds("table1_bf16", "conv3x3", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0))
+    runs += seeds("table1_fp32", "conv3x3", LOW, **fp32) + seeds("table1_fp32", "sa_quadratic", higher(of_fp32), **fp32)
+    found = verdict("A1", runs)
+    assert found.status == status
+    assert re.search(r"n=3 \(bf16\); also \S+ \[.*\], n=3 \(fp32\)", found.number)
+
+
+def test_a_superiority_claim_is_undecided_if_the_precisions_contradict_each_other():
+    fp32 = {"precision": "fp32"}
+    runs = seeds("table1_bf16", "sa_learned", LOW) + seeds("table1_bf16", "sa_quadratic", higher(0.03))
+    assert verdict("A2", runs).status == "holds"
+    runs += seeds("table1_fp32", "sa_learned", LOW, **fp32)
+    below = seeds("table1_fp32", "sa_quadratic", higher(-0.03), **fp32)
+    assert verdict("A2", runs + below).status == "undecided"
+    assert verdict("A2", runs + below[:2]).status == "holds", "with two seeds, fp32 decides nothing"
+
+
+def test_the_best_network_counts_and_the_number_of_tries_is_printed():
+    tries = [row("small_bf16", "sa_quadratic", 0.93, scale="small", epochs=40, device="CPU, 2 threads"),
+             row("wide_bf16", "sa_quadratic", 0.94, scale="small", epochs=40, device="CPU, 2 threads")]  # fmt: skip
+    found = verdict("V1", tries)
+    assert (found.status, "best of 2 so far, " in found.number) == ("holds", True)
+    assert "of" not in verdict("V1", tries[:1]).number.partition(",")[0]
+
+
 def test_two_of_three_seeds_leave_a_claim_undecided():
     runs = seeds("table1_bf16", "conv3x3", LOW[:2]) + seeds("table1_bf16", "sa_quadratic", higher(0)[:2])
     found = verdict("A1", runs)
@@ -196,4 +224,4 @@ def test_the_accuracy_claim_needs_the_mean_over_seeds():
     found = verdict("V1", runs)
     assert (found.status, found.number) == ("undecided", "best so far, `sa_quadratic`: 93.50%, n=2 (bf16)")
     runs += seeds("small_bf16", "sa_learned", (0.936, 0.936), scale="small")
-    assert verdict("V1", runs).number == "best so far, `sa_learned`: 93.60%, n=2 (bf16)"
+    assert verdict("V1", runs).number == "best of 2 so far, `sa_learned`: 93.60%, n=2 (bf16)"

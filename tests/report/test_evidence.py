@@ -75,6 +75,24 @@ def test_runs_of_one_experiment_with_another_setting_are_not_averaged(tmp_path):
         Evidence(tmp_path, runs).contrast(ours, theirs)
 
 
+def test_two_results_of_one_run_are_refused(tmp_path):
+    runs = seeds("data_size_epochs_20", "conv3x3", LOW) + seeds("data_size_epochs_20", "sa_quadratic", higher(0))
+    again = [one | {"name": "data_size_epochs_20_bf16", "run": one["run"] + "_again"} for one in runs]
+    arms = Arm(("data_size_epochs_20",), "sa_quadratic"), Arm(("data_size_epochs_20",), "conv3x3")
+    once, twice = (Evidence(tmp_path, rows).contrast(*arms) for rows in (runs, runs + again))
+    assert once.gap.estimate == twice.gap.estimate, "a repetition has the same accuracies and counts once"
+    again[0] |= {"test_acc": 0.7}
+    with pytest.raises(RunFolderError, match=r"seed0 and .*_again have the same experiment, model and seed, but test"):
+        Evidence(tmp_path, runs + again).contrast(*arms)
+
+
+def test_an_experiment_counts_once_in_the_spread_whatever_its_name_says_of_precision(tmp_path):
+    runs = seeds("table1", "conv3x3", LOW[:2]) + seeds("table1", "sa_quadratic", higher(0.01)[:2])
+    runs += [row("table1_bf16", model, acc, seed=2) for model, acc in (("conv3x3", LOW[2]), ("sa_quadratic", 0.8))]
+    found = Evidence(tmp_path, runs).contrast(Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3"))
+    assert (found.gap.estimate.n, found.gap.estimate.df) == (3, 2)
+
+
 def test_the_first_experiment_of_an_arm_counts_where_both_have_a_seed(tmp_path):
     runs = (
         seeds("mixers_bf16", "conv3x3", LOW)

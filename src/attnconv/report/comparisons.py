@@ -46,6 +46,23 @@ def distinct(rows: Iterable[Row]) -> Iterator[Row]:
             yield row
 
 
+def by_block(rows: Iterable[Row]) -> ByBlock:
+    """Return runs of one model in one cell by block.
+
+    Raises:
+        RunFolderError: two runs of one block have different accuracies, or settings other than the seed differ.
+    """
+    found: ByBlock = {}
+    for row in rows:
+        other = found.setdefault(block(row), row)
+        if other is not row:
+            raise RunFolderError(
+                f"{other['run']} and {row['run']} have the same experiment, model and seed, but test accuracies "
+                f"{other['test_acc']} and {row['test_acc']}: give one of them its own name="
+            )
+    return check_alike(found)
+
+
 def is_of(row: Row, experiment: str) -> bool:
     """Return whether a run belongs to an experiment, which adds the precision to the name of its runs."""
     names = [f"{experiment}_{row['precision']}"]
@@ -80,25 +97,20 @@ def share_of_images(fraction: float) -> str:
 def cells(rows: Iterable[Row]) -> dict[float, Cell]:
     """Sort the runs of one protocol by fraction, model and block, with the smallest fraction first.
 
-    Of two runs of the same block, the first one counts.
-
     Raises:
         ValueError: the runs differ in precision, recipe or scale, so they must not be paired or averaged.
-        RunFolderError: runs of one cell differ in other settings than the seed.
+        RunFolderError: see `by_block`.
     """
-    found: dict[float, Cell] = {}
+    found: dict[float, dict[str, list[Row]]] = {}
     kinds = set()
     for row in sorted(
         distinct(rows), key=lambda row: (row["fraction"], row["model"] != REFERENCE, row["model"], row["seed"])
     ):
         kinds.add((row["precision"], row["recipe"], row["scale"]))
-        found.setdefault(row["fraction"], {}).setdefault(row["model"], {}).setdefault(block(row), row)
-    for cell in found.values():
-        for runs in cell.values():
-            check_alike(runs)
+        found.setdefault(row["fraction"], {}).setdefault(row["model"], []).append(row)
     if len(kinds) > 1:
         raise ValueError(f"runs of several kinds: {', '.join(map(' '.join, sorted(kinds)))}")
-    return found
+    return {fraction: {model: by_block(runs) for model, runs in cell.items()} for fraction, cell in found.items()}
 
 
 def logits(runs: Mapping[Hashable, Row]) -> dict[Hashable, float]:

@@ -5,7 +5,7 @@ Each protocol (attnconv.report.protocols) has its own tables.
 
 from collections.abc import Iterable, Iterator
 
-from attnconv.report.comparisons import REFERENCE, Row, accuracy_text, between, check_alike, logits, spread_of
+from attnconv.report.comparisons import REFERENCE, Cell, Row, accuracy_text, between, check_alike, logits, spread_of
 from attnconv.report.protocols import Protocol, Ratio, protocols
 from attnconv.report.recipes import recipes_table
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
@@ -22,16 +22,19 @@ runs on all images at equal epochs are those of `experiment=table1`. All models 
 - Accuracy is the test accuracy of the last epoch, in percent, with a 95% interval and the number of runs. Each seed
   has its own subset, which all models use.
 - Differences from `{REFERENCE}`, the control, are paired by seed and subset, in percentage points.
-  They are computed on the logit of accuracy. **Bold**: significant at 5% with Holm's correction over the table.
+  They are computed on the logit of accuracy. **Bold**: significant at 5% with Holm's correction over the table of its
+  protocol.
 - All cells of a protocol share one standard deviation, which gives three seeds usable intervals. It assumes that
-  fractions are equally noisy; the line below each protocol's tables shows how noisy they are. If 1% of the images is
-  1.5 times as noisy as most fractions, its 95% interval covers the true difference in 82% of simulated studies; if 25%
-  is 0.6 times as noisy, in 99.8% (`attnconv.report.stats`).
+  fractions and models are equally noisy; the line below each protocol's tables shows how noisy they are. If 1% of the
+  images is 1.5 times as noisy as most fractions, its 95% interval covers the true difference in 82% of simulated
+  studies; if 25% is 0.6 times as noisy, in 99.8%; and Holm's correction finds a difference between equal models in 10%
+  of studies, not in 5%. If a model is twice as noisy as the others, its intervals cover the true difference in 88%, and
+  those of the others in 99% (`attnconv.report.stats`).
 - *Images needed*: images that a model needs for an accuracy, divided by those of `{REFERENCE}`, interpolated in the
   logarithm of the images, for each seed; Student's interval of these seeds. *Slope*: growth of the difference of logits
   per doubling of the images.
-- *The order changes between*: the two closest fractions at which different models are significantly ahead; "not
-  located" if there are no such fractions.
+- *The order changes between*: the last two neighboring fractions, among those with a significant difference, at which
+  different models are ahead; "not located" if there are no such fractions.
 """
 
 
@@ -102,7 +105,8 @@ def need_table(protocol: Protocol) -> str:
     """Return the images needed by accuracy, and the slope per doubling."""
     lines = []
     for model in (model for model in protocol.models if model != REFERENCE):
-        ratios = [times_text(protocol.ratio(model, level)) for level in LEVELS]
+        known = protocol.has_curves(model)
+        ratios = [times_text(protocol.ratio(model, level)) if known else "" for level in LEVELS]
         lines.append([f"`{model}`", *ratios, slope_text(protocol.slope(model))])
     return markdown(["images needed", *(f"for {level:.0%}" for level in LEVELS), "slope"], lines)
 
@@ -151,15 +155,22 @@ def disagreements(found: list[Protocol]) -> Iterator[str]:
 
 
 def spread_text(protocol: Protocol) -> str:
-    """Return the pooled standard deviation, and that of each fraction, as text."""
+    """Return the pooled standard deviation, that of each fraction, and that without each model, as text."""
     if protocol.spread is None:
         return "No model has two runs at one fraction, so there are no intervals."
     alone = {fraction: spread_of([cell]) for fraction, cell in protocol.cells.items()}
-    by_fraction = ", ".join(f"{one.sd:.3f} at {fraction:.3g}" for fraction, one in alone.items() if one)
+    parts = [", ".join(f"{one.sd:.3f} at {fraction:.3g}" for fraction, one in alone.items() if one)]
+    left_out = {model: spread_of(_without(model, protocol.cells.values())) for model in protocol.models}
+    parts.append(", ".join(f"{one.sd:.3f} without `{model}`" for model, one in left_out.items() if one))
     return (
         f"Standard deviation of a logit, without the effects of model and seed: {protocol.spread.sd:.3f} with "
-        f"{protocol.spread.df} degrees of freedom ({by_fraction})."
+        f"{protocol.spread.df} degrees of freedom ({'; '.join(filter(None, parts))})."
     )
+
+
+def _without(model: str, cells: Iterable[Cell]) -> Iterator[Cell]:
+    for cell in cells:
+        yield {other: runs for other, runs in cell.items() if other != model}
 
 
 def origin_text(rows: Iterable[Row]) -> str:

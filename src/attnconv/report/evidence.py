@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnconv.files import FileError, reading
-from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, check_alike, distinct, gap, is_of, spread_of
+from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, by_block, distinct, gap, is_of, spread_of
 from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.stats import mcnemar
 
@@ -63,6 +63,7 @@ class Contrast:
     Args:
         seeds: number of different seeds among the pairs; external pairs may repeat one.
         mcnemar: p value of McNemar's test, for small differences between runs that kept their predictions.
+        other: the same comparison in the other precision, if it has pairs.
     """
 
     precision: str
@@ -70,12 +71,13 @@ class Contrast:
     seeds: int
     folders: tuple[str, ...]
     mcnemar: float | None
+    other: "Contrast | None" = None
 
     def __str__(self) -> str:
         text = f"{self.gap} ({self.precision})"
         if self.mcnemar is not None:
             text += f", McNemar p = {self.mcnemar:.2g}"
-        return text
+        return f"{text}; also {self.other}" if self.other else text
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Evidence:
         for name in arm.experiments:
             of_one = replace(arm, experiments=(name,))
             runs = distinct(row for row in alike if of_one.holds(row, precision))
-            found = check_alike({block(row): row for row in runs}) | found
+            found = by_block(runs) | found
         return found
 
     def contrast(self, ours: Arm, theirs: Arm, precisions: Iterable[str] = PRECISIONS) -> Contrast | None:
@@ -109,17 +111,15 @@ class Evidence:
 
         The standard deviation is pooled over all models and fractions of the experiments.
         """
-        best: tuple[int, str, ByBlock, ByBlock] | None = None
-        for precision in precisions:
-            a, b = self.runs(ours, precision), self.runs(theirs, precision)
-            count = len(a.keys() & b.keys())
-            if count and (best is None or count > best[0]):
-                best = count, precision, a, b
-        if best is None:
-            return None
-        _, precision, a, b = best
+        both = [self._contrast(ours, theirs, precision) for precision in precisions]
+        found = sorted((one for one in both if one is not None), key=lambda one: -one.gap.estimate.n)
+        return replace(found[0], other=next(iter(found[1:]), None)) if found else None
+
+    def _contrast(self, ours: Arm, theirs: Arm, precision: str) -> Contrast | None:
+        a, b = self.runs(ours, precision), self.runs(theirs, precision)
         found = gap(a, b, spread_of(self._cells([ours, theirs], precision)))
-        assert found is not None
+        if found is None:
+            return None
         shared = [key for key in a if key in b]
         folders = dict.fromkeys(runs[key]["run"].rpartition("/frac")[0] for runs in (a, b) for key in shared)
         close = abs(found.value) < UNDER_A_POINT
@@ -130,7 +130,8 @@ class Evidence:
         """Return the runs of the experiments by fraction; a model counts once for each of its experiments."""
         found: dict[float, Cell] = {}
         for row in distinct(row for row in self.rows if any(arm.holds(row, precision) for arm in arms)):
-            of_model = found.setdefault(row["fraction"], {}).setdefault(f"{row['name']}/{row['model']}", {})
+            experiment = row["name"].removesuffix(f"_{precision}")
+            of_model = found.setdefault(row["fraction"], {}).setdefault(f"{experiment}/{row['model']}", {})
             of_model[block(row)] = row
         return found.values()
 

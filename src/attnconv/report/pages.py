@@ -42,8 +42,8 @@ class Pages:
 
     @property
     def results(self) -> Path:
-        """Return the results folder."""
-        return self.repository / "results"
+        """Return the results folder; its path is absolute, so that errors name files in one way."""
+        return self.repository.resolve() / "results"
 
     def made(self) -> dict[str, str]:
         """Return the texts of all pages that can be made, by their paths in the repository."""
@@ -115,7 +115,7 @@ class Pages:
 
     def _filled(self, name: str, tables: Tables) -> str | None:
         """Return a page with its tables rebuilt and its own text unchanged; tables that fail stay as they are."""
-        path = self.repository / name
+        path = self.results.parent / name
         made = {table: self._try(source, make) for table, (source, make) in tables.items()}
         return self._try(path, lambda: fill(path.read_text(encoding="utf-8"), made))
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from attnconv.report.comparisons import REFERENCE, SURE, Cell, Gap, Row, cells, gap, is_of, logits, spread_of
+from attnconv.report.comparisons import REFERENCE, SURE, Cell, Gap, Row, block, cells, gap, is_of, logits, spread_of
 from attnconv.report.stats import Estimate, Spread, holm, images_ratio, sign, slope
 
 
@@ -111,6 +111,11 @@ class Protocol:
         ends = (math.exp(interval.low), math.exp(interval.high)) if interval else None
         return Ratio(math.exp(of_log.value), ends, of_log.n)
 
+    def has_curves(self, model: str) -> bool:
+        """Return whether a model and the control have runs of one seed at two fractions or more."""
+        ours, theirs = self._curves(model), self._curves(REFERENCE)
+        return any(min(len(ours[key]), len(theirs[key])) > 1 for key in ours if key in theirs)
+
     def _curves(self, model: str) -> dict[Hashable, dict[float, float]]:
         curves: dict[Hashable, dict[float, float]] = {}
         for cell in self.cells.values():
@@ -132,4 +137,7 @@ def protocols(rows: Iterable[Row]) -> list[Protocol]:
             found.setdefault(key, []).append(row)
         elif is_of(row, "table1"):
             whole.setdefault(key, []).append(row)
-    return [Protocol(*key, tuple(runs + whole.get(key, []))) for key, runs in sorted(found.items())]
+    for key, runs in found.items():
+        own = {(row["model"], row["fraction"], block(row)) for row in runs}
+        runs += [row for row in whole.get(key, []) if (row["model"], row["fraction"], block(row)) not in own]
+    return [Protocol(*key, tuple(runs)) for key, runs in sorted(found.items())]

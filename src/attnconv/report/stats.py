@@ -17,11 +17,18 @@ tests/report/test_stats.py; the standard error of a rate near 95% is 1%):
     a crossing is printed, for three curves that are identical to the control's        0.0%
     McNemar's test at 5% finds a difference, of equal models on shared images          4.6%
 
-The shared standard deviation assumes equal noise at all fractions. If 1% of the images is 1.5 times as noisy as most
-fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval covers the true value
+The shared standard deviation assumes equal noise at all fractions and of all models. If 1% of the images is 1.5 times
+as noisy as most fractions, and 25% is 0.6 times as noisy, similar to results/data_size.md, the interval covers the true
+value
 
     at 1% of the images in                                                            81.8%
     at 25% of the images in                                                           99.8%
+
+and Holm's correction at 5% finds a difference, where there is none in 20, in 10.2% of studies. If one of the five
+models is twice as noisy as the others, like resnet10 after 20 epochs, the interval covers the true value
+
+    of its difference from the control in                                             87.8%
+    of another model's difference in                                                  99.0%
 """
 
 import itertools
@@ -91,11 +98,9 @@ class Estimate:
 
     @property
     def p(self) -> float | None:
-        """Return the two-sided p value for 0; without any spread it is 0, or 1 for a value of 0."""
+        """Return the two-sided p value for 0."""
         if self.error is None:
             return None
-        if not self.error:
-            return float(not self.value)
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
 
 
@@ -132,7 +137,7 @@ def shown_interval(values: Sequence[float]) -> Interval | None:
 
 
 def pooled_spread(cells: Iterable[Mapping[str, ByBlock]]) -> Spread | None:
-    """Pool the residuals of value = model + block over cells; return None without repeated runs.
+    """Pool the residuals of value = model + block over cells; return None without repeated runs or any noise.
 
     Args:
         cells: for each cell, such as a fraction of the images, the values by model and block.
@@ -141,7 +146,7 @@ def pooled_spread(cells: Iterable[Mapping[str, ByBlock]]) -> Spread | None:
     for cell in cells:
         residuals, of_cell = _residuals([(m, b, value) for m, row in cell.items() for b, value in row.items()])
         squares, df = squares + float(residuals @ residuals), df + of_cell
-    return Spread(math.sqrt(squares / df), df) if df else None
+    return Spread(math.sqrt(squares / df), df) if squares else None
 
 
 def pooled_within(groups: Iterable[Iterable[float]]) -> Spread | None:
@@ -225,13 +230,15 @@ def images_needed(curve: Curve, accuracy: float) -> float | None:
 def images_ratio(ours: Mapping[Hashable, Curve], theirs: Mapping[Hashable, Curve], accuracy: float) -> Estimate | None:
     """Estimate the log of the images-needed ratio ours / theirs for an accuracy, over the blocks that have both.
 
+    Return None if a curve does not reach the accuracy: the others alone would be those of the better seeds.
+
     Args:
         ours, theirs: for each block, accuracies by number of images.
     """
     needed = [(images_needed(ours[block], accuracy), images_needed(theirs[block], accuracy))
               for block in ours if block in theirs]  # fmt: skip
     ratios = [math.log(a / b) for a, b in needed if a is not None and b is not None]
-    return mean(ratios) if ratios else None
+    return mean(ratios) if ratios and len(ratios) == len(needed) else None
 
 
 def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> float:

@@ -92,7 +92,7 @@ def _copied(name: str, fraction: str, seeds: int) -> list[Sweep]:
 
 def _small(whole: bool) -> list[Sweep]:
     """Sweep a pilot that measures the time, then the quadratic network, then the two networks to compare it with."""
-    pilot = ("model=sa_quadratic", "epochs=5", "data.holdout=0.1", "name='small_pilot_${precision}'")
+    pilot = ("model=sa_quadratic", "epochs=5", "eval_every=5", "data.holdout=0.1", "name='small_pilot_${precision}'")
     if not whole:
         return [Sweep("small", pilot), Sweep("small", ("model=sa_quadratic",))]
     return [

@@ -164,9 +164,43 @@ def test_every_measure_of_a_probed_run_is_plotted(visit, of_results):
     assert of_results or {"explained", "joint"} <= set(names)
     for name in names:
         page.locator("#likeness select").nth(1).select_option(name)
-        assert page.locator(f"#likeness-{name} circle.mark").count() >= 4
+        assert page.locator(f"#likeness-{name} .mark").count() >= 4
     if of_results:
         assert "uniform attention" in page.text_content("#likeness svg.chart"), "calibrated on 8 x 8 positions"
+
+
+def test_a_select_keeps_the_focus(visit):
+    page = visit(path=REPOSITORY / "docs" / "index.html")
+    for label, field in (
+        ("run", page.locator("#query select")),
+        ("measure", page.locator("#likeness select").last),
+    ):
+        before = page.url
+        field.focus()
+        page.keyboard.press("ArrowDown")
+        page.wait_for_function("before => location.href !== before", arg=before)
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.activeElement.tagName") == "SELECT", label
+
+
+@pytest.mark.parametrize(
+    ("centers", "moved"),
+    [("1,0;" * 8 + "0,-2.5", True), ("1,0;" * 9, False), ("1,00,0" * 9, False), ("9,0;" * 8 + "0,0", False)],
+)
+def test_only_nine_centers_within_reach_are_read_from_the_address(visit, centers, moved):
+    page = visit(f"centers={centers}")
+    assert page.locator("#theorem .head").count() == 9
+    assert ("2.5 columns" in page.locator("#theorem .head").last.get_attribute("aria-label")) == moved
+
+
+def test_the_slider_reaches_the_papers_alpha(visit):
+    page = visit("alpha=46")
+    slider = page.get_by_role("slider", name="Alpha")
+    assert slider.get_attribute("aria-valuetext") == "46"
+    slider.press("ArrowLeft")
+    assert choices(page)["alpha"] == "44.3"
+    slider.press("ArrowRight")
+    assert choices(page)["alpha"] == "46"
 
 
 def test_switching_heads_and_hiding_patches_change_the_prediction(visit):
@@ -221,6 +255,12 @@ def test_axe_finds_no_serious_accessibility_violations(visit, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.parametrize("path", [None, REPOSITORY / "docs" / "index.html"])
+def test_a_narrow_page_does_not_scroll_sideways(visit, path):
+    page = visit(path=path, viewport={"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def test_figures_can_be_saved_as_svg_and_csv(visit):
     page = visit()
     with page.expect_download() as saved:
@@ -237,7 +277,7 @@ def test_a_page_of_models_without_heads_shows_only_charts(visit, tmp_path):
     assert make_page(run_folders()["resnet"], "--out", tmp_path / "resnet.html") == 0
     page = visit(path=tmp_path / "resnet.html")
     assert page.locator("#query").count() == page.locator("#network").count() == 0
-    assert page.locator("#training circle.mark").count() == 4
+    assert page.locator("#accuracy-by-epoch .mark").count() == 4
 
 
 def test_runs_with_different_map_sizes_share_a_page(visit, tmp_path):
@@ -260,7 +300,7 @@ def test_the_page_shows_the_claims_and_the_images_needed(visit):
     assert rows.count() == len(claims)
     assert [rows.nth(place).locator("th").inner_text() for place in (0, -1)] == [claims[0], claims[-1]]
     assert rows.first.locator("a").get_attribute("href") == "../results/claims.md#t1"
-    page.locator("#images-needed circle.mark").first.focus()
+    page.locator("#images-needed .mark").first.focus()
     said = page.inner_text("#images-needed .readout")
     assert "times as many images as conv3x3 for 45% (95% interval" in said
     assert "python train.py experiment=data_size" in said
@@ -270,7 +310,7 @@ def test_the_page_shows_the_claims_and_the_images_needed(visit):
 
 def test_data_points_of_the_study_show_their_command_and_run(visit):
     page = visit(path=REPOSITORY / "docs" / "index.html")
-    first = page.locator("#data-size circle.mark").first
+    first = page.locator("#data-size .mark").first
     first.focus()
     said = [page.inner_text("#data-size .readout")]
     assert "python train.py model=" in said[0]
@@ -291,4 +331,4 @@ def test_runs_of_equal_images_and_epochs_share_a_chart_of_time(visit):
 
 
 def readouts(page):
-    return page.locator("#minutes circle.mark title").all_text_contents()
+    return page.locator("#minutes .mark title").all_text_contents()

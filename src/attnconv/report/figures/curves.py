@@ -39,7 +39,6 @@ def by_minutes(found: Curves) -> Figure:
 def _seeds(found: Curves) -> tuple[Figure, Axes]:
     figure = new_figure(height=3)
     axis = figure.subplots()
-    best = 0.0
     for model in models_in_order(found.curves):
         seen = False
         for curve in found.curves:
@@ -48,7 +47,7 @@ def _seeds(found: Curves) -> tuple[Figure, Axes]:
                 label = None if seen else model
                 axis.plot(curve.at, _percent(curve.accuracy), color=color, marker=marker, label=label,
                           markersize=2.5, linewidth=0.9)  # fmt: skip
-                seen, best = True, max(best, curve.accuracy[-1])
+                seen = True
     last = [100 * curve.accuracy[-1] for curve in found.curves]
     axis.set(ylabel="test accuracy (%)", title=found.title, ylim=(min(last) - 25, min(max(last) + 3, 100.5)))
     axis.legend(loc="lower right")

@@ -3,7 +3,7 @@
 const VIEWS = { float32: Float32Array, uint8: Uint8Array, float16: Uint16Array };
 
 /** Whether a value of the page's data is a packed array. */
-export const isPacked = (value) => typeof value?.deflate === "string";
+const isPacked = (value) => typeof value?.deflate === "string";
 
 /** Unpack {dtype, shape, deflate} to {shape, values}; float16 becomes a Float32Array. */
 export async function unpack({ dtype, shape, deflate }) {

@@ -1,6 +1,7 @@
 // Line charts with bands and dots, a legend, a table, and a row of buttons that saves them.
 
 import { html, readout, roving, saving, svg, table } from "./dom.js";
+import { SHAPES } from "./colors.js";
 
 const HEIGHT = 360;
 // As wide as there is room for when the page opens, so that labels stay readable on a phone.
@@ -86,15 +87,24 @@ function drawSeries({ color, dash, points = [] }, place) {
   ];
 }
 
-function drawMark(mark, color, place) {
-  const at = { cx: place.x(mark.x), cy: place.y(mark.y) };
-  const shape = mark.hollow ? { fill: "none", stroke: color, "stroke-width": 1.5 } : { fill: color };
-  return svg(
-    "circle",
+/** A mark of a shape of colors.js, thinly outlined so that pale colors stay visible; hollow marks have their outline only. */
+function symbol(shape, color, hollow, size, x, y, attributes = {}, ...children) {
+  const look = hollow
+    ? { fill: "none", stroke: color, "stroke-width": 1.5 }
+    : { fill: color, stroke: "currentColor", "stroke-width": 0.5 };
+  const at = `translate(${x.toFixed(1)} ${y.toFixed(1)}) scale(${size})`;
+  return svg("path", { d: SHAPES[shape] ?? SHAPES.o, transform: at, "vector-effect": "non-scaling-stroke", ...look, ...attributes }, ...children);
+}
+
+function drawMark(mark, place) {
+  return symbol(
+    mark.shape,
+    mark.color,
+    mark.hollow,
+    mark.size ?? 3.5,
+    place.x(mark.x),
+    place.y(mark.y),
     {
-      ...at,
-      r: mark.size ?? 3.5,
-      ...shape,
       class: "mark",
       "data-mark": mark.index,
       tabindex: -1,
@@ -108,7 +118,7 @@ function drawMark(mark, color, place) {
 /** Marks are one tab stop; whatever has the focus or is clicked is read out. */
 function walkable(picture, marks, show) {
   const nodes = [...picture.querySelectorAll(".mark")];
-  roving(picture, nodes);
+  roving(picture, [nodes]);
   picture.addEventListener("focusin", ({ target }) => {
     if (target.dataset.mark) show(marks[Number(target.dataset.mark)]);
   });
@@ -117,14 +127,15 @@ function walkable(picture, marks, show) {
 
 /**
  * A chart with all that belongs to it.
- * @param spec {name, title, x, y: {label, kind, domain, ticks, format}, series: [{name, color, dash, points, dots}],
- *   levels: [{y, text}], header, rows}; points have x, y and maybe low, high; dots x, y, text and maybe more, which
+ * @param spec {name, title, x, y: {label, kind, domain, ticks, format},
+ *   series: [{name, color, shape of its dots, dash, points, dots}],
+ *   levels: [{y, text}], or bands with {low} too, header, rows}; points have x, y and maybe low, high; dots x, y, text and maybe more, which
  *   `about(dot)` turns into what is read out
  */
 export function chart(spec) {
   const { series, levels = [] } = spec;
   const drawn = series.flatMap(({ points = [], dots = [] }) => [...points, ...dots]);
-  const heights = drawn.flatMap(({ y, low = y, high = y }) => [y, low, high]).concat(levels.map(({ y }) => y));
+  const heights = drawn.flatMap(({ y, low = y, high = y }) => [y, low, high]).concat(levels.flatMap(({ y, low = y }) => [low, y]));
   const x = axis(
     spec.x,
     drawn.map((point) => point.x),
@@ -135,21 +146,27 @@ export function chart(spec) {
     y: scale(y.kind, y.domain, [HEIGHT - MARGIN.bottom, MARGIN.top]),
   };
   const marks = series
-    .flatMap(({ color, dots = [] }) => dots.map((dot) => ({ ...dot, color })))
+    .flatMap(({ color, shape, dots = [] }) => dots.map((dot) => ({ ...dot, color, shape })))
     .map((mark, index) => ({ ...mark, index }));
   const picture = svg(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": spec.title, class: "chart" },
     axes({ x, y }, place),
-    levels.map((level) =>
-      svg("line", {
-        x1: MARGIN.left,
-        x2: WIDTH - MARGIN.right,
-        y1: place.y(level.y),
-        y2: place.y(level.y),
-        stroke: "currentColor",
-        "stroke-dasharray": "2 4",
-      }),
+    levels.map(({ y: high, low }) =>
+      low === undefined
+        ? svg("path", {
+            d: path([MARGIN.left, WIDTH - MARGIN.right].map((end) => [end, place.y(high)])),
+            stroke: "currentColor",
+            "stroke-dasharray": "2 4",
+          })
+        : svg("rect", {
+            x: MARGIN.left,
+            y: place.y(high),
+            width: WIDTH - MARGIN.left - MARGIN.right,
+            height: Math.max(place.y(low) - place.y(high), 1.5),
+            fill: "currentColor",
+            "fill-opacity": 0.15,
+          }),
     ),
     levels.map((level) =>
       svg(
@@ -166,7 +183,7 @@ export function chart(spec) {
       ),
     ),
     series.map((line) => drawSeries(line, place)),
-    marks.map((mark) => drawMark(mark, mark.color, place)),
+    marks.map((mark) => drawMark(mark, place)),
   );
   const { line, say } = readout();
   walkable(picture, marks, (mark) => say(spec.about ? spec.about(mark, say) : mark.text));
@@ -199,16 +216,15 @@ function legend(series) {
     { className: "legend" },
     series
       .filter(({ name }) => name)
-      .map(({ name, color, dash, points }) =>
+      .map(({ name, color, shape, dash, points, dots }) =>
         html(
           "li",
           {},
           svg(
             "svg",
             { viewBox: "0 0 24 8", width: 24, height: 8, "aria-hidden": "true" },
-            points
-              ? svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: color, "stroke-width": 3, "stroke-dasharray": dash })
-              : svg("circle", { cx: 12, cy: 4, r: 4, fill: color }),
+            points && svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: color, "stroke-width": 3, "stroke-dasharray": dash }),
+            dots && shape && symbol(shape, color, false, 4, 12, 4),
           ),
           name,
         ),

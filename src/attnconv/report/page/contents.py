@@ -150,11 +150,16 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[Da
 
 
 def colors(models: Iterable[str]) -> dict[str, Any]:
-    """Return the colors of heads and models; black stands for the color of text, which is light on dark screens."""
-    of_models = {model: style_of(model).color for model in models}
+    """Return the colors of heads, and color and marker of models.
+
+    Black stands for the color of text, which is light on dark screens.
+    """
+    of_models = {model: style_of(model) for model in models}
     return {
         "heads": list(HEADS),
-        "models": {model: "currentColor" if color == BLACK else color for model, color in of_models.items()},
+        "models": {
+            model: ["currentColor" if color == BLACK else color, marker] for model, (color, marker) in of_models.items()
+        },
     }
 
 

@@ -1,7 +1,7 @@
 // The study's numbers: the claims that they decide, and accuracy against data and against time.
 
 import { chart } from "./chart.js";
-import { modelColor } from "./colors.js";
+import { modelStyle } from "./colors.js";
 import { copying, html, placeOf, runLink, saving, select, table } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 
@@ -10,7 +10,7 @@ const LEAD =
   "the arrow keys, to see its command and its folder.";
 
 const CLAIMS_LEAD =
-  "No threshold has changed since 2026-11-25. The letter links to the details of a claim. The command produces the evidence.";
+  "No threshold has changed since 2026-11-25; some rules have (see the README). The letter links to the details of a claim. The command produces the evidence.";
 const CLAIM_COLUMNS = ["id", "claim", "verdict", "number, 95% interval, n", "command"];
 
 const share = (value) => `${Math.round(100 * value)}%`;
@@ -36,7 +36,7 @@ const dotOf = (point, x) => ({ x, y: point.test_acc, size: 3, text: described(po
 const columns = ["model", "images", "seed", "epochs", "test accuracy", "minutes", "run"];
 const rowOf = (point) => [
   point.model,
-  thousands(point.train_images),
+  String(point.train_images),
   String(point.seed),
   String(point.epochs),
   accuracy(point.test_acc),
@@ -107,7 +107,7 @@ function needsChart({ title, needs }, link) {
     levels: [{ y: 1, text: "conv3x3" }],
     series: needs.map(({ model, points, command, run }, place) => ({
       name: model,
-      color: modelColor(model),
+      ...modelStyle(model),
       points: points.map((point) => ({ ...point, x: apart(point.x, place) })),
       dots: points.map((point) => ({
         x: apart(point.x, place),
@@ -143,7 +143,7 @@ function dataChart({ points }, { title, curves, runs }) {
   const ticks = [...new Set(inside.map(({ train_images: images }) => images))].toSorted((a, b) => a - b);
   const series = curves.map(({ model, points: line }) => ({
     name: model,
-    color: modelColor(model),
+    ...modelStyle(model),
     points: line,
     dots: inside.filter((point) => point.model === model).map((point) => dotOf(point, point.train_images)),
   }));
@@ -196,7 +196,7 @@ function timeChart(points) {
     y: { label: "test accuracy", format: (value) => `${(100 * value).toFixed(1)}%` },
     series: models.map((model) => ({
       name: model,
-      color: modelColor(model),
+      ...modelStyle(model),
       dots: points
         .filter((point) => point.model === model)
         .map((point) => ({ ...dotOf(point, point.minutes), hollow: point.clock })),

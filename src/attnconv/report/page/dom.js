@@ -153,15 +153,17 @@ export const csvText = (header, rows) =>
  * @param rows () -> {header, rows}
  */
 export function saving(name, pictures, rows) {
-  const ofPart = ([part, picture]) =>
-    button(`Save ${part && `${part} as `}SVG`, () =>
-      download(`${[name, part].filter(Boolean).join("-")}.svg`, "image/svg+xml", svgText(picture())),
-    );
+  const called = (text) => ({ "aria-label": `${text}: ${name}` });
+  const ofPart = ([part, picture]) => {
+    const text = `Save ${part && `${part} as `}SVG`;
+    const file = `${[name, part].filter(Boolean).join("-")}.svg`;
+    return button(text, () => download(file, "image/svg+xml", svgText(picture())), called(text));
+  };
   const asCsv = () => {
     const { header, rows: body } = rows();
     download(`${name}.csv`, "text/csv", csvText(header, body));
   };
-  return [...Object.entries(pictures).map(ofPart), button("Save CSV", asCsv)];
+  return [...Object.entries(pictures).map(ofPart), button("Save CSV", asCsv, called("Save CSV"))];
 }
 
 /** A button that copies a command, and says so. */
@@ -187,17 +189,28 @@ const DIRECTIONS = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], 
 /** Rows and columns that an arrow key moves by; undefined for other keys. */
 export const arrow = (event) => DIRECTIONS[event.key];
 
-/** Make elements one tab stop, in which the arrow keys move the focus: rows of `columns` elements, or one long row. */
-export function roving(container, elements, columns = elements.length) {
+/** Make rows of elements one tab stop, in which the arrow keys move the focus; in one row, all of them move along it. */
+export function roving(container, rows) {
+  const elements = rows.flat();
   elements.forEach((element, index) => element.setAttribute("tabindex", index ? -1 : 0));
   container.addEventListener("focusin", ({ target }) => {
     if (elements.includes(target)) elements.forEach((each) => each.setAttribute("tabindex", each === target ? 0 : -1));
   });
   container.addEventListener("keydown", (event) => {
-    const index = elements.indexOf(document.activeElement);
-    if (!arrow(event) || index < 0) return;
+    const row = rows.findIndex((each) => each.includes(document.activeElement));
+    if (!arrow(event) || row < 0) return;
     event.preventDefault();
+    const column = rows[row].indexOf(document.activeElement);
     const [down, right] = arrow(event);
-    elements[index + down * (columns === elements.length ? 1 : columns) + right]?.focus();
+    const next = rows.length === 1 ? rows[0][column + down + right] : rows[row + down]?.[column + right];
+    next?.focus();
   });
+}
+
+/** Replace the controls in a container; the one that had the focus keeps it, by its place. */
+export function refill(container, ...nodes) {
+  const fields = () => [...container.querySelectorAll("select, input, button")];
+  const focused = fields().indexOf(document.activeElement);
+  container.replaceChildren(...nodes);
+  if (focused >= 0) fields()[focused]?.focus();
 }

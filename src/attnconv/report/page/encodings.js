@@ -3,7 +3,7 @@
 // Every encoding gives a table of scores, N heads x (2H-1) row shifts x (2W-1) column shifts, in float64.
 // Parameters have the names that they have in PyTorch: {name: {shape, values}}.
 
-/** The error function, to 1.2e-7 (Abramowitz and Stegun 1964, formula 7.1.26). */
+/** The error function, to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26). */
 export function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;

@@ -1,13 +1,13 @@
 // Is it a convolution? Numbers of every layer, as it began and as it was trained, with what chance and a convolution give.
 
 import { chart } from "./chart.js";
-import { html, runLink, select } from "./dom.js";
+import { html, refill, runLink, select } from "./dom.js";
 
 const LEAD =
   "A convolution looks at fixed shifts, one pixel per tap, for all images. These numbers show how close each layer " +
   "of a trained network comes to that; dashed lines are for the same network before training. scripts/probe.py measured " +
-  "them on test images. Dotted lines show the same number for nine hard heads, which are a 3 x 3 convolution except at " +
-  "the border, and for uniform or random attention.";
+  "them on test images. Gray bands show the same number for nine hard heads, which are a 3 x 3 convolution except at " +
+  "the border, and for uniform or random attention: from independent to smooth inputs.";
 
 const BLUE = "#0072b2";
 const ORANGE = "#d55e00";
@@ -73,7 +73,7 @@ export function likenessSection(page) {
     const known = Object.keys(MEASURES).filter((name) => isKnown(run, name));
     const measure = known.includes(state.values.measure) ? state.values.measure : known[0];
     const options = known.map((name) => [name, MEASURES[name].title]);
-    measures.replaceChildren(select("Measure", options, measure, (name) => state.set({ measure: name })));
+    refill(measures, select("Measure", options, measure, (name) => state.set({ measure: name })));
     figure.replaceChildren(likenessChart(run, measure, levelsOf(page.data.calibration, run, measure)));
     about.replaceChildren("From ", runLink(run), ".");
   };
@@ -109,7 +109,7 @@ function levelsOf(calibration, { grid }, measure) {
     attentions.map((attention) => {
       const values = calibration.rows.filter((row) => row.attention === attention).map((row) => row[key]);
       const name = MEASURES[measure].numbers[key][0];
-      return { y: values.reduce((sum, value) => sum + value, 0) / values.length, text: `${name}: ${SHOWN[attention] ?? attention}` };
+      return { low: Math.min(...values), y: Math.max(...values), text: `${name}: ${SHOWN[attention] ?? attention}` };
     }),
   );
 }

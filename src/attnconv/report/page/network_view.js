@@ -1,7 +1,7 @@
 // The live network: what it says of an image, with patches hidden, heads switched off or replaced by taps of a kernel.
 
 import { MODES, best, countRight, hide, readHidden, readModes, switches, tapsOf, writeModes } from "./changes.js";
-import { arrow, button, copying, html, readout, roving, runLink, saving, select, svg, table } from "./dom.js";
+import { arrow, button, copying, html, readout, refill, roving, runLink, saving, select, svg, table } from "./dom.js";
 import { accuracy, percent } from "./format.js";
 import { forward, isLive, probabilities } from "./network.js";
 import { imagePicker, markChosen } from "./picker.js";
@@ -48,7 +48,7 @@ export function networkSection(page) {
       names: page.imagesOf(run).class_names,
     };
     if (!changed || changed.has("network")) {
-      controls.replaceChildren(...makeControls(runs, run, state));
+      refill(controls, ...makeControls(runs, run, state));
       picker.replaceChildren(imagePicker(page, run, "network-image"));
       heads.replaceChildren(headButtons(run, state));
     }
@@ -125,7 +125,8 @@ function headButtons(run, state) {
     );
   });
   const container = html("div", { role: "group", "aria-label": "Heads: on, off, or a tap of a 3 x 3 kernel" }, rows);
-  roving(container, [...container.querySelectorAll("button")], run.heads);
+  const buttons = rows.map((row) => [...row.querySelectorAll("button")]);
+  roving(container, buttons);
   return container;
 }
 

@@ -1,7 +1,7 @@
 // Where does each head look? A query pixel on an image, the heads as rings and as maps, through training.
 
 import { meanPlace } from "./contours.js";
-import { arrow, choice, copying, html, readout, runLink, saving, select, slider, svg, table } from "./dom.js";
+import { arrow, choice, copying, html, readout, refill, runLink, saving, select, slider, svg, table } from "./dom.js";
 import { accuracy, percent } from "./format.js";
 import { epochsOf, headsIn, layersOf, look, shownBy } from "./heads.js";
 import { imagePicker, markChosen } from "./picker.js";
@@ -35,7 +35,7 @@ export function querySection(page) {
     const run = await page.load(runs.find(({ run: name }) => name === state.values.run) ?? runs[0]);
     shown = whatIsShown(run, state.values, page.image(run));
     if (!changed || changed.has("run")) {
-      controls.replaceChildren(...makeControls(runs, shown, state));
+      refill(controls, ...makeControls(runs, shown, state));
       picker.replaceChildren(imagePicker(page, run, "query-image"));
     }
     markChosen(picker, state.values.image);

@@ -20,18 +20,20 @@ const LEAD =
 const SMALLEST = 1e-9; // stands for 0 on the logarithmic axis
 
 /** How the centers of the heads are written in the address. */
-export const centersField = textLike(/^(-?\d(\.\d+)?,-?\d(\.\d+)?;?){9}$/);
+const WITHIN = "-?([0-2](\\.\\d+)?|3)"; // REACH
+export const centersField = textLike(new RegExp(`^(${WITHIN},${WITHIN}(;|$)){9}(?<!;)$`));
 
 const readCenters = (text) =>
-  text
-    ? text
-        .split(";")
-        .slice(0, 9)
-        .map((pair) => pair.split(",").map(Number))
-    : TAPS;
-const alphaAt = (step) => LEAST * (MOST / LEAST) ** (step / STEPS);
-const stepOf = (alpha) => Math.round((STEPS * Math.log(alpha / LEAST)) / Math.log(MOST / LEAST));
-const rounded = (alpha) => Number(alpha.toPrecision(3));
+  text ? text.split(";").map((pair) => pair.split(",").map(Number)) : TAPS;
+const PAPERS = 46; // the alpha that the paper calls hard
+/** The alphas of the slider, evenly spaced in the logarithm, with the paper's. */
+const SLIDER = Array.from({ length: STEPS + 1 }, (_, step) => Number((LEAST * (MOST / LEAST) ** (step / STEPS)).toPrecision(3)))
+  .concat(PAPERS)
+  .toSorted((a, b) => a - b);
+const stepOf = (alpha) => {
+  const far = SLIDER.map((each) => Math.abs(Math.log(each / alpha)));
+  return far.indexOf(Math.min(...far));
+};
 
 /** The section; null where the page has no image. */
 export function theoremSection(page) {
@@ -96,10 +98,10 @@ export function theoremSection(page) {
       ),
       slider(
         "Alpha",
-        { min: 0, max: STEPS },
+        { min: 0, max: SLIDER.length - 1 },
         stepOf(state.values.alpha),
-        (step) => String(rounded(alphaAt(step))),
-        (step) => state.set({ alpha: rounded(alphaAt(step)) }),
+        (step) => String(step === stepOf(state.values.alpha) ? state.values.alpha : SLIDER[step]),
+        (step) => state.set({ alpha: SLIDER[step] }),
       ),
       choice("Keys at the border", "border", borders, state.values.border, (border) => state.set({ border })),
       button("Reset the heads", () => state.set({ centers: "" })),
@@ -109,7 +111,7 @@ export function theoremSection(page) {
     html(
       "div",
       { className: "row" },
-      saving("theorem", { heads: () => plane, images: () => results }, () => asTable(current())),
+      saving("theorem", { heads: () => plane, images: () => results }, () => asTable(errors(current()))),
     ),
     curve,
   );
@@ -170,6 +172,7 @@ function headHandle(picture, center, head, alpha, weight, moveHead) {
   const [row, column] = center;
   const radius = Math.sqrt(Math.LN2 / alpha); // of the disc that holds half of the attention
   const color = headColor(head);
+  const dark = parseInt(color.slice(3, 5), 16) < 0x40; // its green, which counts most
   const text = `Head ${head + 1}: ${row} rows down, ${column} columns right; weight ${Number(weight.toFixed(4))}`;
   const handle = svg(
     "g",
@@ -187,7 +190,7 @@ function headHandle(picture, center, head, alpha, weight, moveHead) {
     svg("circle", { cx: column, cy: row, r: 0.17, fill: color, stroke: "#000", "stroke-width": 0.04 }),
     svg(
       "text",
-      { x: column, y: row + 0.08, "font-size": 0.22, "text-anchor": "middle", fill: "#000" },
+      { x: column, y: row + 0.08, "font-size": 0.22, "text-anchor": "middle", fill: dark ? "#fff" : "#000" },
       String(head + 1),
     ),
   );
@@ -258,8 +261,8 @@ function errors(setting) {
   return alphas.map((alpha) => ({ alpha, ...compare({ ...setting, alpha }) }));
 }
 
-function asTable(setting) {
-  const rows = errors(setting).map(({ alpha, all, inside }) => [String(alpha), scientific(all), scientific(inside)]);
+function asTable(found) {
+  const rows = found.map(({ alpha, all, inside }) => [String(alpha), scientific(all), scientific(inside)]);
   return { header: ["alpha", "largest difference", "away from the border"], rows };
 }
 
@@ -292,6 +295,6 @@ function errorChart(setting) {
       line("anywhere", "#d55e00", undefined, ({ all }) => all),
       line("away from the border", "#0072b2", "6 3", ({ inside }) => inside),
     ],
-    ...asTable(setting),
+    ...asTable(found),
   });
 }

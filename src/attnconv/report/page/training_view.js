@@ -1,7 +1,7 @@
 // Accuracy by epoch of the runs in the page.
 
 import { chart } from "./chart.js";
-import { modelColor } from "./colors.js";
+import { modelStyle } from "./colors.js";
 import { html, runLink, table } from "./dom.js";
 import { accuracy, thousands } from "./format.js";
 
@@ -28,7 +28,7 @@ export function trainingSection(page) {
 function trainingChart(runs) {
   const series = runs.flatMap((run) => Object.entries(CURVES).flatMap(([key, look]) => line(run, key, look)));
   return chart({
-    name: "training",
+    name: "accuracy-by-epoch",
     title: "Accuracy by epoch",
     x: { label: "epoch" },
     y: { label: "accuracy", format: (share) => `${Math.round(100 * share)}%` },
@@ -43,11 +43,10 @@ function line({ run, model, train_images: images, curves }, key, [of, dash]) {
   const points = curves.epoch
     .map((epoch, place) => ({ x: epoch, y: curves[key][place] }))
     .filter(({ y }) => y !== null);
-  const color = modelColor(model);
   const dots = points.map((point) => ({
     ...point,
     size: 2.5,
     text: `${run}, epoch ${point.x}: ${of} ${accuracy(point.y)}`,
   }));
-  return [{ run, of, name: `${model}, ${thousands(images)} images, ${of}`, color, dash, points, dots }];
+  return [{ run, of, name: `${model}, ${thousands(images)} images, ${of}`, ...modelStyle(model), dash, points, dots }];
 }
