@@ -207,7 +207,7 @@ def test_invalid_values_and_unknown_settings_are_refused(override, complaint):
         (["model=timm"], "model.timm_name has no default: set model.timm_name=resnet18, or another model of timm"),
         (["name=${nothing}"], "name: Interpolation key 'nothing' not found"),
         (["name=${oc.env:NO_SUCH_VARIABLE}"], "Environment variable 'NO_SUCH_VARIABLE' not found"),
-        (["name=${"], "name=${: "),
+        (["name=${"], "name=${ cannot be parsed"),
         (["hydra.searchpath=[file://FOLDER]", "experiment=torn"], "torn.yaml, line 3: expected ',' or ']'"),
     ],
 )

@@ -24,6 +24,7 @@ from attnconv.settings.limits import (
     check_model,
     check_place,
     check_rates,
+    check_wandb,
     check_yaml,
 )
 from attnconv.settings.types import as_text, convert, plain_value, typed, untyped
@@ -48,8 +49,7 @@ def knob(default: Any, meaning: str, **limits: Any) -> Any:
     """Return a dataclass field for one setting.
 
     Limits: choices=(...); above=, at_least=, below=, at_most=, or_zero=True (for a number, and each number of a list);
-    folder=True (the name of one folder); path=True; rising=True (a list); longest= (characters of a text, at least 1);
-    without= (characters that it must not contain).
+    folder=True (the name of one folder); path=True; rising=True (a list).
     """
     metadata = {"meaning": meaning, **limits}
     if isinstance(default, list):
@@ -136,13 +136,10 @@ class RecipeConfig:
 @dataclass
 class LoggerConfig:
     name: str = knob(MISSING, "the dashboard's name: its file in configs/logger/", choices=("wandb", "trackio", "none"))
-    project: str | None = knob(None, "the dashboard's project; null: WANDB_PROJECT, else attnconv", folder=True,
-                               longest=128, without="#?%:")  # fmt: skip
+    project: str | None = knob(None, "the dashboard's project; null: WANDB_PROJECT, else attnconv", folder=True)
     entity: str | None = knob(None, "W&B's user or team; null: WANDB_ENTITY, else your own", folder=True)
-    group: str | None = knob(None, "W&B's group; null: WANDB_RUN_GROUP, else all runs that differ only in the seed",
-                             longest=128)  # fmt: skip
-    tags: list[str] = knob([], "W&B's tags, of 1 to 64 characters; []: WANDB_TAGS, else recipe, scale and name",
-                           longest=64)  # fmt: skip
+    group: str | None = knob(None, "W&B's group; null: WANDB_RUN_GROUP, else all runs that differ only in the seed")
+    tags: list[str] = knob([], "W&B's tags, of 1 to 64 characters; []: WANDB_TAGS, else recipe, scale and name")
     notes: str | None = knob(None, "W&B's notes; null: WANDB_NOTES")
     job_type: str | None = knob(None, "W&B's job type; null: WANDB_JOB_TYPE, else train, or tune with data.holdout")
     weights: bool = knob(False, "also store the trained weights in the dashboard, as an artifact")
@@ -223,6 +220,8 @@ def checked(config: Any) -> Config:
 
 def _checked(config: Config) -> Config:
     check_limits(config)
+    if config.logger.name == "wandb":
+        check_wandb(config.logger)
     for key, value in {"collected": config.collected, **flatten(config.model, "model.")}.items():
         if value == "":
             raise ConfigError(f"{key} is empty: set {key}=VALUE")

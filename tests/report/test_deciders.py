@@ -36,6 +36,21 @@ def test_a_superiority_claim_is_undecided_if_the_precisions_contradict_each_othe
     assert verdict("A2", runs + below[:2]).status == "holds", "with two seeds, fp32 decides nothing"
 
 
+def test_the_place_of_a_model_is_undecided_if_the_precisions_contradict_each_other():
+    def both(model, by, **kind):
+        name = f"optimizer_{kind['precision']}"
+        return seeds(name, model, higher(by)[:2], recipe="paper", **kind)
+
+    runs = [one for model, by in (("sa_quadratic", 0.03), ("conv3x3", 0.03), ("sa_learned", 0))
+            for one in seeds("table1_bf16", model, higher(by))]  # fmt: skip
+    for model, by in (("sa_quadratic", 0.03), ("conv3x3", 0.03), ("sa_learned", 0)):
+        runs += both(model, by, precision="bf16")
+    assert verdict("A5", runs).status == "holds"
+    for model, by in (("sa_quadratic", 0), ("conv3x3", 0), ("sa_learned", 0.03)):
+        runs += both(model, by, precision="fp32")
+    assert verdict("A5", runs).status == "undecided"
+
+
 def test_the_best_network_counts_and_the_number_of_tries_is_printed():
     tries = [row("small_bf16", "sa_quadratic", 0.93, scale="small", epochs=40, device="CPU, 2 threads"),
              row("wide_bf16", "sa_quadratic", 0.94, scale="small", epochs=40, device="CPU, 2 threads")]  # fmt: skip

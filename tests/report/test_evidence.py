@@ -82,7 +82,7 @@ def test_two_results_of_one_run_are_refused(tmp_path):
     once, twice = (Evidence(tmp_path, rows).contrast(*arms) for rows in (runs, runs + again))
     assert once.gap.estimate == twice.gap.estimate, "a repetition has the same accuracies and counts once"
     again[0] |= {"test_acc": 0.7}
-    with pytest.raises(RunFolderError, match=r"seed0 and .*_again have the same experiment, model and seed, but test"):
+    with pytest.raises(RunFolderError, match=r"seed0 and .*_again have the same experiment, model and seed, but other"):
         Evidence(tmp_path, runs + again).contrast(*arms)
 
 

@@ -76,6 +76,7 @@ def test_mean_interval_matches_scipy():
     assert (found.low, found.high) == pytest.approx((known.low, known.high))
     assert mean([0.5]).interval() is None
     assert mean([0.5]).p is None
+    assert (mean([0.5, 0.5]).p, mean([0.5, 0.5]).interval()) == (None, None), "two equal values have no noise"
 
 
 def test_pooled_spread_matches_the_statsmodels_residual():
@@ -209,6 +210,7 @@ def test_a_ratio_needs_all_seeds_to_reach_the_accuracy():
     better, worse = {100: 0.6, 1_000: 0.8}, {100: 0.4, 1_000: 0.6}
     assert images_ratio({0: better}, control, 0.7).n == 1
     assert images_ratio({0: better, 1: worse}, control, 0.7) is None
+    assert images_ratio({0: better, 1: {100: 0.4}}, control, 0.7).n == 1, "a seed that has not run everywhere"
 
 
 def test_a_crossing_needs_a_significant_lead_on_each_side():

@@ -143,7 +143,7 @@ def test_the_code_of_a_network_of_the_user_is_recorded(tiny, interrupted, monkey
     assert result["code"].keys() == {module.stem, "helper_of_user"}
     assert (result["dirty"], "starts" in result) == (changed, changed)
     warning = f"warning: the code of {module.stem} has changed since this run began"
-    assert (warning in capsys.readouterr().out) == changed
+    assert (warning in capsys.readouterr().err) == changed
     assert "code" not in run(tiny("name=ours"))
 
 

@@ -43,6 +43,7 @@ def command(monkeypatch, capsys, tmp_path):
         (["name={"], """for the shell and for Hydra: 'name="{"'"""),
         (["name='open"], """for the shell and for Hydra: 'name="open"'"""),
         (["recipe.milestones=[5,10"], "recipe.milestones=[5,10 cannot be parsed: write recipe.milestones=[A,B] for a"),
+        (["logger.tags=[a,b"], "logger.tags=[a,b cannot be parsed: write logger.tags=[A,B] for a list"),
         (["seed=1,"], "seed must be a whole number, not '1,'"),
         (["compile=true]"], "compile='true]' must be true or false: set compile=true or compile=false"),
         (

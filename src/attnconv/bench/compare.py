@@ -172,7 +172,7 @@ class Bench:
             "ratio": asdict(ratios(seconds["published"], seconds["ours"])),
             "ratio_fp32": asdict(ratios(seconds["published"], seconds.get("ours_fp32", seconds["ours"]))),
         }  # fmt: skip
-        # For an epoch, count one step, uncompiled: a compiled graph hides its products from the counter.
+        # Of an epoch, FLOPs and memory of one step are measured.
         one = "step" if case.part == "epoch" else case.part
         for name, contender in contenders.items():
             as_published = name == "published"
@@ -191,7 +191,7 @@ class Bench:
     def flops(self, part: str, config: Config, contender: Contender, x: Tensor, as_published: bool) -> int:
         """Return the FLOPs of one round, counted on the meta device, where all networks use their plain formulas."""
         network = copy.deepcopy(contender.network).to("meta")
-        plain = Contender(network, network, "fp32")
+        plain = Contender(network, network, "fp32")  # uncompiled: a compiled graph hides its products from the counter
         return flops_of(self.workload(part, config, plain, x.detach().to("meta"), as_published))
 
     def workload(

@@ -195,12 +195,12 @@ from a standard deviation that is pooled over the models and fractions of the ex
 all fractions and of all models; data_size.md shows the noise of each fraction, and without each model. Intervals are
 computed on the logit of accuracy, and converted to points at the mean accuracy of the second model; data_size.md
 converts at that of `conv3x3`, so its limits can differ by 0.1. The precision with more pairs decides (bf16 if both have
-as many); the other one is also shown, and the comparison is undecided if the two contradict each other. "Above 0, by
-Holm": significant at 5% with Holm's correction over the comparisons of the claim; those that have not run count as
-p = 1. An interval can therefore exclude 0 while its comparison is undecided. "Within 1 point": the whole interval lies
-between -1 and +1. n: pairs of runs, or runs. For differences under 1 point, McNemar's test compares the predictions on
-the test images, where they were kept. It often finds a difference even between two seeds of one model, and no verdict
-depends on it.
+as many); a comparison of two models also shows the other one, and is undecided if the two contradict each other. "Above
+0, by Holm": significant at 5% with Holm's correction over the comparisons of the claim; those that have not run count
+as p = 1. An interval can therefore exclude 0 while its comparison is undecided. "Within 1 point": the whole interval
+lies between -1 and +1. n: pairs of runs, or runs. For differences under 1 point, McNemar's test compares the
+predictions on the test images, where they were kept. It often finds a difference even between two seeds of one model,
+and no verdict depends on it.
 
 """
 

@@ -50,15 +50,15 @@ def by_block(rows: Iterable[Row]) -> ByBlock:
     """Return runs of one model in one cell by block.
 
     Raises:
-        RunFolderError: two runs of one block have different accuracies, or settings other than the seed differ.
+        RunFolderError: two runs of one block have different results, or settings other than the seed differ.
     """
     found: ByBlock = {}
     for row in rows:
         other = found.setdefault(block(row), row)
         if other is not row:
             raise RunFolderError(
-                f"{other['run']} and {row['run']} have the same experiment, model and seed, but test accuracies "
-                f"{other['test_acc']} and {row['test_acc']}: give one of them its own name="
+                f"{other['run']} and {row['run']} have the same experiment, model and seed, but other results (test "
+                f"accuracies {other['test_acc']} and {row['test_acc']}): give one of them its own name="
             )
     return check_alike(found)
 

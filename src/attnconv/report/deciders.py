@@ -40,7 +40,7 @@ def above(claim: Claim, evidence: Evidence) -> list[Part]:
     found = list(contrasts(claim, evidence))
     deciding = [(part, contrast) for part, contrast in found if not part.get("shown", False)]
     sure: dict[int, bool] = {}
-    for pick in (lambda contrast: contrast, lambda contrast: contrast.other):  # each precision is a family of its own
+    for pick in (lambda contrast: contrast, lambda contrast: contrast.other):  # what decides, and what may contradict
         tested = [(part, pick(contrast)) for part, contrast in deciding if contrast]
         enough = [one.gap.estimate for part, one in tested if one and one.seeds >= part["seeds"]]
         sure |= significant(enough, len(deciding))
@@ -76,7 +76,11 @@ def compared(part: dict[str, Any], contrast: Contrast | None, status: Callable[[
     text = f"{text}: {contrast}" + (f", {part['seeds']} are needed" if few else "")
     verdicts = {status(one) for one in (contrast, contrast.other) if one and one.seeds >= part["seeds"]}
     verdict = UNDECIDED if few or {HOLDS, FAILS} <= verdicts else status(contrast)
-    return Part(verdict, text, contrast.folders, decides, contrast.gap.value)
+    return Part(verdict, text, _all_folders(contrast), decides, contrast.gap.value)
+
+
+def _all_folders(contrast: Contrast) -> tuple[str, ...]:
+    return contrast.folders + (contrast.other.folders if contrast.other else ())
 
 
 def significant(known: list[Estimate], family: int) -> dict[int, bool]:
@@ -168,21 +172,26 @@ def same_order(claim: Claim, evidence: Evidence) -> list[Part]:
         if known is None or contrast is None:
             parts.append(Part(NOT_RUN, text))
             continue
-        a, b = (evidence.runs(arm, contrast.precision) for arm in (learned, against))
-        sides = {sign(a[key]["test_acc"] - b[key]["test_acc"]) for key in a if key in b}
+        sides = set()
+        for one in (contrast, contrast.other):
+            if one and one.seeds >= claim["seeds"]:
+                a, b = (evidence.runs(arm, one.precision) for arm in (learned, against))
+                sides |= {sign(a[key]["test_acc"] - b[key]["test_acc"]) for key in a if key in b}
         few = contrast.seeds < claim["seeds"]
         side = sure_sign(known, TABLE1_SEEDS)
         undecided = few or not side or len(sides) > 1 or 0 in sides
         status = UNDECIDED if undecided else HOLDS if sides == {side} else FAILS
         text += f": {contrast}; in table1 {known}"
-        parts.append(Part(status, text, contrast.folders))
+        parts.append(Part(status, text, _all_folders(contrast)))
     return parts
 
 
 def sure_sign(contrast: Contrast, seeds: int) -> int:
-    """Return the sign of a difference, or 0 if it is not significant, or has fewer seeds."""
+    """Return the sign of a difference, or 0 if it is not significant, has fewer seeds, or the precisions contradict."""
     p = contrast.gap.estimate.p
-    return sign(contrast.gap.value) if contrast.seeds >= seeds and p is not None and p < SURE else 0
+    found = sign(contrast.gap.value) if contrast.seeds >= seeds and p is not None and p < SURE else 0
+    contradicted = contrast.other is not None and sure_sign(contrast.other, seeds) == -found
+    return 0 if contradicted else found
 
 
 def same_signs(claim: Claim, evidence: Evidence) -> list[Part]:
@@ -200,7 +209,7 @@ def same_signs(claim: Claim, evidence: Evidence) -> list[Part]:
         parts = [Part(NOT_RUN, text)]
     else:
         signs = [(sure_sign(known, TABLE1_SEEDS), sure_sign(contrast, claim["seeds"]))]
-        parts = [Part(alike(signs), f"{text}: {contrast}; `sa_learned`: {known}", contrast.folders)]
+        parts = [Part(alike(signs), f"{text}: {contrast}; `sa_learned`: {known}", _all_folders(contrast))]
     changes = [change_in_training(name, claim["seeds"], evidence) for name in ("sa_learned", "sa_sinusoidal")]
     text = "; ".join(change.text for change in changes)
     if not all(change.folders for change in changes):

@@ -96,7 +96,7 @@ class Evidence:
         """Return the runs of an arm, by block; those of its first experiment count before those of the next.
 
         Raises:
-            RunFolderError: runs of one experiment differ in other settings than the seed.
+            RunFolderError: see `by_block`.
         """
         found: ByBlock = {}
         alike = [row for row in self.rows if (row["model"], row["fraction"]) == (arm.model, arm.fraction)]

@@ -24,7 +24,7 @@ value
     at 1% of the images in                                                            81.8%
     at 25% of the images in                                                           99.8%
 
-and Holm's correction at 5% finds a difference, where there is none in 20, in 10.2% of studies. If one of the five
+and Holm's correction at 5% finds a difference in 10.2% of studies in which none of 20 exists. If one of the five
 models is twice as noisy as the others, like resnet10 after 20 epochs, the interval covers the true value
 
     of its difference from the control in                                             87.8%
@@ -90,16 +90,16 @@ class Estimate:
     df: int = 0
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return Student's t interval."""
-        if self.error is None:
+        """Return Student's t interval; None without repeated runs or any noise, which says nothing about the noise."""
+        if not self.error:
             return None
         half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.error
         return Interval(self.value - half, self.value + half)
 
     @property
     def p(self) -> float | None:
-        """Return the two-sided p value for 0."""
-        if self.error is None:
+        """Return the two-sided p value for 0; None if there is no interval."""
+        if not self.error:
             return None
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
 
@@ -230,13 +230,15 @@ def images_needed(curve: Curve, accuracy: float) -> float | None:
 def images_ratio(ours: Mapping[Hashable, Curve], theirs: Mapping[Hashable, Curve], accuracy: float) -> Estimate | None:
     """Estimate the log of the images-needed ratio ours / theirs for an accuracy, over the blocks that have both.
 
-    Return None if a curve does not reach the accuracy: the others alone would be those of the better seeds.
+    Blocks with fewer numbers of images than others do not count. Return None if another curve does not reach the
+    accuracy: the rest would be the better seeds.
 
     Args:
         ours, theirs: for each block, accuracies by number of images.
     """
-    needed = [(images_needed(ours[block], accuracy), images_needed(theirs[block], accuracy))
-              for block in ours if block in theirs]  # fmt: skip
+    lengths = {block: min(len(ours[block]), len(theirs[block])) for block in ours if block in theirs}
+    whole = [block for block, length in lengths.items() if length == max(lengths.values())]
+    needed = [(images_needed(ours[block], accuracy), images_needed(theirs[block], accuracy)) for block in whole]
     ratios = [math.log(a / b) for a, b in needed if a is not None and b is not None]
     return mean(ratios) if ratios and len(ratios) == len(needed) else None
 

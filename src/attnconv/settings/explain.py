@@ -106,10 +106,10 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
         return f"{error.override}: {function.group(1)}"
     kind, said = _type_of(key), f"{error.override} cannot be parsed"
     kinds = (kind, *get_args(kind))
-    if kind is None or str in kinds:
-        return f"{said}; quote the value for the shell and for Hydra: {quoted(error.override)}"
     if any(get_origin(one) is list for one in kinds):
         return f"{said}: write {key}=[A,B] for a list"
+    if kind is None or str in kinds:
+        return f"{said}; quote the value for the shell and for Hydra: {quoted(error.override)}"
     try:
         return f"{said} as {converted(key, value, kind)}"
     except ConfigError as refusal:

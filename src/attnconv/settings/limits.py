@@ -101,15 +101,6 @@ def _check_value(key: str, value: Any, limits: Mapping[str, Any]) -> None:
         check_folder_name(key, value)
     elif limits.get("path") and value:
         _check_path(key, value)
-    if isinstance(value, str):
-        _check_letters(key, value, limits)
-
-
-def _check_letters(key: str, text: str, limits: Mapping[str, Any]) -> None:
-    if "longest" in limits and not 1 <= len(text) <= limits["longest"]:
-        raise ConfigError(f"{key} must have 1 to {limits['longest']} characters; {text!r} has {len(text)}")
-    if bad := sorted(set(limits.get("without", "")).intersection(text)):
-        raise ConfigError(f"{key}={text!r} must not contain {' '.join(bad)}")
 
 
 def _check_number(key: str, value: float, limits: Mapping[str, Any]) -> None:
@@ -179,6 +170,23 @@ def _check_length(key: str, part: str) -> None:
     length = len(part.encode())
     if length > LONGEST_NAME:
         raise ConfigError(f"{key} has a name of {length} bytes; file systems take at most {LONGEST_NAME}")
+
+
+def check_wandb(logger: Any) -> None:
+    """Raise ConfigError for names that W&B would refuse, which would turn it off for the run.
+
+    Configurations of old runs are not checked: nothing depends on these names any more.
+    """
+    names = [
+        ("project", logger.project, 128),
+        ("group", logger.group, 128),
+        *(("tags", tag, 64) for tag in logger.tags),
+    ]
+    for name, text, longest in names:
+        if text is not None and not 1 <= len(text) <= longest:
+            raise ConfigError(f"logger.{name} must have 1 to {longest} characters; {text!r} has {len(text)}")
+    if bad := sorted(set("#?%:").intersection(logger.project or "")):
+        raise ConfigError(f"logger.project={logger.project!r} must not contain {' '.join(bad)}")
 
 
 def check_rates(recipe: Any) -> None:

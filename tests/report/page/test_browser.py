@@ -175,17 +175,21 @@ def test_a_select_keeps_the_focus(visit):
         ("run", page.locator("#query select")),
         ("measure", page.locator("#likeness select").last),
     ):
-        before = page.url
+        field.evaluate("element => element.dataset.old = 'yes'")
         field.focus()
         page.keyboard.press("ArrowDown")
-        page.wait_for_function("before => location.href !== before", arg=before)
-        page.wait_for_timeout(200)
+        page.wait_for_function("!document.querySelector('select[data-old]')")
         assert page.evaluate("document.activeElement.tagName") == "SELECT", label
 
 
 @pytest.mark.parametrize(
     ("centers", "moved"),
-    [("1,0;" * 8 + "0,-2.5", True), ("1,0;" * 9, False), ("1,00,0" * 9, False), ("9,0;" * 8 + "0,0", False)],
+    [
+        ("1,0;" * 8 + "0,-2.5", True),
+        ("1,0;" * 8 + "0,-2.5;", False),
+        ("1,0" * 9, False),
+        ("9,0;" * 8 + "0,-2.5", False),
+    ],
 )
 def test_only_nine_centers_within_reach_are_read_from_the_address(visit, centers, moved):
     page = visit(f"centers={centers}")

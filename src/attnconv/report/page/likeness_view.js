@@ -7,7 +7,7 @@ const LEAD =
   "A convolution looks at fixed shifts, one pixel per tap, for all images. These numbers show how close each layer " +
   "of a trained network comes to that; dashed lines are for the same network before training. scripts/probe.py measured " +
   "them on test images. Gray bands show the same number for nine hard heads, which are a 3 x 3 convolution except at " +
-  "the border, and for uniform or random attention: from independent to smooth inputs.";
+  "the border, and for uniform or random attention; each reaches from its value on independent inputs to that on smooth ones.";
 
 const BLUE = "#0072b2";
 const ORANGE = "#d55e00";
