@@ -16,6 +16,7 @@ from attnconv.errors import UserError, one_line_errors
 from attnconv.files import in_one_line
 from attnconv.report.workspace import GROUP_BY, NAME, build, sections
 from attnconv.settings.arguments import ScriptParser
+from attnconv.settings.limits import check_wandb_project
 
 LOCAL = "without an account: make dashboard, or wandb leet RUN/wandb, or open docs/index.html"
 
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="user or team; default: your own")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace without saving it")
     arguments = parser.parse_args()
+    check_wandb_project("--project", arguments.project)
     if arguments.dry_run:
         shown = {"name": NAME, "project": arguments.project, "group by": GROUP_BY, "sections": sections(RESULTS)}
         print(json.dumps(shown, indent=1))

@@ -177,16 +177,23 @@ def check_wandb(logger: Any) -> None:
 
     Configurations of old runs are not checked: nothing depends on these names any more.
     """
-    names = [
-        ("project", logger.project, 128),
-        ("group", logger.group, 128),
-        *(("tags", tag, 64) for tag in logger.tags),
-    ]
-    for name, text, longest in names:
-        if text is not None and not 1 <= len(text) <= longest:
-            raise ConfigError(f"logger.{name} must have 1 to {longest} characters; {text!r} has {len(text)}")
-    if bad := sorted(set("#?%:").intersection(logger.project or "")):
-        raise ConfigError(f"logger.project={logger.project!r} must not contain {' '.join(bad)}")
+    if logger.project is not None:
+        check_wandb_project("logger.project", logger.project)
+    for name, text, longest in (("group", logger.group, 128), *(("tags", tag, 64) for tag in logger.tags)):
+        if text is not None:
+            _check_characters(f"logger.{name}", text, longest)
+
+
+def check_wandb_project(key: str, text: str) -> None:
+    """Raise ConfigError if W&B would refuse the name of a project."""
+    _check_characters(key, text, 128)
+    if bad := sorted(set("/\\#?%:").intersection(text)):
+        raise ConfigError(f"{key}={text!r} must not contain {' '.join(bad)}")
+
+
+def _check_characters(key: str, text: str, longest: int) -> None:
+    if not 1 <= len(text) <= longest:
+        raise ConfigError(f"{key} must have 1 to {longest} characters; {text!r} has {len(text)}")
 
 
 def check_rates(recipe: Any) -> None:
