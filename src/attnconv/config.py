@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,7 @@ def _checked(config: Config) -> Config:
         config.collected = os.path.expanduser(config.collected)
     _check_model(config)
     _check_source(config.data)
+    _check_network(config.model)
     check_rates(config.recipe)
     check_place(config.output, [config.name, config.model["name"], f"{config.scale.name}-{config.recipe.name}"])
     return config
@@ -246,6 +248,33 @@ def _check_source(data: DataConfig) -> None:
     file = CONFIGS / "data" / f"{data.name}.yaml"
     if file.exists() and read_yaml(file)["source"] != data.source:
         raise ConfigError(f"data.source={data.source} is not the source of data={data.name}: choose data={data.source}")
+
+
+def _check_network(node: dict[str, Any]) -> None:
+    """Raise ConfigError for the name of one of our models with other classes: results name the model."""
+    file = CONFIGS / "model" / f"{node['name']}.yaml"
+    if not file.exists():
+        return
+    for path, target in _targets(file).items():
+        found = flatten(node).get(path)
+        if found != target:
+            raise ConfigError(
+                f"model.name={node['name']} is the name of another network, because model.{path} is {found}, not "
+                f"{target}: choose model={node['name']}, or set another model.name"
+            )
+
+
+@cache
+def _targets(file: Path) -> dict[str, str]:
+    """Return the classes of the network and of its mixer in a model file and those that it includes, by their keys."""
+    found: dict[str, str] = {}
+    content = read_yaml(file)
+    for included in content.get("defaults", ()):
+        if included != "_self_":
+            name = included.partition("@")[0]
+            found |= _targets(CONFIGS / f"{name.removeprefix('/')}.yaml" if name[0] == "/" else file.with_stem(name))
+    kept = ("_target_", "mixer._target_")
+    return found | {key: value for key, value in flatten(content).items() if key in kept}
 
 
 def _check_model(config: Config) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from attnconv.config import Config, checked
 from attnconv.errors import AlreadyDone, CellFailed, InUse, Stopped, UserError, reason_of
+from attnconv.models.targets import default_settings
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.records import read_result
 from attnconv.training.device import pool_parent
@@ -17,6 +18,7 @@ from attnconv.training.setup import prepare
 from attnconv.training.trainer import Trainer
 
 
+@default_settings()
 def run(config: Config) -> dict[str, Any]:
     """Train the configuration in its run folder, resuming an unfinished run.
 

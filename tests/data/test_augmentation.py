@@ -62,8 +62,12 @@ def test_reflect_padding_matches_numpy():
     for padding in (0, 1, 4):
         expected = np.pad(data.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
         assert np.array_equal(pad(data, padding, "reflect").numpy(), expected)
-    with pytest.raises(DataError, match=r"images of 6x5 pixels are too small to mirror 5.*crop_padding \(now 5\)"):
-        pad(data, 5, "reflect")
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_crops_cannot_miss_the_image(mode):
+    with pytest.raises(DataError, match=r"data\.crop_padding=5 must be smaller than the images, which have 6x5 pixels"):
+        pad(torch.zeros(1, 6, 5, 3, dtype=torch.uint8), 5, mode)
 
 
 def test_an_epoch_shows_every_image_once_and_draws_every_offset():

@@ -22,7 +22,13 @@ CPU = torch.device("cpu")
 
 
 def config(root, **options):
-    return DataConfig(name="x", source=options.pop("source", "cifar10"), root=str(root), **options)
+    source = "arrays" if Path(root, "train_images.npy").exists() else "cifar10"
+    return DataConfig(name="x", source=options.pop("source", source), root=str(root), **options)
+
+
+def test_arrays_of_another_data_set_are_not_called_cifar10(arrays):
+    with pytest.raises(DataError, match=r"train_images\.npy is not CIFAR-10, which has 50,000.*set data=arrays"):
+        load_source(config(arrays, source="cifar10"), CPU)
 
 
 def test_arrays_are_read_and_hashed(arrays):

@@ -1,5 +1,7 @@
 """A network of the user whose state_dict() is not all of its state is refused, because a run could not be resumed."""
 
+import itertools
+import os
 import random
 
 import numpy as np
@@ -171,9 +173,116 @@ class ThawedLater(Thawed):
     steps = 3
 
 
+class TrainingCounter(Plain):
+    """Anneals its dropout by a count of steps that no checkpoint holds; evaluations do not use it."""
+
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return self.last(F.dropout(self.features(x), 0.5**self.steps, self.training))
+
+
+class OwnGenerator(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.noise = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        factors = torch.rand(4, generator=self.noise) if self.training else 1
+        return super().forward(x) * factors
+
+
+class StatisticOfTheModule(Plain):
+    def forward(self, x):
+        if self.training:
+            SEEN.append(x.mean().item())
+        return super().forward(x) + self.training * sum(SEEN) * torch.arange(4)
+
+
+SEEN = []
+
+
+class UnseededWeights(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.last.weight.data = torch.from_numpy(np.random.default_rng().standard_normal((4, 8))).float()
+
+
+class CountedWeights(Plain):
+    built = itertools.count(1)
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.last.weight.data *= next(self.built)
+
+
+class ReadsAlongTheBatch(Plain):
+    """An LSTM whose first axis is the batch, so that an image changes the results of later ones."""
+
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.read = nn.LSTM(8, 8)
+
+    def forward(self, x):
+        return self.last(self.read(self.features(x))[0] + self.features(x))
+
+
+class FirstImageForAll(Plain):
+    def forward(self, x):
+        return (super().forward(x) + x[:, 0, 0, :4])[:1].expand(len(x), -1)
+
+
+class ListOfLayers(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.hidden = {"deep": [nn.Linear(8, 8), nn.Linear(8, 8)]}
+
+    def forward(self, x):
+        x = self.features(x)
+        for layer in self.hidden["deep"]:
+            x = layer(x)
+        return self.last(x)
+
+
+class SeedsInForward(Plain):
+    def forward(self, x):
+        torch.manual_seed(0)
+        return self.last(F.dropout(self.features(x), training=self.training))
+
+
+class ChangesFolder(Plain):
+    def forward(self, x):
+        os.chdir("/")
+        return super().forward(x)
+
+
+class ChangesType(Plain):
+    def forward(self, x):
+        torch.set_default_dtype(torch.float64)
+        return super().forward(x)
+
+
+class InfiniteGradient(Plain):
+    def forward(self, x):
+        return super().forward(x) + (self.last.bias - self.last.bias.detach()).sqrt()
+
+
 @pytest.mark.parametrize(
     ("network", "complaint"),
     [
+        (TrainingCounter, "gives other logits in training: it keeps state elsewhere"),
+        (OwnGenerator, "gives other logits in training: it keeps state elsewhere"),
+        (StatisticOfTheModule, "gives other logits in training: it keeps state elsewhere"),
+        (UnseededWeights, "last.weight starts with other values each time, whatever the seed"),
+        (CountedWeights, "last.weight starts with other values each time, whatever the seed"),
+        (ReadsAlongTheBatch, "the probabilities of an image depend on the other images of its batch"),
+        (FirstImageForAll, "the probabilities of an image depend on the other images of its batch"),
+        (ListOfLayers, "the layers in hidden are not registered, and would not be trained"),
+        (SeedsInForward, "its forward pass calls torch.manual_seed, so that all steps draw the same numbers"),
+        (ChangesFolder, "its forward pass calls os.chdir, which changes the rest of the program"),
+        (ChangesType, "its forward pass calls torch.set_default_dtype, which changes the rest of the program"),
+        (InfiniteGradient, "the gradient of last.bias is nan or inf before any training"),
         (NotPersistent, "it keeps state elsewhere"),
         (PlainAttribute, "it keeps state elsewhere"),
         (Counter, "it keeps state elsewhere"),
@@ -252,6 +361,41 @@ CONSTANT = torch.full((3,), torch.nan)
 def test_sound_networks_with_state_elsewhere_are_accepted(train, own_model, network):
     code, _, err = train(*own_model(network))
     assert code == 0, err
+
+
+class IdleLayer(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        self.extra = nn.Linear(100, 10)
+
+
+class DropoutInEvaluation(Plain):
+    def forward(self, x):
+        return self.last(F.dropout(self.features(x)))
+
+
+class FixedWeights(Plain):
+    def __init__(self, image_shape, classes):
+        super().__init__(image_shape, classes)
+        draw = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, generator=draw)
+
+
+@pytest.mark.parametrize(
+    ("network", "note"),
+    [
+        (IdleLayer, "1,010 of 1,870 parameters get no gradient and are not trained: extra.weight, extra.bias"),
+        (DropoutInEvaluation, "the network draws random numbers in evaluation, too"),
+        (FixedWeights, "seed= does not change the initial weights of the network"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_may_surprise_the_user_is_a_note(train, own_model, network, note):
+    code, _, err = train(*own_model(network))
+    assert code == 0, err
+    notes = [line for line in err.splitlines() if line.startswith("note: ") and "scale." not in line]
+    assert [line.startswith(f"note: {note}") for line in notes] == [True], err
 
 
 def test_a_layer_that_thaws_in_training_is_reported(train, own_model):

@@ -18,6 +18,7 @@ IDLE = [
     ("eval_mirrored=true data.flip=false", "eval_mirrored=true has no effect: data.flip=false"),
     ("data.alternating_flip=true data.flip=false", "data.alternating_flip=true has no effect: data.flip=false"),
     ("data.padding_mode=reflect data.crop_padding=0", "data.padding_mode=reflect has no effect: data.crop_padding=0"),
+    ("recipe.sizes=[1,1.0]", "recipe.sizes=[1,1.0] has no effect: images of size 1"),
     ("data.distance=12", "data.distance=12 has no effect: only data=pairs uses it, and this is data=arrays"),
     ("recipe.cutmix=0.5 recipe.batch_size=1", "recipe.cutmix=0.5 has no effect: recipe.batch_size=1"),
     ("recipe.milestones=[5]", "recipe.milestones=[5] has no effect: recipe.schedule=linear"),

@@ -49,7 +49,13 @@ MODEL_NAMES = [
     (
         "model=timm model.timm_name=hf-hub:timm/resnet10t",
         "model.name='timm_hf-hub:timm/resnet10t' must be a single folder name",
-    )
+    ),
+    (
+        "model=timm model.timm_name=resnet18.nonsense",
+        "timm has no model 'resnet18.nonsense'; set model.timm_name=resnet18 or resnet18.",
+    ),
+    ("+model._convert_=foo", "model._convert_=foo is not one of none, partial, object, all"),
+    ("hydra.searchpath=[/nowhere]", "hydra.searchpath=[/nowhere]: /nowhere is not a folder"),
 ]
 
 
@@ -58,6 +64,31 @@ def test_invalid_names_and_paths_are_refused(override, complaint):
     with pytest.raises(UserError) as refused:
         compose([override])
     assert complaint in str(refused.value)
+
+
+OF_OTHERS = [
+    (
+        "model=sa_quadratic model.name=conv3x3",
+        "conv3x3 is the name of another network, because model.mixer.",
+    ),
+    ("model=vit model.name=sa_quadratic", "is the name of another network, because model._target_ is"),
+    ("model=resnet10 model.name=sa_quadratic_pruned", "pruned_heads: choose model=sa_quadratic_pruned, or set another"),
+    ("scale=mini scale.name=paper", "scale.name=paper is the name of other settings: choose scale=paper"),
+    ("recipe.name=paper", "recipe.name=paper is the name of other settings: choose recipe=paper"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "complaint"), OF_OTHERS)
+def test_results_cannot_bear_the_name_of_something_else(overrides, complaint):
+    with pytest.raises(UserError) as refused:
+        compose(overrides.split())
+    assert complaint in str(refused.value)
+
+
+def test_a_changed_model_may_keep_its_name_or_have_a_new_one():
+    compose(["model=conv3x3", "model.mixer.kernel_size=5"])
+    compose(["model=sa_quadratic", "model.name=mine", "scale=mini", "scale.name=mine"])
+    compose(["recipe=paper", "recipe.name=paper"])
 
 
 @pytest.mark.parametrize("override", ["name=", "name=../../elsewhere", "~model.name", "data.name=a/b", "output='a\0b'"])

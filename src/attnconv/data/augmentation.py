@@ -97,19 +97,18 @@ def pad(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
             pixels are not repeated).
 
     Raises:
-        DataError: "reflect" needs more pixels than an image has.
+        DataError: a crop could miss the image, and "reflect" would need more pixels than it has.
     """
+    height, width = images.shape[1:3]
+    if padding >= min(height, width):
+        raise DataError(
+            f"data.crop_padding={padding} must be smaller than the images, which have {height}x{width} pixels"
+        )
     if not padding:
         return images
     if mode == "constant":
         # Reference: RandomCrop pads before normalization, so the border is black, not the mean color.
         return F.pad(images, (0, 0, padding, padding, padding, padding))
-    height, width = images.shape[1:3]
-    if padding >= min(height, width):
-        raise DataError(
-            f"data.padding_mode=reflect: images of {height}x{width} pixels are too small to mirror {padding} pixels at "
-            f"a border; lower data.crop_padding (now {padding})"
-        )
     # By index: PyTorch's own reflection does not support uint8 on all devices.
     return images[:, _reflected(height, padding, images.device)][:, :, _reflected(width, padding, images.device)]
 

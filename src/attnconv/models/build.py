@@ -22,6 +22,7 @@ IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
 EVALUATION_STREAM = 8
 OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+CONVERSIONS = ("none", "partial", "object", "all")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 # Errors that networks raise for arguments and images that they cannot take.
@@ -224,6 +225,8 @@ def _check_arguments(node: dict[str, Any], path: str) -> dict[str, inspect.Param
     """Check each `_target_` below `node` and its keys against the target's signature, and return that signature."""
     parameters = _parameters(node, path)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if (mode := node.get("_convert_", "all")) not in CONVERSIONS:
+        raise ConfigError(f"{path}._convert_={mode} is not one of {', '.join(CONVERSIONS)}")
     for key, value in node.items():
         if key in OF_HYDRA:
             continue

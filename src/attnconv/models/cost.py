@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from attnconv.errors import ConfigError, counted
 from attnconv.files import in_one_line
 from attnconv.models.build import build_model, errors_of_network
+from attnconv.models.targets import kept_settings
 from attnconv.settings.limits import from_elsewhere
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -81,6 +82,7 @@ class ForwardPass:
     missing: str | None = None
 
 
+@kept_settings()  # a rehearsal refuses networks that change them
 def forward_untrained(
     node: dict[str, Any], image_shape: tuple[int, int, int], classes: int, images: Tensor, training: bool = False
 ) -> ForwardPass:

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
@@ -19,30 +19,63 @@ NETWORKS = ("backbone", "frozen", "pruned", "resnet", "timm_models", "vgg", "vit
 KNOWN_BUILDERS = ("attnconv.mixers", *(f"attnconv.models.{module}" for module in NETWORKS))
 
 
+def settings() -> dict[str, Any]:
+    """Return what the process relies on, by the function that changes it: settings of PyTorch, and the working folder.
+
+    A device of `with torch.device(...)` is not included.
+    """
+    return {
+        "torch.set_default_dtype": torch.get_default_dtype(),
+        "torch.set_grad_enabled": torch.is_grad_enabled(),
+        "torch.set_float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "torch.use_deterministic_algorithms": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        "torch.set_num_threads": torch.get_num_threads(),
+        "torch.set_default_device": torch.get_default_device(),
+        "os.chdir": os.getcwd(),
+    }
+
+
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Restore, after code of a user, what the process relies on: settings of PyTorch, and the working folder."""
-    dtype, gradients, folder = torch.get_default_dtype(), torch.is_grad_enabled(), os.getcwd()
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    device = torch.get_default_device()
-    deterministic = _deterministic()
+    """Restore `settings` after code of a user."""
+    before = settings()
     try:
         yield
     finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
-        torch.set_float32_matmul_precision(precision)
-        if _deterministic() != deterministic:  # the call imports torch's compiler, for 3 s
-            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if torch.get_default_device() != device:
-            torch.set_default_device(None if device.type in ("cpu", "meta") else device)
-        os.chdir(folder)
+        for name, value in settings().items():
+            if value != before[name]:
+                _restore(name, before[name])
 
 
-def _deterministic() -> tuple[bool, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+def _restore(name: str, value: Any) -> None:
+    if name == "torch.use_deterministic_algorithms":
+        torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+    elif name == "torch.set_default_device":
+        torch.set_default_device(None if value.type in ("cpu", "meta") else value)
+    else:
+        resolve_name(name)(value)
+
+
+@contextmanager
+def default_settings() -> Iterator[None]:
+    """Compute with gradients, in float32 and on the CPU by default, whatever the caller of the API has set.
+
+    Afterwards, all `settings` are those of the caller again.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(kept_settings())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":  # else it would slow down each call
+            stack.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        yield
 
 
 def import_target(name: Any, path: str = "") -> Any:

@@ -14,6 +14,9 @@ def check_timm_name(name: str) -> None:
 
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models(), 'timm.list_models()')}")
+    architecture, _, tag = name.partition(".")
+    if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
+        raise ConfigError(f"timm has no model {name!r}; set model.timm_name={' or '.join([architecture, *known[:2]])}")
 
 
 def timm_model(image_shape: tuple[int, int, int], classes: int, timm_name: str) -> nn.Module:

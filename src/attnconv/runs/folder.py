@@ -35,7 +35,7 @@ from omegaconf import OmegaConf
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import files_of
 from attnconv.errors import AlreadyDone, InUse, RunFolderError
-from attnconv.files import forget_unfinished, read_json_lines, write_whole
+from attnconv.files import forget_unfinished, write_whole
 from attnconv.runs.identity import (
     Heads,
     describe_data,
@@ -55,6 +55,7 @@ from attnconv.runs.records import (
     read_finished,
     read_lines,
     read_result,
+    require_numbers,
 )
 from attnconv.runs.status import running_process
 
@@ -188,7 +189,8 @@ class RunFolder:
     def close(self) -> None:
         """Release the folder for other processes."""
         if self._lock.is_locked:
-            (self.path / ".owner").unlink(missing_ok=True)
+            if (self.path / ".owner").is_file():
+                (self.path / ".owner").unlink()
             self._lock.release()
 
     def append(self, file: str, record: dict[str, Any] | None) -> None:
@@ -213,8 +215,9 @@ class RunFolder:
             (self.path / file).unlink(missing_ok=True)
         for file in LINES:
             if (self.path / file).exists():
-                kept = [] if epochs_done is None else read_lines(self.path, file)
-                text = "".join(_line(record) for record in kept if record["epoch"] <= (epochs_done or 0))
+                lines = [] if epochs_done is None else read_lines(self.path, file)
+                require_numbers(self.path, file, lines)
+                text = "".join(_line(record) for record in lines if record["epoch"] <= (epochs_done or 0))
                 write_whole(self.path / file, text.encode())
         for file in ("metrics.jsonl", "timing.jsonl"):
             read_epochs(self.path, file, epochs_done or 0)
@@ -231,8 +234,10 @@ class RunFolder:
             resumed: whether it continues from a checkpoint; else earlier starts have left nothing.
         """
         path = self.path / "starts.jsonl"
-        known = read_json_lines(path) if path.exists() else [dict.fromkeys(start)]  # of an older version: nothing
-        starts = [*(known if resumed else []), start]
+        known = read_lines(self.path, path.name, ("commit", "dirty")) if resumed else []
+        if resumed and not known:  # of an older version, or lost
+            known = [dict.fromkeys(start)]
+        starts = [*known, start]
         write_whole(path, "".join(map(_line, starts)).encode())
         return starts
 

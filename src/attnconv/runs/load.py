@@ -16,7 +16,7 @@ from attnconv.files import in_one_line, near
 from attnconv.models.build import build_seeded_model, kept_generators
 from attnconv.models.match import resolve_node
 from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
-from attnconv.models.targets import refuse_foreign_targets
+from attnconv.models.targets import default_settings, refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
 from attnconv.runs.identity import start_weights
 from attnconv.runs.records import Damaged, read_config, read_data, read_result
@@ -26,6 +26,7 @@ from attnconv.settings.types import plain_value, typed
 from attnconv.training.device import choose_device, full_float32
 
 
+@default_settings()
 def load(
     run: str | Path,
     root: str | None = None,

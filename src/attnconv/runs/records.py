@@ -3,6 +3,7 @@
 Reports read config.yaml, data.json, result.json and the .jsonl files of runs through it.
 """
 
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ TYPES: dict[str, Any] = {
 TYPES_OF_CPU = {"family": str, "flags": list, "threads": int}
 
 # Keys in the result.json of all finished runs, of any version.
+# Numbers that each line has, and those that lines of older versions may lack.
+NUMBERS = {"metrics.jsonl": ("train/loss", "train/acc"), "timing.jsonl": ("train_seconds", "eval_seconds")}
+MAY_LACK = ("train_cpu_seconds", "eval_cpu_seconds")
 RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
 
 
@@ -170,21 +174,42 @@ def read_lines(folder: Path, file: str, keys: Collection[str] = ("epoch",)) -> l
     Return an empty list without a file. An incomplete last line is being written, or was torn.
 
     Raises:
-        Damaged: a line is not a record, or lacks one of the keys.
+        Damaged: a line is not a record, lacks one of the keys, or has an epoch that is not a whole number.
     """
-    return _read(folder, file, lambda path: read_json_lines(path, keys, torn_end=True)) or []
+    records = _read(folder, file, lambda path: read_json_lines(path, keys, torn_end=True)) or []
+    for record in records if "epoch" in keys else ():
+        if type(record["epoch"]) is not int:
+            raise Damaged(folder, f"{file} has the epoch {record['epoch']!r}")
+    return records
 
 
 def read_epochs(folder: Path, file: str, epochs: int, first: int = 1) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl, timing.jsonl or heads.jsonl for the epochs from `first` to `epochs`.
 
     Raises:
-        Damaged: lines are missing, or belong to other epochs.
+        Damaged: lines are missing or belong to other epochs, or one lacks a number.
     """
     records = read_lines(folder, file)
     if [record["epoch"] for record in records] != list(range(first, epochs + 1)):
         raise Damaged(folder, f"{file} has {len(records)} of {counted(epochs - first + 1, 'line')}")
+    require_numbers(folder, file, records)
     return records
+
+
+def require_numbers(folder: Path, file: str, records: list[dict[str, Any]]) -> None:
+    """Raise Damaged for lines of metrics.jsonl or timing.jsonl that lack a number, or have another value."""
+    for record in records if file in NUMBERS else ():
+        found = {key: record.get(key) for key in NUMBERS[file]} | record
+        bad = [key for key, value in found.items() if not _is_number(value) and key not in MAY_LACK]
+        if bad:
+            raise Damaged(folder, f"{file}: epoch {record['epoch']} has {bad[0]} {found[bad[0]]!r}, which is no number")
+        negative = [key for key, value in found.items() if key.endswith("seconds") and (value or 0) < 0]
+        if negative:
+            raise Damaged(folder, f"{file}: epoch {record['epoch']} has {negative[0]} {found[negative[0]]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -209,8 +234,6 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
             raise Damaged(folder, f"result.json says {name} {said!r}, which is not a share from 0 to 1")
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
-    if not isinstance(metrics[-1].get("train/acc"), float | int):
-        raise Damaged(folder, "the last line of metrics.jsonl has no train/acc")
     for key, said in _identity(config).items():
         if result[key] != said:
             raise Damaged(folder, f"result.json is of another run: its {key} is {result[key]}, not {said}")

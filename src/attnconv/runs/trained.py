@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from attnconv.data.preprocessing import Preprocessing
 from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError, counted
 from attnconv.models.build import errors_of_network, evaluation_draws
+from attnconv.models.targets import default_settings
 from attnconv.runs.identity import differences, listed
 
 Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)
@@ -87,7 +89,7 @@ class Trained:
     def predict_proba(self, images: Images, resize: bool = False) -> np.ndarray:
         """Return the probability of each class, (N, classes) float32; arguments as for `predict`."""
         arrays = as_arrays(images, self.preprocessing.image_shape, resize)
-        return torch.cat([logits.softmax(dim=1) for logits in self._logits(arrays)]).numpy()
+        return self._logits(arrays).softmax(dim=1).numpy()
 
     def evaluate(self, data: Labeled | None = None, resize: bool = False) -> Evaluation:
         """Evaluate the network on labeled images.
@@ -107,7 +109,7 @@ class Trained:
             raise DataError(
                 f"labels span {labels.min()}..{labels.max()}, but the network has {len(self.class_names)} classes"
             )
-        logits = torch.cat(list(self._logits(images)))
+        logits = self._logits(images)
         predictions = logits.argmax(dim=1).numpy()
         loss = F.cross_entropy(logits.double(), torch.from_numpy(labels)).item()
         return Evaluation(loss, confusion_matrix(labels, predictions, len(self.class_names)), self.class_names)
@@ -180,27 +182,42 @@ class Trained:
         test = self.data.test
         return test.images[test.representative(AVERAGED)].cpu().numpy()
 
-    @torch.no_grad()
-    def _logits(self, images: np.ndarray) -> Iterator[Tensor]:
-        """Yield the logits of images (N, H, W, C) uint8, a batch at a time, float32 on the CPU.
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluate the network, whatever mode and settings the caller has left it in."""
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            with default_settings(), torch.no_grad():
+                yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    def _logits(self, images: np.ndarray) -> Tensor:
+        """Return the logits of images (N, H, W, C) uint8, float32 on the CPU.
 
         Raises:
             DataError: an image has no probabilities, because a logit is NaN or inf.
         """
-        for start in range(0, len(images), BATCH):
-            chunk = self.preprocessing.normalize(torch.tensor(images[start : start + BATCH], device=self.device))
-            what = f"model={self.config.model['name']} cannot take {counted(len(chunk), 'image')} at once:"
-            with evaluation_draws(self.device, self.config.seed, start), errors_of_network(what):
-                logits = self.model(chunk).detach().float().cpu()
-            bad = (~logits.logsumexp(dim=1).isfinite()).nonzero().flatten().tolist()
-            if bad:
-                name = self.config.model["name"]
-                raise DataError(f"model={name} gives nan or inf for image {start + bad[0]} (from 0); leave it out")
-            yield logits
+        found = []
+        with self._evaluating():
+            for start in range(0, len(images), BATCH):
+                chunk = self.preprocessing.normalize(torch.tensor(images[start : start + BATCH], device=self.device))
+                what = f"model={self.config.model['name']} cannot take {counted(len(chunk), 'image')} at once:"
+                with evaluation_draws(self.device, self.config.seed, start), errors_of_network(what):
+                    found.append(self.model(chunk).detach().float().cpu())
+        logits = torch.cat(found)
+        bad = (~logits.logsumexp(dim=1).isfinite()).nonzero().flatten().tolist()
+        if bad:
+            name = self.config.model["name"]
+            raise DataError(f"model={name} gives nan or inf for image {bad[0]} (from 0); leave it out")
+        return logits
 
     def _attention(self, images: np.ndarray) -> list[LayerAttention]:
-        batch = self.preprocessing.normalize(torch.tensor(images, device=self.device))
-        layers = attention_layers(self.model, batch)
+        with self._evaluating():
+            batch = self.preprocessing.normalize(torch.tensor(images, device=self.device))
+            layers = attention_layers(self.model, batch)
         if not layers:
             raise ConfigError(f"model={self.config.model['name']} has no attention layer")
         return layers

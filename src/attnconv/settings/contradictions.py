@@ -40,17 +40,31 @@ def require_effect(runs: Sequence[tuple["Config", Sequence[str]]]) -> None:
         runs: configurations, each with the overrides that it was composed from.
 
     Raises:
-        ConfigError: an override has no effect; the message names it and the reason.
+        ConfigError: an override has no effect, or gives settings the name of others; the message names it and the
+            reason.
     """
     idle: dict[str, str] = {}
     effective: set[str] = set()
     for config, overrides in runs:
+        _refuse_names_of_others(config, overrides)
         reasons = dict(idle_settings(config))
         idle |= {asked: reasons[_key(asked)] for asked in overrides if _key(asked) in reasons}
         effective |= {asked for asked in overrides if _key(asked) not in reasons}
     for asked, reason in idle.items():
         if asked not in effective:
             raise ConfigError(f"{asked} has no effect: {reason}")
+
+
+def _refuse_names_of_others(config: "Config", overrides: Sequence[str]) -> None:
+    """Raise ConfigError for settings that are given the name of one of our scales or recipes: results show only it."""
+    from attnconv.config import CONFIGS
+
+    for part, name in (("scale", config.scale.name), ("recipe", config.recipe.name)):
+        given = any(_key(override) == f"{part}.name" for override in overrides)
+        if given and f"{part}={name}" not in overrides and (CONFIGS / part / f"{name}.yaml").exists():
+            raise ConfigError(
+                f"{part}.name={name} is the name of other settings: choose {part}={name}, or another name"
+            )
 
 
 def refuse_of_sweeps(overrides: Sequence[str]) -> None:
@@ -157,6 +171,8 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
         yield "recipe.adamw_lr", f"recipe.optimizer={recipe.optimizer} has one learning rate; set recipe.lr"
     if recipe.optimizer == "adamw":
         yield "recipe.momentum", "recipe.optimizer=adamw has no such setting"
+    if recipe.sizes and recipe.cropped_from is None and {*recipe.sizes} == {1}:
+        yield "recipe.sizes", "images of size 1 are as large as those of the data; set recipe.sizes=[0.5,1]"
     if recipe.cropped_from is not None and recipe.cropped_from > max(recipe.sizes, default=0):
         yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large"
     if recipe.centers_lr is not None and not may_have_gaussian_heads(config.model):

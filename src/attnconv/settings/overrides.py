@@ -97,6 +97,8 @@ def _check_hydra(override: Override) -> None:
         raise ConfigError(f"{typed} is invalid: set hydra.verbose=true, false, or the names of loggers")
     listed = [str(element) for value in values if isinstance(value, list) for element in value]
     for folder in listed if key == "hydra.searchpath" else ():
+        if "://" not in folder.removeprefix("file://") and not Path(folder.removeprefix("file://")).is_dir():
+            raise ConfigError(f"{typed}: {folder} is not a folder")
         check_config_dir(folder.removeprefix("file://"))
     for name in listed if key == "hydra.job.env_copy" else ():
         if name not in os.environ:

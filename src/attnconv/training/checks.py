@@ -36,14 +36,14 @@ from attnconv.training.schedules import lr_factor
 
 def check_network(
     config: Config, node: dict[str, Any], data: DataSet, processes: Processes, device: torch.device
-) -> ForwardPass:
+) -> tuple[ForwardPass, set[str]]:
     """Check that a network fits into memory, maps images to logits, and can take training steps.
 
     Args:
         node: describes the network: `config.model` with its matched width.
 
     Returns:
-        A counted forward pass of one training image.
+        A counted forward pass of one training image, and notes for the user.
 
     Raises:
         ConfigError, OutOfMemory: a check fails; the message names the setting.
@@ -54,10 +54,10 @@ def check_network(
     if on_cpu and not from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
         _check_activations(config, node, data, processes, found.flops_full)
     _check_sizes(config, node, data)
-    _check_steps(config, node, data, processes, on_cpu)
+    notes = _check_steps(config, node, data, processes, on_cpu)
     if from_elsewhere(node):
         _check_batches(config, node, data, processes)
-    return found
+    return found, notes
 
 
 def check_drawing(model: nn.Module) -> None:
@@ -143,8 +143,8 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
             forward_untrained(node, data.image_shape, data.classes, image)
 
 
-def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, on_cpu: bool) -> None:
-    """Raise ConfigError for a network that cannot take training steps, or not with the last batch.
+def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, on_cpu: bool) -> set[str]:
+    """Raise ConfigError for a network that cannot take training steps, or not with the last batch. Return notes.
 
     The tests of this package train its own networks, so only a last batch of one image may be too small for them.
     """
@@ -153,19 +153,21 @@ def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes:
     if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
         counts.add(1)
     height, bf16 = data.image_shape[1], on_cpu and config.precision == "bf16"
+    notes: set[str] = set()
     for count in sorted(counts):
         images = _first_images(data, count)
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
             try:
                 with errors_of_network(f"model={config.model['name']} cannot be trained:"):
-                    rehearse(
+                    notes |= set(rehearse(
                         node, data.image_shape, data.classes, scale(images, side),
                         bf16=bf16, on_cpu=on_cpu, alone=processes.count == 1,
-                    )  # fmt: skip
+                    ))  # fmt: skip
             except ConfigError as error:
                 if count > 1 or "more than 1 value per channel" not in str(error):
                     raise
                 _refuse_last_batch(config, data.epoch_images, error)
+    return notes
 
 
 def _check_batches(config: Config, node: dict[str, Any], data: DataSet, processes: Processes) -> None:

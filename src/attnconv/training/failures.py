@@ -23,7 +23,7 @@ from attnconv.runs.folder import RunFolder
 from attnconv.settings.contradictions import may_have_gaussian_heads
 from attnconv.training.metrics import NOT_FINITE, NotFinite, Score
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.EISDIR)
 
 
 def explain(error: Exception, config: Config, folder: RunFolder, images: int, doing: str) -> Exception:
@@ -36,10 +36,10 @@ def explain(error: Exception, config: Config, folder: RunFolder, images: int, do
     if isinstance(error, NotFinite):
         steps = math.ceil(images / config.recipe.batch_size)
         epoch, batch = divmod(error.step, steps)
-        if error.step == 0 and error.what == "loss":
+        if error.step == 0:
             return Diverged(
-                "the loss of the first step is not finite, before any weight has changed: "
-                f"model={config.model['name']} gives nan or inf"
+                f"the {error.what} of the first step is not finite, before any weight has changed: "
+                f"model={config.model['name']} gives nan, inf or too large numbers"
             )
         good = newest(folder.checkpoints)
         go_on = f" under another name=. The last good checkpoint: {good}" if good else ""

@@ -1,7 +1,7 @@
 """A rehearsal of a few training steps, because only the code of a network from elsewhere knows what it needs."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnconv.analysis.heads import NotShown, attention_mixers, mixer_inputs, probs_of
-from attnconv.errors import UserError
+from attnconv.errors import UserError, first_few
 from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
 from attnconv.models.cost import require_logits
 from attnconv.models.layout import FaultyCall, FaultyCalls, place
+from attnconv.models.targets import kept_settings, settings
 from attnconv.runs.checkpoint import check_state
 from attnconv.training.device import autocast
 from attnconv.training.optimizers import thawed
@@ -31,7 +32,7 @@ def rehearse(
     bf16: bool,
     on_cpu: bool,
     alone: bool,
-) -> None:
+) -> tuple[str, ...]:
     """Take training steps, but for the optimizer's, with a new network on the CPU.
 
     A network with an operator that the CPU lacks passes: training on the GPU shows whether it runs.
@@ -41,6 +42,9 @@ def rehearse(
         bf16: use autocast.
         on_cpu: whether the run trains on the CPU, too.
         alone: whether one process trains it.
+
+    Returns:
+        Notes on what its user may not expect.
 
     Raises:
         ConfigError: see `build_model`.
@@ -53,30 +57,33 @@ def rehearse(
     with torch.random.fork_rng(devices=[]):
         for some in (images[:FEW], images):
             try:
-                _steps(build, some, classes, bf16, alone)
-                return
+                return tuple(_steps(build, some, classes, bf16, alone))
             except UserError:
                 raise
             except FaultyCall:
                 if on_cpu:
                     raise
-                return
+                break
             except Exception as error:
                 if isinstance(error, NotImplementedError) and "backend" in str(error):
-                    return
+                    break
                 if len(some) == len(images):
                     raise
+    return ()
 
 
-def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool, alone: bool) -> None:
-    model = _seeded(build)
+def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool, alone: bool) -> list[str]:
+    model, fresh, notes = _built(build)
     check_state(model)
     place(model, images.device)
     shapes, parameters_before = _shapes(model), list(map(id, model.parameters()))
     trained, buffers = _trained(model), {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
-    for _ in range(2):  # the second step fails if a network keeps what it computed in the first
+    drawn = []
+    for step in range(2):  # the second step fails if a network keeps what it computed in the first
+        seed_generators(SEED + step)
         logits = _logits(model, images, bf16)
+        drawn.append(_generators())
         require_logits(logits, len(images), classes)
         if not logits.requires_grad:
             raise ValueError("it has no parameters, only frozen ones, or a forward pass without gradients")
@@ -84,9 +91,16 @@ def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16
         if not loss.isfinite():
             raise ValueError("it gives nan or inf before any training")
         loss.backward()
+    for name in drawn[0]:
+        if drawn[0][name] == drawn[1][name]:
+            raise ValueError(f"its forward pass calls {name}, so that all steps draw the same numbers")
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.layout != torch.strided:
             raise ValueError(f"the gradient of {name} is sparse, which the optimizers cannot use")
+        if not parameter.grad.isfinite().all():
+            raise ValueError(f"the gradient of {name} is nan or inf before any training")
     if _shapes(model) != shapes or list(map(id, model.parameters())) != parameters_before:
         raise ValueError("its forward pass makes or replaces parameters or buffers; make them in __init__")
     late = [name for name in _trained(model) if name not in trained]
@@ -94,9 +108,10 @@ def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16
         raise ValueError(thawed(late[0]))
     if not alone:
         _require_shared_steps(model, trained, buffers)
-    fresh = build(SEED)
+    _require_registered(model)
+    notes += _idle_parameters(trained)
     _require_own_tensors(model, fresh, buffers)
-    _require_steady_evaluation(model, images, bf16)
+    notes += _require_steady_evaluation(model, images, bf16)
     _require_probabilities(model, images)
     model.train()
     _logits(model, images, bf16)
@@ -104,6 +119,16 @@ def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16
         for parameter in trained.values():  # as a step does, which a stale copy of the weights would miss
             parameter.mul_(0.99)
     _require_complete_state(model, fresh, images, bf16)
+    return notes
+
+
+def _idle_parameters(trained: dict[str, nn.Parameter]) -> list[str]:
+    """Return a note if some parameters get no gradient."""
+    idle = {name: parameter.numel() for name, parameter in trained.items() if parameter.grad is None}
+    if not idle:
+        return []
+    total = sum(parameter.numel() for parameter in trained.values())
+    return [f"{sum(idle.values()):,} of {total:,} parameters get no gradient and are not trained: {first_few(idle)}"]
 
 
 def _require_shared_steps(model: nn.Module, trained: dict[str, nn.Parameter], buffers: dict[str, Tensor]) -> None:
@@ -124,19 +149,54 @@ def _require_shared_steps(model: nn.Module, trained: dict[str, nn.Parameter], bu
         raise ValueError(f"training changes {changed[0]}, and each process would have its own copy: start one process")
 
 
-def _seeded(build: Callable[[int], nn.Module]) -> nn.Module:
-    """Build a network; raise ValueError if its weights do not depend on the seed because it seeds a generator."""
-    seed_generators(SEED)
-    before = _generators()
+def _built(build: Callable[[int], nn.Module]) -> tuple[nn.Module, nn.Module, list[str]]:
+    """Return two networks with the same seed, and a note if another seed gives the same initial weights.
+
+    Raises:
+        ValueError: the initial weights do not depend on the seed alone.
+    """
+    fresh = build(SEED)
     model = build(SEED)
     after = _generators()
-    if torch.initial_seed() == SEED and all(after[name] == before[name] for name in ("np.random.seed", "random.seed")):
-        return model
-    other = build(SEED + 1)
+    initial = fresh.state_dict()
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and not _equal(value, initial[name]):
+            raise ValueError(
+                f"{name} starts with other values each time, whatever the seed; draw it from the global generator of "
+                "PyTorch, NumPy or Python"
+            )
+    other = dict(build(SEED + 1).named_parameters())
+    if not all(_equal(parameter, other[name]) for name, parameter in model.named_parameters()):
+        return model, fresh, []
     seeded = [name for name, state in _generators().items() if state == after[name]]
-    if seeded and all(map(torch.equal, model.parameters(), other.parameters())):
+    if seeded:
         raise ValueError(f"its constructor calls {seeded[0]}, so seed= does not change its weights")
-    return model
+    return model, fresh, ["seed= does not change the initial weights of the network"]
+
+
+def _require_registered(model: nn.Module) -> None:
+    """Raise ValueError for parameters that got a gradient although no optimizer and no checkpoint would hold them."""
+    registered = set(map(id, model.parameters()))
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_"):
+                continue
+            for parameter in _parameters_in(value):
+                if parameter.grad is not None and id(parameter) not in registered:
+                    where = f"{path}.{name}".removeprefix(".")
+                    raise ValueError(
+                        f"the layers in {where} are not registered, and would not be trained: use an nn.ModuleList"
+                    )
+
+
+def _parameters_in(value: Any) -> Iterator[nn.Parameter]:
+    if isinstance(value, nn.Parameter):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
+    elif isinstance(value, list | tuple | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _parameters_in(part)
 
 
 def _generators() -> dict[str, Any]:
@@ -187,8 +247,13 @@ def _require_probabilities(model: nn.Module, images: Tensor) -> None:
 
 
 def _logits(model: nn.Module, images: Tensor, bf16: bool) -> Any:
-    with FaultyCalls(), autocast("bf16" if bf16 else "fp32", images.device):
-        return model(images.clone())
+    before = settings()
+    with kept_settings(), FaultyCalls(), autocast("bf16" if bf16 else "fp32", images.device):
+        logits = model(images.clone())
+        changed = [name for name, value in settings().items() if value != before[name]]
+    if changed:
+        raise ValueError(f"its forward pass calls {changed[0]}, which changes the rest of the program")
+    return logits
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
@@ -196,8 +261,11 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _require_steady_evaluation(model: nn.Module, images: Tensor, bf16: bool) -> None:
-    """Raise ValueError if an evaluation gives NaN or changes state, or if an image depends on others of its batch."""
+def _require_steady_evaluation(model: nn.Module, images: Tensor, bf16: bool) -> list[str]:
+    """Raise ValueError if an evaluation gives NaN or changes state, or if an image depends on others of its batch.
+
+    Return a note if it draws random numbers: then an image may depend on its place in the batch.
+    """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     logits = _evaluated(model, images, bf16)
     if logits.isnan().any():
@@ -208,15 +276,29 @@ def _require_steady_evaluation(model: nn.Module, images: Tensor, bf16: bool) -> 
         raise ValueError(
             f"an evaluation changes {changed[0]}, so a resumed run would differ; change it only if self.training"
         )
-    repeated = images.clone()
-    repeated[:] = images[0]
-    # Batches of the same shape have the same rounding. Probabilities depend only on differences between logits.
-    alone, among = (both - both.amax(dim=1, keepdim=True) for both in (_evaluated(model, repeated, bf16), logits))
-    if not torch.allclose(alone[0], among[0], rtol=0, atol=0.01 * _largest(among), equal_nan=True):
-        raise ValueError(
-            "in evaluation, the probabilities of an image depend on the other images of its batch, so that the "
-            "accuracy depends on eval_batch_size"
-        )
+    draws = not _equal(_evaluated(model, images, bf16, seed=1), logits)
+    among = _differences(logits)
+    for index in (0, len(images) - 1):  # earlier images may change later ones, or the other way around
+        repeated = images.clone()
+        repeated[:] = images[index]
+        # Batches of the same shape have the same rounding. Random numbers depend on the place in the batch.
+        alone = _differences(_evaluated(model, repeated, bf16))[[index] if draws else slice(None)]
+        if not torch.allclose(alone, among[index], rtol=0, atol=0.01 * _largest(among), equal_nan=True):
+            raise ValueError(
+                "in evaluation, the probabilities of an image depend on the other images of its batch, so that the "
+                "accuracy depends on eval_batch_size"
+            )
+    if not draws:
+        return []
+    return [
+        "the network draws random numbers in evaluation, too, so that its accuracy depends on eval_batch_size (dropout "
+        "that should end with training needs training=self.training)"
+    ]
+
+
+def _differences(logits: Tensor) -> Tensor:
+    """Return the differences between logits, on which alone probabilities depend."""
+    return logits - logits.amax(dim=1, keepdim=True)
 
 
 @torch.no_grad()
@@ -227,18 +309,21 @@ def _require_complete_state(model: nn.Module, fresh: nn.Module, images: Tensor, 
     """
     place(fresh, images.device)
     fresh.load_state_dict(model.state_dict())
-    trained, loaded = (_evaluated(network, images, bf16) for network in (model, fresh))
-    rounding = 16 * torch.finfo(trained.dtype).eps * _largest(trained)
-    if not torch.allclose(trained.float(), loaded.float(), rtol=0, atol=rounding, equal_nan=True):
-        raise ValueError(
-            "after training steps, a new network with its state_dict() gives other logits: it keeps state elsewhere, "
-            "which checkpoints do not hold, or draws from a generator that cannot be seeded"
-        )
+    for training in (False, True):
+        trained, loaded = (_evaluated(network, images, bf16, training=training) for network in (model, fresh))
+        rounding = 16 * torch.finfo(trained.dtype).eps * _largest(trained)
+        if not torch.allclose(trained.float(), loaded.float(), rtol=0, atol=rounding, equal_nan=True):
+            where = " in training" if training else ""
+            raise ValueError(
+                f"after training steps, a new network with its state_dict() gives other logits{where}: it keeps state "
+                "elsewhere, which checkpoints do not hold, or draws from a generator that cannot be seeded"
+            )
 
 
-def _evaluated(model: nn.Module, images: Tensor, bf16: bool) -> Tensor:
-    model.eval()
-    seed_generators(0)
+def _evaluated(model: nn.Module, images: Tensor, bf16: bool, seed: int = 0, training: bool = False) -> Tensor:
+    """Return the logits of an evaluation with seeded generators, or of a training step."""
+    model.train(training)
+    seed_generators(seed)
     logits: Tensor = _logits(model, images, bf16)
     return logits
 

@@ -126,7 +126,7 @@ def _prepare(config: Config) -> Setup:
         folder.check()  # again, now that the data and the heads are known
     check_batches(processes, data.epoch_images, config.recipe.batch_size)
     node, match = resolve_node(config, data.image_shape, data.classes)
-    counted = check_network(config, node, data, processes, device)
+    counted, of_network = check_network(config, node, data, processes, device)
     # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_seeded_model(node, data.image_shape, data.classes, config.seed)
     if config.recipe.whitening:
@@ -139,7 +139,7 @@ def _prepare(config: Config) -> Setup:
             whiten_stem(model, data.train)
     refuse_shared_parts(config.model, model)
     check_drawing(model)
-    notes = notes_on(config, data.epoch_images, model)
+    notes = (*sorted(of_network), *notes_on(config, data.epoch_images, model))
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
     forward: Any = distribute(model, processes, device)
