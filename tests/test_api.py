@@ -49,6 +49,20 @@ def moved(folder):
     return folder.parents[5] / "moved"
 
 
+def test_mode_and_settings_of_the_caller_change_no_prediction(folder):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    network = attnconv.load(folder)
+    expected, maps = network.predict_proba(images), network.attention(images[0], layer=1)
+    network.model.train()
+    assert np.array_equal(network.predict_proba(images), expected)
+    assert np.array_equal(network.attention(images[0], layer=1), maps)
+    assert network.model.training, "the caller's choice"
+    for context in (torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode(), torch.device("meta")):
+        with context:
+            assert np.array_equal(attnconv.load(folder).predict_proba(images), expected)
+            assert np.array_equal(network.attention(images[0], layer=1), maps)
+
+
 def test_attnconv_run_is_the_function_not_the_module():
     from attnconv.run import run
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,29 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiny, reci
     for file in ("heads.jsonl", "predictions.npy", "attention_maps.npy"):
         assert content(configs[0], file) == content(configs[1], file)
     assert same(weights(configs[0]), weights(configs[1]))
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "resnet10"])
+def test_the_settings_of_the_caller_change_nothing(tiny, model):
+    settings = {
+        "plain": nullcontext,
+        "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        "inference": torch.inference_mode,
+        "meta": lambda: torch.device("meta"),
+    }
+    found = {}
+    for name, context in settings.items():
+        config = tiny(f"model={model}", "epochs=1", f"name={name}", "precision=fp32")
+        with context():
+            run(config)
+        found[name] = read(config, "metrics.jsonl"), content(config, "weights.safetensors")
+    assert all(files == found["plain"] for files in found.values())
+    torch.set_default_dtype(torch.float64)
+    try:
+        run(tiny(f"model={model}", "epochs=1", "name=double", "precision=fp32"))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.draws
