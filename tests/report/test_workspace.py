@@ -42,7 +42,8 @@ def test_an_invalid_wandb_variable_is_a_one_line_error_that_names_it(command, mo
 def test_a_project_that_wandb_would_refuse_is_an_error(command, project, fault):
     finished = command("scripts/wandb_dashboard.py", "--dry-run", "--project", project)
     assert (finished.returncode, finished.stderr.count("\n")) == (2, 1)
-    assert finished.stderr.startswith("error: --project") and fault in finished.stderr
+    assert finished.stderr.startswith("error: --project")
+    assert fault in finished.stderr
 
 
 def test_without_a_login_the_error_suggests_local_alternatives(command):
