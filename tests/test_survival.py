@@ -27,13 +27,22 @@ from processes import CONTEXT
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("overrides", [["epochs=6"], ["model=resnet18", "recipe=paper", "epochs=4"]], ids=" ".join)
-def test_a_run_killed_five_times_gives_the_same_bytes(tmp_path, overrides):
+@pytest.mark.parametrize(
+    ("overrides", "faults"),
+    [
+        (["epochs=6"], ["none", "flipped bit", "torn line", "none", "truncated"]),
+        (["model=resnet18", "recipe=paper", "epochs=4"], ["none", "truncated", "none", "flipped bit", "torn line"]),
+    ],
+    ids=["epochs=6", "model=resnet18 recipe=paper epochs=4"],
+)
+def test_a_run_killed_five_times_gives_the_same_bytes(tmp_path, overrides, faults):
     # In a fresh process: it forks, which PyTorch refuses after some operations of other tests, such as torch.export.
-    process = CONTEXT.Process(target=torture.torture, args=(tmp_path, 5, 1, *overrides))
+    reader, writer = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=torture.torture_without_heads, args=(writer, tmp_path, faults, 1, *overrides))
     process.start()
     process.join()
     assert process.exitcode == 0, "".join(file.read_text() for file in sorted(tmp_path.glob("*.log")))
+    assert reader.recv().keys() >= set(torture.FAULTS)
 
 
 def test_an_error_names_the_checkpoints_if_all_are_damaged(tiny, interrupted_at_step):
@@ -251,7 +260,7 @@ def test_compiling_without_a_compiler_is_a_user_error(tiny):
         torch._inductor.config.patch({"cpp.cxx": (None, "/absent/c++")}),
         pytest.raises(ConfigError, match=r"compile=true needs a C\+\+ compiler"),
     ):
-        run(tiny("compile=true", "epochs=1"))
+        run(tiny("compile=true", "epochs=1", "scale.layers=1"))
 
 
 def test_a_run_folder_in_use_is_refused_and_its_process_is_named(tiny):
