@@ -37,6 +37,9 @@ class Script:
         self.stdout = os.fdopen(os.dup(reader.fileno()))
         reader.close()
 
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
     def send_signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
 
