@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -37,15 +38,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Fixtures that train a model or start a command. `make fast` skips the tests that use them.
 RUN_FIXTURES = {"tiny", "command"}
 
+# The environment of processes that a test starts.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": ""}
+
 Finished = subprocess.CompletedProcess
 
 
 # The longest files come first, so that no process is left with one of them at the end.
-LONGEST = ("test_study.py", "test_plan.py", "test_distributed.py", "test_notebooks.py")
+LONGEST = [
+    REPOSITORY / "tests" / name
+    for name in ("sweeps/test_study.py", "sweeps/test_plan.py", "training/test_distributed.py", "test_notebooks.py")
+]
+assert all(path.is_file() for path in LONGEST), LONGEST
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path not in LONGEST)
     for item in items:
         if RUN_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
@@ -107,24 +115,31 @@ def counted_once(count: Callable[..., Any]) -> Callable[..., Any]:
 def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run look at the repository and count FLOPs once for all tests, and draw no heads except in tests of them.
 
-    Drawing them takes half of the time of a tiny run; tests marked `draws` look at the picture.
+    Drawing them takes half of the time of a tiny run; tests marked `draws` look at the picture. Without a GPU, seeding
+    those of each kind is left out: PyTorch would note the stack of every call, for when they are first used.
     """
     if not RUN_FIXTURES & set(request.fixturenames):
         return
-    from attnconv.runs import provenance  # imports torch, which some tests avoid
+    import torch  # some tests avoid it
+
+    from attnconv.runs import provenance
     from attnconv.training import checks
 
+    if not torch.cuda.is_available():
+        for kind in (torch.cuda, torch.mtia, torch.xpu):
+            monkeypatch.setattr(kind, "manual_seed_all", lambda seed: None)
     monkeypatch.setattr(provenance, "_git", once(provenance._git))
     monkeypatch.setattr(checks, "forward_once", counted_once(checks.forward_once))
     if request.node.get_closest_marker("draws"):
         return
+    monkeypatch.setattr("attnconv.runs.heads.HeadWatcher.figure", empty_figure)
 
-    def figure(self: Any, epoch: int, found: np.ndarray | None) -> Any:
-        from matplotlib.figure import Figure
 
-        return None if found is None else Figure((1, 1))
+def empty_figure(self: Any, epoch: int, found: np.ndarray | None) -> Any:
+    """Draw no heads, in place of attnconv.runs.heads.HeadWatcher.figure."""
+    from matplotlib.figure import Figure
 
-    monkeypatch.setattr("attnconv.runs.heads.HeadWatcher.figure", figure)
+    return None if found is None else Figure((1, 1))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -188,6 +203,17 @@ def tiny_below(folder: Path, *overrides: str) -> Config:
     return compose([*TINY_SCALE, *fixed, "epochs=2", "recipe.batch_size=16", *with_model(overrides)])
 
 
+def own_predictions(folder: Path) -> tuple[list[int], Any]:
+    """Return a finished run's predictions for the test images, one image at a time and in order, and the labels."""
+    import torch  # some tests avoid it
+
+    from attnconv import load
+
+    found = load(folder)
+    with torch.no_grad():
+        return [int(found.model(images).argmax()) for images, _ in found.data.test.batches(1)], found.data.test.labels
+
+
 def with_model(overrides: Sequence[object]) -> Sequence[object]:
     """Add model=conv3x3 unless an override sets the model, or a setting of it."""
     texts = [str(override).lstrip("+") for override in overrides]
@@ -230,6 +256,29 @@ def interrupted(monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 run(config)
         return run_folder_path(config)
+
+    return start
+
+
+@pytest.fixture
+def interrupted_at_step(monkeypatch):
+    """Return a function that runs a configuration and interrupts it after this number of steps."""
+
+    def start(config, step):
+        from attnconv.run import run  # imports torch, which some tests avoid
+        from attnconv.training.trainer import Trainer
+
+        steps, real = itertools.count(1), Trainer._after_step
+
+        def after_step(self, steps_in_epoch):
+            real(self, steps_in_epoch)
+            if next(steps) == step:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_after_step", after_step)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
 
     return start
 

@@ -11,9 +11,10 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # The imports of a training run except this package, and pytest, which a child of `python -m pytest` imports again.
@@ -36,6 +37,9 @@ class Script:
         self.stdout = os.fdopen(os.dup(reader.fileno()))
         reader.close()
 
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
     def send_signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
 
@@ -46,6 +50,39 @@ class Script:
             self._process.join()
             self._errors.seek(0)
             return subprocess.CompletedProcess(self.arguments, self._process.exitcode, rest, self._errors.read())
+
+
+class Forked:
+    """A running `python SCRIPT ARGUMENTS` that writes to an open file: what attnconv.sweeps.workers starts with Popen.
+
+    Args:
+        command: its first word, the interpreter, is ignored.
+        env: the environment of the process.
+        stdout: for both streams.
+        options: ignored.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: IO[bytes], **options: object) -> None:
+        out, err = (Connection(os.dup(stdout.fileno()), readable=False) for _ in range(2))
+        self._process = CONTEXT.Process(target=_become, args=(list(command[1:]), os.getcwd(), dict(env), out, err))
+        self._process.start()
+        out.close()
+        err.close()
+        self.terminate = self._process.terminate
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self._process.pid, signum)
 
 
 def run_script(*command: object, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

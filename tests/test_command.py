@@ -19,17 +19,14 @@ from hydra.core.plugins import Plugins
 
 from attnconv.run import run
 from attnconv.runs.status import read_state
-from conftest import PYTHON, REPOSITORY, TINY_SCALE
+from conftest import ENVIRONMENT, PYTHON, REPOSITORY, TINY_SCALE
 from processes import run_script
 
 pytestmark = pytest.mark.slow
 
-# The environment of processes that a test starts.
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": ""}
-
 
 @pytest.fixture
-def train(command, arrays, tmp_path, monkeypatch):
+def train_in(command, arrays, tmp_path, monkeypatch):
     """Return a function that runs train.py on tiny arrays in this process, with a mode (--run or -m) and overrides."""
     monkeypatch.chdir(REPOSITORY)
     fixed = ["data=arrays", f"data.root={arrays}", f"output={tmp_path}/outputs", "epochs=1", "logger=none"]
@@ -50,8 +47,8 @@ def train(command, arrays, tmp_path, monkeypatch):
         ("scale.patch=3", "do not divide into patches"),
     ],
 )
-def test_invalid_settings_exit_2_with_one_error_line(train, tmp_path, override, complaint):
-    finished = train("--run", override)
+def test_invalid_settings_exit_2_with_one_error_line(train_in, tmp_path, override, complaint):
+    finished = train_in("--run", override)
     assert finished.returncode == 2
     errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -60,9 +57,9 @@ def test_invalid_settings_exit_2_with_one_error_line(train, tmp_path, override, 
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_finished_run_is_not_run_again(train):
-    assert train("--run").returncode == 0
-    again = train("--run")
+def test_a_finished_run_is_not_run_again(train_in):
+    assert train_in("--run").returncode == 0
+    again = train_in("--run")
     assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert "is already finished" in again.stderr
@@ -70,16 +67,16 @@ def test_a_finished_run_is_not_run_again(train):
 
 
 @pytest.mark.parametrize("mode", ["--run", "-m"])
-def test_an_unwritable_output_folder_is_a_one_line_error(train, tmp_path, mode):
+def test_an_unwritable_output_folder_is_a_one_line_error(train_in, tmp_path, mode):
     (tmp_path / "file").write_text("")
-    finished = train(mode, f"output={tmp_path}/file/deep")
+    finished = train_in(mode, f"output={tmp_path}/file/deep")
     assert finished.returncode == 2
     assert len([line for line in finished.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert "Traceback" not in finished.stderr
 
 
-def test_each_run_of_a_sweep_has_its_own_folder(train, tmp_path):
-    finished = train("-m", "model=conv3x3,mlp_mixer", "seed=0,1", "data.fraction=0.5,1")
+def test_each_run_of_a_sweep_has_its_own_folder(train_in, tmp_path):
+    finished = train_in("-m", "model=conv3x3,mlp_mixer", "seed=0,1", "data.fraction=0.5,1")
     assert finished.returncode == 0, finished.stderr
     results = [json.loads(path.read_text()) for path in (tmp_path / "outputs").glob("**/result.json")]
     cells = {(result["model"], result["seed"], result["fraction"]) for result in results}
@@ -87,16 +84,16 @@ def test_each_run_of_a_sweep_has_its_own_folder(train, tmp_path):
     assert {result["train_images"] for result in results} == {20, 40}
 
 
-def test_a_repeated_sweep_runs_only_missing_runs_and_reports_failures(train, command, tmp_path):
-    assert train("-m", "seed=0").returncode == 0
-    again = train("-m", "seed=0,1")
+def test_a_repeated_sweep_runs_only_missing_runs_and_reports_failures(train_in, command, tmp_path):
+    assert train_in("-m", "seed=0").returncode == 0
+    again = train_in("-m", "seed=0,1")
     assert again.returncode == 0, again.stderr
     skipped, done, counts = again.stdout.splitlines()[-3:]
     assert re.fullmatch(r"  skipped     \S+/seed0: done before, test accuracy \d+\.\d\d%", skipped)
     assert re.fullmatch(r"  done        \S+/seed1: test accuracy \d+\.\d\d%", done)
     assert counts == "sweep of 2 runs: 1 skipped, 1 done"
 
-    partly = train("-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
+    partly = train_in("-m", "seed=2", "scale.patch=3,4", "name=patch${scale.patch}")
     assert partly.returncode == 1
     assert partly.stderr.count("error: model=conv3x3: images of 8x8 pixels do not divide into patches of 3x3") == 1
     assert "Traceback" not in partly.stderr
@@ -120,8 +117,8 @@ def test_a_repeated_sweep_runs_only_missing_runs_and_reports_failures(train, com
         (["hydra/launcher=nope", "seed=0,1"], "hydra/launcher=nope does not exist"),
     ],
 )
-def test_invalid_sweeps_are_refused_before_the_first_run(train, tmp_path, overrides, complaint):
-    finished = train("-m", *overrides)
+def test_invalid_sweeps_are_refused_before_the_first_run(train_in, tmp_path, overrides, complaint):
+    finished = train_in("-m", *overrides)
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert complaint in error
@@ -129,13 +126,13 @@ def test_invalid_sweeps_are_refused_before_the_first_run(train, tmp_path, overri
     assert not (tmp_path / "outputs").exists()
 
 
-def test_joblib_trains_in_parallel_and_divides_the_threads(train, tmp_path, monkeypatch):
+def test_joblib_trains_in_parallel_and_divides_the_threads(train_in, tmp_path, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     from joblib.externals.loky import get_reusable_executor
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     at_once = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    finished = train("-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
+    finished = train_in("-m", "seed=0,1", "data.fraction=1,0.001", "name=f_${data.fraction}", *at_once)
     assert finished.returncode == 1
     assert finished.stdout.splitlines()[-1] == "sweep of 4 runs: 2 done, 2 failed"
     assert "f_1.0/conv3x3/mini-modern/frac1/seed1: epoch 1/1" in finished.stderr, "each line names its run"
@@ -169,26 +166,26 @@ def test_ctrl_c_lets_the_runs_of_joblib_save_themselves(arrays, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["n_jobs=0", "batch_size=0", "pre_dispatch=some"])
-def test_invalid_settings_of_joblib_are_one_line_errors(train, setting):
+def test_invalid_settings_of_joblib_are_one_line_errors(train_in, setting):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    finished = train("-m", "seed=0,1", "hydra/launcher=joblib", f"hydra.launcher.{setting}")
+    finished = train_in("-m", "seed=0,1", "hydra/launcher=joblib", f"hydra.launcher.{setting}")
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: hydra.launcher: ")
     assert "Traceback" not in finished.stderr
 
 
-def test_a_slurm_sweep_without_slurm_is_a_one_line_error(train, monkeypatch):
+def test_a_slurm_sweep_without_slurm_is_a_one_line_error(train_in, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     monkeypatch.setenv("PATH", "/nowhere")
-    finished = train("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    finished = train_in("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith('error: the sweep cannot be submitted: Could not detect "srun"')
     assert "Traceback" not in finished.stderr
 
 
-def test_a_slurm_sweep_without_a_cluster_is_a_one_line_error(train, monkeypatch, tmp_path):
+def test_a_slurm_sweep_without_a_cluster_is_a_one_line_error(train_in, monkeypatch, tmp_path):
     """The last line of Slurm says that there is none; those before it are about where it searched."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     said = "sbatch: error: _establish_config_source: failed to fetch config\nsbatch: fatal: Could not find a source"
@@ -198,7 +195,7 @@ def test_a_slurm_sweep_without_a_cluster_is_a_one_line_error(train, monkeypatch,
         path.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    finished = train("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    finished = train_in("-m", "seed=0,1", "hydra/launcher=submitit_slurm")
     assert finished.returncode == 2
     (error,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert error == "error: sbatch finds no cluster from this machine: Could not find a source"
@@ -279,7 +276,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 
 @pytest.fixture
-def search(train, tmp_path, monkeypatch):
+def search(train_in, tmp_path, monkeypatch):
     """Return a function that runs train.py -m with overrides and the sweeper of a plugin."""
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/search_sweeper.py").write_text(SEARCH)
@@ -288,7 +285,7 @@ def search(train, tmp_path, monkeypatch):
     def run(*overrides):
         monkeypatch.delitem(sys.modules, "hydra_plugins.search_sweeper", raising=False)
         Plugins.instance().register(importlib.import_module("hydra_plugins.search_sweeper").Search)
-        return train("-m", "hydra/sweeper=search", *overrides)
+        return train_in("-m", "hydra/sweeper=search", *overrides)
 
     return run
 

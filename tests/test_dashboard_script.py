@@ -3,13 +3,13 @@
 import json
 import os
 import sqlite3
-import subprocess
 from functools import partial
 
 import pytest
 
 from attnconv.run import run
-from conftest import PYTHON, REPOSITORY
+from conftest import REPOSITORY
+from processes import run_script
 
 pytest.importorskip("trackio")
 
@@ -22,9 +22,9 @@ def test_recorded_runs_are_imported_into_trackio_once(tiny, tmp_path):
     damaged = folder.with_name("seed7")
     damaged.mkdir()
     (damaged / "metrics.jsonl").write_text("{}\n")
-    command = [PYTHON, str(REPOSITORY / "scripts/dashboard.py"), str(tmp_path / "outputs"), "--no-show"]
     place = {"TRACKIO_DIR": str(tmp_path / "trackio")}
-    add = partial(subprocess.run, command, capture_output=True, text=True, env=place)
+    command = ["scripts/dashboard.py", tmp_path / "outputs", "--no-show"]
+    add = partial(run_script, *command, cwd=REPOSITORY, env=place)
     lines = (folder / "metrics.jsonl").read_text()
     other = "".join(json.dumps(json.loads(line) | {"test/acc": 0.125}) + "\n" for line in lines.splitlines())
     for text in (other, lines, lines):  # first, another run of the same name
@@ -63,7 +63,8 @@ for history, logged in (([], [1, 2]), ([(1, {"test/acc": 0.1}), (2, {"test/acc":
 def test_a_resumed_run_has_each_epoch_once(tmp_path):
     """Also epochs that an earlier start recorded without Trackio, or logged before it was killed."""
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
-    shown = subprocess.run([PYTHON, "-c", STARTS, str(tmp_path)], env=environment, capture_output=True, text=True)
+    (tmp_path / "starts.py").write_text(STARTS)
+    shown = run_script("starts.py", tmp_path, cwd=tmp_path, env=environment)
     assert "warning" not in shown.stderr, shown.stderr
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:

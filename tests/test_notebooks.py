@@ -17,6 +17,9 @@ jupyter_client = pytest.importorskip("jupyter_client", reason="needs nbformat an
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
+# Pictures are not cropped, because every one would be drawn twice.
+BEFORE = "%reset -f\n%matplotlib inline\n%config InlineBackend.print_figure_kwargs = {'bbox_inches': None}"
+
 
 def outputs(notebook):
     return [(cell, output) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -33,7 +36,7 @@ def execute(tmp_path_factory):
 
     def run(name):
         notebook = nbformat.read(REPOSITORY / f"notebooks/{name}.ipynb", as_version=4)
-        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(BEFORE))
         nbclient.NotebookClient(notebook, timeout=None, km=manager).execute()
         del notebook.cells[0]
         return notebook

@@ -27,34 +27,27 @@ from processes import CONTEXT
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("overrides", [["epochs=6"], ["model=resnet18", "recipe=paper", "epochs=4"]], ids=" ".join)
-def test_a_run_killed_five_times_gives_the_same_bytes(tmp_path, overrides):
+@pytest.mark.parametrize(
+    ("overrides", "faults"),
+    [
+        (["epochs=6"], ["none", "flipped bit", "torn line", "none", "truncated"]),
+        (["model=resnet18", "recipe=paper", "epochs=4"], ["none", "truncated", "none", "flipped bit", "torn line"]),
+    ],
+    ids=["epochs=6", "model=resnet18 recipe=paper epochs=4"],
+)
+def test_a_run_killed_five_times_gives_the_same_bytes(tmp_path, overrides, faults):
     # In a fresh process: it forks, which PyTorch refuses after some operations of other tests, such as torch.export.
-    process = CONTEXT.Process(target=torture.torture, args=(tmp_path, 5, 1, *overrides))
+    reader, writer = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=torture.torture_without_heads, args=(writer, tmp_path, faults, 1, *overrides))
     process.start()
     process.join()
     assert process.exitcode == 0, "".join(file.read_text() for file in sorted(tmp_path.glob("*.log")))
+    assert reader.recv().keys() >= set(torture.FAULTS)
 
 
-def interrupted(monkeypatch, config, step):
-    """Run `config`, and interrupt it after this number of steps."""
-    steps = itertools.count(1)
-    real = trainer_module.Trainer._after_step
-
-    def after_step(self, steps_in_epoch):
-        real(self, steps_in_epoch)
-        if next(steps) == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_after_step", after_step)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
-
-
-def test_an_error_names_the_checkpoints_if_all_are_damaged(tiny, monkeypatch):
+def test_an_error_names_the_checkpoints_if_all_are_damaged(tiny, interrupted_at_step):
     config = tiny("checkpoint_steps=1")
-    interrupted(monkeypatch, config, step=3)
+    interrupted_at_step(config, step=3)
     folder = run_folder_path(config) / "checkpoints"
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 2
@@ -76,9 +69,9 @@ def test_checkpoints_from_newer_versions_and_other_models_are_refused(tiny, tmp_
         load_checkpoint(tmp_path, small, optimizers[0])
 
 
-def test_epoch_seconds_include_the_time_before_an_interruption(tiny, monkeypatch):
+def test_epoch_seconds_include_the_time_before_an_interruption(tiny, interrupted_at_step):
     config = tiny("checkpoint_steps=1")
-    interrupted(monkeypatch, config, step=2)
+    interrupted_at_step(config, step=2)
     path = newest(run_folder_path(config) / "checkpoints")
     state = torch.load(path, weights_only=True)
     rewrite(path, state | {"position": state["position"] | {"seconds": 1000.0, "cpu_seconds": 1000.0}})
@@ -88,10 +81,10 @@ def test_epoch_seconds_include_the_time_before_an_interruption(tiny, monkeypatch
         assert min(result[kind], first[f"train_{kind}"]) > 1000 > second[f"train_{kind}"]
 
 
-def test_resuming_a_checkpoint_without_cpu_seconds_omits_them_from_the_result(tiny, monkeypatch):
+def test_resuming_a_checkpoint_without_cpu_seconds_omits_them_from_the_result(tiny, interrupted_at_step):
     calm, config = tiny("name=calm"), tiny("checkpoint_steps=1")
     run(calm)
-    interrupted(monkeypatch, config, step=2)
+    interrupted_at_step(config, step=2)
     path = newest(run_folder_path(config) / "checkpoints")
     state = torch.load(path, weights_only=True)
     del state["position"]["cpu_seconds"]
@@ -134,10 +127,10 @@ def test_two_checkpoints_are_kept_and_later_steps_are_deleted(tiny, tmp_path):
         ("predictions.npy", None, "no predictions.npy"),
     ],
 )
-def test_a_run_that_has_lost_a_file_does_not_resume(tiny, monkeypatch, file, last, complaint):
+def test_a_run_that_has_lost_a_file_does_not_resume(tiny, monkeypatch, interrupted_at_step, file, last, complaint):
     config = tiny("model=sa_quadratic", "epochs=2", "recipe.batch_size=15")  # 3 steps an epoch
     if last:
-        interrupted(monkeypatch, config, step=last)
+        interrupted_at_step(config, step=last)
     else:
         with monkeypatch.context() as patch:
             patch.setattr(trainer_module, "export_weights", interrupt)
@@ -267,7 +260,7 @@ def test_compiling_without_a_compiler_is_a_user_error(tiny):
         torch._inductor.config.patch({"cpp.cxx": (None, "/absent/c++")}),
         pytest.raises(ConfigError, match=r"compile=true needs a C\+\+ compiler"),
     ):
-        run(tiny("compile=true", "epochs=1"))
+        run(tiny("compile=true", "epochs=1", "scale.layers=1"))
 
 
 def test_a_run_folder_in_use_is_refused_and_its_process_is_named(tiny):
@@ -281,9 +274,9 @@ def test_a_run_folder_in_use_is_refused_and_its_process_is_named(tiny):
     assert not (run_folder_path(config) / ".owner").exists()
 
 
-def test_configs_without_newer_settings_resume_but_older_checkpoints_are_refused(tiny, monkeypatch):
+def test_configs_without_newer_settings_resume_but_older_checkpoints_are_refused(tiny, interrupted_at_step):
     config = tiny()
-    interrupted(monkeypatch, config, step=2)
+    interrupted_at_step(config, step=2)
     path = run_folder_path(config) / "config.yaml"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "clutter" not in line))
     assert run(config)["status"] == "done"

@@ -2,7 +2,7 @@
 
     python tests/torture.py --kills 50
 
-Between some of the kills, it also flips a bit in the newest checkpoint, truncates it, or appends half a line to a log.
+After some of the kills, it also flips a bit in the newest checkpoint, truncates it, or appends half a line to a log.
 A child process is forked for each start, so imports cost nothing, and most kills hit training, evaluation or a write.
 """
 
@@ -16,6 +16,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ from attnconv.config import compose
 from attnconv.run import run
 from attnconv.runs.checkpoint import is_sound, newest
 from attnconv.runs.folder import run_folder_path
-from conftest import TINY_SCALE, write_arrays
+from attnconv.runs.heads import HeadWatcher
+from conftest import TINY_SCALE, empty_figure, write_arrays
 
 OVERRIDES = (
     *TINY_SCALE, "data=arrays", "logger=none", "device=cpu", "epochs=12", "recipe.batch_size=4", "checkpoint_steps=1",
@@ -61,10 +65,10 @@ def sit(config: Any, log: Path) -> int:
 
 def injure(folder: Path, fault: str, draw: random.Random) -> tuple[str, str | None]:
     """Damage a file as a crash or a failing disk could, and return the fault and the damaged checkpoint."""
-    checkpoint, lines = newest(folder / "checkpoints"), folder / draw.choice(LINES)
-    checkpoints = list((folder / "checkpoints").glob("*.pt"))
-    if fault == "torn line" and lines.exists():
-        with lines.open("a") as file:
+    checkpoint, checkpoints = newest(folder / "checkpoints"), list((folder / "checkpoints").glob("*.pt"))
+    written = [folder / name for name in LINES if (folder / name).exists()]
+    if fault == "torn line" and written:
+        with draw.choice(written).open("a") as file:
             file.write('{"epoch": 99, "train/lo')
         return fault, None
     if len(checkpoints) < 2 or not all(map(is_sound, checkpoints)) or fault not in ("flipped bit", "truncated"):
@@ -79,8 +83,10 @@ def injure(folder: Path, fault: str, draw: random.Random) -> tuple[str, str | No
     return fault, checkpoint.name
 
 
-def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int]:
-    """Kill a run `kills` times, and compare its result with that of an uninterrupted run.
+def torture(root: Path, faults: Sequence[str], seed: int, *overrides: str) -> dict[str, int]:
+    """Kill a run until each of the faults was injected after a kill, in order, and compare it with a run left alone.
+
+    A fault waits for the next kill while the files that it needs do not exist.
 
     Returns:
         How often each fault was injected, and how often the run had already ended.
@@ -88,12 +94,13 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
     Raises:
         AssertionError: something differs.
     """
-    draw, met, injured = random.Random(seed), {}, set()
+    draw, met, injured, left = random.Random(seed), Counter[str](), set[str | None](), list(faults)
     calm, hurt = (configuration(root, name, *overrides) for name in ("calm", "hurt"))
     started = time.monotonic()
     assert os.waitpid(sit(calm, root / "calm.log"), 0)[1] == 0, (root / "calm.log").read_text()
     whole = time.monotonic() - started
-    for _ in range(kills):
+    while left:
+        assert met.total() < 20 * len(faults), f"{left[0]} cannot be injected"
         child = sit(hurt, root / "hurt.log")
         time.sleep(draw.uniform(0.0, 0.7 * whole))
         os.kill(child, signal.SIGKILL)
@@ -101,11 +108,13 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
         if is_done(hurt):
             assert_same(calm, hurt)
             shutil.rmtree(run_folder_path(hurt))
-            met["had ended"] = met.get("had ended", 0) + 1
+            met["had ended"] += 1
             continue
-        fault, checkpoint = injure(run_folder_path(hurt), draw.choice(FAULTS), draw)
+        fault, checkpoint = injure(run_folder_path(hurt), left[0], draw)
         injured |= {checkpoint} - {None}
-        met[fault] = met.get(fault, 0) + 1
+        met[fault] += 1
+        if fault == left[0]:
+            del left[0]
     status = os.waitpid(sit(hurt, root / "hurt.log"), 0)[1]
     log = (root / "hurt.log").read_text()
     assert status == 0, log
@@ -115,7 +124,13 @@ def torture(root: Path, kills: int, seed: int, *overrides: str) -> dict[str, int
     noticed = {Path(line.split()[1]).name for line in log.splitlines() if "is damaged (its hash" in line}
     assert noticed == injured, "a damaged checkpoint went unnoticed, or a sound one was refused"
     assert len(list((run_folder_path(hurt) / "checkpoints").iterdir())) <= 2, "something was left behind"
-    return met
+    return dict(met)
+
+
+def torture_without_heads(found: Connection, *arguments: Any) -> None:
+    """Torture a run that draws no heads, and send what was met."""
+    HeadWatcher.figure = empty_figure  # type: ignore[method-assign]
+    found.send(torture(*arguments))
 
 
 def is_done(config: Any) -> bool:
@@ -138,12 +153,13 @@ def assert_same(calm: Any, hurt: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=50, help="at least; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    faults = random.Random(arguments.seed).choices(FAULTS, k=arguments.kills)
     for recipe in ("modern", "paper"):
         with tempfile.TemporaryDirectory() as root:
-            met = torture(Path(root), arguments.kills, arguments.seed, f"recipe={recipe}")
+            met = torture(Path(root), faults, arguments.seed, f"recipe={recipe}")
         print(f"recipe={recipe}: the same bytes after {met}", flush=True)
 
 

@@ -88,14 +88,22 @@ def positional_attention(mixer: PositionalAttention, x: Tensor) -> Tensor:
 
 def assert_same_with_gradients(fast, slow, x: Tensor, tolerance: float) -> None:
     """Check that two functions, each given with its parameters, agree on x in outputs and all gradients."""
-    probe, results = torch.randn_like(x), []
-    for function, parameters in (fast, slow):
+    assert_all_same_with_gradients({"": fast}, slow, x, tolerance)
+
+
+def assert_all_same_with_gradients(several, slow, x: Tensor, tolerance: float) -> None:
+    """Check that each of several named functions agrees with a slow one, which is computed only once."""
+    probe = torch.randn_like(x)
+
+    def results(function, parameters):
         image = x.clone().requires_grad_()
         out = function(image)
-        gradients = torch.autograd.grad((out * probe).sum(), [image, *parameters])
-        results.append([out, *gradients])
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+        return [out, *torch.autograd.grad((out * probe).sum(), [image, *parameters])]
+
+    expected = results(*slow)
+    for name, fast in several.items():
+        for ours, own in zip(results(*fast), expected, strict=True):
+            torch.testing.assert_close(ours, own, rtol=tolerance, atol=tolerance, msg=f"{name}: {{}}".format)
 
 
 def assert_bf16_stays_near(mixer, x: Tensor, kind: torch.dtype = torch.bfloat16) -> None:

@@ -1,5 +1,7 @@
 """Attention mixers of a user: maps that could not be drawn are refused before training, or left out with a note."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -144,14 +146,16 @@ class WithPart(Uniform):
 
 
 @pytest.fixture
-def own_mixer(tmp_path):
+def own_mixer(own_configs):
     """Return a function: class of a mixer, its arguments -> arguments of train.py for the paper's network around it."""
 
     def choose(mixer, more=""):
-        (tmp_path / "own/model").mkdir(parents=True)
-        text = f"name: mine\nmixer: {{_target_: {__name__}.{mixer.__name__}, _partial_: true, {more}}}\n"
-        (tmp_path / "own/model/mine.yaml").write_text(f"defaults: [/backbone@_here_, _self_]\n{text}")
-        return "--config-dir", tmp_path / "own", "model=mine"
+        text = f"name: mine\nmixer: {{_target_: torch.nn.Identity, _partial_: true, {more}}}\n"
+        folder = own_configs / hashlib.sha256(text.encode()).hexdigest()[:8]
+        if not folder.exists():
+            (folder / "model").mkdir(parents=True)
+            (folder / "model/mine.yaml").write_text(f"defaults: [/backbone@_here_, _self_]\n{text}")
+        return "--config-dir", folder, "model=mine", f"model.mixer._target_={__name__}.{mixer.__name__}"
 
     return choose
 

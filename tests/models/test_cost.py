@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from attnconv.analysis.profile import THEORY, cost_row, study_models
+from attnconv.config import freeze
 from attnconv.errors import ConfigError
 from attnconv.mixers.global_convolution import DepthwiseGlobal
 from attnconv.models.backbone import Backbone
@@ -15,6 +16,7 @@ from attnconv.models.build import build_model
 from attnconv.models.cost import activation_bytes, build_unfilled, counted_forward, flops_full, flops_paper, parameters
 from attnconv.models.match import Match, match_width, model_node
 from attnconv.models.resnet import NonLocalBlock
+from attnconv.settings.composition import composed
 from conftest import REPOSITORY, compose
 
 pytestmark = pytest.mark.slow  # building networks takes seconds
@@ -116,12 +118,15 @@ def test_every_model_has_table_rows_that_match_its_claims():
 @pytest.mark.parametrize("name", study_models())
 def test_table_rows_are_up_to_date(name):
     _, rows = table()
-    unfilled = model(f"model={name}")
+    config = composed([f"model={name}"])
+    unfilled = build_unfilled(freeze(config).model, CIFAR, 10)
     counts = counted_forward(unfilled, IMAGE)
     paper = {"flops_paper": counts.flops_paper, "flops_full": counts.flops_full}
     counted = {"paper": {"parameters": parameters(unfilled), **paper}}
     if name != "fully_connected":  # 400 MB of weights
-        counted["mini"] = cost_row(compose([f"model={name}", "scale=mini"]).model)
+        mini = composed(["scale=mini"])
+        config.scale, config.recipe = mini.scale, mini.recipe
+        counted["mini"] = cost_row(freeze(config).model)
     for scale, row in counted.items():
         recorded = {key: int(rows[name, scale][key]) for key in row}
         assert row == recorded, f"{name} at {scale} scale: python scripts/model_table.py"

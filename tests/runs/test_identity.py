@@ -13,6 +13,7 @@ from attnconv.run import run
 from attnconv.runs.folder import RunFolder, run_folder_path
 from attnconv.runs.load import load
 from attnconv.runs.records import read_config
+from attnconv.runs.status import read_state
 from conftest import REPOSITORY
 
 SWEEPS = (REPOSITORY / "docs/sweeps.md").read_text()
@@ -30,9 +31,11 @@ CLOCKS = ("timing.jsonl", "result.json")
 def test_a_corrected_run_replaces_one_that_failed_before_any_checkpoint(tiny, capsys):
     wrong = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=1e30", "precision=fp32")
     right = tiny("recipe=paper", "recipe.warmup=0", "recipe.lr=0.01", "precision=fp32")
-    with pytest.raises(Diverged, match=r"lower recipe\.lr \(now 1e\+30\)$"):
+    said = r"the (loss|gradient) of step \d \(epoch 1, batch \d of 3\) is not finite; lower recipe\.lr \(now 1e\+30\)$"
+    with pytest.raises(Diverged, match=said):
         run(wrong)
     folder = run_folder_path(wrong)
+    assert read_state(folder).status == "failed"
     for stale in ("heads.png", "probe.json", ".wandb-id"):
         (folder / stale).write_text("of the failed run")
     (folder / "mine").mkdir()

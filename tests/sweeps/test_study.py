@@ -1,12 +1,12 @@
 """The study as a command: it announces its runs, trains them, and continues after a stop."""
 
 import json
-import os
 import re
 import runpy
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -19,13 +19,14 @@ from attnconv.runs.status import read_state
 from attnconv.sweeps.grid import Cell, run_cells
 from attnconv.sweeps.study import plan
 from attnconv.sweeps.workers import Workers
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
+from conftest import ENVIRONMENT, PYTHON, REPOSITORY, TINY_SCALE, compose, write_arrays
+from processes import Forked, Script
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TWO = ["--only", "learning_rates", *TINY_SCALE[1:], "model=conv3x3", "recipe.lr_scale=0.5,2", "match=null"]
 TWO += ["data=arrays", "data.fraction=1", "recipe.batch_size=16"]
+EPOCHS = 30  # so that a run takes seconds, and a signal after its first checkpoint reaches it
 
 
 def study(tmp_path, *arguments):
@@ -47,22 +48,43 @@ def here(monkeypatch, capsys):
     return run
 
 
-def test_a_stopped_study_resumes_and_is_collected(tmp_path, here):
-    command = study(tmp_path, "epochs=2", "--precision", "fp32")
-    with subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        process.send_signal(signal.SIGTERM)
-        rest = process.stdout.read()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert [line.partition(", about ")[0] for line in lines] == ["run 1 of 2", "run 2 of 2"]
-    assert "sweep of 2 runs: " in rest
-    assert "failed" not in rest
+def logs(tmp_path, folder):
+    """Return the outputs of all processes of the run in this folder."""
+    return set(tmp_path.glob(f"outputs/.sweeps/**/{folder.relative_to(tmp_path / 'outputs')}.log"))
 
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Let a study of this process fork its runs from a process that has imported torch."""
+    monkeypatch.setattr("attnconv.sweeps.workers.subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Forked}))
+
+
+def test_a_stopped_study_resumes_and_is_collected(tmp_path, here, forked):
+    """The first study starts its runs as new processes, the others fork them."""
+    command = study(tmp_path, f"epochs={EPOCHS}", "--precision", "fp32")
+    process = Script(*command[1:], cwd=REPOSITORY, env=ENVIRONMENT)
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    while not (begun := list(tmp_path.glob("outputs/**/seed100/checkpoints/*.pt"))):
+        assert process.poll() is None, process.finish()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    finished = process.finish()
+    assert finished.returncode == 128 + signal.SIGTERM, finished.stderr
+    assert [line.partition(", about ")[0] for line in lines] == ["run 1 of 2", "run 2 of 2"]
+    assert "sweep of 2 runs: " in finished.stdout
+    assert "failed" not in finished.stdout
+
+    resumed = begun[0].parents[1]
+    assert read_state(resumed).status == "interrupted"
     folders = list((tmp_path / "outputs").glob("**/seed100"))
     assert {read_state(folder).status for folder in folders} <= {"interrupted", "waiting"}
+    (first_log,) = logs(tmp_path, resumed)
     status = [PYTHON, str(REPOSITORY / "scripts/status.py"), f"{tmp_path}/outputs"]
     assert re.fullmatch(r"about \d+ min left with 2 at once", here(status).splitlines()[-1])
     assert "sweep of 2 runs: 2 done" in here(command)
+    (second_log,) = logs(tmp_path, resumed) - {first_log}
+    assert "resuming after" in second_log.read_text()
+    assert "resuming after" not in first_log.read_text()
     assert here(status).splitlines()[-1] == "2 runs: 2 done"
     assert "sweep of 2 runs: 2 skipped" in here(command)
 
@@ -102,7 +124,7 @@ def test_text_is_kept_as_typed(tmp_path, here):
     assert "2026_11_30_0.5/" in listed
 
 
-def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_path, arrays, capsys):
+def test_a_run_waits_for_its_donor_and_a_failed_run_does_not_stop_others(tmp_path, arrays, forked, capsys):
     fixed = [*TINY_SCALE, "data=arrays", f"data.root={arrays}", "recipe.batch_size=16"]
     fixed += ["logger=none", f"output={tmp_path}/outputs", "precision=fp32", "epochs=1"]
     donor = tmp_path / "outputs/default/sa_quadratic/mini-modern/frac1/seed1/weights.safetensors"

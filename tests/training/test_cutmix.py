@@ -10,7 +10,6 @@ from torchvision.transforms import v2
 from attnconv.models.build import seed_of
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.training import trainer as trainer_module
 from attnconv.training.loop import CUTMIX_STREAM, cutmix
 from attnconv.training.metrics import Tally
 
@@ -59,21 +58,11 @@ def test_accuracy_is_the_target_probability_of_the_predicted_class():
     assert tally.score().accuracy == pytest.approx((0.75 + 0.4) / 2)
 
 
-def test_interrupted_run_resumes_to_identical_files(tiny, monkeypatch):
+def test_interrupted_run_resumes_to_identical_files(tiny, interrupted_at_step):
     overrides = ["model=sa_quadratic", "recipe.cutmix=1", "recipe.batch_size=16", "epochs=3"]
     calm, config = tiny(*overrides, "name=calm"), tiny(*overrides, "checkpoint_steps=1")
     run(calm)
-    steps, real = itertools.count(1), trainer_module.Trainer._after_step
-
-    def after_step(self, steps_in_epoch):
-        real(self, steps_in_epoch)
-        if next(steps) == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_after_step", after_step)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    interrupted_at_step(config, step=5)
     run(config)
     for file in ("metrics.jsonl", "weights.safetensors", "predictions.npy", "heads.jsonl"):
         assert (run_folder_path(config) / file).read_bytes() == (run_folder_path(calm) / file).read_bytes(), file

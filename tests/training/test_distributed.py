@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_metrics import own_predictions
 
 from attnconv.errors import ConfigError, counted
 from attnconv.run import run
 from attnconv.runs.checkpoint import newest
 from attnconv.runs.folder import run_folder_path
-from conftest import PYTHON, REPOSITORY, TINY_SCALE, write_arrays
+from conftest import ENVIRONMENT, PYTHON, REPOSITORY, TINY_SCALE, own_predictions, write_arrays
 from processes import Script
-from test_command import ENVIRONMENT
 
 pytestmark = pytest.mark.slow
 
@@ -100,36 +98,54 @@ def test_second_signal_ends_the_run_immediately(tmp_path):
     assert not list((tmp_path / "outputs").glob("**/*.pt"))
 
 
-def torchrun(tmp_path, *overrides):
-    """Run train.py in two processes, as `torchrun --nproc_per_node=2` does, but with libraries already imported."""
+def of_ranks():
+    """Return the environment variables that torchrun sets in each of two processes, as far as train.py reads them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    about = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [about | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+
+
+def torchrun(tmp_path, *overrides):
+    """Run train.py in two processes, as `torchrun --nproc_per_node=2` does, but with libraries already imported."""
     command = ["train.py", *TINY_SCALE, *fixed(tmp_path), "precision=fp32", *overrides]
-    ranks = [
-        Script(*command, cwd=REPOSITORY, env=ENVIRONMENT | about | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
-    ]
+    ranks = [Script(*command, cwd=REPOSITORY, env=ENVIRONMENT | variables) for variables in of_ranks()]
     first, second = (process.finish() for process in ranks)
     assert first.returncode == second.returncode
     return first
 
 
-def true_torchrun(tmp_path, *overrides):
-    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
-    command += [*TINY_SCALE, *fixed(tmp_path), "precision=fp32", *overrides]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+SHOWS = """
+import json, os, sys
+with open(f"{sys.argv[1]}/{os.environ['RANK']}.json", "w") as file:
+    json.dump({name: os.environ[name] for name in sys.argv[2:]}, file)
+"""
 
 
-@pytest.mark.parametrize(
-    ("two", "model"), [(true_torchrun, "sa_quadratic"), (torchrun, "sa_learned_content recipe.cutmix=1")]
-)
-def test_two_processes_train_the_same_model_as_one(tmp_path, tiny, two, model):
+def test_torchrun_sets_the_variables_with_which_these_tests_imitate_it(tmp_path):
+    (tmp_path / "shows.py").write_text(SHOWS)
+    imitated = of_ranks()
+    command = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["shows.py", str(tmp_path), *imitated[0]]
+    finished = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    true = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        assert [one[name] for one in true] == [one[name] for one in imitated]
+    for both in (true, imitated):
+        assert both[0]["MASTER_PORT"].isdecimal()
+        assert socket.getaddrinfo(both[0]["MASTER_ADDR"], both[0]["MASTER_PORT"])
+        assert [both[1][name] == both[0][name] for name in ("MASTER_ADDR", "MASTER_PORT")] == [True, True]
+
+
+@pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned_content recipe.cutmix=1"])
+def test_two_processes_train_the_same_model_as_one(tmp_path, tiny, model):
     # The last batch has 15 images, not divisible by 2: one process gets 8 of them, as many as of a full batch.
     write_arrays(tmp_path / "arrays", train=47)
     overrides = [*f"model={model}".split(), "epochs=3", "recipe.batch_size=16", "recipe.lr=0.01"]
     overrides += ["data.flip=true", "eval_mirrored=true"]
-    finished = two(tmp_path, *overrides, "name=two", "warm_up=true")
+    finished = torchrun(tmp_path, *overrides, "name=two", "warm_up=true")
     assert finished.returncode == 0, finished.stderr
     one, both = tiny(*overrides, "precision=fp32"), tiny(*overrides, "name=two")
     shutil.rmtree(run_folder_path(one), ignore_errors=True)

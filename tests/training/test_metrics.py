@@ -19,7 +19,7 @@ from attnconv.training.distributed import Processes
 from attnconv.training.failures import require_finite
 from attnconv.training.loop import tta_logits
 from attnconv.training.metrics import NOT_FINITE, FiniteGuard, NotFinite, Score, Tally
-from conftest import write_arrays
+from conftest import own_predictions, write_arrays
 
 
 def metrics(config):
@@ -38,13 +38,6 @@ def test_with_a_holdout_the_test_split_is_evaluated_only_at_the_end(tiny):
     assert all("val/acc" in record for record in metrics(config))
     assert ["test/acc" in record for record in metrics(config)] == [False, False, True]
     assert result["val_acc"] == metrics(config)[-1]["val/acc"]
-
-
-def own_predictions(folder):
-    """Return a finished run's predictions for the test images, one image at a time and in order, and the labels."""
-    found = load(folder)
-    with torch.no_grad():
-        return [int(found.model(images).argmax()) for images, _ in found.data.test.batches(1)], found.data.test.labels
 
 
 @pytest.mark.parametrize("overrides", [["data.holdout=0.2"], ["data.flip=true", "eval_mirrored=true"]], ids=str)

@@ -1,18 +1,18 @@
 """A run's use of the machine's resources."""
 
+import os
 import platform
-import subprocess
 
 import pytest
 
-from conftest import PYTHON
+from processes import run_script
 
 pytestmark = pytest.mark.slow
 
 PAGES = """
-import resource, torch
+import resource, sys, torch
 from attnconv.training.device import keep_freed_memory
-if {keep}:
+if sys.argv[1:]:
     keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -25,9 +25,9 @@ print(faults())  # of the second step: after some more, glibc may happen to keep
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere it does nothing")
-def test_freed_memory_is_reused_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults(tmp_path):
+    (tmp_path / "pages.py").write_text(PAGES)
     plain, kept = (
-        int(subprocess.run([PYTHON, "-c", PAGES.format(keep=keep)], capture_output=True, text=True, check=True).stdout)
-        for keep in (False, True)
+        int(run_script("pages.py", *keep, cwd=tmp_path, env=os.environ).stdout) for keep in ([], ["keep_freed_memory"])
     )
     assert kept < plain / 4
