@@ -14,7 +14,7 @@ from attnconv.data.root import holds_data, move_root
 from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near
 from attnconv.models.build import build_seeded_model, kept_generators
-from attnconv.models.match import resolve_node
+from attnconv.models.match import match_model
 from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
 from attnconv.models.targets import refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
@@ -207,10 +207,9 @@ def build_untrained(
         weights: of the run, which will be loaded; a network that was pruned gets their number of heads, so that the
             weights that it was pruned from are not needed.
     """
-    if config.match is not None and widths:
-        node = config.model | widths
-    else:
-        node, _ = resolve_node(config, data.image_shape, data.classes)
+    node = config.model
+    if config.match:
+        node = node | widths if widths else match_model(config, data.image_shape, data.classes).node
     if weights is not None and node["_target_"] == PRUNED:
         node = node | {"_target_": PRUNED_BEFORE, "start": str(weights)}
     with kept_generators():
