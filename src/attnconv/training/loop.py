@@ -119,17 +119,15 @@ def _train_step(
     return logits, loss
 
 
-def cutmix(alpha: float, classes: int, seed: int) -> Mix | None:
-    """Return CutMix (Yun et al. 2019), or None for alpha 0: a box of each image comes from another image of its batch.
+def cutmix(alpha: float, classes: int, seed: int) -> Mix:
+    """Return CutMix (Yun et al. 2019): a box of each image comes from another image of its batch.
 
     The label is mixed in proportion. The box depends only on (seed, step), and partners come from the whole batch, so a
     run that resumes or is spread over several processes sees the same images.
 
     Args:
-        alpha: parameter of Beta(alpha, alpha), the distribution of the share that an image keeps.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the share that an image keeps; above 0.
     """
-    if not alpha:
-        return None
     from torchvision.transforms.v2 import CutMix  # takes a second to import, and few runs need it
 
     transform = CutMix(alpha=alpha, num_classes=classes)

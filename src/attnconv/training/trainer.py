@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from attnconv.data.augmentation import plan_epoch
-from attnconv.data.dataset import Split
 from attnconv.errors import first_few
 from attnconv.runs.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.runs.dashboards import Dashboard
@@ -54,7 +53,7 @@ class Trainer:
             label_smoothing=recipe.label_smoothing,
             factor=lr_factor(recipe, epochs, self.images),
             size=image_size(recipe, self.data.image_shape[1], epochs, self.images),
-            mix=cutmix(recipe.cutmix, self.data.classes, self.config.seed),
+            mix=cutmix(recipe.cutmix, self.data.classes, self.config.seed) if recipe.cutmix else None,
             precision=setup.precision,
             processes=self.processes,
             guard=FiniteGuard(setup.device),
@@ -157,9 +156,11 @@ class Trainer:
         With a validation set, each epoch is scored on it, and test is scored once at the end; without one, on test.
         """
         setup, data, last = self.setup, self.data, epoch == self.config.epochs
-        splits: dict[str, Split | None] = {}
-        if last or epoch % self.config.eval_every == 0:
-            splits = {"val": data.validation, "test": data.test if last or data.validation is None else None}
+        if not last and epoch % self.config.eval_every:
+            return {}
+        splits = {} if data.validation is None else {"val": data.validation}
+        if last or not splits:
+            splits["test"] = data.test
         self.doing = "evaluation"
         scores = {
             name: evaluate(
@@ -173,7 +174,6 @@ class Trainer:
                 seed=self.config.seed,
             )
             for name, split in splits.items()
-            if split is not None
         }
         self.doing = "training"
         return scores
