@@ -68,6 +68,7 @@ class Dashboard:
         """Close the dashboard's run, so that the next run of a sweep does not write into it."""
         if self._adapter is not None:
             self._guard(self._adapter.finish, status)
+            self._adapter = None
 
     def _guard(self, call: Any, *arguments: Any) -> None:
         try:

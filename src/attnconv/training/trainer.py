@@ -62,8 +62,9 @@ class Trainer:
         self.heads = HeadWatcher(self.model, self.config.model["name"])
         self.doing = "training"
         self.position, self.saved = Position(), time.perf_counter()
-        self.console: Console | None = None
-        self.dashboard: Dashboard | None = None
+        # Both show nothing until `_resume` knows where the run continues.
+        self.console = Console(epochs, self.position, self.images, shown=False)
+        self.dashboard = Dashboard(self.config, self.folder.path, history=[], shown=False)
         self.result: dict[str, Any] = {}
         self.numbers: dict[str, Any] = {}  # the numbers in result.json that come from training
 
@@ -109,19 +110,24 @@ class Trainer:
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
-            self.description |= over_starts(starts)
-            if changed := changed_code(starts):
-                print(
-                    f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts "
-                    "as one with uncommitted changes",
-                    file=sys.stderr,
-                )
+            if len(starts) > 1:
+                self._compare(starts)
         history = recorded_epochs(self.folder.path, self.images) if self.writes else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
         self._say(opening_lines(self.description, self.folder, self.position))
         # With several runs in one terminal, each line names its run, and no run draws a bar.
         label = run_name(self.config) if runs_at_once() > 1 else None
         self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
+
+    def _compare(self, starts: list[dict[str, Any]]) -> None:
+        """Note what changed between the starts of a run, and warn if it is the user's code."""
+        self.description |= over_starts(starts)
+        if changed := changed_code(starts):
+            print(
+                f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts as "
+                "one with uncommitted changes",
+                file=sys.stderr,
+            )
 
     def _precompile(self) -> None:
         if self.config.warm_up:
@@ -197,27 +203,21 @@ class Trainer:
         metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
         for split, score in scores.items():
             metrics |= score.metrics(split)
-        assert self.console is not None
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
-        if self.writes:
-            self._write_lines(epoch, metrics, timing)
-            # before the checkpoint: a run that resumes after it does not evaluate again
-            if epoch == self.config.epochs:
-                self._keep_predictions(scores["test"])
-
-    def _write_lines(self, epoch: int, metrics: dict[str, float], timing: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         self.folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
         self.folder.append("timing.jsonl", {"epoch": epoch, **timing})
         self.folder.append("heads.jsonl", self.heads.record(epoch))
-        assert self.dashboard is not None
-        if self.dashboard.shown and epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
+        last = epoch == self.config.epochs
+        if self.dashboard.shown and epoch % self.config.logger.pictures_every == 0 and not last:
             self.dashboard.picture(epoch, self.heads.figure(epoch, self.heads.maps(self.data.train)))
-        self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
-
-    def _keep_predictions(self, score: Score) -> None:
-        assert score.predictions is not None
-        kind = np.min_scalar_type(self.data.classes - 1)
-        self.folder.write_array(PREDICTIONS, score.predictions.cpu().numpy().astype(kind))
+        self.dashboard.log(epoch, metrics | {"images_per_second": self.images / done.seconds})
+        if last:  # before the checkpoint: a run that resumes after it does not evaluate again
+            predictions = scores["test"].predictions
+            assert predictions is not None
+            kind = np.min_scalar_type(self.data.classes - 1)
+            self.folder.write_array(PREDICTIONS, predictions.cpu().numpy().astype(kind))
 
     def _conclude(self) -> None:
         """Save weights, maps and numbers after the last epoch."""
@@ -230,7 +230,6 @@ class Trainer:
             self.folder.write_picture("heads.png", figure)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
         self.numbers = final_numbers(self.folder.path, self.images) | self.numbers | peak
-        assert self.dashboard is not None
         self.dashboard.picture(self.config.epochs, figure)
         self.dashboard.conclude(self.numbers | self.description, self.data)
 
@@ -238,8 +237,7 @@ class Trainer:
         """Write result.json, and release terminal and dashboard, whatever the outcome."""
         self.result = outcome | self.description
         done = self.result["status"] == "done"
-        if self.console is not None:
-            self.console.close()
+        self.console.close()
         try:
             if self.writes:
                 self.folder.write_result(self.result)
@@ -247,9 +245,7 @@ class Trainer:
             if done:  # a run without a result is not done
                 raise
             print(f"warning: result.json cannot be written: {full.strerror}", file=sys.stderr)
-        if self.dashboard is not None:
-            self.dashboard.finish(self.result["status"])
-            self.dashboard = None
+        self.dashboard.finish(self.result["status"])
 
     def _say(self, text: str) -> None:
         """Print text, from one of the processes."""
@@ -258,7 +254,6 @@ class Trainer:
 
     def _after_step(self, steps_in_epoch: int) -> None:
         """Show progress after a step, and write a checkpoint or stop if due."""
-        assert self.console is not None
         before = self.before.images  # of all processes, as process 0 carries them on
         seen = before + self.processes.count * (self.tally.images - before)
         self.console.step(self.position.epochs_done + 1, self.tally, seen)
