@@ -91,6 +91,7 @@ class RunFolder:
         self.heads: Heads | None = None
         self._data_files = files_of(config.data)  # before the data is read, so that a later change is noticed
         self.path = run_folder_path(config)
+        self._configuration = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
         self.heads_picture = self.path / "heads.png"
@@ -110,8 +111,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{existing} is not a writable folder, so {self.path} cannot be created; set output=FOLDER"
             )
-        if not (self.path / "config.yaml").exists() and not nothing_to_keep(self.path):
-            raise Damaged(self.path, "no config.yaml")
+        if not self._configuration.exists():
+            if not nothing_to_keep(self.path):
+                raise Damaged(self.path, "no config.yaml")
+            return  # a new run: there is nothing to compare
         result = read_result(self.path)
         done = result is not None and result["status"] == "done"
         # A finished run computes nothing any more: precision=auto accepts it, whatever its precision.
@@ -150,7 +153,8 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.check()  # another process may have started or finished the run since the last check
-            self._clear_failure()
+            if self._configuration.exists():
+                self._clear_failure()
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n", "utf-8")
@@ -159,7 +163,7 @@ class RunFolder:
                 write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash, self._data_files))
             if self.preprocessing is not None:
                 write_whole(self.path / PREPROCESSING_FILE, self.preprocessing)
-            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
+            write_whole(self._configuration, OmegaConf.to_yaml(to_plain(frozen)).encode())
             (self.path / "result.json").unlink(missing_ok=True)  # left by an earlier process
         except Timeout as error:
             try:
