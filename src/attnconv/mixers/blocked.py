@@ -128,7 +128,7 @@ class BlockedDense(torch.autograd.Function):
             if needs_x:
                 torch.matmul(by_key, of_averages, out=for_x[block])
             if needs_probs:  # false for frozen heads
-                _add_products(for_probs, of_averages, pixels[block].transpose(1, 2))
+                _add_product(for_probs, of_averages, pixels[block].transpose(1, 2))
         for_probs = for_probs.view(queries, heads, keys).transpose(0, 1)
         found = (for_x.view_as(x), for_probs.to(probs.dtype), for_weight.to(weight.dtype))
         return tuple(part if wanted else None for part, wanted in zip(found, needed, strict=True))
@@ -172,10 +172,10 @@ class BlockedSeparable(torch.autograd.Function):
         for image, of_out, of_image in zip(x, gradient, for_x, strict=True):
             averages, over_rows = _separable_averages(image, rows, columns)
             of_pixels = of_out.view(1, -1, outputs).expand(heads, -1, -1)
-            _add_each_product(for_weight, of_pixels.transpose(1, 2), averages.view(heads, -1, channels))
+            _add_product(for_weight, of_pixels.transpose(1, 2), averages.view(heads, -1, channels))
             of_averages = torch.bmm(of_pixels, by_head).view_as(averages)
             # Backward through the columns, then through the rows.
-            _add_each_product(for_columns, of_averages.flatten(0, 1), over_rows.flatten(0, 1).transpose(1, 2))
+            _add_product(for_columns, of_averages.flatten(0, 1), over_rows.flatten(0, 1).transpose(1, 2))
             of_rows = torch.matmul(by_key_column, of_averages).view(heads * height, width * channels)
             _add_product(for_rows, of_rows, image.reshape(height, -1).T)
             torch.mm(by_key_row, of_rows, out=of_image.view(height, -1))
@@ -204,27 +204,20 @@ def _zeros_wide(like: Tensor, *shape: int) -> Tensor:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Compute total += left @ right, accumulating in the type of `total`."""
-    if total.dtype == left.dtype:
+    """Compute total += left @ right, accumulating in the type of `total`.
+
+    A batch of products is added product by product to a batch of totals, and its sum to a single total.
+    """
+    summed = left.dim() > total.dim()
+    if total.dtype != left.dtype:
+        product = left @ right
+        total += product.sum(dim=0, dtype=total.dtype) if summed else product
+    elif left.dim() == 2:
         total.addmm_(left, right)
-    else:
-        total += left @ right
-
-
-def _add_each_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Do the same for each product of a batch."""
-    if total.dtype == left.dtype:
-        total.baddbmm_(left, right)
-    else:
-        total += torch.bmm(left, right)
-
-
-def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Do the same, summed over a batch of products."""
-    if total.dtype == left.dtype:
+    elif summed:
         total.addbmm_(left, right)
     else:
-        total += torch.bmm(left, right).sum(dim=0, dtype=total.dtype)
+        total.baddbmm_(left, right)
 
 
 def _plain_gradients(gradient: Tensor, x: Tensor, *parts: Tensor) -> Gradients:
