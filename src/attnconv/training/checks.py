@@ -29,9 +29,8 @@ from attnconv.settings.limits import from_elsewhere, is_ours
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import batch_sizes
-from attnconv.training.optimizers import hidden_matrices
+from attnconv.training.optimizers import hidden_matrices, lr_factor
 from attnconv.training.rehearsal import MANY, rehearse
-from attnconv.training.schedules import lr_factor
 
 
 def check_network(

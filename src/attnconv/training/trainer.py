@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attnconv.data.augmentation import plan_epoch
+from attnconv.data.augmentation import image_size, plan_epoch
 from attnconv.errors import first_few
 from attnconv.runs.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
 from attnconv.runs.dashboards import Dashboard
@@ -23,7 +23,7 @@ from attnconv.training.failures import explain, outcome_of, require_finite
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import EpochSettings, cutmix, evaluate, train_epoch
 from attnconv.training.metrics import FiniteGuard, Score, Stopwatch, Tally
-from attnconv.training.schedules import image_size, lr_factor
+from attnconv.training.optimizers import lr_factor
 from attnconv.training.setup import Setup
 
 CHECKPOINT = 1  # a request between processes; CHECKPOINT + N stops them because of signal N
