@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnconv.config import Config
-from attnconv.data.dataset import DataSet
-from attnconv.data.preprocessing import class_names
+from attnconv.data.dataset import DataSet, class_names
 from attnconv.files import in_one_line
 from attnconv.runs.adapter import Adapter, Conclusion, History
 from attnconv.runs.trackio_run import TrackioRun

@@ -2,7 +2,7 @@
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     data.json        where the data was, and its hash
-    preprocessing.json   image size, normalization and class names (attnconv.data.preprocessing)
+    preprocessing.json   image size, normalization and class names (attnconv.data.dataset.Preprocessing)
     config.yaml      the frozen configuration, with the precision that precision=auto chose
     metrics.jsonl    a line per epoch; it contains no times, so on a CPU equal runs have equal bytes
     timing.jsonl     a line per epoch: wall-clock seconds, and CPU seconds of all threads and processes
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
+PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.dataset.Preprocessing
 LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
 PRODUCTS = ("weights.safetensors", *ARRAYS, "heads.png", "probe.json", "conversion.json")  # of a finished run
 OF_FAILURE = ("result.json", "config.yaml")  # say that there is nothing to keep

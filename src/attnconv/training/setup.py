@@ -11,8 +11,7 @@ from torch import nn
 
 from attnconv.config import Config, flatten
 from attnconv.data.augmentation import ImageSize
-from attnconv.data.dataset import DataSet, load_dataset
-from attnconv.data.preprocessing import Preprocessing
+from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.errors import ConfigError, OutOfMemory, is_out_of_memory
 from attnconv.models.build import build_seeded_model, check_node, errors_of_network, refuse_shared_parts
 from attnconv.models.cost import parameters
