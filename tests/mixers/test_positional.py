@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnconv.mixers.base import grid_shifts
 from attnconv.mixers.blocked import _blocks, apply_dense
 from attnconv.mixers.continuous_bias import AxisDistanceEncoding, RadialDistanceEncoding
 from attnconv.mixers.encodings import (
@@ -14,7 +15,6 @@ from attnconv.mixers.encodings import (
     SinusoidalEncoding,
 )
 from attnconv.mixers.positional import SEPARABLE_FROM_PIXELS, PositionalAttention
-from attnconv.mixers.shifts import grid_shifts
 from mixers import oracles
 
 ADDITIVE = [QuadraticEncoding, LearnedEncoding, SinusoidalEncoding, AxisDistanceEncoding]

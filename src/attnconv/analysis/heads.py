@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.errors import ConfigError, counted
-from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.base import AttentionMixer, grid_shifts
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.mixers.shifts import grid_shifts
 
 IMAGES_AT_ONCE = 10  # attention probabilities take (N, HW, HW) per image and layer
 ROUNDING = 0.01  # of the sum of a row of probabilities, also in 16 bits

@@ -22,12 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.base import AttentionMixer, axis_shifts, check_normalizer, grid_shifts, to_probs
 from attnconv.mixers.content_backends import BACKENDS, check_impl, choose_backend
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
-from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
-from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 
 class Terms(NamedTuple):
@@ -58,7 +56,7 @@ class ContentAttention(AttentionMixer):
         query_relative: add the term query . r, if there is an r.
         pattern: which pixels each query sees, called as `pattern(grid=, heads=)` (attnconv.mixers.patterns); or None
             for all.
-        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        normalizer: turns scores into probabilities (attnconv.mixers.base).
         impl: "fused", "absorbed", "dense", or "auto" for the fastest one measured.
 
     Raises:

@@ -26,11 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import axis_shifts, grid_shifts, to_probs
 from attnconv.mixers.blocked import is_plain_linear
 from attnconv.mixers.encodings import exact_positions
-from attnconv.mixers.normalizers import to_probs
 from attnconv.mixers.relative import RelativeVectors
-from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 if TYPE_CHECKING:
     from attnconv.mixers.content import ContentAttention

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import check_covered, sinusoids
+from attnconv.mixers.base import check_covered, sinusoids
 
 
 def exact_positions(device: torch.device) -> AbstractContextManager[None]:

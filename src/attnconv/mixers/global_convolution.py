@@ -13,8 +13,8 @@ Axes: B batch, H W rows and columns, D width.
 import torch
 from torch import Tensor, nn
 
+from attnconv.mixers.base import check_map
 from attnconv.mixers.encodings import exact_positions
-from attnconv.mixers.shifts import check_map
 
 PADDINGS = ("circular", "zeros")
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import axis_shifts
 from attnconv.mixers.patterns import both_axes, check_window
-from attnconv.mixers.shifts import axis_shifts
 from attnconv.mixers.window import DENSE_UP_TO_WINDOWS
 
 

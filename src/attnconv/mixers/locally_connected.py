@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import check_map
 from attnconv.mixers.patterns import check_window
-from attnconv.mixers.shifts import check_map
 
 
 class LocallyConnected(nn.Module):

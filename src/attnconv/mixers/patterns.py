@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnconv.errors import require_memory
-from attnconv.mixers.shifts import axis_shifts
+from attnconv.mixers.base import axis_shifts
 
 BORDERS = ("shift", "zero")
 

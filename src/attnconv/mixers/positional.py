@@ -21,11 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.base import AttentionMixer, axis_shifts, check_normalizer, grid_shifts, to_probs
 from attnconv.mixers.blocked import average_and_project
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
-from attnconv.mixers.normalizers import check_normalizer, to_probs
-from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "separable")
 
@@ -44,7 +42,7 @@ class PositionalAttention(AttentionMixer):
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
         impl: "dense", "separable", or "auto" for the fastest exact one, as measured.
-        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        normalizer: turns scores into probabilities (attnconv.mixers.base).
 
     Raises:
         ValueError: impl or normalizer is unknown, or `separable` is not exact.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import check_covered, sinusoids
+from attnconv.mixers.base import check_covered, sinusoids
 
 
 class RelativeVectors(nn.Module):

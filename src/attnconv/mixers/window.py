@@ -24,11 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.base import AttentionMixer
-from attnconv.mixers.normalizers import check_normalizer, to_probs
+from attnconv.mixers.base import AttentionMixer, axis_shifts, check_normalizer, to_probs
 from attnconv.mixers.patterns import axis_window, both_axes, check_window
 from attnconv.mixers.relative import LearnedRelativeVectors, axis_products, outer_sum
-from attnconv.mixers.shifts import axis_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "gathered")
 
@@ -57,7 +55,7 @@ class WindowAttention(AttentionMixer):
         attention_dropout: probability of zeroing an attention probability while training.
         kernel_size: K, odd.
         border: "zero" or "shift".
-        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        normalizer: turns scores into probabilities (attnconv.mixers.base).
         impl: "gathered", "dense", or "auto" for the fastest one measured.
 
     Raises:
