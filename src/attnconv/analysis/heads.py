@@ -112,34 +112,6 @@ def _require_one_map(mixer: nn.Module, inputs: list[Any]) -> None:
 
 
 @torch.no_grad()
-def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tuple[Tensor, Tensor]]:
-    """Return the inputs and outputs of each attention mixer, (B, H, W, D) each, on the CPU.
-
-    Args:
-        images: (B, C, height, width), passed to the model without dropout, `batch` at a time.
-
-    Raises:
-        NotShown: see `mixer_inputs`.
-    """
-    mixer_inputs(model, images[:1])
-    mixers = attention_mixers(model)
-    traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
-    model.eval()
-    with ExitStack() as hooks:
-        for mixer, seen in zip(mixers, traffic, strict=True):
-            hooks.enter_context(mixer.register_forward_hook(
-                # copies, because the network may go on in place
-                lambda _, inputs, named, out, seen=seen: seen.append(
-                    tuple(part.detach().to("cpu", copy=True) for part in ((*inputs, *named.values())[0], out))
-                ),
-                with_kwargs=True,
-            ))  # fmt: skip
-        for chunk in images.split(batch):
-            model(chunk.clone())
-    return [(torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])) for seen in traffic]
-
-
-@torch.no_grad()
 def central_probs(mixer: Any, height: int, width: int, x: Tensor | None = None) -> Tensor:
     """Return the attention of the central pixel, averaged over maps x (B, H, W, D): (N, H, W), float32 on the CPU.
 
