@@ -11,7 +11,7 @@ A shift between positions is `key - query`, rows before columns (paper, section 
 input of a relative encoding.
 
 Scores become probabilities by softmax, or as sigmoid or ReLU scores divided by their sum. Dividing by the sum, and not
-by the number of keys, makes rows sum to 1 for every map size: attention remains an average over pixels, as in the
+by the number of keys, makes rows sum to 1 for every map size: attention remains an average over positions, as in the
 paper, and layers keep their scale. Sigmoid scores divided by their sum equal softmax(log sigmoid(score)), which never
 divides by a small number.
 
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 NORMALIZERS = ("softmax", "relu", "sigmoid")
 
-SMALLEST_SUM = 0.1  # a pixel at the center of a Gaussian head has weight 1
+SMALLEST_SUM = 0.1  # a position at the center of a Gaussian head has weight 1
 
 
 class MakesMixer(Protocol):
@@ -47,10 +47,10 @@ class MakesMixer(Protocol):
 
 
 class AttentionMixer(nn.Module):
-    """A mixer that averages pixels with probabilities. Figures, probes and `heads.jsonl` cover its subclasses."""
+    """A mixer that averages positions with probabilities. Figures, probes and `heads.jsonl` cover its subclasses."""
 
     def attention_probs(self, height: int, width: int, x: Tensor | None = None) -> Tensor:
-        """Return probabilities without dropout, (B or 1, N, Q, K): heads, query pixels, key pixels, row-major.
+        """Return probabilities without dropout, (B or 1, N, Q, K): heads, query positions, key positions, row-major.
 
         Args:
             height, width: of the map, in positions.
@@ -63,13 +63,13 @@ class AttentionMixer(nn.Module):
 
 
 def axis_shifts(size: int, device: torch.device | None = None) -> Tensor:
-    """Return the shifts along one axis: (size queries, size keys), int64, in pixels."""
+    """Return the shifts along one axis: (size queries, size keys), int64, in positions."""
     positions = torch.arange(size, device=device)
     return positions[None, :] - positions[:, None]
 
 
 def grid_shifts(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Return the shifts between all pixels of a map, row-major: (H*W queries, H*W keys, 2), int64, in pixels."""
+    """Return the shifts between all positions of a map, row-major: (H*W queries, H*W keys, 2), int64, in positions."""
     rows, columns = axis_shifts(height, device), axis_shifts(width, device)
     shape = (height, width, height, width)
     pairs = torch.stack([rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)], dim=-1)
@@ -79,7 +79,7 @@ def grid_shifts(height: int, width: int, device: torch.device | None = None) -> 
 def sinusoids(shifts: Tensor, like: Tensor, base: float) -> Tensor:
     """Return the sines, then the cosines, of shifts (...): (..., F), where F is the last size of `like`, in its type.
 
-    The wavelengths run from 2 pi to `base` * 2 pi pixels.
+    The wavelengths run from 2 pi to `base` * 2 pi positions.
     """
     features = like.shape[-1]
     exponents = torch.arange(0, features, 2, dtype=like.dtype, device=shifts.device) / features
@@ -97,7 +97,7 @@ def check_map(x: Tensor, grid: tuple[int, int]) -> None:
     """Raise ValueError for maps (B, H, W, D) of another size than `grid`."""
     if x.shape[1:3] != grid:
         raise ValueError(
-            f"its weights fit maps of {grid[0]}x{grid[1]} pixels only, this one is {x.shape[1]}x{x.shape[2]}"
+            f"its weights fit maps of {grid[0]}x{grid[1]} positions only, this one is {x.shape[1]}x{x.shape[2]}"
         )
 
 
