@@ -25,7 +25,7 @@ from attnconv.data.augmentation import pad, plan_epoch
 from attnconv.data.dataset import TrainSplit
 from attnconv.models.build import build_model
 from attnconv.models.match import match_model
-from attnconv.runs.checkpoint import Position
+from attnconv.runs.checkpoint import Progress
 from attnconv.training.device import autocast, choose_precision, computes_in_bf16, keep_freed_memory
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import EpochSettings, train_epoch
@@ -230,14 +230,14 @@ class Bench:
                 seed=0,
                 batch_size=batch,
                 label_smoothing=config.recipe.label_smoothing,
-                factor=lambda step: 1e-3,
-                size=lambda step: None,
-                mix=None,
+                lr_factor=lambda step: 1e-3,
+                image_size=lambda step: None,
+                cutmix=None,
                 precision=contender.precision,
                 processes=Processes(),
-                guard=FiniteGuard(self.device),
+                finite_guard=FiniteGuard(self.device),
                 on_step=lambda step: None,
             ),
-            Position(),
+            Progress(),
             Tally.on(self.device),
         )

@@ -50,7 +50,7 @@ class Setup:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """While entered, hold the run folder for this process, or for the first of several.
+        """Lock the run folder while the block runs. With several processes, process 0 locks it.
 
         Raises:
             UserError: see RunFolder.open.
