@@ -15,11 +15,10 @@ from attnconv.analysis.attention import LayerAttention
 from attnconv.analysis.evaluation import Evaluation
 from attnconv.config import checked
 from attnconv.data.images import as_arrays
-from attnconv.data.preprocessing import read_preprocessing
 from attnconv.errors import ConfigError, DataError, RunFolderError, UserError
 from attnconv.models.weight_files import read_weights
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.load import find_run
+from attnconv.runs.load import find_run, read_preprocessing
 from attnconv.runs.trained import _token
 from conftest import TINY_SCALE, script, write_arrays
 

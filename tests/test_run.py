@@ -199,7 +199,11 @@ def test_an_unfinished_run_of_another_configuration_names_the_changed_settings(t
         ("model=local_attention scale.patch=1 model.mixer.kernel_size=4", ConfigError, "odd and at least 1, not 4"),
         ("model=local_attention scale.patch=1 model.mixer.kernel_size=9", ConfigError, "larger than the map of 8x8"),
         ("model=local_attention scale.patch=1 scale.width=20", ConfigError, "width=20 is not divisible by heads=8"),
-        ("model=global_attention model.mixer.pattern.count=5", ConfigError, r"in 1\.\.4, the pixels of the map, not 5"),
+        (
+            "model=global_attention model.mixer.pattern.count=5",
+            ConfigError,
+            r"in 1\.\.4, the positions of the map, not 5",
+        ),
         ("model=sa_quadratic model.mixer.normalizer=softmix", ConfigError, "softmax, relu, sigmoid, not 'softmix'"),
         ("model=involution scale.width=16 scale.patch=2", ConfigError, "kernel_size=7 is larger than the map of 4x4"),
         ("model=timm model.timm_name=resnet99", ConfigError, "timm has no model 'resnet99'; did you mean 'resnet50'"),

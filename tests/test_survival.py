@@ -18,7 +18,7 @@ from attnconv.data.dataset import TrainSplit
 from attnconv.errors import ConfigError, Diverged, OutOfMemory, RunFolderError
 from attnconv.models.build import build_model
 from attnconv.run import run
-from attnconv.runs.checkpoint import Position, load_checkpoint, newest, save_checkpoint
+from attnconv.runs.checkpoint import Progress, load_checkpoint, newest, save_checkpoint
 from attnconv.runs.folder import RunFolder, run_folder_path
 from attnconv.runs.records import read_lines
 from conftest import PYTHON, tiny_below, write_arrays
@@ -60,8 +60,8 @@ def test_an_error_names_the_checkpoints_if_all_are_damaged(tiny, interrupted_at_
 def test_checkpoints_from_newer_versions_and_other_models_are_refused(tiny, tmp_path, monkeypatch):
     small, large = (build_model(tiny(f"scale.width={width}").model, (3, 8, 8), 4) for width in (8, 16))
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (small, large)]
-    save_checkpoint(tmp_path, small, optimizers[0], Position(1), 3)
-    assert load_checkpoint(tmp_path, small, optimizers[0]) == Position(1)
+    save_checkpoint(tmp_path, small, optimizers[0], Progress(1), 3)
+    assert load_checkpoint(tmp_path, small, optimizers[0]) == Progress(1)
     with pytest.raises(RunFolderError, match="is a checkpoint of another model"):
         load_checkpoint(tmp_path, large, optimizers[1])
     monkeypatch.setattr("attnconv.runs.checkpoint.FORMAT", 0)
@@ -113,7 +113,7 @@ def test_two_checkpoints_are_kept_and_later_steps_are_deleted(tiny, tmp_path):
     folder.mkdir()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in (1, 2, 3, 9, 4):
-        save_checkpoint(folder, model, optimizer, Position(steps_in_epoch=step), step)
+        save_checkpoint(folder, model, optimizer, Progress(steps_in_epoch=step), step)
     assert sorted(path.name[4:12] for path in folder.iterdir()) == ["00000003", "00000004"]
     state = torch.load(newest(folder), weights_only=True)
     assert state["position"]["steps_in_epoch"] == 4

@@ -8,7 +8,8 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from attnconv.analysis.attention import attention_layers
-from attnconv.analysis.heads import attention_mixers, mixer_traffic
+from attnconv.analysis.heads import attention_mixers
+from attnconv.analysis.probe import mixer_traffic
 from attnconv.errors import ConfigError
 from attnconv.models.vit import vit
 

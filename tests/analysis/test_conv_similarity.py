@@ -9,10 +9,11 @@ from torch import nn
 
 from attnconv.analysis.calibration import calibration
 from attnconv.analysis.conv_similarity import convolution_shares, head_numbers, joint_residual, radius, variance_shares
-from attnconv.analysis.heads import head_statistics, mixer_traffic
+from attnconv.analysis.heads import head_statistics
+from attnconv.analysis.probe import mixer_traffic
 from attnconv.config import compose
 from attnconv.data.dataset import load_dataset
-from attnconv.mixers.shifts import grid_shifts
+from attnconv.mixers.base import grid_shifts
 from attnconv.runs.load import build_untrained
 
 pytestmark = pytest.mark.slow  # building networks takes seconds

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import attnconv
-from attnconv.data.preprocessing import class_names, read_preprocessing
+from attnconv.data.dataset import class_names
 from attnconv.data.synthetic_pairs import draw_scene, make_pairs
 from attnconv.files import FileError
+from attnconv.runs.load import read_preprocessing
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnconv.data.dataset import load_dataset
-from attnconv.data.subsets import nested_fraction, split_holdout
+from attnconv.data.dataset import load_dataset, nested_fraction, split_holdout
 from attnconv.errors import DataError
 from conftest import compose
 

@@ -191,7 +191,7 @@ def test_a_map_larger_than_the_learned_tables_is_refused():
 
 
 def test_attention_probs_without_input_are_refused():
-    with pytest.raises(ValueError, match="needs x of 2x3 pixels"):
+    with pytest.raises(ValueError, match="needs x of 2x3 positions"):
         build("content").attention_probs(2, 3)
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from attnconv.mixers.base import grid_shifts
 from attnconv.mixers.blocked import apply_dense
 from attnconv.mixers.continuous_bias import AxisDistanceEncoding, RadialDistanceEncoding, distance_encoding
 from attnconv.mixers.encodings import AdditiveEncoding, LearnedEncoding
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.mixers.shifts import grid_shifts
 
 
 def test_radial_scores_depend_only_on_distance():

@@ -235,7 +235,7 @@ def test_invalid_options_are_refused(builder, complaint):
 
 @pytest.mark.parametrize("name", ["circular", "zeros", "token_mlp", "locally_connected", "fully_connected"])
 def test_mixers_with_a_fixed_map_size_refuse_other_sizes(name):
-    with pytest.raises(ValueError, match="fit maps of 3x4 pixels only, this one is 4x4"):
+    with pytest.raises(ValueError, match="fit maps of 3x4 positions only, this one is 4x4"):
         build(name)(torch.randn(1, 4, 4, WIDTH, dtype=torch.float64))
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from attnconv.mixers.base import NORMALIZERS, to_probs
 from attnconv.mixers.encodings import QuadraticEncoding
-from attnconv.mixers.normalizers import NORMALIZERS, to_probs
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.mixers.window import WindowAttention
 from mixers.test_content import build as build_content

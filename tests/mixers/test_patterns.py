@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnconv.mixers.patterns import bigbird, global_tokens, random, spread_pixels, window
+from attnconv.mixers.patterns import bigbird, global_tokens, random, spread_positions, window
 
 
 def seen(mask, grid, query):
@@ -66,7 +66,7 @@ def test_global_pixels_see_all_and_are_seen_by_all():
 @pytest.mark.parametrize("count", [4, 8])
 @pytest.mark.parametrize("side", [8, 16])
 def test_global_pixels_are_spread_over_rows_and_columns(side, count):
-    rows, columns = zip(*(divmod(pixel, side) for pixel in spread_pixels((side, side), count)), strict=True)
+    rows, columns = zip(*(divmod(pixel, side) for pixel in spread_positions((side, side), count)), strict=True)
     assert min(len(set(rows)), len(set(columns))) >= 3
     assert len(set(zip(rows, columns, strict=True))) == count
 
@@ -95,4 +95,4 @@ def test_invalid_pattern_options_are_refused(build, complaint):
 
 
 def test_the_first_global_pixel_is_the_center_of_an_oblong_map_and_the_second_a_corner():
-    assert spread_pixels((4, 9), 2) == [2 * 9 + 4, 0]
+    assert spread_positions((4, 9), 2) == [2 * 9 + 4, 0]

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnconv.mixers.base import grid_shifts
 from attnconv.mixers.blocked import _blocks, apply_dense
 from attnconv.mixers.continuous_bias import AxisDistanceEncoding, RadialDistanceEncoding
 from attnconv.mixers.encodings import (
@@ -13,8 +14,7 @@ from attnconv.mixers.encodings import (
     QuadraticEncoding,
     SinusoidalEncoding,
 )
-from attnconv.mixers.positional import SEPARABLE_FROM_PIXELS, PositionalAttention
-from attnconv.mixers.shifts import grid_shifts
+from attnconv.mixers.positional import SEPARABLE_FROM_POSITIONS, PositionalAttention
 from mixers import oracles
 
 ADDITIVE = [QuadraticEncoding, LearnedEncoding, SinusoidalEncoding, AxisDistanceEncoding]
@@ -124,7 +124,7 @@ def test_dropout_uses_one_mask_for_the_whole_batch():
     ],
 )
 def test_auto_chooses_the_faster_exact_implementation(grid, dropout, encoding, expected):
-    assert 8 * 8 < SEPARABLE_FROM_PIXELS <= 16 * 16
+    assert 8 * 8 < SEPARABLE_FROM_POSITIONS <= 16 * 16
     assert build(encoding, grid, attention_dropout=dropout).impl == expected
 
 

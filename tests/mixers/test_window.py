@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from attnconv.mixers.base import NORMALIZERS
 from attnconv.mixers.content import ContentAttention
-from attnconv.mixers.normalizers import NORMALIZERS
 from attnconv.mixers.patterns import window
 from attnconv.mixers.relative import LearnedRelativeVectors
 from attnconv.mixers.window import WindowAttention

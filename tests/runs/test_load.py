@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from attnconv.config import to_plain
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import UserError
-from attnconv.runs.checkpoint import Position, export_weights, save_checkpoint
+from attnconv.runs.checkpoint import Progress, export_weights, save_checkpoint
 from attnconv.runs.load import build_untrained, find_run, load
 from attnconv.runs.records import MOVED, read_config
 from conftest import TINY_SCALE, compose, script, write_arrays
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     write(folder, to_plain(config))
     (folder / "result.json").write_text(json.dumps({"status": "done", "format": 1}))
     export_weights(folder / "weights.safetensors", model)
-    save_checkpoint(folder / "checkpoints", model, torch.optim.SGD(model.parameters()), Position(1), 7)
+    save_checkpoint(folder / "checkpoints", model, torch.optim.SGD(model.parameters()), Progress(1), 7)
     return folder
 
 

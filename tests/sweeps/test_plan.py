@@ -12,7 +12,7 @@ import torch
 from attnconv.errors import ConfigError
 from attnconv.files import FileError
 from attnconv.models.cost import build_unfilled
-from attnconv.models.match import resolve_node
+from attnconv.models.match import match_model
 from attnconv.runs.estimate import Rates, Work, duration, time_left, work_of
 from attnconv.runs.identity import differences
 from attnconv.runs.status import State
@@ -68,8 +68,8 @@ def test_the_networks_of_all_rows_build_within_their_matching_budget():
         require_effect([(cell.config, cell.overrides)])  # as train.py does
         cells[str((cell.config.model | {"start": None}, cell.config.match))] = cell
     for cell in cells.values():
-        node, match = resolve_node(cell.config, (3, 32, 32), 10)
-        network = build_unfilled(node, (3, 32, 32), 10)
+        match = match_model(cell.config, (3, 32, 32), 10) if cell.config.match else None
+        network = build_unfilled(match.node if match else cell.config.model, (3, 32, 32), 10)
         if match:
             assert abs(match.difference) < 0.01, cell.overrides
         assert network(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)

@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from attnconv.runs.checkpoint import Position
+from attnconv.runs.checkpoint import Progress
 from attnconv.training.console import Console
 from attnconv.training.metrics import Score, Tally
 
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 def test_the_bar_continues_where_the_run_resumes_and_counts_the_images_of_all_processes(monkeypatch):
     monkeypatch.setattr("sys.stderr", Terminal())
-    console = Console(epochs=2, position=Position(epochs_done=1, steps_in_epoch=2, images=32), images=40)
+    console = Console(epochs=2, progress=Progress(epochs_done=1, steps_in_epoch=2, images=32), images=40)
     assert console._bar.n == 72
     console.step(2, Tally.on(torch.device("cpu"), images=36), images=40)
     assert console._bar.n == console._bar.total == 80
@@ -27,7 +27,7 @@ def test_the_bar_continues_where_the_run_resumes_and_counts_the_images_of_all_pr
 def test_the_scores_of_every_epoch_stay_in_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    console = Console(epochs=2, position=Position(), images=40)
+    console = Console(epochs=2, progress=Progress(), images=40)
     for epoch, accuracy in ((1, 0.25), (2, 0.5)):
         console.step(epoch, Tally.on(torch.device("cpu"), images=40), images=40)
         console.epoch(epoch, Score(1.5, 0.1), {"test": Score(1.25, accuracy)}, images_per_second=7)

@@ -21,10 +21,6 @@ def mixed(seed=0, step=0):
     return cutmix(1.0, 4, seed)(IMAGES, LABELS, step)
 
 
-def test_alpha_zero_disables_cutmix():
-    assert cutmix(0.0, 4, 0) is None
-
-
 def test_box_comes_from_another_image_and_labels_are_mixed_by_area():
     for step in range(20):
         images, targets = mixed(step=step)

@@ -16,8 +16,8 @@ from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.training.loop import cutmix
 from attnconv.training.metrics import Tally
+from attnconv.training.optimizers import lr_factor
 from attnconv.training.rehearsal import FEW
-from attnconv.training.schedules import lr_factor
 
 STEPS = 3  # an epoch of 40 images in batches of 16
 

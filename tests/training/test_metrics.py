@@ -170,7 +170,7 @@ def test_first_non_finite_step_is_named_even_if_checked_later(gradient):
     for step in range(1, 20):
         bad = step in (7, 11)
         model.weight.grad = torch.full((1, 2), float("nan") if bad and gradient else 1.0)
-        guard.watch(step, torch.tensor(float("inf") if bad and not gradient else 1.0), model)
+        guard.record(step, torch.tensor(float("inf") if bad and not gradient else 1.0), model)
     with pytest.raises(NotFinite) as found:
         guard.check()
     assert (found.value.step, found.value.what) == (7, "gradient" if gradient else "loss")

@@ -9,8 +9,7 @@ from timm.optim import muon as timm_muon
 from torch import nn
 
 from attnconv.models.build import build_model
-from attnconv.training.muon import orthogonalize
-from attnconv.training.optimizers import build_optimizer
+from attnconv.training.optimizers import build_optimizer, orthogonalize
 from conftest import compose
 
 SMALL = ["scale.layers=1", "scale.width=8", "scale.hidden=8", "scale.cnn_width=2"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnconv.training.schedules import lr_factor
+from attnconv.training.optimizers import lr_factor
 from conftest import compose
 
 GOLDEN = json.loads((Path(__file__).parent / "paper_learning_rates.json").read_text())

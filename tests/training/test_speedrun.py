@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attnconv.data.augmentation import ImageSize, pad, plan_epoch, scale
+from attnconv.data.augmentation import ImageSize, image_size, pad, plan_epoch, scale
 from attnconv.data.dataset import load_dataset
 from attnconv.errors import ConfigError, DataError
 from attnconv.models.backbone import space_to_depth
@@ -15,7 +15,6 @@ from attnconv.models.build import build_model
 from attnconv.run import run
 from attnconv.runs.folder import RunFolder
 from attnconv.training.distributed import Processes
-from attnconv.training.schedules import image_size
 from attnconv.training.setup import prepare
 from attnconv.training.whitening import FLOOR, whiten_stem
 from conftest import TINY_SCALE, compose

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnconv.analysis.heads import central_query, head_statistics
-from attnconv.mixers.shifts import grid_shifts
+from attnconv.mixers.base import grid_shifts
 
 KERNELS = (1, 3, 5, 7)
 RANK_TOLERANCE = 1e-3  # a direction that needs weights of a thousand does not count as in the span of the heads

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.errors import ConfigError, counted
-from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.base import AttentionMixer, grid_shifts
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
-from attnconv.mixers.shifts import grid_shifts
 
 IMAGES_AT_ONCE = 10  # attention probabilities take (N, HW, HW) per image and layer
 ROUNDING = 0.01  # of the sum of a row of probabilities, also in 16 bits
@@ -110,34 +109,6 @@ def _require_one_map(mixer: nn.Module, inputs: list[Any]) -> None:
             f"{type(mixer).__name__} is called {counted(len(inputs), 'time')} per image, or not with one map of all "
             "positions (B, H, W, D); its maps cannot be shown"
         )
-
-
-@torch.no_grad()
-def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tuple[Tensor, Tensor]]:
-    """Return the inputs and outputs of each attention mixer, (B, H, W, D) each, on the CPU.
-
-    Args:
-        images: (B, C, height, width), passed to the model without dropout, `batch` at a time.
-
-    Raises:
-        NotShown: see `mixer_inputs`.
-    """
-    mixer_inputs(model, images[:1])
-    mixers = attention_mixers(model)
-    traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
-    model.eval()
-    with ExitStack() as hooks:
-        for mixer, seen in zip(mixers, traffic, strict=True):
-            hooks.enter_context(mixer.register_forward_hook(
-                # copies, because the network may go on in place
-                lambda _, inputs, named, out, seen=seen: seen.append(
-                    tuple(part.detach().to("cpu", copy=True) for part in ((*inputs, *named.values())[0], out))
-                ),
-                with_kwargs=True,
-            ))  # fmt: skip
-        for chunk in images.split(batch):
-            model(chunk.clone())
-    return [(torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])) for seen in traffic]
 
 
 @torch.no_grad()

@@ -1,13 +1,14 @@
 """Measure how convolutional the attention layers of a trained network are."""
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_similarity import head_rows, layer_numbers
-from attnconv.analysis.heads import attention_mixers, mixer_traffic, probs_of
+from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import ConfigError, DataError
 from attnconv.runs.load import build_untrained, recorded_widths
 from attnconv.runs.trained import Trained
@@ -77,3 +78,31 @@ def _describe(model: nn.Module, shown: Tensor, images: int, fit_images: int) -> 
             {"layer": layer, **layer_numbers(probs, inputs[:fit_images], outputs[:fit_images], height, width)}
         )
     return {"heads": heads, "layers": layers}
+
+
+@torch.no_grad()
+def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tuple[Tensor, Tensor]]:
+    """Return the inputs and outputs of each attention mixer, (B, H, W, D) each, on the CPU.
+
+    Args:
+        images: (B, C, height, width), passed to the model without dropout, `batch` at a time.
+
+    Raises:
+        NotShown: see `attnconv.analysis.heads.mixer_inputs`.
+    """
+    mixer_inputs(model, images[:1])
+    mixers = attention_mixers(model)
+    traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
+    model.eval()
+    with ExitStack() as hooks:
+        for mixer, seen in zip(mixers, traffic, strict=True):
+            hooks.enter_context(mixer.register_forward_hook(
+                # copies, because the network may go on in place
+                lambda _, inputs, named, out, seen=seen: seen.append(
+                    tuple(part.detach().to("cpu", copy=True) for part in ((*inputs, *named.values())[0], out))
+                ),
+                with_kwargs=True,
+            ))  # fmt: skip
+        for chunk in images.split(batch):
+            model(chunk.clone())
+    return [(torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])) for seen in traffic]

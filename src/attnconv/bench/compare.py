@@ -24,8 +24,8 @@ from attnconv.config import Config, compose
 from attnconv.data.augmentation import pad, plan_epoch
 from attnconv.data.dataset import TrainSplit
 from attnconv.models.build import build_model
-from attnconv.models.match import resolve_node
-from attnconv.runs.checkpoint import Position
+from attnconv.models.match import match_model
+from attnconv.runs.checkpoint import Progress
 from attnconv.training.device import autocast, choose_precision, computes_in_bf16, keep_freed_memory
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import EpochSettings, train_epoch
@@ -57,7 +57,9 @@ class Case:
         """Return the configuration, with the width that `match` gives."""
         fixed = ["recipe=paper", f"recipe.dropout={self.dropout}", f"recipe.attention_dropout={self.dropout}"]
         config = compose([f"model={self.model}", f"scale={self.scale}", *fixed, "logger=none", *self.overrides])
-        return replace(config, model=resolve_node(config, (3, self.side, self.side), CLASSES)[0])
+        if config.match is None:
+            return config
+        return replace(config, model=match_model(config, (3, self.side, self.side), CLASSES).node)
 
 
 ON_CPU = (
@@ -228,14 +230,14 @@ class Bench:
                 seed=0,
                 batch_size=batch,
                 label_smoothing=config.recipe.label_smoothing,
-                factor=lambda step: 1e-3,
-                size=lambda step: None,
-                mix=None,
+                lr_factor=lambda step: 1e-3,
+                image_size=lambda step: None,
+                cutmix=None,
                 precision=contender.precision,
                 processes=Processes(),
-                guard=FiniteGuard(self.device),
+                finite_guard=FiniteGuard(self.device),
                 on_step=lambda step: None,
             ),
-            Position(),
+            Progress(),
             Tally.on(self.device),
         )

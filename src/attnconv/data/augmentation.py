@@ -6,6 +6,8 @@ any step therefore sees the same images; there is no generator state to lose.
 Axes: B batch, C channels, H W rows and columns.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnconv.config import RecipeConfig
 from attnconv.errors import DataError
 
 EPOCH_STREAM = 3
@@ -54,6 +57,20 @@ class ImageSize:
     def of(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width, in pixels, of images that are height x width large."""
         return self.side, max(1, round(width * self.side / height))
+
+
+def image_size(recipe: RecipeConfig, height: int, epochs: int, images: int) -> Callable[[int], ImageSize | None]:
+    """Return the size of the training images as a function of the step (0-based); None keeps them as they are.
+
+    Args:
+        recipe: sizes, cropped_from, batch_size.
+        height: of the original images.
+        epochs, images: length of training, and images in an epoch.
+    """
+    crops = math.inf if recipe.cropped_from is None else recipe.cropped_from
+    sizes = [ImageSize(round(size * height), cropped=size >= crops) for size in recipe.sizes]
+    total = epochs * math.ceil(images / recipe.batch_size)
+    return lambda step: sizes[step * len(sizes) // total] if sizes else None
 
 
 def plan_epoch(

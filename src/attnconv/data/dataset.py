@@ -1,8 +1,12 @@
-"""A data set on the device: uint8 tensors, normalized and augmented there, without worker processes."""
+"""A data set on the device: uint8 tensors, normalized and augmented there, without worker processes.
+
+A run trains on all images but a fixed validation set, or on nested, stratified fractions of these.
+"""
 
 import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -11,11 +15,17 @@ from torch import Tensor
 from attnconv.config import DataConfig
 from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, normalize, pad, scale
 from attnconv.data.sources import load_source
-from attnconv.data.subsets import nested_fraction, split_holdout
 from attnconv.errors import DataError, require_memory
 
 LEVELS = 256  # of uint8
 COUNTED_AT_ONCE = 1024  # images
+
+# The validation set is the same for all seeds and fractions, so that all choices are made on the same images.
+HOLDOUT_STREAM = 1
+SUBSET_STREAM = 2
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PAIRS = {"agreement": ("different", "same"), "texture": ("horizontal", "vertical")}
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,47 @@ class DataSet:
     subset_sha256: str  # of the indices of the training images in use
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """The conversion of images to a network's input, and the names of its outputs.
+
+    Attributes:
+        image_shape: (C, H, W) in pixels.
+        class_names: one per output.
+        mean, std: per channel, of pixels in 0..1.
+    """
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: DataConfig, data: DataSet) -> "Preprocessing":
+        """Return the preprocessing of a data set."""
+        mean, std = (tuple(values.tolist()) for values in (data.train.mean, data.train.std))
+        return cls(data.image_shape, class_names(config, data.classes), mean, std)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Convert images (B, H, W, C) uint8 to the network's input (B, C, H, W), on their device."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        return normalize(images, mean, std)
+
+    def encode(self) -> bytes:
+        """Return the content of preprocessing.json."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+def class_names(config: DataConfig, classes: int) -> tuple[str, ...]:
+    """Return the names of the classes, or their labels if they have no names."""
+    named = {"cifar10": CIFAR10, "pairs": PAIRS.get(config.task, ())}.get(config.source, ())
+    return named if len(named) == classes else tuple(str(label) for label in range(classes))
+
+
 def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     """Read a data set, split it, and move it to the device.
 
@@ -121,6 +172,55 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
         source_sha256=source.sha256,
         subset_sha256=hashlib.sha256(used.astype(np.int64).data).hexdigest(),
     )
+
+
+def split_holdout(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split indices into training and validation: `share` of each class goes to validation, always the same images.
+
+    Raises:
+        DataError: a share above 0 selects no image or all images of a class.
+    """
+    if share == 0:
+        return np.arange(len(labels)), np.arange(0)
+    kept, held = [], []
+    for label, members in _shuffled_classes(labels, np.arange(len(labels)), HOLDOUT_STREAM):
+        count = round(share * len(members))
+        if not 0 < count < len(members):
+            raise DataError(
+                f"data.holdout={share} of the {len(members)} images of class {label} is {count} images; "
+                "keep at least one for training and one for validation"
+            )
+        held.append(members[:count])
+        kept.append(members[count:])
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+
+
+def nested_fraction(labels: np.ndarray, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return the sorted indices of `fraction` of each class among `candidates`.
+
+    Smaller fractions are subsets of larger ones.
+
+    Raises:
+        DataError: the fraction is less than one image of some class.
+    """
+    chosen = []
+    for label, members in _shuffled_classes(labels, candidates, SUBSET_STREAM, seed):
+        count = round(fraction * len(members))
+        if count < 1:
+            raise DataError(
+                f"data.fraction={fraction} of the {len(members):,} images of class {label} is less than one image; "
+                f"set data.fraction={1 / len(members):.2g} or more"
+            )
+        chosen.append(members[:count])
+    return np.sort(np.concatenate(chosen))
+
+
+def _shuffled_classes(labels: np.ndarray, candidates: np.ndarray, *key: int) -> list[tuple[int, np.ndarray]]:
+    """Return each class with its candidates in an order that depends only on `key` and the class."""
+    return [
+        (int(label), np.random.default_rng([*key, int(label)]).permutation(candidates[labels[candidates] == label]))
+        for label in np.unique(labels[candidates])
+    ]
 
 
 def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

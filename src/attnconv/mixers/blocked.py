@@ -8,7 +8,7 @@ those of the plain formulas up to rounding.
 The plain formulas (`apply_dense`, `apply_separable`) are used on other devices, under torch.compile and torch.func, and
 for second derivatives. They are also the oracle of the tests.
 
-Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels, O outputs.
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key positions, O outputs.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
-    """Average the pixels of each image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
+    """Average the map of each image: probs (N, Q, K), x (B, H, W, D) -> (B, H, W, N*D), head-major channels."""
     averages = torch.einsum("nqk,bkd->bqnd", probs, x.flatten(1, 2))
     return averages.flatten(2).unflatten(1, x.shape[1:3])
 
@@ -33,19 +33,19 @@ def apply_dense(probs: Tensor, x: Tensor) -> Tensor:
 def apply_separable(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
     """Average with factored probabilities: rows (N, H', H), columns (N, W', W), x (B, H, W, D) -> (B, H', W', N*D).
 
-    Pixels come before images, so that each axis is one large matrix product instead of one small product per image.
+    Positions come before images, so that each axis is one large matrix product instead of one small product per image.
     """
     batch, height, width, channels = x.shape
     heads, out_height, _ = rows.shape
-    pixels_first = x.permute(1, 2, 0, 3).reshape(height, width * batch * channels)
-    over_rows = rows.reshape(heads * out_height, height) @ pixels_first
+    positions_first = x.permute(1, 2, 0, 3).reshape(height, width * batch * channels)
+    over_rows = rows.reshape(heads * out_height, height) @ positions_first
     over_both = columns[:, None] @ over_rows.view(heads, out_height, width, batch * channels)
     averages = over_both.unflatten(-1, (batch, channels)).permute(3, 1, 2, 0, 4)
     return averages.flatten(3)
 
 
 def average_and_project(factors: tuple[Tensor, ...], x: Tensor, value: nn.Module) -> Tensor:
-    """Average the pixels of maps x (B, H, W, D) and project the averages, (B, H, W, O).
+    """Average over the positions of maps x (B, H, W, D) and project the averages, (B, H, W, O).
 
     Args:
         factors: probabilities (N, Q, K), or their row and column factors (N, H, H) and (N, W, W).
@@ -57,9 +57,9 @@ def average_and_project(factors: tuple[Tensor, ...], x: Tensor, value: nn.Module
     # As in autocast's own products, float64 is not cast.
     casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
     kind = torch.get_autocast_dtype("cpu") if casts else value.weight.dtype
-    pixels = x.to(kind) if casts else x  # without autocast, another type is an error, as in the plain formulas
+    inputs = x.to(kind) if casts else x  # without autocast, another type is an error, as in the plain formulas
     blocked = BlockedDense if len(factors) == 1 else BlockedSeparable
-    out = blocked.apply(pixels, *(part.to(kind) for part in (*factors, value.weight)))
+    out = blocked.apply(inputs, *(part.to(kind) for part in (*factors, value.weight)))
     return out if value.bias is None else out + value.bias.to(kind)
 
 
@@ -92,11 +92,11 @@ class BlockedDense(torch.autograd.Function):
         heads, queries, _ = probs.shape
         channels = x.shape[-1]
         by_query = probs.transpose(0, 1).flatten(0, 1)
-        pixels = x.flatten(1, 2)
+        inputs = x.flatten(1, 2)
         averages = x.new_empty(len(x), queries * heads, channels)
         out = x.new_empty(*x.shape[:3], len(weight))
         for block in _blocks(len(x), averages[:1].nbytes):
-            torch.matmul(by_query, pixels[block], out=averages[block])
+            torch.matmul(by_query, inputs[block], out=averages[block])
             torch.mm(averages[block].view(-1, heads * channels), weight.T, out=out[block].view(-1, len(weight)))
         ctx.save_for_backward(x, probs, weight, averages)
         return out
@@ -116,8 +116,8 @@ class BlockedDense(torch.autograd.Function):
         heads, queries, keys = probs.shape
         batch, channels, outputs = len(x), x.shape[-1], len(weight)
         by_key = probs.permute(2, 1, 0).flatten(1)  # (K, Q*N)
-        pixels = x.flatten(1, 2)
-        for_x = torch.empty_like(pixels)
+        inputs = x.flatten(1, 2)
+        for_x = torch.empty_like(inputs)
         for_probs = _zeros_wide(probs.new_empty(0), queries * heads, keys)
         for_weight = _zeros_wide(weight, *weight.shape)
         for block in _blocks(batch, averages[:1].nbytes):
@@ -128,7 +128,7 @@ class BlockedDense(torch.autograd.Function):
             if needs_x:
                 torch.matmul(by_key, of_averages, out=for_x[block])
             if needs_probs:  # false for frozen heads
-                _add_products(for_probs, of_averages, pixels[block].transpose(1, 2))
+                _add_product(for_probs, of_averages, inputs[block].transpose(1, 2))
         for_probs = for_probs.view(queries, heads, keys).transpose(0, 1)
         found = (for_x.view_as(x), for_probs.to(probs.dtype), for_weight.to(weight.dtype))
         return tuple(part if wanted else None for part, wanted in zip(found, needed, strict=True))
@@ -171,11 +171,11 @@ class BlockedSeparable(torch.autograd.Function):
         for_weight = _zeros_wide(weight, *by_head.shape)
         for image, of_out, of_image in zip(x, gradient, for_x, strict=True):
             averages, over_rows = _separable_averages(image, rows, columns)
-            of_pixels = of_out.view(1, -1, outputs).expand(heads, -1, -1)
-            _add_each_product(for_weight, of_pixels.transpose(1, 2), averages.view(heads, -1, channels))
-            of_averages = torch.bmm(of_pixels, by_head).view_as(averages)
+            of_positions = of_out.view(1, -1, outputs).expand(heads, -1, -1)
+            _add_product(for_weight, of_positions.transpose(1, 2), averages.view(heads, -1, channels))
+            of_averages = torch.bmm(of_positions, by_head).view_as(averages)
             # Backward through the columns, then through the rows.
-            _add_each_product(for_columns, of_averages.flatten(0, 1), over_rows.flatten(0, 1).transpose(1, 2))
+            _add_product(for_columns, of_averages.flatten(0, 1), over_rows.flatten(0, 1).transpose(1, 2))
             of_rows = torch.matmul(by_key_column, of_averages).view(heads * height, width * channels)
             _add_product(for_rows, of_rows, image.reshape(height, -1).T)
             torch.mm(by_key_row, of_rows, out=of_image.view(height, -1))
@@ -204,27 +204,20 @@ def _zeros_wide(like: Tensor, *shape: int) -> Tensor:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Compute total += left @ right, accumulating in the type of `total`."""
-    if total.dtype == left.dtype:
+    """Compute total += left @ right, accumulating in the type of `total`.
+
+    A batch of products is added product by product to a batch of totals, and its sum to a single total.
+    """
+    summed = left.dim() > total.dim()
+    if total.dtype != left.dtype:
+        product = left @ right
+        total += product.sum(dim=0, dtype=total.dtype) if summed else product
+    elif left.dim() == 2:
         total.addmm_(left, right)
-    else:
-        total += left @ right
-
-
-def _add_each_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Do the same for each product of a batch."""
-    if total.dtype == left.dtype:
-        total.baddbmm_(left, right)
-    else:
-        total += torch.bmm(left, right)
-
-
-def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Do the same, summed over a batch of products."""
-    if total.dtype == left.dtype:
+    elif summed:
         total.addbmm_(left, right)
     else:
-        total += torch.bmm(left, right).sum(dim=0, dtype=total.dtype)
+        total.baddbmm_(left, right)
 
 
 def _plain_gradients(gradient: Tensor, x: Tensor, *parts: Tensor) -> Gradients:

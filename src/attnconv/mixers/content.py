@@ -1,18 +1,19 @@
 """Attention whose probabilities depend on content: queries, keys and relative positions.
 
-Per head, the score of key pixel k for query pixel q is (section 2.3 of the paper, with Transformer-XL's four terms)
+Per head, the score of key position k for query position q is (section 2.3 of the paper, with the four terms of
+Transformer-XL)
 
     (query_q + u) . key_k / sqrt(D)  +  (query_q + v) . r(k - q) / sqrt(D)  +  e(k - q)
 
 with r from `relative` (attnconv.mixers.relative) and e from `encoding` (attnconv.mixers.encodings). A switch turns each
 term of the two products on or off: `content` (query . key), `key_bias` (u . key), `query_relative` (query . r) and
 `relative_bias` (v . r). As in the authors' code, queries and keys have D channels per head, and the values are the
-pixels themselves: each head averages all D channels, and the N averages are projected, N*D -> D.
+inputs themselves: each head averages all D channels, and the N averages are projected, N*D -> D.
 
 This class holds the parameters and writes the scores down as the formula reads. attnconv.mixers.content_backends has
 three ways to compute the layer, with equal results, and chooses one of them.
 
-Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key positions (row-major over H x W).
 """
 
 import math
@@ -22,12 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.base import AttentionMixer, axis_shifts, check_normalizer, grid_shifts, to_probs
 from attnconv.mixers.content_backends import BACKENDS, check_impl, choose_backend
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
-from attnconv.mixers.normalizers import check_normalizer, to_probs
 from attnconv.mixers.relative import RelativeVectors, axis_products, outer_sum
-from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 
 class Terms(NamedTuple):
@@ -56,9 +55,9 @@ class ContentAttention(AttentionMixer):
         key_bias: add the term u . key, with u learned per head.
         relative_bias: add the term v . r, with v learned per head.
         query_relative: add the term query . r, if there is an r.
-        pattern: which pixels each query sees, called as `pattern(grid=, heads=)` (attnconv.mixers.patterns); or None
+        pattern: which positions each query sees, called as `pattern(grid=, heads=)` (attnconv.mixers.patterns); or None
             for all.
-        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        normalizer: turns scores into probabilities (attnconv.mixers.base).
         impl: "fused", "absorbed", "dense", or "auto" for the fastest one measured.
 
     Raises:
@@ -114,10 +113,10 @@ class ContentAttention(AttentionMixer):
         """Return probabilities without dropout, (B, N, Q, K), of the maps x (B, H, W, D); rows sum to 1.
 
         Raises:
-            ValueError: x is missing, or not height x width pixels large.
+            ValueError: x is missing, or not height x width positions large.
         """
         if x is None or x.shape[1:3] != (height, width):
-            raise ValueError(f"content attention needs x of {height}x{width} pixels")
+            raise ValueError(f"content attention needs x of {height}x{width} positions")
         return to_probs(self.scores(x), self.normalizer, self.allowed_pairs(x))
 
     def scores(self, x: Tensor) -> Tensor:

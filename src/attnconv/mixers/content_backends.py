@@ -2,7 +2,7 @@
 
     dense      writes out queries, keys and all probabilities, as the formula reads; works for every normalizer.
     absorbed   multiplies the weights of queries and keys once per step: x W_q . y W_k = (x W_q W_k^T) . y, and likewise
-               for r. The keys are then the pixels themselves, the same for all heads: with D channels per head this
+               for r. The keys are then the inputs themselves, the same for all heads: with D channels per head this
                saves one of two projections, and all heads share one matrix product.
     fused      uses PyTorch's fused kernel, which never writes the probabilities.
 
@@ -11,9 +11,9 @@ normalizers do. Relative vectors and additive encodings are a row term plus a co
 with one-hot row and column keys they are H + W more channels of queries and keys, exactly, so that no Q x K bias has to
 be written.
 
-Each backend is a function of a layer and its input x (B, H, W, D), and returns the averaged pixels (B, Q, N, D).
+Each backend is a function of a layer and its input x (B, H, W, D), and returns the averages (B, Q, N, D).
 
-Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels, S positions on an axis.
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key positions, S positions on an axis.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import axis_shifts, grid_shifts, to_probs
 from attnconv.mixers.blocked import is_plain_linear
 from attnconv.mixers.encodings import exact_positions
-from attnconv.mixers.normalizers import to_probs
 from attnconv.mixers.relative import RelativeVectors
-from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 if TYPE_CHECKING:
     from attnconv.mixers.content import ContentAttention
@@ -63,19 +62,19 @@ def choose_backend(layer: ContentAttention, x: Tensor) -> str:
         return "fused"
     if not all(part is None or is_plain_linear(part) for part in (layer.query, layer.key)):
         return "dense"  # only this backend calls the projections; the absorbed one would skip hooks
-    # The product of the weights has D rows per head: it does not pay for fewer pixels than that.
+    # The product of the weights has D rows per head: it does not pay for fewer positions than that.
     return "absorbed" if x.shape[:3].numel() >= layer.width else "dense"
 
 
 def dense(layer: ContentAttention, x: Tensor) -> Tensor:
-    """Average the pixels as the formula reads, for any normalizer."""
+    """Average the inputs as the formula reads, for any normalizer."""
     probs = to_probs(layer.scores(x), layer.normalizer, layer.allowed_pairs(x))
     probs = F.dropout(probs, layer.attention_dropout, layer.training)
     return torch.einsum("bnqk,bkd->bqnd", probs, x.flatten(1, 2).to(probs.dtype))
 
 
 def fused(layer: ContentAttention, x: Tensor) -> Tensor:
-    """Average the pixels by one fused kernel, with row and column terms as further channels."""
+    """Average the inputs by one fused kernel, with row and column terms as further channels."""
     batch, height, width, _ = x.shape
     terms = layer.terms(x)
     queries, keys = [] if terms.query is None else [terms.query], [] if terms.key is None else [terms.key]
@@ -102,19 +101,19 @@ def fused(layer: ContentAttention, x: Tensor) -> Tensor:
 
 
 def absorbed(layer: ContentAttention, x: Tensor) -> Tensor:
-    """Average the pixels with the weights of queries multiplied into those of keys.
+    """Average the inputs with the weights of queries multiplied into those of keys.
 
     The rows of all products are (query, head), and keys have no heads: each image needs one product of each kind, and
     nothing is transposed.
     """
     batch, height, width, _ = x.shape
     layer.check_map(height, width)
-    pixels = x.flatten(1, 2)
+    inputs = x.flatten(1, 2)
     queries, keys = [], []
     if layer.key is not None:
         query = layer.query if layer.content else None
-        queries.append(_absorbed_query(pixels, query, layer.key, layer.key_bias, layer.heads))
-        keys.append(pixels)
+        queries.append(_absorbed_query(inputs, query, layer.key, layer.key_bias, layer.heads))
+        keys.append(inputs)
     if layer.relative is not None and (layer.query_relative or layer.relative_bias is not None):
         query = layer.query if layer.query_relative else None
         queries += _absorbed_axis_terms(x, query, layer.relative, layer.relative_bias, layer.heads)
@@ -129,7 +128,7 @@ def absorbed(layer: ContentAttention, x: Tensor) -> Tensor:
     allowed = layer.allowed_pairs(x)
     probs = to_probs(scores, layer.normalizer, None if allowed is None else allowed.transpose(0, 1))
     probs = F.dropout(probs, layer.attention_dropout, layer.training)
-    return (probs.flatten(1, 2) @ pixels.to(probs.dtype)).unflatten(1, (-1, layer.heads))
+    return (probs.flatten(1, 2) @ inputs.to(probs.dtype)).unflatten(1, (-1, layer.heads))
 
 
 BACKENDS: dict[str, Callable[[ContentAttention, Tensor], Tensor]] = {
@@ -140,18 +139,18 @@ BACKENDS: dict[str, Callable[[ContentAttention, Tensor], Tensor]] = {
 
 
 def _absorbed_query(
-    pixels: Tensor, query: nn.Linear | None, key: nn.Linear, key_bias: Tensor | None, heads: int
+    inputs: Tensor, query: nn.Linear | None, key: nn.Linear, key_bias: Tensor | None, heads: int
 ) -> Tensor:
-    """Return what the pixels, as keys, are multiplied with to give (query + u) . key / sqrt(D), (B, Q, N, D).
+    """Return what the inputs, as keys, are multiplied with to give (query + u) . key / sqrt(D), (B, Q, N, D).
 
     (W_q x + b_q + u) . (W_k y + b_k) is y . W_k^T (W_q x + b_q + u) plus a term that all keys y share.
 
     Args:
-        pixels: the query pixels x, (B, Q, D).
+        inputs: of the queries, x, (B, Q, D).
         query, key: D -> N*D; without a query only u is compared with the keys.
         key_bias: u (N, D), or None.
     """
-    width = pixels.shape[-1]
+    width = inputs.shape[-1]
     by_head = key.weight.unflatten(0, (heads, width)) / math.sqrt(width)  # (N, D, D)
     constant = torch.zeros_like(by_head[:, 0])
     if query is not None:
@@ -161,9 +160,9 @@ def _absorbed_query(
     # The bias of the keys has no effect. Its gradient is 0 here, as in the other backends, and not missing.
     bias = (constant[:, None] @ by_head)[:, 0] + 0 * key.bias.sum()
     if query is None:
-        return bias.expand(*pixels.shape[:2], -1, -1)
+        return bias.expand(*inputs.shape[:2], -1, -1)
     weight = by_head.transpose(1, 2) @ query.weight.unflatten(0, (heads, width))
-    return F.linear(pixels, weight.flatten(0, 1), bias.flatten()).unflatten(-1, (heads, width))
+    return F.linear(inputs, weight.flatten(0, 1), bias.flatten()).unflatten(-1, (heads, width))
 
 
 def _absorbed_axis_terms(
@@ -200,7 +199,7 @@ def _absorbed_axis_terms(
 
 
 def _one_hot_axes(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row of each pixel of a map, (K, H), and its column, (K, W), one-hot."""
+    """Return the row of each position of a map, (K, H), and its column, (K, W), one-hot."""
     row = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
     column = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
     return row, column

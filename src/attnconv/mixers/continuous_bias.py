@@ -58,7 +58,7 @@ def distance_encoding(heads: int, width: int, grid: tuple[int, int], kind: str =
 
 
 class ScoreFunction(nn.Module):
-    """Map distances (...) in pixels to scores (N, ...) by a small network.
+    """Map distances (...) in positions to scores (N, ...) by a small network.
 
     Its input is sign(d) log(1 + |d|), which resolves small distances better than large ones.
     """

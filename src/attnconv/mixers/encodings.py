@@ -1,6 +1,6 @@
 """Relative positional encodings: shifts in, scores out.
 
-An encoding does not depend on images or values. It maps a shift (row, column), in pixels, to one score per head;
+An encoding does not depend on images or values. It maps a shift (row, column), in positions, to one score per head;
 softmax over the keys turns scores into attention probabilities. If the score is a row term plus a column term, the
 encoding is an `AdditiveEncoding`: exp(r + c) = exp(r) exp(c), so the softmax factorizes exactly over rows and columns,
 and the attention can be applied one axis at a time (`attnconv.mixers.positional`).
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import check_covered, sinusoids
+from attnconv.mixers.base import check_covered, sinusoids
 
 
 def exact_positions(device: torch.device) -> AbstractContextManager[None]:
@@ -29,7 +29,7 @@ def exact_positions(device: torch.device) -> AbstractContextManager[None]:
 class Encoding(nn.Module):
     """Maps each shift to one score per head.
 
-    Subclasses define `forward(shifts)`: shifts (..., 2), as (row, column) in pixels, to scores (N, ...).
+    Subclasses define `forward(shifts)`: shifts (..., 2), as (row, column) in positions, to scores (N, ...).
     """
 
     def check_map(self, height: int, width: int) -> None:
@@ -44,11 +44,11 @@ class AdditiveEncoding(Encoding):
     """An encoding whose score is a row term plus a column term; subclasses define both terms."""
 
     def row_scores(self, shifts: Tensor) -> Tensor:
-        """Return the row term: shifts (...) in pixels -> scores (N, ...)."""
+        """Return the row term: shifts (...) in positions -> scores (N, ...)."""
         raise NotImplementedError
 
     def column_scores(self, shifts: Tensor) -> Tensor:
-        """Return the column term: shifts (...) in pixels -> scores (N, ...)."""
+        """Return the column term: shifts (...) in positions -> scores (N, ...)."""
         raise NotImplementedError
 
     def forward(self, shifts: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ class QuadraticEncoding(AdditiveEncoding):
     """Isotropic Gaussian heads: score = -spread^2 / 2 * |shift - center|^2 (paper, Lemma 2, with alpha = spread^2 / 2).
 
     Lemma 2 drops the constant |center|^2, which cancels in the softmax. Here it is kept, so that the largest score is 0
-    and nothing overflows. `spread` is an inverse standard deviation in 1/pixels; its sign has no effect.
+    and nothing overflows. `spread` is an inverse standard deviation in 1/positions; its sign has no effect.
 
-    Parameters: centers (N, 2) in pixels, spreads (N,) in 1/pixels.
+    Parameters: centers (N, 2) in positions, spreads (N,) in 1/positions.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class QuadraticEncoding(AdditiveEncoding):
         nn.init.normal_(self.spreads, mean=1.0, std=self.spread_std)
 
     def no_weight_decay(self) -> set[str]:
-        # Reference: neither decays. Our reason: decay would pull heads to the query pixel and to flat maps.
+        # Reference: neither decays. Our reason: decay would pull heads to the query position and to flat maps.
         return {"centers", "spreads"}
 
     def _axis_scores(self, shifts: Tensor, axis: int) -> Tensor:
@@ -100,7 +100,7 @@ class GeneralizedQuadraticEncoding(Encoding):
 
     Not additive: the term row * column of a tilted Gaussian is neither a row term nor a column term.
 
-    Parameters: centers (N, 2) in pixels, spreads (N, 2, 2) = S in 1/pixels, with inverse covariance S S^T.
+    Parameters: centers (N, 2) in positions, spreads (N, 2, 2) = S in 1/positions, with inverse covariance S S^T.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class SinusoidalEncoding(AdditiveEncoding):
     """Fixed sinusoids of the row shift and of the column shift, with learned weights per head.
 
     This is the learned encoding with its tables replaced by Transformer sinusoids (Vaswani et al. 2017, section 3.5) of
-    the signed shift: D/2 sines and D/2 cosines with wavelengths from 2 pi to `base` * 2 pi pixels. It answers a
+    the signed shift: D/2 sines and D/2 cosines with wavelengths from 2 pi to `base` * 2 pi positions. It answers a
     reviewer's question about fixed relative encodings (B. Duke, ml-reading-notes).
 
     Parameters: two projections D -> N without bias.

@@ -2,12 +2,12 @@
 
 probabilities = (1 - sigmoid(g)) softmax(content) + sigmoid(g) softmax(position), one gate g per head (d'Ascoli et al.
 2021, arXiv 2103.10697). The position part starts as a convolution: heads on a square grid of shifts, alpha = 1. As in
-the paper's network, the values are the pixels themselves: each part averages them, and the gate mixes the averages.
+the paper's network, the values are the inputs themselves: each part averages them, and the gate mixes the averages.
 
 Differences from that paper: the position scores are Gaussians with learned centers and spreads; ConViT learns three
 free weights on (row, column, squared distance) per head.
 
-Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels.
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key positions.
 """
 
 import math

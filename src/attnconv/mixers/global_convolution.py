@@ -5,7 +5,7 @@ projection mixes channels, as in the global filter networks of Rao et al. (2021,
 kernels as spectra. `padding` says how the map continues beyond its border:
 
     circular   wrapped around, as in a plain FFT: H x W shifts;
-    zeros      with zeros: (2H - 1) x (2W - 1) shifts, all shifts between two pixels of the map.
+    zeros      with zeros: (2H - 1) x (2W - 1) shifts, all shifts between two positions of the map.
 
 Axes: B batch, H W rows and columns, D width.
 """
@@ -13,8 +13,8 @@ Axes: B batch, H W rows and columns, D width.
 import torch
 from torch import Tensor, nn
 
+from attnconv.mixers.base import check_map
 from attnconv.mixers.encodings import exact_positions
-from attnconv.mixers.shifts import check_map
 
 PADDINGS = ("circular", "zeros")
 
@@ -22,7 +22,8 @@ PADDINGS = ("circular", "zeros")
 class DepthwiseGlobal(nn.Module):
     """A depthwise convolution over all shifts, (B, H, W, D) -> (B, H, W, D). `heads` is ignored.
 
-    `weight[d, i, j]` is the weight of channel d at shift (i - rows // 2, j - columns // 2) from output to input pixel.
+    `weight[d, i, j]` is the weight of channel d at shift (i - rows // 2, j - columns // 2) from an output to an
+    input position.
 
     Raises:
         ValueError: the padding is unknown, or the map is not of size `grid`.
@@ -40,7 +41,7 @@ class DepthwiseGlobal(nn.Module):
         if padding not in PADDINGS:
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, not {padding!r}")
         self.grid, self.padding = grid, padding
-        # A map of H rows is zero-padded to 2H - 1, so that no shift wraps around to another pixel.
+        # A map of H rows is zero-padded to 2H - 1, so that no shift wraps around to another position.
         rows, columns = grid if padding == "circular" else (2 * grid[0] - 1, 2 * grid[1] - 1)
         bound = (rows * columns) ** -0.5  # PyTorch's default for a convolution with this many inputs
         self.weight = nn.Parameter(torch.empty(width, rows, columns).uniform_(-bound, bound))

@@ -1,21 +1,21 @@
 """Convolution without weight sharing, and also without locality: separates the two assumptions of a convolution.
 
-    LocallyConnected   each output pixel has its own K x K kernel: local, but not shared;
-    FullyConnected     each output pixel has its own weights for all input pixels: neither local nor shared.
+    LocallyConnected   each output position has its own K x K kernel: local, but not shared;
+    FullyConnected     each output position has its own weights for all input positions: neither local nor shared.
 
-Axes: B batch, H W rows and columns, D width, Q = H*W pixels, K side of the kernel.
+Axes: B batch, H W rows and columns, D width, Q = H*W positions, K side of the kernel.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnconv.mixers.base import check_map
 from attnconv.mixers.patterns import check_window
-from attnconv.mixers.shifts import check_map
 
 
 class LocallyConnected(nn.Module):
-    """A K x K zero-padded convolution with a separate kernel at each pixel, (B, H, W, D) -> (B, H, W, D).
+    """A K x K zero-padded convolution with a separate kernel at each position, (B, H, W, D) -> (B, H, W, D).
 
     `weight` is (Q, D_in * K^2, D_out), its middle axis as `torch.nn.functional.unfold` orders it: channel, row, column.
     `heads` is ignored. It has H*W times the weights of the convolution, so use it on small maps only.
@@ -30,10 +30,10 @@ class LocallyConnected(nn.Module):
         super().__init__()
         check_window(grid, kernel_size, "zero")
         self.grid, self.kernel_size = grid, kernel_size
-        inputs, pixels = width * kernel_size**2, grid[0] * grid[1]
+        inputs, positions = width * kernel_size**2, grid[0] * grid[1]
         bound = inputs**-0.5  # PyTorch's default for a convolution
-        self.weight = nn.Parameter(torch.empty(pixels, inputs, width).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(pixels, width).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(positions, inputs, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(positions, width).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.grid)

@@ -1,6 +1,6 @@
 """Attention whose probabilities depend on position only: the paper's quadratic, learned and sinusoidal layers.
 
-Each head averages the whole D-vectors of the pixels with its probabilities. The N averages are concatenated and
+Each head averages the whole D-vectors of the positions with its probabilities. The N averages are concatenated and
 projected back, N*D -> D; for N = 9 these are exactly as many weights as in a 3 x 3 convolution. The paper has a value
 matrix per head and an output matrix; its code, and ours, only has their product.
 
@@ -11,7 +11,7 @@ with equal results; both process a few images at a time on a CPU (attnconv.mixer
     separable  A_rows (N, H, H), then A_columns (N, W, W): cost H*W*(H+W). Exact for an additive encoding, whose softmax
                factorizes over rows and columns, but not with dropout on A.
 
-Axes: B batch, H W rows and columns, N heads, D width, Q K query and key pixels (row-major over H x W).
+Axes: B batch, H W rows and columns, N heads, D width, Q K query and key positions (row-major over H x W).
 """
 
 import itertools
@@ -21,17 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.base import AttentionMixer
+from attnconv.mixers.base import AttentionMixer, axis_shifts, check_normalizer, grid_shifts, to_probs
 from attnconv.mixers.blocked import average_and_project
 from attnconv.mixers.encodings import AdditiveEncoding, Encoding, exact_positions
-from attnconv.mixers.normalizers import check_normalizer, to_probs
-from attnconv.mixers.shifts import axis_shifts, grid_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "separable")
 
-# From this many pixels on, two small products are faster than one large one on a CPU. LOG.md has the ratios, and
+# From this many positions on, two small products are faster than one large one on a CPU. LOG.md has the ratios, and
 # `python scripts/bench_attention.py` measures them. They have not been measured on a GPU.
-SEPARABLE_FROM_PIXELS = 12 * 12
+SEPARABLE_FROM_POSITIONS = 12 * 12
 
 
 class PositionalAttention(AttentionMixer):
@@ -44,7 +42,7 @@ class PositionalAttention(AttentionMixer):
         encoding: builds the encoding, called as `encoding(heads=, width=, grid=)`.
         attention_dropout: probability of zeroing an attention probability while training.
         impl: "dense", "separable", or "auto" for the fastest exact one, as measured.
-        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        normalizer: turns scores into probabilities (attnconv.mixers.base).
 
     Raises:
         ValueError: impl or normalizer is unknown, or `separable` is not exact.
@@ -137,6 +135,6 @@ def choose_impl(
     if impl == "separable" and obstacle:
         raise ValueError(f"impl={impl} is not exact here: {obstacle}; use impl=auto")
     if impl == "auto":
-        large = grid[0] * grid[1] >= SEPARABLE_FROM_PIXELS
+        large = grid[0] * grid[1] >= SEPARABLE_FROM_POSITIONS
         return "separable" if large and not obstacle else "dense"
     return impl

@@ -4,7 +4,7 @@ The relative vector r(shift) is the vector of the row shift followed by that of 
 in the authors' code. So q . r is a row term plus a column term for each query. All are built as `Relative(width,
 grid)`.
 
-Axes: B batch, H W rows and columns, N heads, D width, Q query pixels; S T numbers of row and column shifts; ... any
+Axes: B batch, H W rows and columns, N heads, D width, Q query positions; S T numbers of row and column shifts; ... any
 shape of shifts.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import check_covered, sinusoids
+from attnconv.mixers.base import check_covered, sinusoids
 
 
 class RelativeVectors(nn.Module):
@@ -28,11 +28,11 @@ class RelativeVectors(nn.Module):
         """Raise ValueError if the vectors do not cover the shifts of a height x width map."""
 
     def row_vectors(self, shifts: Tensor) -> Tensor:
-        """Map row shifts (...) in pixels to vectors (..., D/2)."""
+        """Map row shifts (...) in positions to vectors (..., D/2)."""
         raise NotImplementedError
 
     def column_vectors(self, shifts: Tensor) -> Tensor:
-        """Map column shifts (...) in pixels to vectors (..., D/2)."""
+        """Map column shifts (...) in positions to vectors (..., D/2)."""
         raise NotImplementedError
 
 
@@ -84,7 +84,7 @@ class LearnedRelativeVectors(RelativeVectors):
 class SinusoidalRelativeVectors(RelativeVectors):
     """Fixed sinusoids of the signed shift under a learned projection per axis, as in Transformer-XL (W_key,r).
 
-    The sines and cosines have wavelengths from 2 pi to `base` * 2 pi pixels (Vaswani et al. 2017, section 3.5). Here
+    The sines and cosines have wavelengths from 2 pi to `base` * 2 pi positions (Vaswani et al. 2017, section 3.5). Here
     all heads share one W_key,r per axis; Transformer-XL has one per head.
     """
 

@@ -7,7 +7,7 @@ shifted map does not give a shifted output.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.shifts import check_map
+from attnconv.mixers.base import check_map
 
 
 class TokenMlp(nn.Module):

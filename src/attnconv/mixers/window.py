@@ -1,18 +1,18 @@
 """Stand-alone self-attention in a K x K window (Ramachandran et al. 2019, arXiv 1906.05909).
 
-Each head of D/N channels scores the K^2 pixels around its query, q.k + q.r with learned relative vectors, and averages
-their values. `border` says how windows continue beyond the map:
+Each head of D/N channels scores the K^2 positions around its query, q.k + q.r with learned relative vectors, and
+averages their values. `border` says how windows continue beyond the map:
 
-    zero    padded with zeros, as in the paper: a pixel outside has key and value 0 and scores q.r;
-    shift   moved inside the map, as in neighborhood attention (NAT): always K^2 real pixels.
+    zero    padded with zeros, as in the paper: a position outside has key and value 0 and scores q.r;
+    shift   moved inside the map, as in neighborhood attention (NAT): always K^2 real positions.
 
 There are two ways to compute it, with equal results:
 
     gathered   gathers the keys and values of each window: cost linear in K^2, nothing of size Q x K;
-    dense      multiplies all queries with all pixels and masks: faster if windows cover much of the map.
+    dense      multiplies all queries with all positions and masks: faster if windows cover much of the map.
 
-Axes: B batch, H W rows and columns, N heads, D width, E = D/N channels of a head, Q K query and key pixels, S = K^2
-pixels of a window (where K is the side of the window, as in the paper).
+Axes: B batch, H W rows and columns, N heads, D width, E = D/N channels of a head, Q K query and key positions, S = K^2
+positions of a window (where K is the side of the window, as in the paper).
 
 Differences from that paper: scores are divided by sqrt(E), and queries, keys and values have biases.
 """
@@ -24,15 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnconv.mixers.base import AttentionMixer
-from attnconv.mixers.normalizers import check_normalizer, to_probs
+from attnconv.mixers.base import AttentionMixer, axis_shifts, check_normalizer, to_probs
 from attnconv.mixers.patterns import axis_window, both_axes, check_window
 from attnconv.mixers.relative import LearnedRelativeVectors, axis_products, outer_sum
-from attnconv.mixers.shifts import axis_shifts
 
 IMPLEMENTATIONS = ("auto", "dense", "gathered")
 
-# If the map has at most this many times as many pixels as the window, one product with all of them is faster than
+# If the map has at most this many times as many positions as the window, one product with all of them is faster than
 # gathering. LOG.md has the ratios, and `python scripts/bench_attention.py` measures them.
 DENSE_UP_TO_WINDOWS = 8
 
@@ -42,13 +40,13 @@ CACHE_BYTES = 8 * 2**20  # of gathered keys, in float32
 class AxisWindows(NamedTuple):
     """The windows of all positions of one axis; windows of the map are products of these."""
 
-    positions: Tensor  # (size, K), in pixels, clamped to the axis
+    positions: Tensor  # (size, K), clamped to the axis
     inside: Tensor  # (size, K) bool: whether they were inside before clamping
-    shifts: Tensor  # (size, K), in pixels, from a position to those of its window
+    shifts: Tensor  # (size, K), from a position to those of its window
 
 
 class WindowAttention(AttentionMixer):
-    """Attention within K x K pixels, (B, H, W, D) -> (B, H, W, D).
+    """Attention within K x K positions, (B, H, W, D) -> (B, H, W, D).
 
     Args:
         width: D; each head has D/N channels of queries, keys and values.
@@ -57,7 +55,7 @@ class WindowAttention(AttentionMixer):
         attention_dropout: probability of zeroing an attention probability while training.
         kernel_size: K, odd.
         border: "zero" or "shift".
-        normalizer: turns scores into probabilities (attnconv.mixers.normalizers).
+        normalizer: turns scores into probabilities (attnconv.mixers.base).
         impl: "gathered", "dense", or "auto" for the fastest one measured.
 
     Raises:
@@ -89,7 +87,7 @@ class WindowAttention(AttentionMixer):
         self.heads, self.kernel_size, self.border, self.impl = heads, kernel_size, border, impl
         self.attention_dropout, self.normalizer = attention_dropout, normalizer
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        # A shifted window extends K - 1 pixels to one side, a centered one K // 2.
+        # A shifted window extends K - 1 positions to one side, a centered one K // 2.
         self.reach = kernel_size - 1 if border == "shift" else kernel_size // 2
         self.relative = LearnedRelativeVectors(width // heads, (self.reach + 1, self.reach + 1))
 
@@ -107,15 +105,15 @@ class WindowAttention(AttentionMixer):
         With border="zero", a row near the border sums to less than 1: the rest goes to the zeros outside.
 
         Raises:
-            ValueError: x is missing, or is not height x width pixels large.
+            ValueError: x is missing, or is not height x width positions large.
         """
         if x is None or x.shape[1:3] != (height, width):
-            raise ValueError(f"content attention needs x of {height}x{width} pixels")
+            raise ValueError(f"content attention needs x of {height}x{width} positions")
         check_window((height, width), self.kernel_size, self.border)
         return self._dense_probs(x)
 
     def _averages_dense(self, x: Tensor) -> Tensor:
-        """Return the averaged values (B, N, Q, E), from all queries and all pixels."""
+        """Return the averaged values (B, N, Q, E), from all queries and all positions."""
         probs = F.dropout(self._dense_probs(x), self.attention_dropout, self.training)
         value = self._split(self.value(x))
         return probs.to(value.dtype) @ value
@@ -129,7 +127,7 @@ class WindowAttention(AttentionMixer):
         scores = query @ key.transpose(-1, -2) + outer_sum(*axis_products(self.relative, query, *shifts))
         allowed = both_axes(*(axis_window(n, self.kernel_size, self.border, x.device) for n in (height, width)))
         if self.border == "zero":
-            # Pixels outside have key 0, so their score is q.r, and they take a share of the sum.
+            # Positions outside have key 0, so their score is q.r, and they take a share of the sum.
             rows, columns = (self._axis_windows(size, x.device) for size in (height, width))
             beyond = outer_sum(*axis_products(self.relative, query, rows.shifts, columns.shifts))
             scores = torch.cat([scores, beyond], dim=-1)
@@ -169,7 +167,7 @@ class WindowAttention(AttentionMixer):
         return torch.cat(averages, dim=2)
 
     def _gather(self, projected: Tensor, index: Tensor, inside: Tensor) -> Tensor:
-        """Return the pixels (Q, S) of all windows, (B, Q, S, N, E); those outside of the map are 0."""
+        """Return the positions (Q, S) of all windows, (B, Q, S, N, E); those outside of the map are 0."""
         # index_select, because the backward pass of [:, index] takes twenty times as long on a CPU.
         windows = projected.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, index.shape)
         return (windows * inside[..., None].to(projected.dtype)).unflatten(-1, (self.heads, -1))

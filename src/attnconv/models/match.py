@@ -39,17 +39,15 @@ class Match:
         return self.achieved / self.target - 1
 
 
-def resolve_node(config: Config, image_shape: tuple[int, int, int], classes: int) -> tuple[Node, Match | None]:
-    """Return the `model` node that a run builds, and how `match` scaled it (or None).
+def match_model(config: Config, image_shape: tuple[int, int, int], classes: int) -> Match:
+    """Scale the `model` node of a configuration that sets `match`.
 
     Raises:
         ConfigError: see `match_width`; match_model does not exist.
     """
-    if config.match is None:
-        return config.model, None
+    assert config.match is not None
     reference = model_node(config.match_model, like=config)
-    match = match_width(config.model, reference, config.match, image_shape, classes)
-    return match.node, match
+    return match_width(config.model, reference, config.match, image_shape, classes)
 
 
 def model_node(name: str, like: Config) -> dict[str, Any]:

@@ -62,8 +62,3 @@ HEADS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, WINE, OLIVE, GRAY)  # nine
 def style_of(model: str) -> Style:
     """Return the style of a model."""
     return STYLES.get(model, OTHER)
-
-
-def head_color(head: int) -> str:
-    """Return the color of head `head`, counted from 0."""
-    return HEADS[head % len(HEADS)]

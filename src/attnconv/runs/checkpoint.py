@@ -23,14 +23,14 @@ from attnconv.errors import RunFolderError
 from attnconv.files import in_one_line, write_whole
 from attnconv.models.weight_files import read_weights
 
-FORMAT = 2  # 2 added the position's cpu_seconds
+FORMAT = 2  # 2 added cpu_seconds to the progress
 KEPT = 2
 NAME = re.compile(r"step(\d{8,})-([0-9a-f]{16})\.pt")
 
 
 @dataclass
-class Position:
-    """The position of a run in its training.
+class Progress:
+    """How far a run has come in its training.
 
     The sums (loss, correct, images) and the times belong to the current epoch; between epochs all are 0. `cpu_seconds`
     is None if an older version wrote the checkpoint.
@@ -49,7 +49,7 @@ def save_checkpoint(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    position: Position,
+    progress: Progress,
     step: int,
 ) -> None:
     """Write the state after `step` steps in all, then delete all checkpoints but this one and the previous one.
@@ -59,7 +59,7 @@ def save_checkpoint(
     """
     buffer = io.BytesIO()
     state = {"format": FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state | {"position": vars(position)}, buffer)
+    torch.save(state | {"position": vars(progress)}, buffer)
     content = buffer.getvalue()
     path = folder / f"step{step:08d}-{_digest(content)}.pt"
     write_whole(path, content)
@@ -72,8 +72,8 @@ def save_checkpoint(
             other.unlink()
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
-    """Restore model and optimizer from the newest intact checkpoint, and return its position, or None if there is none.
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Restore model and optimizer from the newest intact checkpoint, and return its progress, or None if there is none.
 
     Damaged checkpoints, and those that cannot be read, are reported on stderr and skipped.
 
@@ -102,7 +102,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     return None
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     state: dict[str, Any] = read_weights(path, in_place=False)
     if state["format"] > FORMAT:
         raise RunFolderError(
@@ -113,7 +113,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise RunFolderError(f"{path} is a checkpoint of another model ({in_one_line(error)})") from error
-    return Position(**({"cpu_seconds": None} | state["position"]))
+    return Progress(**({"cpu_seconds": None} | state["position"]))
 
 
 def export_weights(path: Path, model: nn.Module) -> None:

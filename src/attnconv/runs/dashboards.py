@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnconv.config import Config
-from attnconv.data.dataset import DataSet
-from attnconv.data.preprocessing import class_names
+from attnconv.data.dataset import DataSet, class_names
 from attnconv.files import in_one_line
 from attnconv.runs.adapter import Adapter, Conclusion, History
 from attnconv.runs.trackio_run import TrackioRun
@@ -68,6 +67,7 @@ class Dashboard:
         """Close the dashboard's run, so that the next run of a sweep does not write into it."""
         if self._adapter is not None:
             self._guard(self._adapter.finish, status)
+            self._adapter = None
 
     def _guard(self, call: Any, *arguments: Any) -> None:
         try:

@@ -2,7 +2,7 @@
 
 outputs/<name>/<model>/<scale>-<recipe>/frac<f>/seed<s>/
     data.json        where the data was, and its hash
-    preprocessing.json   image size, normalization and class names (attnconv.data.preprocessing)
+    preprocessing.json   image size, normalization and class names (attnconv.data.dataset.Preprocessing)
     config.yaml      the frozen configuration, with the precision that precision=auto chose
     metrics.jsonl    a line per epoch; it contains no times, so on a CPU equal runs have equal bytes
     timing.jsonl     a line per epoch: wall-clock seconds, and CPU seconds of all threads and processes
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.preprocessing
+PREPROCESSING_FILE = "preprocessing.json"  # see attnconv.data.dataset.Preprocessing
 LINES = ("metrics.jsonl", "timing.jsonl", "heads.jsonl")
 PRODUCTS = ("weights.safetensors", *ARRAYS, "heads.png", "probe.json", "conversion.json")  # of a finished run
 OF_FAILURE = ("result.json", "config.yaml")  # say that there is nothing to keep
@@ -92,6 +92,7 @@ class RunFolder:
         self.heads: Heads | None = None
         self._data_files = files_of(config.data)  # before the data is read, so that a later change is noticed
         self.path = run_folder_path(config)
+        self._configuration = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
         self.heads_picture = self.path / "heads.png"
@@ -111,8 +112,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{existing} is not a writable folder, so {self.path} cannot be created; set output=FOLDER"
             )
-        if not (self.path / "config.yaml").exists() and not nothing_to_keep(self.path):
-            raise Damaged(self.path, "no config.yaml")
+        if not self._configuration.exists():
+            if not nothing_to_keep(self.path):
+                raise Damaged(self.path, "no config.yaml")
+            return  # a new run: there is nothing to compare
         result = read_result(self.path)
         done = result is not None and result["status"] == "done"
         # A finished run computes nothing any more: precision=auto accepts it, whatever its precision.
@@ -151,7 +154,8 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.check()  # another process may have started or finished the run since the last check
-            self._clear_failure()
+            if self._configuration.exists():
+                self._clear_failure()
             forget_unfinished(self.path)
             forget_unfinished(self.checkpoints)
             (self.path / ".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}\n", "utf-8")
@@ -160,7 +164,7 @@ class RunFolder:
                 write_whole(self.path / DATA_FILE, describe_data(self.config.data, self.data_hash, self._data_files))
             if self.preprocessing is not None:
                 write_whole(self.path / PREPROCESSING_FILE, self.preprocessing)
-            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(to_plain(frozen)).encode())
+            write_whole(self._configuration, OmegaConf.to_yaml(to_plain(frozen)).encode())
             (self.path / "result.json").unlink(missing_ok=True)  # left by an earlier process
         except Timeout as error:
             try:

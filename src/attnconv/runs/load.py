@@ -1,29 +1,33 @@
 """Load a trained network from a run folder, or by its name in results/weights/."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from attnconv.config import REPOSITORY, RESULTS, Config, DataConfig, check_limits, flatten
-from attnconv.data.dataset import DataSet
-from attnconv.data.preprocessing import Preprocessing, read_preprocessing
+from attnconv.data.dataset import CIFAR10, DataSet, Preprocessing, load_dataset
 from attnconv.data.root import holds_data, move_root
 from attnconv.errors import ConfigError, RunFolderError, nearest
-from attnconv.files import in_one_line, near
+from attnconv.files import in_one_line, near, read_json, reading
 from attnconv.models.build import build_seeded_model, kept_generators
-from attnconv.models.match import resolve_node
+from attnconv.models.match import match_model
 from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
 from attnconv.models.targets import default_settings, refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
+from attnconv.runs.folder import PREPROCESSING_FILE
 from attnconv.runs.identity import start_weights
 from attnconv.runs.records import Damaged, read_config, read_data, read_result
 from attnconv.runs.status import collected_folder, collected_weights, find_folders
 from attnconv.runs.trained import Trained
 from attnconv.settings.types import plain_value, typed
 from attnconv.training.device import choose_device, full_float32
+
+PREPROCESSING_KEYS = ("image_shape", "class_names", "mean", "std")  # of preprocessing.json
 
 
 @default_settings()
@@ -178,6 +182,42 @@ def read_run_config(folder: Path, trusted: Sequence[str] = ()) -> Config:
     return config
 
 
+def read_preprocessing(folder: Path, config: DataConfig) -> Preprocessing:
+    """Return the preprocessing of the run in `folder`.
+
+    Without preprocessing.json, as in results/ and in older runs, mean and std of CIFAR-10 come from config.yaml. Other
+    data sets must be read again.
+
+    Raises:
+        FileError: the file is damaged; DataError: neither the file nor the data set exists.
+    """
+    path = folder / PREPROCESSING_FILE
+    if path.exists():
+        found = read_json(path, PREPROCESSING_KEYS)
+        with reading(path):
+            _check_preprocessing(found)
+            channels, height, width = found["image_shape"]
+            names, mean, std = (tuple(found[key]) for key in PREPROCESSING_KEYS[1:])
+        return Preprocessing((channels, height, width), names, mean, std)
+    if config.source == "cifar10" and config.mean is not None and config.std is not None:
+        return Preprocessing((3, 32, 32), CIFAR10, tuple(config.mean), tuple(config.std))
+    return Preprocessing.of(config, load_dataset(config, torch.device("cpu")))
+
+
+def _check_preprocessing(found: dict[str, Any]) -> None:
+    """Raise one of UNREADABLE for the content of a preprocessing.json that no data set has."""
+    shape, names, mean, std = (found[key] for key in PREPROCESSING_KEYS)
+    good = {
+        "image_shape": len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape),
+        "class_names": isinstance(names, list) and all(isinstance(name, str) for name in names),
+        "mean": len(mean) == shape[0] and all(map(math.isfinite, mean)),
+        "std": len(std) == shape[0] and all(math.isfinite(value) and value > 0 for value in std),
+    }
+    for key in PREPROCESSING_KEYS:
+        if not good[key]:
+            raise ValueError(f"{key}: {found[key]}")
+
+
 def run_folder_of(weights: Path) -> Path | None:
     """Return the run folder of a weight file: RUN/weights.safetensors or RUN/checkpoints/step*.pt."""
     return next((parent for parent in weights.parents[:2] if (parent / "config.yaml").exists()), None)
@@ -208,10 +248,9 @@ def build_untrained(
         weights: of the run, which will be loaded; a network that was pruned gets their number of heads, so that the
             weights that it was pruned from are not needed.
     """
-    if config.match is not None and widths:
-        node = config.model | widths
-    else:
-        node, _ = resolve_node(config, data.image_shape, data.classes)
+    node = config.model
+    if config.match:
+        node = node | widths if widths else match_model(config, data.image_shape, data.classes).node
     if weights is not None and node["_target_"] == PRUNED:
         node = node | {"_target_": PRUNED_BEFORE, "start": str(weights)}
     with kept_generators():

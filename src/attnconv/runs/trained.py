@@ -17,9 +17,8 @@ from attnconv.analysis.attention import LayerAttention, attention_layers
 from attnconv.analysis.conv_similarity import head_rows
 from attnconv.analysis.evaluation import Evaluation, confusion_matrix
 from attnconv.config import Config
-from attnconv.data.dataset import DataSet, load_dataset
+from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.data.images import Images, as_arrays
-from attnconv.data.preprocessing import Preprocessing
 from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError, counted
 from attnconv.models.build import errors_of_network, evaluation_draws

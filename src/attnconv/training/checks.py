@@ -24,14 +24,13 @@ from attnconv.models.cost import (
     parameters,
     require_logits,
 )
-from attnconv.settings.contradictions import asked_for, unused_by_network
+from attnconv.settings.contradictions import DROPOUTS, SIZES, asked_for, unused_by_network
 from attnconv.settings.limits import from_elsewhere, is_ours
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.loop import batch_sizes
-from attnconv.training.optimizers import hidden_matrices
+from attnconv.training.optimizers import hidden_matrices, lr_factor
 from attnconv.training.rehearsal import MANY, rehearse
-from attnconv.training.schedules import lr_factor
 
 
 def check_network(
@@ -48,14 +47,22 @@ def check_network(
     Raises:
         ConfigError, OutOfMemory: a check fails; the message names the setting.
     """
-    on_cpu = device.type == "cpu"
+    on_cpu, elsewhere = device.type == "cpu", from_elsewhere(node)
     _check_memory(config, node, data)
     found = _check_forward(config, node, data, device)
-    if on_cpu and not from_elsewhere(node):  # a GPU reports that its memory is full; Linux kills
+    if on_cpu and not elsewhere:  # a GPU reports that its memory is full; Linux kills
         _check_activations(config, node, data, processes, found.flops_full)
-    _check_sizes(config, node, data)
-    notes = _check_steps(config, node, data, processes, on_cpu)
-    if from_elsewhere(node):
+    if config.recipe.sizes:
+        _check_sizes(config, node, data)
+    # The tests of this package train its own networks, so only a last batch of one image may be too small for them.
+    sizes = batch_sizes(data.epoch_images, config.recipe.batch_size)
+    counts = {min(sizes[0], MANY)} if elsewhere else set()
+    if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
+        counts.add(1)
+    notes: set[str] = set()
+    if counts:
+        notes = _check_steps(config, node, data, sorted(counts), on_cpu=on_cpu, alone=processes.count == 1)
+    if elsewhere:
         _check_batches(config, node, data, processes)
     return found, notes
 
@@ -143,25 +150,20 @@ def _check_sizes(config: Config, node: dict[str, Any], data: DataSet) -> None:
             forward_untrained(node, data.image_shape, data.classes, image)
 
 
-def _check_steps(config: Config, node: dict[str, Any], data: DataSet, processes: Processes, on_cpu: bool) -> set[str]:
-    """Raise ConfigError for a network that cannot take training steps, or not with the last batch. Return notes.
-
-    The tests of this package train its own networks, so only a last batch of one image may be too small for them.
-    """
-    sizes = batch_sizes(data.epoch_images, config.recipe.batch_size)
-    counts = {min(sizes[0], MANY)} if from_elsewhere(node) else set()
-    if sizes[-1] == 1 and processes.count == 1:  # with several processes, batch norm uses the images of all
-        counts.add(1)
+def _check_steps(
+    config: Config, node: dict[str, Any], data: DataSet, counts: list[int], *, on_cpu: bool, alone: bool
+) -> set[str]:
+    """Return notes on training steps with each of these numbers of images; raise ConfigError if one is impossible."""
     height, bf16 = data.image_shape[1], on_cpu and config.precision == "bf16"
     notes: set[str] = set()
-    for count in sorted(counts):
+    for count in counts:
         images = _first_images(data, count)
         for side in {round(share * height) for share in config.recipe.sizes} or {height}:
             try:
                 with errors_of_network(f"model={config.model['name']} cannot be trained:"):
                     notes |= set(rehearse(
                         node, data.image_shape, data.classes, scale(images, side),
-                        bf16=bf16, on_cpu=on_cpu, alone=processes.count == 1,
+                        bf16=bf16, on_cpu=on_cpu, alone=alone,
                     ))  # fmt: skip
             except ConfigError as error:
                 if count > 1 or "more than 1 value per channel" not in str(error):
@@ -254,18 +256,20 @@ def _still_rates(config: Config, images: int) -> Iterator[str]:
 
 def _unused_settings(config: Config) -> Iterator[str]:
     """Yield a note for each setting of the command line that other networks use, and this one does not."""
-    for key, value in unused_by_network(config):
-        if asked_for(key):
+    of_networks = {"scale": SIZES, "recipe": DROPOUTS, "model": config.model}
+    asked = {key for part, names in of_networks.items() for name in names if asked_for(key := f"{part}.{name}")}
+    for key, value in unused_by_network(config) if asked else ():
+        if key in asked:
             yield f"{key}={value} has no effect on model={config.model['name']}"
 
 
 def _unused_by_muon(config: Config, model: nn.Module) -> Iterator[str]:
     """Yield a note for each setting of Muon on the command line if the network has no matrix that Muon trains."""
-    if config.recipe.optimizer != "muon" or hidden_matrices(model):
+    asked = [key for key in ("lr", "momentum") if asked_for(f"recipe.{key}")]
+    if config.recipe.optimizer != "muon" or not asked or hidden_matrices(model):
         return
-    for key in ("lr", "momentum"):
-        if asked_for(f"recipe.{key}"):
-            yield (
-                f"recipe.{key}={getattr(config.recipe, key):g} has no effect: Muon trains matrices between the first "
-                f"and the last layer, model={config.model['name']} has none, and AdamW trains the rest"
-            )
+    for key in asked:
+        yield (
+            f"recipe.{key}={getattr(config.recipe, key):g} has no effect: Muon trains matrices between the first "
+            f"and the last layer, model={config.model['name']} has none, and AdamW trains the rest"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from attnconv.errors import counted
-from attnconv.runs.checkpoint import Position
+from attnconv.runs.checkpoint import Progress
 from attnconv.runs.folder import RunFolder
 from attnconv.training.metrics import Score, Tally
 
@@ -19,13 +19,13 @@ class Console:
 
     Args:
         epochs: length of the run.
-        position: where the run resumes.
+        progress: where the run resumes.
         images: training images per epoch.
         shown: False for all but one of several processes.
         label: prefix of each line of a run that shares its terminal with others; such a run has no bar.
     """
 
-    def __init__(self, epochs: int, position: Position, images: int, shown: bool = True, label: str | None = None):
+    def __init__(self, epochs: int, progress: Progress, images: int, shown: bool = True, label: str | None = None):
         self._epochs = epochs
         self._images = images
         self._shown = shown
@@ -34,7 +34,7 @@ class Console:
         self._last_refresh = 0.0
         self._bar = tqdm(
             total=epochs * images,
-            initial=position.epochs_done * images + position.images,
+            initial=progress.epochs_done * images + progress.images,
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
@@ -80,7 +80,7 @@ def _of_epoch(score: Score) -> str:
     return f"{score.accuracy:.1%}" + ("" if score.mirrored is None else f" ({score.mirrored:.1%} mirrored)")
 
 
-def opening_lines(description: dict[str, Any], folder: RunFolder, position: Position) -> str:
+def opening_lines(description: dict[str, Any], folder: RunFolder, progress: Progress) -> str:
     """Return the lines to print before the first step: the network, the data, and where the run resumes."""
     matched = ""
     if "match" in description:
@@ -89,10 +89,10 @@ def opening_lines(description: dict[str, Any], folder: RunFolder, position: Posi
             "at width {width:g}".format_map(description["match"])
         )
     resuming = ""
-    if position != Position():
-        resuming = f", resuming after epoch {position.epochs_done}"
-        if position.steps_in_epoch:
-            resuming += f" and {counted(position.steps_in_epoch, 'step')}"
+    if progress != Progress():
+        resuming = f", resuming after epoch {progress.epochs_done}"
+        if progress.steps_in_epoch:
+            resuming += f" and {counted(progress.steps_in_epoch, 'step')}"
     return (
         "{model}: {parameters:,} parameters, recipe={recipe}, scale={scale}, {train_images:,} training images "
         "from {data_origin}\n".format_map(description)

@@ -108,14 +108,12 @@ def check_batches(processes: Processes, images: int, batch_size: int) -> None:
         )
 
 
-def distribute(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model with gradients averaged over processes and batch norm over the whole batch.
 
     Raises:
         ConfigError: the model has batch norm and runs on CPUs, where PyTorch cannot share its statistics.
     """
-    if processes.count == 1:
-        return model
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         if device.type != "cuda":
             raise ConfigError("batch norm cannot share its statistics between processes on CPUs; start one process")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
 from attnconv.models.build import evaluation_draws, seed_of, seeded_generators
-from attnconv.runs.checkpoint import Position
+from attnconv.runs.checkpoint import Progress
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes
 from attnconv.training.metrics import FiniteGuard, Score, Scorer, Tally
@@ -28,9 +28,9 @@ class EpochSettings:
     """The settings that all epochs of a run share.
 
     Args:
-        factor: maps a step to the factor on the `initial_lr` of each group.
-        size: maps a step to the size of the images; None keeps them as they are.
-        mix: mixes the images of a batch, as `cutmix` does; None for no mixing.
+        lr_factor: maps a step to the factor on the `initial_lr` of each group.
+        image_size: maps a step to the size of the images; None keeps them as they are.
+        cutmix: mixes the images of a batch, as `cutmix` does; None for no mixing.
         processes: the processes that share each batch.
         on_step: called after each step with the number of steps taken in this epoch.
     """
@@ -38,12 +38,12 @@ class EpochSettings:
     seed: int
     batch_size: int
     label_smoothing: float
-    factor: Callable[[int], float]
-    size: Callable[[int], ImageSize | None]
-    mix: Mix | None
+    lr_factor: Callable[[int], float]
+    image_size: Callable[[int], ImageSize | None]
+    cutmix: Mix | None
     precision: str
     processes: Processes
-    guard: FiniteGuard
+    finite_guard: FiniteGuard
     on_step: Callable[[int], None]
 
 
@@ -58,39 +58,39 @@ def train_epoch(
     split: TrainSplit,
     plan: EpochPlan,
     settings: EpochSettings,
-    position: Position,
+    progress: Progress,
     tally: Tally,
 ) -> None:
     """Train on the images of a plan, in order, and add the scores of each step to `tally`.
 
     Args:
-        position: the epoch, and the step to start from; `tally` already holds the images of earlier steps.
+        progress: the epoch, and the step to start from; `tally` already holds the images of earlier steps.
 
     Raises:
         NotFinite: see FiniteGuard.
         ConfigError: see `require_all_trained`.
     """
     starts = range(0, len(plan), settings.batch_size)
-    for index in range(position.steps_in_epoch, len(starts)):
+    for index in range(progress.steps_in_epoch, len(starts)):
         # Learning rate, image size, mixing and dropout depend only on the step, so that a run can resume.
-        step = position.epochs_done * len(starts) + index
+        step = progress.epochs_done * len(starts) + index
         batch = plan[starts[index] : starts[index] + settings.batch_size]
         images, labels = _own_images(split, batch, settings, step)
         logits, loss = _train_step(model, optimizer, images, labels, settings, step, len(batch))
-        settings.guard.watch(step, loss, model)
+        settings.finite_guard.record(step, loss, model)
         tally.add(loss, logits, labels)
         settings.on_step(index + 1)
     require_all_trained(model, optimizer)
-    settings.guard.check()
+    settings.finite_guard.check()
 
 
 def _own_images(split: TrainSplit, batch: EpochPlan, settings: EpochSettings, step: int) -> tuple[Tensor, Tensor]:
     """Return this process's share of the augmented images and labels of a batch."""
-    share, size = settings.processes.share(len(batch)), settings.size(step)
-    if settings.mix is None:
+    share, size = settings.processes.share(len(batch)), settings.image_size(step)
+    if settings.cutmix is None:
         return split.augmented(batch[share], size)
     # of all processes, so that all partners are present
-    images, labels = settings.mix(*split.augmented(batch, size), step)
+    images, labels = settings.cutmix(*split.augmented(batch, size), step)
     return images[share].contiguous(memory_format=torch.channels_last), labels[share]
 
 
@@ -101,35 +101,34 @@ def _train_step(
     labels: Tensor,
     settings: EpochSettings,
     step: int,
-    batch: int,
+    batch_images: int,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step and return the logits and the mean loss of this process's share of a batch of `batch` images."""
+    """Take one step and return the logits and the mean loss of this process's share of a batch."""
     model.train()
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * settings.factor(step)
-    # Dropout draws from a global generator. Seeding these by the step makes the draw a function of (seed, step).
+        group["lr"] = group["initial_lr"] * settings.lr_factor(step)
+    # Dropout draws from PyTorch's global generator. Seeding it at each step makes the mask a function of (seed, step,
+    # rank).
     with seeded_generators(seed_of(DROPOUT_STREAM, settings.seed, step, settings.processes.rank)):
         with autocast(settings.precision, images.device):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages over processes, whose shares may differ by one image.
-        (loss * (settings.processes.count * len(labels) / batch)).backward()
+        (loss * (settings.processes.count * len(labels) / batch_images)).backward()
     optimizer.step()
     return logits, loss
 
 
-def cutmix(alpha: float, classes: int, seed: int) -> Mix | None:
-    """Return CutMix (Yun et al. 2019), or None for alpha 0: a box of each image comes from another image of its batch.
+def cutmix(alpha: float, classes: int, seed: int) -> Mix:
+    """Return CutMix (Yun et al. 2019): a box of each image comes from another image of its batch.
 
     The label is mixed in proportion. The box depends only on (seed, step), and partners come from the whole batch, so a
     run that resumes or is spread over several processes sees the same images.
 
     Args:
-        alpha: parameter of Beta(alpha, alpha), the distribution of the share that an image keeps.
+        alpha: parameter of Beta(alpha, alpha), the distribution of the share that an image keeps; above 0.
     """
-    if not alpha:
-        return None
     from torchvision.transforms.v2 import CutMix  # takes a second to import, and few runs need it
 
     transform = CutMix(alpha=alpha, num_classes=classes)

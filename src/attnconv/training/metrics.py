@@ -94,7 +94,7 @@ class FiniteGuard:
         self._first_gradient = self._first_loss.clone()
         self._every = 1 if device.type == "cpu" else CHECK_EVERY
 
-    def watch(self, step: int, loss: Tensor, model: nn.Module) -> None:
+    def record(self, step: int, loss: Tensor, model: nn.Module) -> None:
         """Record this step's loss and gradients.
 
         Raises:

@@ -11,17 +11,17 @@ from torch import nn
 
 from attnconv.config import Config, flatten
 from attnconv.data.augmentation import ImageSize
-from attnconv.data.dataset import DataSet, load_dataset
-from attnconv.data.preprocessing import Preprocessing
+from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.errors import ConfigError, OutOfMemory, is_out_of_memory
 from attnconv.models.build import build_seeded_model, check_node, errors_of_network, refuse_shared_parts
 from attnconv.models.cost import parameters
 from attnconv.models.layout import place
-from attnconv.models.match import Match, resolve_node
+from attnconv.models.match import Match, match_model
 from attnconv.models.pruned import PRUNED
 from attnconv.runs.folder import RunFolder
 from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
+from attnconv.settings.limits import from_elsewhere
 from attnconv.training.checks import check_drawing, check_network, notes_on
 from attnconv.training.device import choose_device, choose_precision, full_float32, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
@@ -50,7 +50,7 @@ class Setup:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """While entered, hold the run folder for this process, or for the first of several.
+        """Lock the run folder while the block runs. With several processes, process 0 locks it.
 
         Raises:
             UserError: see RunFolder.open.
@@ -124,9 +124,11 @@ def _prepare(config: Config) -> Setup:
     folder.preprocessing = Preprocessing.of(config.data, data).encode()
     if processes.writes:
         folder.check()  # again, now that the data and the heads are known
-    check_batches(processes, data.epoch_images, config.recipe.batch_size)
-    node, match = resolve_node(config, data.image_shape, data.classes)
-    counted, of_network = check_network(config, node, data, processes, device)
+    if processes.count > 1:
+        check_batches(processes, data.epoch_images, config.recipe.batch_size)
+    match = match_model(config, data.image_shape, data.classes) if config.match else None
+    node = match.node if match else config.model
+    cost, of_network = check_network(config, node, data, processes, device)
     # Built on the CPU, so that equal seeds give equal weights on all devices.
     model = build_seeded_model(node, data.image_shape, data.classes, config.seed)
     if config.recipe.whitening:
@@ -137,14 +139,14 @@ def _prepare(config: Config) -> Setup:
             )
         with errors_of_network(f"model={config.model['name']}:"):
             whiten_stem(model, data.train)
-    refuse_shared_parts(config.model, model)
+    if from_elsewhere(config.model):  # ours annotate each part, so that `check_node` has refused one built only once
+        refuse_shared_parts(config.model, model)
     check_drawing(model)
     notes = (*sorted(of_network), *notes_on(config, data.epoch_images, model))
     place(model, device)
     optimizer = build_optimizer(model, config.recipe, precision)
-    forward: Any = distribute(model, processes, device)
+    forward: Any = distribute(model, device) if processes.count > 1 else model
     if config.compile:
         forward = torch.compile(forward)
-    flops = {"flops_paper": counted.flops_paper, "flops_full": counted.flops_full}
-    costs = {"parameters": parameters(model), **flops}
+    costs = {"parameters": parameters(model), "flops_paper": cost.flops_paper, "flops_full": cost.flops_full}
     return Setup(config, folder, device, processes, precision, data, model, forward, optimizer, match, costs, notes)

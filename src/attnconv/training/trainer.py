@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from attnconv.data.augmentation import plan_epoch
-from attnconv.data.dataset import Split
+from attnconv.data.augmentation import image_size, plan_epoch
 from attnconv.errors import first_few
-from attnconv.runs.checkpoint import Position, export_weights, load_checkpoint, save_checkpoint
+from attnconv.runs.checkpoint import Progress, export_weights, load_checkpoint, save_checkpoint
 from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
 from attnconv.runs.heads import HeadWatcher
@@ -24,7 +23,7 @@ from attnconv.training.failures import explain, outcome_of, require_finite
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import EpochSettings, cutmix, evaluate, train_epoch
 from attnconv.training.metrics import FiniteGuard, Score, Stopwatch, Tally
-from attnconv.training.schedules import image_size, lr_factor
+from attnconv.training.optimizers import lr_factor
 from attnconv.training.setup import Setup
 
 CHECKPOINT = 1  # a request between processes; CHECKPOINT + N stops them because of signal N
@@ -52,19 +51,20 @@ class Trainer:
             seed=self.config.seed,
             batch_size=recipe.batch_size,
             label_smoothing=recipe.label_smoothing,
-            factor=lr_factor(recipe, epochs, self.images),
-            size=image_size(recipe, self.data.image_shape[1], epochs, self.images),
-            mix=cutmix(recipe.cutmix, self.data.classes, self.config.seed),
+            lr_factor=lr_factor(recipe, epochs, self.images),
+            image_size=image_size(recipe, self.data.image_shape[1], epochs, self.images),
+            cutmix=cutmix(recipe.cutmix, self.data.classes, self.config.seed) if recipe.cutmix else None,
             precision=setup.precision,
             processes=self.processes,
-            guard=FiniteGuard(setup.device),
+            finite_guard=FiniteGuard(setup.device),
             on_step=self._after_step,
         )
         self.heads = HeadWatcher(self.model, self.config.model["name"])
-        self.doing = "training"
-        self.position, self.saved = Position(), time.perf_counter()
-        self.console: Console | None = None
-        self.dashboard: Dashboard | None = None
+        self.phase = "training"
+        self.progress, self.saved_at = Progress(), time.perf_counter()
+        # Both show nothing until `_resume` knows where the run continues.
+        self.console = Console(epochs, self.progress, self.images, shown=False)
+        self.dashboard = Dashboard(self.config, self.folder.path, history=[], shown=False)
         self.result: dict[str, Any] = {}
         self.numbers: dict[str, Any] = {}  # the numbers in result.json that come from training
 
@@ -77,7 +77,7 @@ class Trainer:
         except BaseException as error:
             explained = error
             if isinstance(error, Exception):
-                explained = explain(error, self.config, self.folder, self.images, self.doing)
+                explained = explain(error, self.config, self.folder, self.images, self.phase)
             self._close(outcome_of(explained))
             if explained is error:
                 raise
@@ -90,12 +90,12 @@ class Trainer:
         forget_peak_memory(self.setup.device)
         self._resume()
         self._precompile()
-        for epoch in range(self.position.epochs_done + 1, self.config.epochs + 1):
+        for epoch in range(self.progress.epochs_done + 1, self.config.epochs + 1):
             self._train(epoch)
             watch = Stopwatch()
             scores = self._evaluate(epoch)
             self._record(epoch, scores, watch)
-            self.position = Position(epochs_done=epoch)
+            self.progress = Progress(epochs_done=epoch)
             self._save()
         if self.writes:
             self._conclude()
@@ -103,38 +103,43 @@ class Trainer:
     def _resume(self) -> None:
         """Load the last checkpoint, if any, and show where the run resumes."""
         found = load_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer)
-        self.position, self.saved = found or Position(), time.perf_counter()
+        self.progress, self.saved_at = found or Progress(), time.perf_counter()
         if self.writes:
             has_heads = self.heads.record(0) is not None
             self.folder.forget_after(None if found is None else found.epochs_done, has_heads)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
-            self.description |= over_starts(starts)
-            if changed := changed_code(starts):
-                print(
-                    f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts "
-                    "as one with uncommitted changes",
-                    file=sys.stderr,
-                )
+            if len(starts) > 1:
+                self._compare(starts)
         history = recorded_epochs(self.folder.path, self.images) if self.writes else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
-        self._say(opening_lines(self.description, self.folder, self.position))
+        self._say(opening_lines(self.description, self.folder, self.progress))
         # With several runs in one terminal, each line names its run, and no run draws a bar.
         label = run_name(self.config) if runs_at_once() > 1 else None
-        self.console = Console(self.config.epochs, self.position, self.images, shown=self.writes, label=label)
+        self.console = Console(self.config.epochs, self.progress, self.images, shown=self.writes, label=label)
+
+    def _compare(self, starts: list[dict[str, Any]]) -> None:
+        """Note what changed between the starts of a run, and warn if it is the user's code."""
+        self.description |= over_starts(starts)
+        if changed := changed_code(starts):
+            print(
+                f"warning: the code of {first_few(changed)} has changed since this run began, so its result counts as "
+                "one with uncommitted changes",
+                file=sys.stderr,
+            )
 
     def _precompile(self) -> None:
         if self.config.warm_up:
             watch = Stopwatch()
-            self.setup.precompile(self.settings.size)
+            self.setup.precompile(self.settings.image_size)
             self.numbers["warm_up_seconds"] = watch.seconds()
             self._say(f"warmed up in {watch.seconds():.1f} s, not included in the times below")
 
     def _train(self, epoch: int) -> None:
         """Train the rest of `epoch`, counted from 1."""
-        setup, data, position = self.setup, self.config.data, self.position
-        self.watch, self.before = Stopwatch(), position
+        setup, data, progress = self.setup, self.config.data, self.progress
+        self.watch, self.epoch_start = Stopwatch(), progress
         plan = plan_epoch(
             len(self.data.train),
             self.config.seed,
@@ -146,10 +151,10 @@ class Trainer:
             alternating=data.alternating_flip,
         )
         # Process 0 continues with the sums of all processes; the others restart theirs.
-        carried = (position.loss, position.correct, position.images) if self.writes else ()
+        carried = (progress.loss, progress.correct, progress.images) if self.writes else ()
         self.tally = Tally.on(setup.device, *carried)
-        train_epoch(setup.forward, setup.optimizer, self.data.train, plan, self.settings, position, self.tally)
-        self._note_position(self.steps_per_epoch)
+        train_epoch(setup.forward, setup.optimizer, self.data.train, plan, self.settings, progress, self.tally)
+        self._note_progress(self.steps_per_epoch)
 
     def _evaluate(self, epoch: int) -> dict[str, Score]:
         """Score the splits that are due after `epoch`, counted from 1.
@@ -157,10 +162,12 @@ class Trainer:
         With a validation set, each epoch is scored on it, and test is scored once at the end; without one, on test.
         """
         setup, data, last = self.setup, self.data, epoch == self.config.epochs
-        splits: dict[str, Split | None] = {}
-        if last or epoch % self.config.eval_every == 0:
-            splits = {"val": data.validation, "test": data.test if last or data.validation is None else None}
-        self.doing = "evaluation"
+        if not last and epoch % self.config.eval_every:
+            return {}
+        splits = {} if data.validation is None else {"val": data.validation}
+        if last or not splits:
+            splits["test"] = data.test
+        self.phase = "evaluation"
         scores = {
             name: evaluate(
                 setup.forward,
@@ -173,9 +180,8 @@ class Trainer:
                 seed=self.config.seed,
             )
             for name, split in splits.items()
-            if split is not None
         }
-        self.doing = "training"
+        self.phase = "training"
         return scores
 
     def _record(self, epoch: int, scores: dict[str, Score], evaluation: Stopwatch) -> None:
@@ -184,7 +190,7 @@ class Trainer:
         Args:
             evaluation: a stopwatch started together with the evaluation.
         """
-        done = self.position
+        done = self.progress
         timing = {
             "train_seconds": done.seconds,
             "eval_seconds": evaluation.seconds(),
@@ -193,31 +199,25 @@ class Trainer:
         }
         train = Score(done.loss / done.images, done.correct / done.images)
         require_finite(epoch, scores, self.config)
-        lr = self.config.recipe.lr * self.settings.factor((epoch - 1) * self.steps_per_epoch)
+        lr = self.config.recipe.lr * self.settings.lr_factor((epoch - 1) * self.steps_per_epoch)
         metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
         for split, score in scores.items():
             metrics |= score.metrics(split)
-        assert self.console is not None
         self.console.epoch(epoch, train, scores, self.images / done.seconds)
-        if self.writes:
-            self._write_lines(epoch, metrics, timing)
-            # before the checkpoint: a run that resumes after it does not evaluate again
-            if epoch == self.config.epochs:
-                self._keep_predictions(scores["test"])
-
-    def _write_lines(self, epoch: int, metrics: dict[str, float], timing: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         self.folder.append("metrics.jsonl", {"epoch": epoch, **metrics})
         self.folder.append("timing.jsonl", {"epoch": epoch, **timing})
         self.folder.append("heads.jsonl", self.heads.record(epoch))
-        assert self.dashboard is not None
-        if self.dashboard.shown and epoch % self.config.logger.pictures_every == 0 and epoch < self.config.epochs:
+        last = epoch == self.config.epochs
+        if self.dashboard.shown and epoch % self.config.logger.pictures_every == 0 and not last:
             self.dashboard.picture(epoch, self.heads.figure(epoch, self.heads.maps(self.data.train)))
-        self.dashboard.log(epoch, metrics | {"images_per_second": self.images / timing["train_seconds"]})
-
-    def _keep_predictions(self, score: Score) -> None:
-        assert score.predictions is not None
-        kind = np.min_scalar_type(self.data.classes - 1)
-        self.folder.write_array(PREDICTIONS, score.predictions.cpu().numpy().astype(kind))
+        self.dashboard.log(epoch, metrics | {"images_per_second": self.images / done.seconds})
+        if last:  # before the checkpoint: a run that resumes after it does not evaluate again
+            predictions = scores["test"].predictions
+            assert predictions is not None
+            kind = np.min_scalar_type(self.data.classes - 1)
+            self.folder.write_array(PREDICTIONS, predictions.cpu().numpy().astype(kind))
 
     def _conclude(self) -> None:
         """Save weights, maps and numbers after the last epoch."""
@@ -230,7 +230,6 @@ class Trainer:
             self.folder.write_picture("heads.png", figure)
         peak = {"peak_memory_bytes": peak_memory(self.setup.device)}
         self.numbers = final_numbers(self.folder.path, self.images) | self.numbers | peak
-        assert self.dashboard is not None
         self.dashboard.picture(self.config.epochs, figure)
         self.dashboard.conclude(self.numbers | self.description, self.data)
 
@@ -238,8 +237,7 @@ class Trainer:
         """Write result.json, and release terminal and dashboard, whatever the outcome."""
         self.result = outcome | self.description
         done = self.result["status"] == "done"
-        if self.console is not None:
-            self.console.close()
+        self.console.close()
         try:
             if self.writes:
                 self.folder.write_result(self.result)
@@ -247,9 +245,7 @@ class Trainer:
             if done:  # a run without a result is not done
                 raise
             print(f"warning: result.json cannot be written: {full.strerror}", file=sys.stderr)
-        if self.dashboard is not None:
-            self.dashboard.finish(self.result["status"])
-            self.dashboard = None
+        self.dashboard.finish(self.result["status"])
 
     def _say(self, text: str) -> None:
         """Print text, from one of the processes."""
@@ -258,17 +254,16 @@ class Trainer:
 
     def _after_step(self, steps_in_epoch: int) -> None:
         """Show progress after a step, and write a checkpoint or stop if due."""
-        assert self.console is not None
-        before = self.before.images  # of all processes, as process 0 carries them on
-        seen = before + self.processes.count * (self.tally.images - before)
-        self.console.step(self.position.epochs_done + 1, self.tally, seen)
+        start = self.epoch_start.images  # of all processes, as process 0 carries them on
+        seen = start + self.processes.count * (self.tally.images - start)
+        self.console.step(self.progress.epochs_done + 1, self.tally, seen)
         every = self.config.checkpoint_steps
-        late = time.perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
+        late = time.perf_counter() - self.saved_at > 60 * self.config.checkpoint_minutes
         due = late or (every is not None and steps_in_epoch % every == 0)
         signum = self.interrupts.signum
         request = self.processes.agree(CHECKPOINT + signum if signum else CHECKPOINT * due)
         if request:
-            self._note_position(steps_in_epoch)
+            self._note_progress(steps_in_epoch)
             self._save()
         if request > CHECKPOINT:
             self._stop(request - CHECKPOINT)
@@ -284,23 +279,23 @@ class Trainer:
         self.processes.wait()  # wait until process 0 has saved: torchrun ends all processes once one has left
         self.interrupts.end(signum)
 
-    def _note_position(self, steps_in_epoch: int) -> None:
-        """Record the position of training. Waits for the device."""
-        total, before = self.tally.total(self.processes), self.before
+    def _note_progress(self, steps_in_epoch: int) -> None:
+        """Record the progress of training. Waits for the device."""
+        total, start = self.tally.total(self.processes), self.epoch_start
         spent = self.watch.cpu_seconds(self.processes)
-        self.position = Position(
-            epochs_done=self.position.epochs_done,
+        self.progress = Progress(
+            epochs_done=self.progress.epochs_done,
             steps_in_epoch=steps_in_epoch,
             loss=total.loss.item(),
             correct=total.correct.item(),
             images=total.images,
-            seconds=before.seconds + self.watch.seconds(),
-            cpu_seconds=None if before.cpu_seconds is None else before.cpu_seconds + spent,
+            seconds=start.seconds + self.watch.seconds(),
+            cpu_seconds=None if start.cpu_seconds is None else start.cpu_seconds + spent,
         )
 
     def _save(self) -> None:
-        self.settings.guard.check()  # a checkpoint with weights that are not finite would be useless
-        step = self.position.epochs_done * self.steps_per_epoch + self.position.steps_in_epoch
+        self.settings.finite_guard.check()  # a checkpoint with weights that are not finite would be useless
+        step = self.progress.epochs_done * self.steps_per_epoch + self.progress.steps_in_epoch
         if self.writes:
-            save_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer, self.position, step)
-        self.saved = time.perf_counter()
+            save_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer, self.progress, step)
+        self.saved_at = time.perf_counter()

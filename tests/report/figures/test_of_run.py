@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from attnconv.analysis.attention import attention_layers
-from attnconv.data.dataset import load_dataset, normalize
-from attnconv.data.preprocessing import Preprocessing
+from attnconv.data.dataset import Preprocessing, load_dataset, normalize
 from attnconv.report.examined import KEYS, PROBE
 from attnconv.report.figures import content, maps
 from attnconv.report.figures.content import image_maps

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from attnconv.report.colors import head_color
 from attnconv.report.figures.data import CentersInTraining, Floats, Gaussians, radius
-from attnconv.report.figures.style import panels, set_title, styled
+from attnconv.report.figures.style import head_color, panels, set_title, styled
 
 MASSES: tuple[tuple[float, Any, float], ...] = (
     (0.5, "solid", 1.2),

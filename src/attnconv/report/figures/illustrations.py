@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from attnconv.report.colors import head_color
 from attnconv.report.figures.data import Floats
-from attnconv.report.figures.style import new_figure, styled
+from attnconv.report.figures.style import head_color, new_figure, styled
 
 SHIFTS = list(itertools.product((-1, 0, 1), repeat=2))  # of a 3 x 3 kernel, (row, column)
 MAP = 5  # pixels per side of the theorem's drawing

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attnconv.files import write_whole
+from attnconv.report.colors import HEADS
 
 P = ParamSpec("P")
 
@@ -54,6 +55,11 @@ def panels(count: int, columns: int, height: float, width: float = COLUMN) -> tu
     for spare in axes[count:]:
         spare.set_axis_off()
     return figure, axes[:count]
+
+
+def head_color(head: int) -> str:
+    """Return the color of head `head`, counted from 0."""
+    return HEADS[head % len(HEADS)]
 
 
 def set_title(figure: Figure, title: str) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention, leak
 from attnconv.analysis.shortfall import missed_by_heads, missed_by_rank, with_image_keys
-from attnconv.report.colors import BLUE, ORANGE, VERMILION, head_color
+from attnconv.report.colors import BLUE, ORANGE, VERMILION
 from attnconv.report.figures.data import Array, Kernel, Photo
-from attnconv.report.figures.style import new_figure, styled
+from attnconv.report.figures.style import head_color, new_figure, styled
 
 WIDTH = 3.3  # inches: one column of a two-column paper
 MAP = 5  # pixels per side of the map of one query, without its padding

@@ -4,7 +4,7 @@
 
 import { encodingKind, scoreTable, sinusoids } from "./encodings.js";
 
-const SMALLEST_SUM = 0.1; // attnconv.mixers.normalizers
+const SMALLEST_SUM = 0.1; // attnconv.mixers.base
 
 /** Turn scores into weights that sum to 1, in place. */
 const NORMALIZERS = {

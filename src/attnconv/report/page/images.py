@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from attnconv.config import DataConfig
-from attnconv.data.dataset import DataSet
-from attnconv.data.preprocessing import class_names
+from attnconv.data.dataset import DataSet, class_names
 from attnconv.files import reading, write_whole
 from attnconv.report.page.arrays import packed
 
