@@ -19,9 +19,8 @@ from attnconv.runs.folder import run_name
 from attnconv.settings.arguments import ScriptParser, a_path, check_target
 
 CALIBRATED = (8, 8)  # positions: 32 x 32 images in patches of 4 x 4
-# Test images to average attention over, and to fit and evaluate convolutions on, half each. They are not settings: a
-# try on few images must not pass for the real measurement.
-IMAGES, FIT_IMAGES = 100, 600
+# Test images to average attention over; not a setting: a try on few images must not pass for the real measurement.
+IMAGES = 100
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Measure the runs, write their probe.json, and print the numbers of the layers."""
     from attnconv.analysis.calibration import calibration  # imports torch, as the others do
-    from attnconv.analysis.probe import compact, probe
+    from attnconv.analysis.probe import compact, images_to_fit, probe
     from attnconv.runs.load import find_weights, load, read_run_config
     from attnconv.runs.provenance import commit
     from attnconv.training.device import choose_device
@@ -63,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> None:
     for folder in arguments.runs:
         trained = load(folder, arguments.data, device, trusted=arguments.trust)
         # the numbers of images that probe.json records: no more than there are
-        images, fitted = (min(asked, len(trained.data.test)) for asked in (IMAGES, FIT_IMAGES))
+        images, fitted = (min(asked, len(trained.data.test)) for asked in (IMAGES, images_to_fit(trained)))
         found = probe(trained, images, fitted)
         about = {"run": run_name(trained.config), "images": images, "fit_images": fitted}
         patch = trained.config.model.get("patch", trained.config.scale.patch)

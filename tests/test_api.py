@@ -116,8 +116,8 @@ def test_an_edited_configuration_is_checked_before_it_runs(tiny, tmp_path, key, 
 
 
 def test_numbers_of_numpy_and_tuples_are_those_of_a_command_line(tiny):
-    edited, expected = tiny(), tiny("recipe.lr=0.1", "recipe.sizes=[1]", "seed=3")
-    edited.seed, edited.recipe.lr, edited.recipe.sizes = np.int64(3), np.float64(0.1), (1,)
+    edited, expected = tiny(), tiny("recipe.lr=0.1", "recipe.sizes=[0.5]", "seed=3")
+    edited.seed, edited.recipe.lr, edited.recipe.sizes = np.int64(3), np.float64(0.1), (0.5,)
     edited.model |= {
         "name": 2024,
         "kernel_size": np.int8(3),

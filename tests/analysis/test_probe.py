@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnconv.analysis.heads import head_statistics
-from attnconv.analysis.probe import initial_network, probe
+from attnconv.analysis.probe import images_to_fit, initial_network, probe
 from attnconv.errors import ConfigError, DataError, RunFolderError
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
@@ -131,3 +131,9 @@ def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsy
         assert code == 2
         assert errors.count("\n") == 1
         assert complaint in errors
+
+
+@pytest.mark.parametrize(("patch", "width", "images"), [(1, 64, 600), (1, 99, 607), (2, 64, 2400)])
+def test_convolutions_are_fitted_to_four_pixels_for_each_weight(tiny, patch, width, images):
+    config = tiny("model=sa_quadratic", f"scale.patch={patch}", f"scale.width={width}", "epochs=1")
+    assert images_to_fit(trained(config)) == images

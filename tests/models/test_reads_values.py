@@ -158,7 +158,8 @@ def test_gpu_only_network_passes_all_checks_before_training(tiny):
     node = {"name": "mine", "_target_": f"{__name__}.OnTheGPU", "width": 8}
     config = tiny("recipe.sizes=[0.5,1]", "recipe.batch_size=13")
     data = load_dataset(config.data, torch.device("cpu"))
-    assert check_network(config, node, data, Processes(), torch.device("cuda")).flops_full is None
+    found, _ = check_network(config, node, data, Processes(), torch.device("cuda"))
+    assert found.flops_full is None
 
 
 def test_parameters_can_be_matched_but_flops_cannot(train, refused, tmp_path, own):

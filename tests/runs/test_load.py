@@ -78,8 +78,12 @@ def test_data_is_found_where_it_was_from_any_folder(folder, arrays, tmp_path, mo
 def test_a_loaded_network_computes_in_full_float32(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("high")
-    load(folder)
-    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (False, "highest")
+    network, found = load(folder), []
+    network.model.register_forward_hook(lambda *_: found.append(torch.get_float32_matmul_precision()))
+    network.predict(np.zeros((1, 8, 8, 3), np.uint8))
+    assert (torch.backends.cudnn.allow_tf32, found) == (False, ["highest"])
+    assert torch.get_float32_matmul_precision() == "high", "the caller's choice"
+    torch.set_float32_matmul_precision("highest")
 
 
 def test_a_checkpoint_is_loaded_with_the_configuration_of_its_run(folder, monkeypatch, capsys):

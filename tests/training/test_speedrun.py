@@ -107,7 +107,7 @@ def test_images_are_padded_as_configured(tiny):
         assert torch.equal(train.padded, pad(train.images, 2, mode))
         assert bool(train.padded[:, 0].any()) == (mode == "reflect")
     config = tiny("data.crop_padding=8", "data.padding_mode=reflect")
-    with pytest.raises(DataError, match=r"images of 8x8 pixels are too small to mirror 8"):
+    with pytest.raises(DataError, match=r"crop_padding=8 must be smaller than the images, which have 8x8"):
         run(config)
     assert not RunFolder(config).path.exists()
 

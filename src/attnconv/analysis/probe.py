@@ -1,18 +1,21 @@
 """Measure how convolutional the attention layers of a trained network are."""
 
 import json
+import math
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnconv.analysis.conv_similarity import head_rows, layer_numbers
+from attnconv.analysis.conv_similarity import KERNELS, head_rows, layer_numbers
 from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import ConfigError, DataError
 from attnconv.runs.load import build_untrained, recorded_widths
 from attnconv.runs.trained import Trained
 from attnconv.training.whitening import whiten_stem
+
+FEWEST_PIXELS = 38_400  # to fit and to test convolutions
 
 
 def compact(record: dict[str, Any]) -> str:
@@ -52,6 +55,18 @@ def probe(trained: Trained, images: int = 100, fit_images: int = 600) -> dict[st
     if not found["layers"]:
         raise ConfigError(f"model={trained.config.model['name']} has no attention layer to probe")
     return found
+
+
+def images_to_fit(trained: Trained) -> int:
+    """Return how many test images the convolutions need: half for the fit, with four pixels for each of its weights.
+
+    There are at least 38,400 pixels, those of 600 images of 8 x 8 positions.
+    """
+    positions, needed = 1, FEWEST_PIXELS
+    for inputs in mixer_inputs(trained.model, trained.data.test.examples(1)):
+        _, height, width, channels = inputs.shape
+        positions, needed = height * width, max(needed, 8 * (channels * max(KERNELS) ** 2 + 1))
+    return math.ceil(needed / positions)
 
 
 def initial_network(trained: Trained) -> nn.Module:

@@ -61,7 +61,7 @@ def _restore(name: str, value: Any) -> None:
 
 @contextmanager
 def default_settings() -> Iterator[None]:
-    """Compute with gradients, in float32 and on the CPU by default, whatever the caller of the API has set.
+    """Compute with gradients, in full float32 and on the CPU by default, whatever the caller of the API has set.
 
     Afterwards, all `settings` are those of the caller again.
     """
@@ -75,6 +75,7 @@ def default_settings() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":  # else it would slow down each call
             stack.enter_context(torch.device("cpu"))
         torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
         yield
 
 

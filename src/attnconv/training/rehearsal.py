@@ -74,7 +74,6 @@ def rehearse(
 
 def _steps(build: Callable[[int], nn.Module], images: Tensor, classes: int, bf16: bool, alone: bool) -> list[str]:
     model, fresh, notes = _built(build)
-    check_state(model)
     place(model, images.device)
     shapes, parameters_before = _shapes(model), list(map(id, model.parameters()))
     trained, buffers = _trained(model), {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -158,6 +157,7 @@ def _built(build: Callable[[int], nn.Module]) -> tuple[nn.Module, nn.Module, lis
     fresh = build(SEED)
     model = build(SEED)
     after = _generators()
+    check_state(model)
     initial = fresh.state_dict()
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and not _equal(value, initial[name]):
