@@ -87,21 +87,20 @@ def test_data_changed_in_place_is_refused(tiny, arrays, other, interrupted):
 
 
 @pytest.fixture
-def usual(arrays, tmp_path, monkeypatch):
-    """Copy the arrays to the default folder of CIFAR-10, and return the overrides of a run on them."""
-    shutil.copytree(arrays, tmp_path / "data/cifar10")
-    monkeypatch.setattr("attnconv.data.sources._require_cifar10", lambda root, found: None)  # fewer and smaller
+def usual(tmp_path, monkeypatch):
+    """Write arrays to the default folder of CIFAR-10, and return the overrides of a run on them."""
+    write_arrays(tmp_path / "data/cifar10", side=32, classes=10)
     monkeypatch.chdir(tmp_path)
     return "epochs=1", "data=cifar10", "data.root=data/cifar10"
 
 
-def test_runs_on_replaced_data_count_neither_as_finished_nor_as_collected(tiny, tmp_path, usual, other, start_sweep):
+def test_runs_on_replaced_data_count_neither_as_finished_nor_as_collected(tiny, tmp_path, usual, start_sweep):
     run(tiny(*usual))
     gather(tmp_path / "outputs", tmp_path / "results")
     again = tiny(*usual, f"collected={tmp_path}/results", f"output={tmp_path}/new")
     assert start_sweep(again) == []
     old = hashes(tmp_path / "data/cifar10")
-    shutil.copytree(other, "data/cifar10", dirs_exist_ok=True)
+    write_arrays(tmp_path / "data/cifar10", side=32, classes=10, seed=1)
     assert start_sweep(again) == [0]
     for begin in (run, start_sweep):
         with pytest.raises(RunFolderError) as refused:

@@ -61,10 +61,11 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
     if config.source == "digits":
         return _checked(_digits(), "scikit-learn digits")
     if config.source == "arrays" or any(os.path.exists(root / f"{name}.npy") for name in ARRAYS):
-        found = _read_arrays(root)
-        if config.source == "cifar10":
-            _require_cifar10(root, found)
-        return _checked(found, f"arrays in {root}")
+        found = _checked(_read_arrays(root), f"arrays in {root}")
+        # It may be a part of CIFAR-10. The results of another data set would be called those of CIFAR-10.
+        if config.source == "cifar10" and (found.train.images.shape[1:], found.classes) != ((32, 32, 3), 10):
+            raise DataError(f"{root} does not hold CIFAR-10, which has 32x32x3 pixels and 10 classes: set data=arrays")
+        return found
     return _checked(_cifar10_archive(root), f"CIFAR-10 archive in {root}")
 
 
@@ -155,17 +156,6 @@ def _digits() -> dict[str, np.ndarray]:
         "test_images": images[is_test],
         "test_labels": digits.target[is_test],
     }
-
-
-def _require_cifar10(root: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raise DataError for arrays of another data set, whose results would be called those of CIFAR-10."""
-    for name, images in (("train", 50_000), ("test", 10_000)):
-        shape, labels = arrays[f"{name}_images"].shape, arrays[f"{name}_labels"]
-        if shape != (images, 32, 32, 3) or labels.max() != 9:
-            raise DataError(
-                f"{root}/{name}_images.npy is not CIFAR-10, which has {images:,} images of 32x32x3 and 10 classes; set "
-                "data=arrays"
-            )
 
 
 def _cifar10_archive(root: Path) -> dict[str, np.ndarray]:

@@ -48,6 +48,7 @@ from attnconv.runs.identity import (
 from attnconv.runs.records import (
     ARRAYS,
     DATA_FILE,
+    NUMBERS,
     PREDICTIONS,
     Damaged,
     name_of,
@@ -220,7 +221,7 @@ class RunFolder:
         for file in LINES:
             if (self.path / file).exists():
                 lines = [] if epochs_done is None else read_lines(self.path, file)
-                require_numbers(self.path, file, lines)
+                require_numbers(self.path, file, lines, NUMBERS.get(file, ()))
                 text = "".join(_line(record) for record in lines if record["epoch"] <= (epochs_done or 0))
                 write_whole(self.path / file, text.encode())
         for file in ("metrics.jsonl", "timing.jsonl"):

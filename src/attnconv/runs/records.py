@@ -39,7 +39,7 @@ TYPES: dict[str, Any] = {
 TYPES_OF_CPU = {"family": str, "flags": list, "threads": int}
 
 # Keys in the result.json of all finished runs, of any version.
-# Numbers that each line has, and those that lines of older versions may lack.
+# Numbers that each line of an unfinished run has, and those that lines of older versions may lack.
 NUMBERS = {"metrics.jsonl": ("train/loss", "train/acc"), "timing.jsonl": ("train_seconds", "eval_seconds")}
 MAY_LACK = ("train_cpu_seconds", "eval_cpu_seconds")
 RESULT_KEYS = ("name", "model", "recipe", "scale", "data", "fraction", "seed", "test_acc", "dirty", "versions")
@@ -196,10 +196,10 @@ def read_epochs(folder: Path, file: str, epochs: int, first: int = 1) -> list[di
     return records
 
 
-def require_numbers(folder: Path, file: str, records: list[dict[str, Any]]) -> None:
-    """Raise Damaged for lines of metrics.jsonl or timing.jsonl that lack a number, or have another value."""
+def require_numbers(folder: Path, file: str, records: list[dict[str, Any]], keys: Collection[str] = ()) -> None:
+    """Raise Damaged for lines of metrics.jsonl or timing.jsonl with a missing key, or without a number for one."""
     for record in records if file in NUMBERS else ():
-        found = {key: record.get(key) for key in NUMBERS[file]} | record
+        found = {key: record.get(key) for key in keys} | record
         bad = [key for key, value in found.items() if not _is_number(value) and key not in MAY_LACK]
         if bad:
             raise Damaged(folder, f"{file}: epoch {record['epoch']} has {bad[0]} {found[bad[0]]!r}, which is no number")
@@ -234,6 +234,8 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
             raise Damaged(folder, f"result.json says {name} {said!r}, which is not a share from 0 to 1")
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
+    if "train/acc" not in metrics[-1]:
+        raise Damaged(folder, "the last line of metrics.jsonl has no train/acc")
     for key, said in _identity(config).items():
         if result[key] != said:
             raise Damaged(folder, f"result.json is of another run: its {key} is {result[key]}, not {said}")
