@@ -47,7 +47,16 @@ Finished = subprocess.CompletedProcess
 # The longest files come first, so that no process is left with one of them at the end.
 LONGEST = [
     REPOSITORY / "tests" / name
-    for name in ("sweeps/test_study.py", "sweeps/test_plan.py", "training/test_distributed.py", "test_notebooks.py")
+    for name in (
+        "sweeps/test_study.py",
+        "sweeps/test_plan.py",
+        "training/test_distributed.py",
+        "test_notebooks.py",
+        "test_readme.py",
+        "test_command.py",
+        "test_survival.py",
+        "test_run.py",
+    )
 ]
 assert all(path.is_file() for path in LONGEST), LONGEST
 
