@@ -266,15 +266,14 @@ def _check_network(node: dict[str, Any]) -> None:
 
 @cache
 def _targets(file: Path) -> dict[str, str]:
-    """Return the classes of the network and of its mixer in a model file and those that it includes, by their keys."""
+    """Return the classes in a model file and in those that it includes, by their keys."""
     found: dict[str, str] = {}
     content = read_yaml(file)
     for included in content.get("defaults", ()):
         if included != "_self_":
             name = included.partition("@")[0]
             found |= _targets(CONFIGS / f"{name.removeprefix('/')}.yaml" if name[0] == "/" else file.with_stem(name))
-    kept = ("_target_", "mixer._target_")
-    return found | {key: value for key, value in flatten(content).items() if key in kept}
+    return found | {key: value for key, value in flatten(content).items() if key.endswith("_target_")}
 
 
 def _check_model(config: Config) -> None:

@@ -113,7 +113,7 @@ def test_copying_incompatible_heads_is_refused(tmp_path):
         save_file(build(model, *overrides).state_dict(), path)
         assert f"start={path} does not hold the quadratic heads of this network" in complaint()
     assert "only quadratic encodings can be frozen" in complaint(
-        "model.mixer.encoding._target_=attnconv.mixers.encodings.GeneralizedQuadraticEncoding"
+        "model.mixer.encoding._target_=attnconv.mixers.encodings.GeneralizedQuadraticEncoding", "model.name=mine"
     )
 
 

@@ -385,7 +385,7 @@ class FixedWeights(Plain):
 @pytest.mark.parametrize(
     ("network", "note"),
     [
-        (IdleLayer, "1,010 of 1,870 parameters get no gradient and are not trained: extra.weight, extra.bias"),
+        (IdleLayer, "1,010 of 1,870 parameters got no gradient in two trial steps: extra.weight, extra.bias"),
         (DropoutInEvaluation, "the network draws random numbers in evaluation, too"),
         (FixedWeights, "seed= does not change the initial weights of the network"),
     ],

@@ -71,6 +71,10 @@ OF_OTHERS = [
         "model=sa_quadratic model.name=conv3x3",
         "conv3x3 is the name of another network, because model.mixer.",
     ),
+    (
+        "model=sa_quadratic model.mixer.encoding._target_=attnconv.mixers.encodings.GeneralizedQuadraticEncoding",
+        "model.name=sa_quadratic is the name of another network, because model.mixer.encoding._target_ is",
+    ),
     ("model=vit model.name=sa_quadratic", "is the name of another network, because model._target_ is"),
     ("model=resnet10 model.name=sa_quadratic_pruned", "pruned_heads: choose model=sa_quadratic_pruned, or set another"),
     ("scale=mini scale.name=paper", "scale.name=paper is the name of other settings: choose scale=paper"),

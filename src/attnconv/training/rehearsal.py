@@ -127,7 +127,7 @@ def _idle_parameters(trained: dict[str, nn.Parameter]) -> list[str]:
     if not idle:
         return []
     total = sum(parameter.numel() for parameter in trained.values())
-    return [f"{sum(idle.values()):,} of {total:,} parameters get no gradient and are not trained: {first_few(idle)}"]
+    return [f"{sum(idle.values()):,} of {total:,} parameters got no gradient in two trial steps: {first_few(idle)}"]
 
 
 def _require_shared_steps(model: nn.Module, trained: dict[str, nn.Parameter], buffers: dict[str, Tensor]) -> None:
