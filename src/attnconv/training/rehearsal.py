@@ -160,13 +160,13 @@ def _built(build: Callable[[int], nn.Module]) -> tuple[nn.Module, nn.Module, lis
     check_state(model)
     initial = fresh.state_dict()
     for name, value in model.state_dict().items():
-        if isinstance(value, Tensor) and not _equal(value, initial[name]):
+        if name not in initial or (isinstance(value, Tensor) and not _equal(value, initial[name])):
             raise ValueError(
                 f"{name} starts with other values each time, whatever the seed; draw it from the global generator of "
                 "PyTorch, NumPy or Python"
             )
     other = dict(build(SEED + 1).named_parameters())
-    if not all(_equal(parameter, other[name]) for name, parameter in model.named_parameters()):
+    if not all(name in other and _equal(parameter, other[name]) for name, parameter in model.named_parameters()):
         return model, fresh, []
     seeded = [name for name, state in _generators().items() if state == after[name]]
     if seeded:
