@@ -144,18 +144,16 @@ def test_a_change_in_training_needs_three_seeds_and_significance_of_both_measure
     ],
 )
 def test_reach_is_judged_for_stacked_layers_up_to_the_limit(tmp_path, accuracies, statuses):
-    lines = [f"local_attention,{layers},{distance},{8 * layers},{accuracy}"
+    lines = [f"local_attention,{layers},{distance},{8 * layers},fp32,{accuracy}"
              for (layers, distance), accuracy in accuracies.items()]  # fmt: skip
-    text = "\n".join(["model,layers,distance,limit,test_acc", "conv3x3,1,4,8,0.5", *lines])
+    text = "\n".join(["model,layers,distance,limit,precision,test_acc", "conv3x3,1,4,8,fp32,0.5", *lines])
     (tmp_path / "long_range.csv").write_text(text + "\n")
     found = verdict("S3", (), tmp_path)
     assert [said(part) for part in found.parts] == statuses
     assert found.status == statuses[-1]
     if (2, 16) in accuracies and (1, 4) in accuracies:
-        of_two = (
-            "`local_attention`, 2 layers, receptive field of 16 pixels: 95.0% at 4, 60.0% at 16, n=1, not run at 8, 12"
-        )
-        assert found.parts[1].text == of_two
+        of_two = "`local_attention`, 2 layers, receptive field of 16 pixels: 95.0% at 4, 60.0% at 16, n=1 (fp32)"
+        assert found.parts[1].text == f"{of_two}, not run at 8, 12"
 
 
 @pytest.mark.parametrize(

@@ -148,24 +148,57 @@ def test_the_long_range_table_compares_settings_that_the_first_run_lacks():
 
 
 def test_the_long_range_table_refuses_runs_that_are_not_alike(tiny, tmp_path, monkeypatch, capsys):
-    pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "epochs=1")
-    for model, name in (("conv3x3", "bf16"), ("mlp_mixer", "fp32")):
-        config = tiny(*pairs, f"model={model}", f"name=long_range_{name}", "precision=fp32")
-        result = run(config) | {"precision": name, "dirty": False}
-        (run_folder_path(config) / "result.json").write_text(json.dumps(result))
-    complaint = "error: runs with precision=bf16 and fp32 cannot be compared: remove some"
+    pairs = ("data=pairs", "data.root=''", "data.train_images=8", "data.test_images=8", "precision=fp32")
+    near, far, other, longer = (
+        tiny(*pairs, f"model={model}", f"data.distance={distance}", f"name=long_range_{distance}", f"epochs={epochs}")
+        for model, distance, epochs in (
+            ("conv3x3", 4, 1),
+            ("conv3x3", 8, 1),
+            ("mlp_mixer", 4, 1),
+            ("sa_quadratic", 4, 2),
+        )
+    )
+    table, folder = tmp_path / "long_range.csv", run_folder_path(far)
+    trained = {run_folder_path(config): run(config) for config in (near, far, other)}
+
+    def finish(config, **changes):
+        path = run_folder_path(config)
+        (path / "result.json").write_text(json.dumps(trained[path] | {"dirty": False} | changes))
+
+    def rows():
+        return [(row["model"], row["distance"], row["precision"]) for row in read_csv(table)]
+
+    run_folder_path(other).rename(tmp_path / "other")
+    finish(near)
+    finish(far, precision="bf16")
+    complaint = "error: runs with precision=fp32 and bf16 cannot be compared: remove some"
     assert complaint in long_range(tmp_path, monkeypatch, capsys).err
-    (run_folder_path(config) / "result.json").write_text(json.dumps(result | {"dirty": True}))
-    assert not (tmp_path / "long_range.csv").exists()
-    assert f"{run_folder_path(config)} skipped: dirty tree" in long_range(tmp_path, monkeypatch, capsys).out
-    assert [row["model"] for row in read_csv(tmp_path / "long_range.csv")] == ["conv3x3"]
-    longer = tiny(*pairs[:-1], "epochs=2", "model=mlp_mixer", "name=long_range_bf16", "precision=fp32")
-    (run_folder_path(config) / "result.json").write_text(json.dumps(result | {"dirty": False, "precision": "bf16"}))
+    assert not table.exists()
+    finish(far, dirty=True)
+    assert f"{folder} skipped: dirty tree" in long_range(tmp_path, monkeypatch, capsys).out
+    assert rows() == [("conv3x3", "4", "fp32")]
+    finish(far)
+    (tmp_path / "other").rename(run_folder_path(other))
+    finish(other, precision="bf16")
     long_range(tmp_path, monkeypatch, capsys)
-    assert len(read_csv(tmp_path / "long_range.csv")) == 2
-    (run_folder_path(config) / "result.json").unlink()
-    assert "would lose 1 of its 2 cells, such as mlp_mixer with" in long_range(tmp_path, monkeypatch, capsys).err
-    (tmp_path / "long_range.csv").unlink()
-    result = run(longer) | {"precision": "bf16", "dirty": False}
-    (run_folder_path(longer) / "result.json").write_text(json.dumps(result))
-    assert "error: runs with epochs=1 and 2 cannot be compared" in long_range(tmp_path, monkeypatch, capsys).err
+    every = [("conv3x3", "4", "fp32"), ("conv3x3", "8", "fp32"), ("mlp_mixer", "4", "bf16")]
+    assert rows() == every
+    for config in (other, far):
+        (run_folder_path(config) / "result.json").unlink()
+    assert "would lose 1 cell, such as conv3x3 with" in long_range(tmp_path, monkeypatch, capsys).err
+    finish(far)
+    assert not long_range(tmp_path, monkeypatch, capsys).err
+    assert rows() == every, "a model without a run keeps its rows"
+    assert "(bf16), " in (tmp_path / "long_range.md").read_text()
+    table.write_text(table.read_text().replace(",1,bf16", ",2,bf16"))
+    complaint = "error: runs with epochs=1 and 2 cannot be compared"
+    assert complaint in long_range(tmp_path, monkeypatch, capsys).err
+    table.unlink()
+    unknown = tiny(*pairs, "model=vit", "data.distance=4", "name=long_range_vit", "epochs=1")
+    trained[run_folder_path(unknown)] = run(unknown)
+    finish(unknown)
+    assert "seed0: the receptive field of vit is unknown; remove" in long_range(tmp_path, monkeypatch, capsys).err
+    (run_folder_path(unknown) / "result.json").unlink()
+    trained[run_folder_path(longer)] = run(longer)
+    finish(longer)
+    assert complaint in long_range(tmp_path, monkeypatch, capsys).err

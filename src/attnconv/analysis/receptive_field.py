@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnconv.errors import ConfigError
 from attnconv.mixers.content import ContentAttention
 from attnconv.mixers.convolution import Convolution
 from attnconv.mixers.involution import Involution
 from attnconv.mixers.locally_connected import LocallyConnected
 from attnconv.mixers.patterns import axis_window, both_axes, window
 from attnconv.mixers.window import WindowAttention
+from attnconv.models.backbone import Backbone
 from attnconv.models.build import build_model
 
 EFFECTIVE_SHARE = 0.9545  # two standard deviations of a Gaussian
@@ -56,10 +58,16 @@ def widest_pair(node: dict[str, Any], depth: int, image_shape: tuple[int, int, i
         node: a `model` node of a network around a mixer (attnconv.models.backbone).
         depth: number of layers.
         image_shape: (C, H, W) of the images, in pixels.
+
+    Raises:
+        ConfigError: the network has no layers around a mixer of attnconv, so its receptive field is unknown.
     """
     model: Any = build_model(node, image_shape, classes=2)
+    mixer = model.layers[0].mixer if isinstance(model, Backbone) else None
+    if not type(mixer).__module__.startswith("attnconv."):
+        raise ConfigError(f"the receptive field of {node.get('name', 'this network')} is unknown")
     height, width = model.grid
-    one_layer = support(model.layers[0].mixer, (height, width))
+    one_layer = support(mixer, (height, width))
     fields = torch.stack([stacked_support(one_layer, depth, pixel) for pixel in range(height * width)])
     together = (fields.T.float() @ fields.float() > 0).view(height, width, height, width)
     row = torch.arange(height)

@@ -223,20 +223,20 @@ def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
     One distance below that level refutes the claim, even if others have not been run.
     """
     path, model, deciding = evidence.results / "long_range.csv", claim["model"], claim["layers"]
-    cells: dict[tuple[int, int], dict[int, float]] = {}
+    cells: dict[tuple[int, int, str], dict[int, float]] = {}
     if path.exists():
         with reading(path):
-            for row in read_csv(path, ("model", "layers", "distance", "limit", "test_acc")):
+            for row in read_csv(path, ("model", "layers", "distance", "limit", "precision", "test_acc")):
                 layers, limit, distance = (int(row[name]) for name in ("layers", "limit", "distance"))
                 if row["model"] == model and distance <= limit:
-                    cells.setdefault((layers, limit), {})[distance] = float(row["test_acc"])
+                    cells.setdefault((layers, limit, row["precision"]), {})[distance] = float(row["test_acc"])
     parts = []
-    for (layers, limit), by_distance in sorted(cells.items()):
+    for (layers, limit, precision), by_distance in sorted(cells.items()):
         numbers = ", ".join(f"{accuracy:.1%} at {distance}" for distance, accuracy in sorted(by_distance.items()))
         what = f"`{model}`, {counted(layers, 'layer')}, receptive field of {limit} pixels"
         absent = [str(one) for one in claim["distances"] if one <= limit and one not in by_distance]
         lower = min(by_distance.values()) <= claim["accuracy"]
-        text = f"{what}: {numbers}, n=1" + (f", not run at {', '.join(absent)}" if absent else "")
+        text = f"{what}: {numbers}, n=1 ({precision})" + (f", not run at {', '.join(absent)}" if absent else "")
         parts.append(Part(FAILS if lower else UNDECIDED if absent else HOLDS, text, decides=layers == deciding))
     known = any(part.decides for part in parts)
     return parts if known else [*parts, Part(NOT_RUN, f"`{model}`, {counted(deciding, 'layer')}")]

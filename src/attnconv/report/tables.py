@@ -197,16 +197,18 @@ def long_range_table(rows: list[dict[str, str]]) -> str:
     cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
     for row in rows:
         cells.setdefault((row["model"], int(row["layers"])), {})[int(row["distance"])] = row
-    lines = [["counting baseline", "", "", *(f"{counting[distance]:.1%}" for distance in distances)]]
+    lines = [["counting baseline", "", "", "", *(f"{counting[distance]:.1%}" for distance in distances)]]
     for (model, layers), by_distance in sorted(cells.items()):
-        line = [f"`{model}`", str(layers), next(iter(by_distance.values()))["limit"]]
+        first = next(iter(by_distance.values()))
+        line = [f"`{model}`", first["precision"], str(layers), first["limit"]]
         for distance in distances:
             cell = by_distance.get(distance)
             accuracy = "" if cell is None else f"{float(cell['test_acc']):.1%}"
             beyond = cell is not None and distance > int(cell["limit"])
             line.append(f"*{accuracy}*" if beyond else accuracy)
         lines.append(line)
-    return markdown(["model", "layers", "limit, pixels", *(f"{distance} pixels" for distance in distances)], lines)
+    header = ["model", "precision", "layers", "limit, pixels", *(f"{distance} pixels" for distance in distances)]
+    return markdown(header, lines)
 
 
 def fill(text: str, tables: Mapping[str, str | None]) -> str:
