@@ -63,7 +63,7 @@ def widest_pair(node: dict[str, Any], depth: int, image_shape: tuple[int, int, i
         ConfigError: the network has no layers around a mixer of attnconv, so its receptive field is unknown.
     """
     model: Any = build_model(node, image_shape, classes=2)
-    mixer = model.layers[0].mixer if isinstance(model, Backbone) else None
+    mixer: Any = model.layers[0].mixer if isinstance(model, Backbone) else None
     if not type(mixer).__module__.startswith("attnconv."):
         raise ConfigError(f"the receptive field of {node.get('name', 'this network')} is unknown")
     height, width = model.grid
