@@ -20,6 +20,16 @@ from attnconv.settings.arguments import ScriptParser, check_names
 
 SCALES = ("paper", "mini")
 REPEATS = 3  # of the measured exponent
+LEGEND = """\
+- **FLOPs**: the paper counts linear and convolutional layers only; "in full" counts every product.
+- **Receptive field**: the side, in pixels, of the square that can influence one position after 1, 3 and all layers.
+  **Effective**: the side of the square that holds 95% of the gradient (Luo et al., 2016).
+- **Shift and shuffle error**: the relative difference between the output for a shifted (shuffled) map and the shifted
+  (shuffled) output; for shifts, away from the border. 0 means equivariant; two unrelated outputs give 1.4.
+- **Depends on content**: whether the weights between positions depend on the image.
+- **Exponent**: time grows with the number of pixels to this power, measured between 32 x 32 and 64 x 64 positions. One
+  measurement can be off by a few tenths.
+"""
 
 
 def measured(models: list[str]) -> list[dict[str, Any]]:
@@ -62,7 +72,8 @@ def main() -> None:
         f"Measured exponents and activations: {hardware}.\nReceptive fields are measured for six layers at width 64 ",
         "(fully_connected: 16) on 16 x 16 positions of 2 x 2\npixels, as at paper scale, and for convolutional ",
         "networks at width 16. At paper scale, recipe=paper has dropout\non probabilities, so the separable product ",
-        "does not apply; the exponents are those of the faster product, without\ndropout.\n",
+        "does not apply; the exponents are those of the faster product, without\ndropout.\n\n",
+        LEGEND,
     ]
     for scale in SCALES:
         table = models_table(read_csv(path), scale)

@@ -36,7 +36,7 @@ def test_conversion_matches_the_reference_away_from_the_border():
 @pytest.mark.slow
 def test_reference_demonstrates_the_lemma_and_trains(capsys):
     torch.manual_seed(0)
-    paper.prove()
+    paper.check_theorem()
     assert "a 3x3 convolution as nine heads: difference " in capsys.readouterr().out
     _, accuracy = paper.train(epochs=2)
     assert accuracy > 0.3  # chance is 0.1

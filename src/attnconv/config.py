@@ -158,7 +158,7 @@ class Config:
     seed: int = knob(
         0, "seed of initialization, data order, augmentation and dropout", at_least=0, at_most=LARGEST_SEED
     )
-    match: str | None = knob(None, "scale the model's width to the cost of match_model; null: keep it",
+    match: str | None = knob(None, "set the width so that the cost equals that of match_model; null: keep it",
                              choices=("parameters", "flops"))  # fmt: skip
     match_model: str = knob("sa_quadratic", "with match: the model that sets the budget, at the same scale")
     epochs: int = knob(300, "number of passes over the training images", at_least=1, at_most=1_000_000)

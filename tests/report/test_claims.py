@@ -133,7 +133,8 @@ def test_damaged_evidence_is_named_and_other_claims_are_still_judged(tmp_path):
 def test_readme_table_lists_only_readme_claims_with_links():
     line = claims_table([verdict("A1"), verdict("A4")]).splitlines()
     assert len(line) == 3
-    assert line[2].endswith("| **not run** |  | [A1](results/claims.md#a1) |")
+    assert line[2].startswith("| [A1](results/claims.md#a1) |")
+    assert line[2].endswith("| **not run** |  |")
     partial = Verdict(CLAIMS["L1"], [Part(FAILS, "one"), Part(NOT_RUN, "other")])
     assert "| **does not hold**; some parts not run | one |" in claims_table([partial])
 

@@ -187,8 +187,8 @@ Made by `python scripts/make_tables.py` from results/claims.yaml, which has the 
 Verdicts: **holds**; **does not hold**; **undecided**: the interval allows both, or runs are missing; **not run**, with
 the core-hours that the experiment's header estimates for bf16, and the claims that the same runs serve (`python
 scripts/study.py --list` estimates from finished runs: in bf16 up to 1.8 times as much, in fp32 2 to 4 times as much
-again). A comparison that decides nothing is marked
-"for comparison". A claim holds if all of its deciding comparisons hold, and does not hold if one of them does not.
+again). A comparison that decides nothing is marked "for comparison". A claim holds if all of its deciding comparisons
+hold, and does not hold if one of them does not. We quote the paper from memory.
 
 Differences are in percentage points of test accuracy after the last epoch, paired by seed, with Student's 95% interval
 from a standard deviation that is pooled over the models and fractions of the experiment; this assumes equal noise at
@@ -201,6 +201,12 @@ as p = 1. An interval can therefore exclude 0 while its comparison is undecided.
 lies between -1 and +1. n: pairs of runs, or runs. For differences under 1 point, McNemar's test compares the
 predictions on the test images, where they were kept. It often finds a difference even between two seeds of one model,
 and no verdict depends on it.
+
+No threshold has changed since 2026-11-25, but some rules have. On 2026-11-29, Holm's correction, D2 and V1 became
+stricter; since then, D1 is undecided. On the same day, two verdicts of "does not hold" were withdrawn: C1 now needs
+three measurements, and two layers now decide S3. On 2026-11-30, the wording of P1 and A5 was narrowed to what their
+rules decide, and the rules of D1, R1, S2, V1 and W1 were worded as the code decides them. The notes below and
+[LOG.md](../LOG.md) give the reasons.
 
 """
 
@@ -259,12 +265,12 @@ def claims_table(verdicts: Iterable[Verdict]) -> str:
     """Return README's table of the most important claims."""
     rows = [
         [
+            f"[{verdict.claim['id']}](results/claims.md#{verdict.claim['id'].lower()})",
             verdict.claim["claim"],
             f"**{verdict.status}**{verdict.caveat}",
             BY_LAYER.sub("", verdict.number).replace("<br>", "; "),
-            f"[{verdict.claim['id']}](results/claims.md#{verdict.claim['id'].lower()})",
         ]
         for verdict in verdicts
         if verdict.claim.get("readme")
     ]
-    return markdown(["claim", "verdict", "number, interval, n", "evidence"], rows, numbers=False)
+    return markdown(["id", "claim", "verdict", "number, interval, n"], rows, numbers=False)

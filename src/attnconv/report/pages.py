@@ -49,7 +49,6 @@ class Pages:
         """Return the texts of all pages that can be made, by their paths in the repository."""
         pages = {
             "README.md": self._filled("README.md", self._readme()),
-            "docs/models.md": self._filled("docs/models.md", self._models_in_docs()),
             "docs/speed.md": self._filled("docs/speed.md", self._speed()),
             "results/data_size.md": self._try("runs.csv", self._data_size),
             "results/claims.md": self._try("claims.yaml", lambda: claims_page(self.verdicts)),
@@ -91,9 +90,6 @@ class Pages:
         """Return the settings of a run that its row in README does not show otherwise."""
         own = own_settings(read_config(collected_folder(self.results, row["run"])))
         return list(dict.fromkeys(key.rpartition(".")[2] for key in own if key not in SHOWN))
-
-    def _models_in_docs(self) -> Tables:
-        return {"models": ("models.csv", lambda: models_table(self._csv("models.csv"), "paper"))}
 
     def _speed(self) -> Tables:
         return {"bench": ("bench.jsonl", lambda: bench_table(read_json_lines(self.results / "bench.jsonl")))}

@@ -32,9 +32,10 @@ def recipes_table(rows: Iterable[Row], trials: Iterable[dict[str, str]]) -> str:
         "Trials are the runs that chose the recipe on a validation set (results/mini_recipe_trials.csv). Models "
         "outside the table had none.\nGain: validation accuracy with the better of half and twice the learning rates, "
         "minus that with the common ones, in points,\none seed each (`python train.py experiment=learning_rates`). "
-        "Positive: other rates may suit the model better, and\nits rows below may be lower bounds.\n"
+        "Positive: other rates may suit the model better, and\nits rows below may be lower bounds. Negative: it loses "
+        "with both.\n"
     )
-    return f"{note}\n{markdown(['model', 'trials', 'gain from its own learning rate'], lines)}"
+    return f"{note}\n{markdown(['model', 'trials', 'gain from half or twice the learning rates'], lines)}"
 
 
 def learning_rates(rows: Iterable[Row]) -> dict[tuple[str, str], dict[float, float]]:

@@ -15,7 +15,7 @@ from attnconv.report.figures.accuracies import draw_protocol
 from attnconv.report.figures.data import ByImages, Share, Shares
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, verdicts
 from attnconv.report.figures.results import Results, grid_of
-from attnconv.report.figures.study_data import accuracy_by_cpu_minutes, accuracy_by_images
+from attnconv.report.figures.study_data import accuracy_by_cpu_minutes
 from attnconv.report.figures.style import new_figure
 from attnconv.report.stats import shown_interval
 from conftest import REPOSITORY
@@ -144,9 +144,8 @@ def test_readme_numbers_match_the_data():
               for model in ("sa_quadratic", "sa_learned_content")}  # fmt: skip
     for model, times in (("sa_quadratic", "times as many images"), ("sa_learned_content", "times")):
         assert f"{min(needed[model]):.1f} to {max(needed[model]):.1f} {times}" in readme
-    by_images = accuracy_by_images(RESULTS)[0].accuracies.values()
-    ends = [100 * sum(seeds.values()) / len(seeds) for seeds in (model[5_000] for model in by_images)]
-    assert f"{min(ends):.1f}% to {max(ends):.1f}%" in readme
+        ends = [end for need in needs(RESULTS)[0].needs if need.model == model and need.ends for end in need.ends]
+        assert f"between {min(ends):.2f} and {max(ends):.2f})" in readme
     mini = [row for row in read_csv(RESULTS.path / "models.csv") if row["scale"] == "mini"]
     (converted,) = re.findall(r"0 predictions of ([\d,]+) changed, logits[^|]*?; timm networks", readme)
     assert f"[0 of {converted} predictions change]" in readme
