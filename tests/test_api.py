@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_mode_and_settings_of_the_caller_change_no_prediction(folder):
         with context:
             assert np.array_equal(attnconv.load(folder).predict_proba(images), expected)
             assert np.array_equal(network.attention(images[0], layer=1), maps)
+
+
+def test_threads_predict_one_after_the_other(network):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    expected = network.predict_proba(images)
+    network.model.train()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ThreadPoolExecutor(6) as threads:
+            found = list(threads.map(network.predict_proba, [images] * 60))
+        assert torch.get_default_dtype() == torch.float64, "the caller's choice"
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(np.array_equal(probabilities, expected) for probabilities in found)
+    assert network.model.training, "the caller's choice"
 
 
 def test_attnconv_run_is_the_function_not_the_module():

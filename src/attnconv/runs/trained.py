@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attnconv.analysis.attention import LayerAttention, attention_layers
 from attnconv.analysis.conv_similarity import head_rows
 from attnconv.analysis.evaluation import Evaluation, confusion_matrix
+from attnconv.analysis.plain_convolution import evaluating
 from attnconv.config import Config
 from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.data.images import Images, as_arrays
@@ -184,14 +185,8 @@ class Trained:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Evaluate the network, whatever mode and settings the caller has left it in."""
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
-            with default_settings(), torch.no_grad():
-                yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with default_settings(), torch.no_grad(), evaluating(self.model):
+            yield
 
     def _logits(self, images: np.ndarray) -> Tensor:
         """Return the logits of images (N, H, W, C) uint8, float32 on the CPU.
