@@ -58,7 +58,7 @@ def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict
     if refused:
         raise Inconvertible(f"cannot convert {first_few(refused)}")
     if not made:
-        raise Inconvertible("the model has no convolution")
+        raise Inconvertible("the model has no convolution layer (nn.Conv1d or nn.Conv2d)")
     _keep_ties(made, ROLES)
     if example is not None:
         _check_on(model, example, made, exact=leak(alpha) < torch.finfo(torch.float32).eps)
