@@ -82,6 +82,8 @@ def main() -> None:
         help="also keep the weights of these runs; * matches any characters, as in 'study/*/seed0'",
     )  # fmt: skip
     arguments = parser.parse_args()
+    if any(outputs.resolve() == arguments.results.resolve() for outputs in arguments.outputs):
+        parser.error(f"--results {arguments.results} is also given as a folder of runs: choose another folder")
     if arguments.external and arguments.weights:
         parser.error("--weights keeps weights of this project's own runs: leave out --external")
     with changing(arguments.results):

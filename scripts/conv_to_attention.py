@@ -55,6 +55,8 @@ def main() -> None:
         if others or arguments.overrides:
             unused = " and ".join([*others, *(["settings"] if arguments.overrides else [])])
             parser.error(f"--sweep converts timm models and takes --images and --json only: leave out {unused}")
+        if arguments.images == 1:
+            parser.error("--sweep compares the logits of different images: set --images to 2 or more")
     convert(arguments, parser)
 
 

@@ -61,7 +61,7 @@ def make_page(arguments: argparse.Namespace, errors: list[str]) -> bytes:
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
+    parser.add_runs()
     parser.add_argument(
         "--out", type=a_path, metavar="FILE", help="the file to write: docs/index.html, or page.html for RUN"
     )
@@ -76,8 +76,6 @@ def main() -> None:
         parser.error("--trust needs RUN, and --data needs RUN or --choose-images")
     if arguments.runs and arguments.choose_images:
         parser.error("--choose-images is for the page of results/: leave out RUN")
-    if twice := {run for run in arguments.runs if arguments.runs.count(run) > 1}:
-        parser.error(f"{', '.join(map(str, twice))} is given twice")
     errors: list[str] = []
     if arguments.choose_images:
         choose_images(arguments.results, arguments.data)

@@ -25,7 +25,7 @@ IMAGES = 100
 
 def main() -> None:
     parser = ScriptParser(__doc__)
-    parser.add_argument("runs", type=a_path, nargs="*", metavar="RUN", help="run folders of finished runs")
+    parser.add_runs()
     parser.add_argument("--calibration", type=a_path, metavar="FILE", help="write the calibration's rows to this file")
     parser.add_data()
     parser.add_device()

@@ -233,7 +233,7 @@ def test_query_blocks_match_full_attention_for_soft_heads(monkeypatch):
 
 @pytest.mark.parametrize("alpha", [0, -1, 2e38, math.nan, math.inf])
 def test_alpha_must_be_positive_and_not_overflow(alpha):
-    with pytest.raises(ValueError, match=r"alpha must be above 0 and at most 1e\+30"):
+    with pytest.raises(ValueError, match=r"alpha must be a number above 0 and at most 1e\+30"):
         ConvolutionAsAttention(nn.Conv2d(1, 1, 3), alpha)
 
 

@@ -156,10 +156,12 @@ REFUSED = {
     "hooks": lambda: with_hook("full_backward"),
     "ConvTranspose2d: not a 1-D or 2-D": lambda: nn.ConvTranspose2d(4, 4, 3),
     "Conv3d: not a 1-D or 2-D": lambda: nn.Conv3d(4, 4, 3),
+    "its weight is empty: it has no channels": lambda: nn.Conv2d(0, 4, 3),
     "not initialized: run the model once": lambda: nn.LazyConv2d(4, 3),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 @pytest.mark.parametrize("reason", REFUSED)
 def test_layers_that_are_not_plain_convolutions_are_refused_with_the_reason(reason):
     with pytest.raises(Inconvertible, match=reason):

@@ -123,7 +123,10 @@ def test_probe_and_conv_to_attention_commands(tiny, tmp_path, monkeypatch, capsy
         (("conv_to_attention",), "choose a network"),
         (("probe", "--calibration", tmp_path / "c.json", "--data", tmp_path), "--data without RUN has no effect"),
         (("conv_to_attention", "--checkpoint", tmp_path / "nowhere"), "nowhere does not exist"),
-        (("conv_to_attention", "--checkpoint", run_folder_path(attentive)), "the model has no convolution"),
+        (
+            ("conv_to_attention", "--checkpoint", run_folder_path(attentive)),
+            "no convolution layer (nn.Conv1d or nn.Conv2d)",
+        ),
         (("probe", folder), "has no attention layer to probe"),
         (("probe", tmp_path), f"is not a run folder: no config.yaml; it contains the runs {tmp_path}/outputs"),
     ):

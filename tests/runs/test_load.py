@@ -267,3 +267,26 @@ def test_other_files_among_committed_weights_are_ignored(tmp_path):
     (tmp_path / "weights/foo.safetensors").touch()
     with pytest.raises(UserError, match="results/weights is empty"):
         find_run("foo", tmp_path)
+
+
+def test_unusable_arguments_are_named(folder):
+    for arguments, complaint in (
+        ({"weights": 5}, "weights must be a path, not 5"),
+        ({"weights": ""}, "weights is empty"),
+        ({"root": ""}, "root is empty"),
+        ({"run": "x" * 5000}, "x+ cannot be the path of a run: File name too long"),
+        *(({"trusted": names}, "trusted must be a list of names of modules") for names in (3, [3], [None])),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            load(**{"run": folder} | arguments)
+
+
+def test_a_hint_looks_into_few_folders(monkeypatch, tmp_path):
+    outputs = tmp_path / "outputs"
+    for seed in range(3):
+        (outputs / f"a/b/mini/frac1/seed{seed}/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"it contains the runs {outputs}/a/b/mini/frac1/seed0 and 2 more"):
+        load(outputs)
+    monkeypatch.setattr("attnconv.runs.load.LOOKED_INTO", 7)
+    with pytest.raises(UserError, match=r"seed0 and 1 more"):
+        load(outputs)

@@ -29,6 +29,8 @@ ALPHA = 104.0
 LARGEST_ALPHA = 1e30  # its scores are finite in float32
 # Parameters that a bias is, or is computed from.
 OF_BIAS = re.compile(r"bias(_\w+)?|parametrizations\.bias\..*")
+# Attributes that shape the heads when they are built.
+FIXED = ("in_channels", "out_channels", "groups", "kernel_size", "dilation", "padding", "padding_mode")
 QUERIES_AT_ONCE = 256  # along an axis: memory for a long sequence grows with its length, not with the square
 
 
@@ -36,7 +38,8 @@ class ConvolutionAsAttention(nn.Module):
     """Multi-head attention with a quadratic encoding that computes a convolution, (B, C, H, W) -> (B, O, H', W').
 
     It also maps (B, C, L) -> (B, O, L') for a one-dimensional convolution, and both without B. The type of the output,
-    also under autocast, and its memory format are those of the convolution.
+    also under autocast, and its memory format are those of the convolution. Both are equal for finite inputs: an
+    infinite pixel has an attention of 0 elsewhere, and 0 * inf is nan.
 
     Args:
         convolution: an nn.Conv1d or nn.Conv2d with any size, stride, dilation, groups, padding and padding mode, or a
@@ -54,8 +57,12 @@ class ConvolutionAsAttention(nn.Module):
 
     def __init__(self, convolution: nn.Module, alpha: float = ALPHA):
         super().__init__()
-        if not 0 < alpha <= LARGEST_ALPHA:
-            raise ValueError(f"alpha must be above 0 and at most {LARGEST_ALPHA:g}, not {alpha:g}")
+        try:
+            usable = not isinstance(alpha, bool) and 0 < alpha <= LARGEST_ALPHA
+        except (TypeError, ValueError, RuntimeError):  # not one number
+            usable = False
+        if not usable:
+            raise ValueError(f"alpha must be a number above 0 and at most {LARGEST_ALPHA:g}, not {alpha!r}")
         try:
             plain = read_convolution(convolution)
         except Inconvertible as reason:
@@ -89,6 +96,13 @@ class ConvolutionAsAttention(nn.Module):
         if plain.bias is not None:
             self.bias = nn.Parameter(plain.bias.detach().clone(), requires_grad=any(of_bias) if of_bias else learns)
         self.train(convolution.training)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise AttributeError("weight cannot be set, because it is computed from `value`: set that")
+        if name in FIXED and name in vars(self) and vars(self)[name] != value:
+            raise AttributeError(f"{name} cannot be set after conversion: set it on the convolution, and convert that")
+        super().__setattr__(name, value)
 
     @property
     def heads(self) -> int:

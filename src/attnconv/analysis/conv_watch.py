@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnconv.analysis.plain_convolution import Inconvertible
@@ -22,6 +23,7 @@ class Seen:
 
     called: set[nn.Module] = field(default_factory=set)
     convolving: dict[str, str] = field(default_factory=dict)  # innermost module's name -> operator
+    kinds: set[torch.dtype] = field(default_factory=set)  # floating types of results
 
     def refuse_convolutions(self) -> None:
         """Raise Inconvertible if a convolution was computed, naming the modules that computed one."""
@@ -60,7 +62,10 @@ def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if CONVOLVES.search(function.name()):
                 seen.convolving.setdefault(inside[-1], function.name())
-            return function(*args, **(kwargs or {}))
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and (out.is_floating_point() or out.is_complex()):
+                seen.kinds.add(out.dtype)
+            return out
 
     # Not hooks, because a network may call a layer's `forward` itself.
     before: dict[Any, Any] = {}

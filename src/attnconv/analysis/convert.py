@@ -3,19 +3,24 @@
 Shared layers stay one layer, tied parameters stay tied, frozen ones frozen.
 """
 
+import copy
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from attnconv.analysis.attention_to_conv import convolution_from_attention
-from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
+from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention, leak
 from attnconv.analysis.conv_watch import Seen, watching
-from attnconv.analysis.plain_convolution import Inconvertible, evaluating, same_numbers
-from attnconv.errors import first_few
+from attnconv.analysis.plain_convolution import Inconvertible, is_uninitialized, same_numbers
+from attnconv.analysis.unchanged import difference, parts, unchanged
+from attnconv.errors import first_few, is_out_of_memory
+from attnconv.files import with_line
+from attnconv.models.build import kept_generators
 
 ROLES = {"weight": "value", "bias": "bias"}  # the new names of a convolution's parameters
 
@@ -25,14 +30,16 @@ def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict
 
     Shared layers stay one layer, and tied weights stay tied. Convolutions that are not layers (torch.nn.functional,
     modules in Python lists, operators of other libraries) are only visible while the model runs. With an example, the
-    converted model runs on it and is watched.
+    model runs on it before and after, in evaluation mode, and both outputs must be equal up to rounding, or only have
+    the same type and shape where alpha is so small that the heads are not exact.
 
     Args:
-        example: an input of the model, or None if all convolutions are layers of it.
+        example: the only argument of the model, or None if all convolutions are layers of it and are only called.
 
     Raises:
-        Inconvertible: there is no convolution, some cannot be converted, or with the example one is computed elsewhere
-            or a layer is not called. The message names them, and nothing is replaced.
+        Inconvertible: there is no convolution, some cannot be converted, or with the example one is computed elsewhere,
+            a layer is not called, or the output changes. The message names them, and nothing is replaced.
+        ValueError: alpha is not above 0, or above LARGEST_ALPHA.
     """
     _refuse_opaque(model)
     convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, _ConvNd)}
@@ -44,21 +51,18 @@ def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict
     refused = _tied_elsewhere(model, set(convolutions.values()))
     for name, layer in convolutions.items():
         try:
-            made[layer] = ConvolutionAsAttention(layer, alpha)
+            with unchanged(layer):
+                made[layer] = ConvolutionAsAttention(layer, alpha)
         except Inconvertible as reason:
             refused.append(f"{name} ({reason})")
     if refused:
         raise Inconvertible(f"cannot convert {first_few(refused)}")
     if not made:
-        raise Inconvertible("the model has no convolution")
+        raise Inconvertible("the model has no convolution layer (nn.Conv1d or nn.Conv2d)")
     _keep_ties(made, ROLES)
-    replaced: dict[str, Any] = _replace(model, made)
     if example is not None:
-        try:
-            _check_on(model, example, replaced)
-        except BaseException:
-            _replace(model, {new: old for old, new in made.items()})
-            raise
+        _check_on(model, example, made, exact=leak(alpha) < torch.finfo(torch.float32).eps)
+    replaced: dict[str, Any] = _replace(model, made)
     return replaced
 
 
@@ -68,6 +72,7 @@ def convert_back(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         Inconvertible: there is none, or some cannot be converted; the message names them, and nothing is replaced.
     """
+    _refuse_opaque(model)
     attention = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvolutionAsAttention)}
     made: dict[nn.Module, nn.Module] = {}
     refused = []
@@ -109,12 +114,46 @@ def _keep_ties(made: Mapping[nn.Module, nn.Module], roles: Mapping[str, str]) ->
             setattr(new, after, tied)
 
 
-def _check_on(model: nn.Module, example: Any, replaced: dict[str, Any]) -> None:
+def _check_on(model: nn.Module, example: Any, made: Mapping[nn.Module, nn.Module], exact: bool) -> None:
+    """Raise Inconvertible if replacing modules changes the model's output for an example, or cannot be tested on it."""
+    for name, part in model.named_modules():
+        if is_uninitialized(part):
+            raise Inconvertible(f"{name} is not initialized: run the model once")
+    with unchanged(model):
+        before = _output(model, example, "the network cannot run on the example, its only argument")
     seen = Seen()
-    with torch.no_grad(), evaluating(model), watching(model, seen):
-        model(example)
+    with unchanged(nn.ModuleList([model, *made.values()])):
+        replaced = _replace(model, made)
+        with watching(model, seen):
+            after = _output(model, example, "the converted network cannot run on the example", replaced)
     seen.refuse_convolutions()
     seen.refuse_uncalled(replaced)
+    if found := difference(before, after, seen.kinds, exact):
+        raise Inconvertible(
+            f"the converted network computes something else: {found}; its code depends on more of a convolution than "
+            "its output"
+        )
+
+
+def _output(model: nn.Module, example: Any, failed: str, replaced: Mapping[str, nn.Module] | None = None) -> Any:
+    """Return the parts of a model's output for a copy of an example, in evaluation mode.
+
+    Args:
+        failed: begins the message if it has none.
+        replaced: layers that the message names.
+
+    Raises:
+        Inconvertible: it has none.
+    """
+    try:
+        with torch.no_grad(), kept_generators():
+            return parts(model.eval()(copy.deepcopy(example.detach() if isinstance(example, Tensor) else example)))
+    except Exception as error:  # a network may raise any error
+        if is_out_of_memory(error):
+            raise
+        used = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        names = [name for module in reversed(used) for name, layer in (replaced or {}).items() if layer is module]
+        raise Inconvertible(": ".join([failed, *names[:1], with_line(error)])) from error
 
 
 def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]:
@@ -136,6 +175,8 @@ def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]
 
 def _refuse_opaque(model: nn.Module) -> None:
     """Raise Inconvertible for models whose layers cannot be replaced."""
+    if not isinstance(model, nn.Module):
+        raise Inconvertible(f"the model is a {type(model).__name__}, not a torch.nn.Module")
     for name, module in model.named_modules():
         what = name or "the model"
         if isinstance(module, torch.jit.ScriptModule):

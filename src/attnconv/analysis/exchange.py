@@ -52,7 +52,7 @@ def exchange(model: nn.Module, split: Split, alpha: float = ALPHA, batch: int = 
         Inconvertible: a layer cannot be converted; the message names it.
         Meaningless: logits are not finite, or the same for all images.
     """
-    with evaluating(model), kept_generators():
+    with kept_generators(), evaluating(model):
         return _exchanged(model, split, alpha, batch)
 
 

@@ -31,7 +31,7 @@ CLASSES, SPREAD = 10, 0.2
 
 
 def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
-    """Convert the convolutions of timm's model `name`.
+    """Convert the convolutions of timm's model `name`, and compare on so many images, two or more.
 
     Return the numbers of `exchange`, or `refused` with the reason.
     """
@@ -40,7 +40,7 @@ def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
     try:
         side, model = _smallest(name, seed)
         row["side"] = side
-        split = _random_images(max(images, 2), side, seed)
+        split = _random_images(images, side, seed)
         randomize(model, next(split.batches(len(split)))[0], seed)
         row |= exchange(model.double(), split)
     except (Inconvertible, Meaningless, ConfigError) as reason:

@@ -86,6 +86,8 @@ def _read(layer: Any) -> PlainConvolution:
         axes = layer.weight.dim() - 2
         if axes not in (1, 2) or layer.transposed:
             raise Inconvertible("not a 1-D or 2-D convolution")
+        if 0 in layer.weight.shape:
+            raise Inconvertible("its weight is empty: it has no channels")
         # All remainders by the stride, because SAME padding depends on them; for PyTorch's own layers, two maps
         # suffice.
         sizes = range(max(_each(layer.stride, axes)) + 2 if _has_own_code(layer) else 2)
@@ -236,12 +238,17 @@ class _Recorder(TorchFunctionMode):
 
 def refuse_hooks(layer: nn.Module) -> None:
     """Raise Inconvertible for a layer with hooks, or one that cannot run yet."""
-    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
+    if is_uninitialized(layer):
         raise Inconvertible("not initialized: run the model once")
     before = [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, REPARAMETRIZATIONS)]
     of_parameters = [part._backward_hooks or part._post_accumulate_grad_hooks for part in layer.parameters()]
     if before or layer._forward_hooks or layer._backward_hooks or layer._backward_pre_hooks or any(of_parameters):
         raise Inconvertible("has hooks, which would be lost: remove them")
+
+
+def is_uninitialized(layer: nn.Module) -> bool:
+    """Return whether a layer takes its size from its first input, and has had none yet."""
+    return isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params()
 
 
 @contextmanager

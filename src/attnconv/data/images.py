@@ -31,11 +31,15 @@ def as_arrays(images: Images, image_shape: tuple[int, int, int], resize: bool = 
         DataError: an image has another size or mode and `resize` is false, or it is not an image.
         FileError: a file does not exist or cannot be read.
     """
+    if isinstance(images, memoryview):  # whose parts cannot be looked at if it has several axes
+        images = np.asarray(images)
     if isinstance(images, str | os.PathLike | Image.Image):
         images = [images]
     if isinstance(images, Sequence) and all(isinstance(one, str | os.PathLike | Image.Image) for one in images):
         if not images:
             raise DataError("there are no images")
+        if "" in images:  # the path of nothing is the working folder
+            raise DataError("the path of an image is empty (an unset variable?)")
         # One at a time: photos are large before they are scaled.
         opened = (_upright(one) if isinstance(one, Image.Image) else open_image(Path(one)) for one in images)
         names = ["the image" if isinstance(one, Image.Image) else str(one) for one in images]
@@ -138,6 +142,8 @@ def _fitted(image: Image.Image, name: str, image_shape: tuple[int, int, int], re
     """
     channels, height, width = image_shape
     mode = MODES[channels]
+    if 0 in image.size:
+        raise DataError(f"{name} is {image.width}x{image.height}: it has no pixels")
     if image.mode not in EIGHT_BITS:
         raise DataError(f"{name} has more than 8 bits per channel (mode {image.mode}); save it as 8-bit {mode}")
     if (image.mode, image.size) != (mode, (width, height)):

@@ -16,7 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from attnconv.errors import ConfigError, UserError, is_out_of_memory, line_of_user, nearest
 from attnconv.files import in_one_line, with_line
-from attnconv.models.targets import import_target, kept_settings
+from attnconv.models.targets import OF_PROCESS, import_target, kept_settings
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
@@ -114,7 +114,7 @@ def seeded_generators(seed: int) -> Iterator[None]:
 def kept_generators() -> Iterator[None]:
     """Let all global generators go on afterwards from where they were."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices), seeded_generators(0):
+    with OF_PROCESS, torch.random.fork_rng(devices), seeded_generators(0):
         yield
 
 
@@ -127,7 +127,8 @@ def evaluation_draws(device: torch.device, seed: int, start: int, rank: int = 0)
         rank: of this process.
     """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), seeded_generators(seed_of(EVALUATION_STREAM, seed, start, rank)):
+    stream = seed_of(EVALUATION_STREAM, seed, start, rank)
+    with OF_PROCESS, torch.random.fork_rng(devices), seeded_generators(stream):
         yield
 
 

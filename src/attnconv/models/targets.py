@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pkgutil import resolve_name
@@ -17,6 +18,9 @@ from attnconv.files import with_line
 KNOWN_MODULES = ("torch.nn", "timm")
 NETWORKS = ("backbone", "frozen", "pruned", "resnet", "timm_models", "vgg", "vit")
 KNOWN_BUILDERS = ("attnconv.mixers", *(f"attnconv.models.{module}" for module in NETWORKS))
+
+# PyTorch's settings and the generators belong to the process: one thread changes, uses and restores them at a time.
+OF_PROCESS = threading.RLock()
 
 
 def settings() -> dict[str, Any]:
@@ -40,14 +44,15 @@ def settings() -> dict[str, Any]:
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Restore `settings` after code of a user."""
-    before = settings()
-    try:
-        yield
-    finally:
-        for name, value in settings().items():
-            if value != before[name]:
-                _restore(name, before[name])
+    """Restore `settings` after code of a user; other threads wait."""
+    with OF_PROCESS:
+        before = settings()
+        try:
+            yield
+        finally:
+            for name, value in settings().items():
+                if value != before[name]:
+                    _restore(name, before[name])
 
 
 def _restore(name: str, value: Any) -> None:
@@ -63,7 +68,7 @@ def _restore(name: str, value: Any) -> None:
 def default_settings() -> Iterator[None]:
     """Compute with gradients, in full float32 and on the CPU by default, whatever the caller of the API has set.
 
-    Afterwards, all `settings` are those of the caller again.
+    Afterwards, all `settings` are those of the caller again. Other threads that enter this wait.
     """
     with ExitStack() as stack:
         stack.enter_context(kept_settings())

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from attnconv.models.weight_files import SUFFIXES, load_weights
 from attnconv.runs.folder import PREPROCESSING_FILE
 from attnconv.runs.identity import start_weights
 from attnconv.runs.records import Damaged, read_config, read_data, read_result
-from attnconv.runs.status import collected_folder, collected_weights, find_folders
+from attnconv.runs.status import collected_folder, collected_weights, is_run_place
 from attnconv.runs.trained import Trained
 from attnconv.settings.types import plain_value, typed
 from attnconv.training.device import choose_device, full_float32
 
 PREPROCESSING_KEYS = ("image_shape", "class_names", "mean", "std")  # of preprocessing.json
+
+LOOKED_INTO = 2_000  # folders, for a hint
 
 
 @default_settings()
@@ -58,8 +61,13 @@ def load(
     for name, value in (("root", root), ("weights", weights)):
         if not isinstance(value, str | os.PathLike | None):
             raise RunFolderError(f"{name} must be a path, not {value!r}")
+        if value == "":  # the path of nothing is the working folder
+            raise RunFolderError(f"{name} is empty (an unset variable?): leave it out")
+    trusted = [trusted] if isinstance(trusted, str) else trusted or ()
+    if not isinstance(trusted, Collection) or not all(isinstance(module, str) for module in trusted):
+        raise ConfigError(f"trusted must be a list of names of modules, not {trusted!r}")
     folder = find_run(run)
-    config = read_run_config(folder, (trusted,) if isinstance(trusted, str) else trusted or ())
+    config = read_run_config(folder, tuple(trusted))
     if root is not None:
         move_root(config.data, root)
     else:
@@ -90,7 +98,11 @@ def find_run(run: str | Path, results: Path = RESULTS) -> Path:
     if not str(run):
         raise RunFolderError("the path of the run is empty (an unset variable?)")
     folder = Path(os.path.expanduser(run))
-    if folder.exists() or not _is_name(str(run).rstrip("/")):
+    try:
+        exists = folder.exists()
+    except OSError as error:
+        raise RunFolderError(f"{str(run)[:80]} cannot be the path of a run: {error.strerror}") from error
+    if exists or not _is_name(str(run).rstrip("/")):
         return folder
     run, names = str(run).rstrip("/"), committed_runs(results)
     found = [name for name in names if str(run) in (name, model_of(name))]
@@ -225,11 +237,28 @@ def run_folder_of(weights: Path) -> Path | None:
 
 def _inside(folder: Path) -> str:
     """Return a suffix that lists runs or weight files inside a folder that is not a run."""
-    runs = [run for run in find_folders(folder) if run != folder]
+    runs = _nearby_runs(folder)
     if runs:
         return f"; it contains the runs {runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
     files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES)
     return f"; it contains the weight files {', '.join(files[:3])}" if files else ""
+
+
+def _nearby_runs(folder: Path) -> list[Path]:
+    """Return the run folders below one, sorted by name; of very many folders only the nearest are looked into."""
+    found, waiting = [], deque([folder.absolute()])
+    for _ in range(LOOKED_INTO):
+        if not waiting:
+            break
+        place = waiting.popleft()
+        if is_run_place(place.parts) and place != folder.absolute():
+            found.append(folder / place.relative_to(folder.absolute()))
+            continue
+        try:
+            waiting += sorted(Path(entry.path) for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            continue  # no permission
+    return sorted(found)
 
 
 def recorded_widths(folder: Path) -> dict[str, Any]:

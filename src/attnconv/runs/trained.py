@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attnconv.analysis.attention import LayerAttention, attention_layers
 from attnconv.analysis.conv_similarity import head_rows
 from attnconv.analysis.evaluation import Evaluation, confusion_matrix
+from attnconv.analysis.plain_convolution import evaluating
 from attnconv.config import Config
 from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.data.images import Images, as_arrays
@@ -108,6 +109,7 @@ class Trained:
             raise DataError(
                 f"labels span {labels.min()}..{labels.max()}, but the network has {len(self.class_names)} classes"
             )
+        labels = labels.astype(np.int64)
         logits = self._logits(images)
         predictions = logits.argmax(dim=1).numpy()
         loss = F.cross_entropy(logits.double(), torch.from_numpy(labels)).item()
@@ -184,14 +186,8 @@ class Trained:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Evaluate the network, whatever mode and settings the caller has left it in."""
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
-            with default_settings(), torch.no_grad():
-                yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with default_settings(), torch.no_grad(), evaluating(self.model):
+            yield
 
     def _logits(self, images: np.ndarray) -> Tensor:
         """Return the logits of images (N, H, W, C) uint8, float32 on the CPU.
@@ -226,6 +222,8 @@ class Trained:
             test = self.data.test
             return test.images.cpu().numpy(), test.labels.cpu().numpy()
         if isinstance(data, str | Path):
+            if not str(data):  # the path of nothing is the working folder
+                raise DataError("the path of the data is empty (an unset variable?)")
             return load_test(self.config.data, Path(data))
         if not isinstance(data, tuple | list) or len(data) != 2:
             raise DataError("data to evaluate must be a folder, or a pair: (images, labels)")
@@ -240,7 +238,7 @@ def _as_labels(labels: np.ndarray, count: int) -> np.ndarray:
         raise DataError(f"labels must be {counted(count, 'integer')}, one per image") from error
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise DataError(f"labels must be {counted(count, 'integer')}, one per image, not {labels.dtype} {labels.shape}")
-    return labels.astype(np.int64)
+    return labels
 
 
 def _token(query: tuple[int, int] | str, layer: LayerAttention) -> int:

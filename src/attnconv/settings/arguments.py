@@ -175,6 +175,17 @@ class _StoreOnce(argparse._StoreAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+class _Different(_StoreOnce):
+    """Store paths, which must differ."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        places = [os.path.realpath(path) for path in values]
+        for path, place in zip(values, places, strict=True):
+            if places.count(place) > 1:
+                parser.error(f"{path} is given twice")
+        super().__call__(parser, namespace, values, option_string)
+
+
 class ScriptParser(argparse.ArgumentParser):
     """A parser whose help is the script's docstring; it reports errors in one line with exit code 2."""
 
@@ -185,6 +196,11 @@ class ScriptParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
+
+    def add_runs(self) -> None:
+        """Add RUN ..., the folders of runs."""
+        meaning = "run folders of finished runs"
+        self.add_argument("runs", type=a_path, nargs="*", action=_Different, metavar="RUN", help=meaning)
 
     def add_results(self, may_be_new: bool = False) -> None:
         """Add --results, the folder of collected results."""

@@ -4,6 +4,7 @@ All values are converted here: those of the command line, of YAML files and of o
 converts anything before; OmegaConf would take `flip: 2` for true. This module does not import torch.
 """
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -124,7 +125,7 @@ def plain_value(value: Any, key: str = "") -> Any:
         return float(value)
     if isinstance(value, str):
         return str.__str__(value)  # str() of an Enum is its name
-    kind = type(value).__name__
+    kind = type(value).__name__ + (f": use {str(value)!r}" if isinstance(value, os.PathLike) else "")
     raise ConfigError(f"{key} must be text, a number, True, False or None, or a list of them, not {kind}")
 
 

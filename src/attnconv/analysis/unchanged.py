@@ -1,0 +1,117 @@
+"""Run a network without changing it, and say how its output differs from that of another network."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from attnconv.analysis.plain_convolution import same_numbers
+
+ROUNDINGS = 16  # of numbers around 1, by which outputs that should cancel to 0 may differ
+
+
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Undo afterwards what code does to the layers, parameters, buffers and other attributes of a network."""
+    attributes = [(vars(module), dict(vars(module))) for module in network.modules()]
+    values = [value for _, before in attributes for value in before.values()]
+    containers = [(value, copy.copy(value)) for value in values if isinstance(value, dict | list | set)]
+    inside = [value for held, _ in containers if isinstance(held, dict) for value in held.values()]
+    tensors = {id(value): value for value in (*values, *inside) if isinstance(value, Tensor) and not is_lazy(value)}
+    numbers = [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in tensors.values()]
+    try:
+        yield
+    finally:
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        for held, contents in containers:
+            held.clear()
+            (held.extend if isinstance(held, list) else held.update)(contents)
+        for tensor, storage, before_ in numbers:
+            if tensor.shape != before_.shape or tensor.dtype != before_.dtype or not same_numbers(tensor, before_):
+                with torch.no_grad():
+                    tensor.data = storage  # code may have given it another one
+                    storage.copy_(before_)
+
+
+def parts(output: Any, place: str = "the output") -> dict[str, Any]:
+    """Return the parts of a network's output by their place: copies of tensors, other values, types of containers."""
+    if is_dataclass(output) and not isinstance(output, type):
+        inner = {f".{field.name}": getattr(output, field.name, None) for field in fields(output)}
+    elif isinstance(output, Mapping):
+        inner = {f"[{key!r}]": value for key, value in output.items()}
+    elif isinstance(output, list | tuple):
+        inner = {f"[{index}]": value for index, value in enumerate(output)}
+    else:
+        return {place: output.detach().clone() if isinstance(output, Tensor) else copy.copy(output)}
+    found: dict[str, Any] = {place: type(output)}
+    for name, value in inner.items():
+        found |= parts(value, place + name)
+    return found
+
+
+def difference(before: dict[str, Any], after: dict[str, Any], kinds: Iterable[torch.dtype], values: bool) -> str | None:
+    """Return in words where the `parts` of two outputs differ by more than rounding, or None.
+
+    Args:
+        kinds: floating types that the network has computed with.
+        values: whether to compare numbers, too, not only types and shapes.
+    """
+    coarsest = max((torch.finfo(kind).eps for kind in kinds), default=torch.finfo(torch.float32).eps)
+    for place in before | after:
+        kind, wanted = (_kind(found[place]) if place in found else "missing" for found in (after, before))
+        if kind != wanted:
+            return f"{place} is {kind}, not {wanted}"
+        if values and (how := _apart(before[place], after[place], coarsest)):
+            return f"{place} {how}"
+    return None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a {(value if isinstance(value, type) else type(value)).__name__}"
+
+
+def _apart(before: Any, after: Any, coarsest: float) -> str | None:
+    """Return in words how two values of the same kind differ, or None if that is rounding."""
+    if isinstance(before, str | int):
+        return f"is {after!r}, not {before!r}" if before != after else None
+    a, b = _numbers(before), _numbers(after)
+    if a is None or b is None or not a.numel():
+        return None
+    # Errors of rounding grow from layer to layer: half of the digits is the usual allowance.
+    allowed = math.sqrt(max(coarsest, 2.0**-10) if _is_cuda(before) else coarsest)  # where PyTorch rounds to TF32
+    same = (a == b) | (a.isnan() & b.isnan())
+    if not (a.is_floating_point() or a.is_complex()):  # rounding changes few classes, indices or masks
+        share = 1 - same.double().mean().item()
+        return f"differs in {share:.2%} of its values" if share > allowed else None
+    off = (a - b).abs().where(~same, 0.0).nan_to_num(nan=math.inf).max().item()
+    largest = a.abs().where(a.isfinite(), 0.0).max().item()
+    if off <= allowed * largest + ROUNDINGS * coarsest:
+        return None
+    return f"differs by up to {off:.2g}, of up to {largest:.2g}"
+
+
+def _numbers(value: Any) -> Tensor | None:
+    """Return a value as a tensor on the CPU, wide enough for differences, or None if it has no numbers to compare."""
+    if isinstance(value, float | complex | np.ndarray | np.number) and np.asarray(value).dtype.kind in "biufc":
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, Tensor) or value.is_meta:
+        return None
+    value = value.to_dense().cpu() if value.layout is not torch.strided else value.cpu()
+    if value.is_complex():
+        return value.to(torch.complex128)
+    return value.double() if value.is_floating_point() else value
+
+
+def _is_cuda(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_cuda
