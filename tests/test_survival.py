@@ -87,7 +87,7 @@ def test_resuming_a_checkpoint_without_cpu_seconds_omits_them_from_the_result(ti
     interrupted_at_step(config, step=2)
     path = newest(run_folder_path(config) / "checkpoints")
     state = torch.load(path, weights_only=True)
-    del state["position"]["cpu_seconds"]
+    del state["position"]["cpu_seconds"], state["run"]
     rewrite(path, state | {"format": 1})
     result = run(config)
     assert result["status"] == "done"
