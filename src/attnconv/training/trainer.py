@@ -108,7 +108,8 @@ class Trainer:
         self.progress, self.saved_at = found or Progress(), time.perf_counter()
         if self.writes:
             has_heads = self.heads.record(0) is not None
-            self.folder.forget_after(None if found is None else found.epochs_done, has_heads)
+            labels = self.data.test.labels.cpu().numpy()
+            self.folder.forget_after(None if found is None else found.epochs_done, has_heads, labels)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)

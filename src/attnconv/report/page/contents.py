@@ -13,6 +13,7 @@ from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.root import move_root
 from attnconv.errors import RunFolderError
+from attnconv.report.collect import IMAGES
 from attnconv.report.colors import BLACK, HEADS, style_of
 from attnconv.report.complaints import noting
 from attnconv.report.page.curves import data_size, points
@@ -25,7 +26,6 @@ from attnconv.runs.load import read_run_config
 from attnconv.runs.records import read_config, read_finished
 from attnconv.runs.status import collected_folder, collected_weights, read_state
 
-IMAGES = "test_images.npz"  # in results/
 # Networks whose weights are in the page, so that it can run them: position-only heads, and content heads.
 LIVE = ("sa_quadratic", "sa_learned_content")
 RECORDED = ("attention_maps.npy", "heads.jsonl")  # records of where heads looked
