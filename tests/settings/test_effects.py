@@ -31,6 +31,10 @@ IDLE = [
     ("recipe.momentum=0.5 recipe.optimizer=adamw", "recipe.momentum=0.5 has no effect: recipe.optimizer=adamw"),
     ("recipe.cropped_from=0.5", "recipe.cropped_from=0.5 has no effect: no size of recipe.sizes=[]"),
     ("recipe.cropped_from=0.9 recipe.sizes=[0.5,0.75]", "recipe.cropped_from=0.9 has no effect"),
+    (
+        "recipe.cropped_from=0.5 recipe.sizes=[1]",
+        "recipe.cropped_from=0.5 has no effect: no size of recipe.sizes=[1.0]",
+    ),
     ("recipe.centers_lr=0.1 model=conv3x3", "has no effect: model=conv3x3 has no Gaussian heads to train"),
     ("recipe.centers_lr=0.1 model=sa_quadratic_random", "model=sa_quadratic_random has no Gaussian heads to train"),
     ("data.subset_seed=3", "data.subset_seed=3 has no effect: data.fraction=1 takes all images"),
