@@ -229,7 +229,6 @@ def test_a_size_that_neither_the_network_nor_the_matched_model_uses_is_noted(tra
         ),
         (["recipe=paper", "epochs=2", "recipe.batch_size=1"], None),
         (["model=resnet18", "recipe=paper", "recipe.milestones=[2]", "epochs=2"], None),
-        (["model=resnet18", "recipe=paper", "recipe.milestones=[1]", "epochs=2"], None),
         (["recipe=modern", "epochs=1"], None),
     ],
 )
