@@ -232,7 +232,7 @@ def listed(different: dict[str, str]) -> str:
     return "; ".join(f"{key}: {change}" for key, change in different.items())
 
 
-IN_PATH = {"name", "model.name", "scale.name", "recipe.name", "data.fraction", "seed"}  # run_folder_path
+IN_PATH = {"name", "model.name", "scale.name", "recipe.name", "seed"}  # run_folder_path, which rounds data.fraction
 
 
 def name_hint(keys: Iterable[str], config: Config) -> str:
@@ -242,8 +242,9 @@ def name_hint(keys: Iterable[str], config: Config) -> str:
     folder that was moved. The quotes protect ${...} from the shell.
     """
     values = flatten(to_plain(config))
-    # Settings that the model takes from the scale or the recipe are best named there.
-    for key in sorted((key for key in keys if key not in IN_PATH), key=lambda key: key.startswith("model.")):
+    # Settings that the model takes from the scale or the recipe are best named there; the path has most fractions.
+    last = ("model.", "data.fraction")
+    for key in sorted((key for key in keys if key not in IN_PATH), key=lambda key: key.startswith(last)):
         value = values.get(key)
         if isinstance(value, bool | int | float | str) and value != "" and "/" not in str(value):
             return f"name='NAME_${{{key}}}'"
