@@ -250,7 +250,7 @@ def _advice(incomplete: list[Outcome], total: int) -> str:
     advice = []
     if statuses - {"failed", *BROKEN}:
         advice.append("rerun the same command to run what is missing")
-    if "failed" in statuses:
+    if any(read_state(outcome.cell.folder).status == "failed" for outcome in incomplete):  # others are retried anyway
         advice.append("retry_failed=true retries failed runs")
     if not advice:
         advice.append("see above")
