@@ -139,7 +139,8 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[Da
     """Return the data of a finished run, with its configuration."""
     config, state = read_run_config(folder, trusted), read_state(folder)
     if state.status != "done":
-        raise RunFolderError(f"{folder} is {state.status}, not a finished run {state.detail}".strip())
+        why = f" ({state.detail})" if state.detail else ""
+        raise RunFolderError(f"{folder} is {state.status}{why}: a page needs a finished run")
     if root is not None:
         move_root(config.data, root)
     data = load_dataset(config.data, torch.device("cpu"))
