@@ -87,7 +87,7 @@ def test_resuming_a_checkpoint_without_cpu_seconds_omits_them_from_the_result(ti
     interrupted_at_step(config, step=2)
     path = newest(run_folder_path(config) / "checkpoints")
     state = torch.load(path, weights_only=True)
-    del state["position"]["cpu_seconds"]
+    del state["position"]["cpu_seconds"], state["run"]
     rewrite(path, state | {"format": 1})
     result = run(config)
     assert result["status"] == "done"
@@ -125,18 +125,20 @@ def test_two_checkpoints_are_kept_and_later_steps_are_deleted(tiny, tmp_path):
         ("heads.jsonl", 4, "heads.jsonl has 0 of 2 lines"),
         ("metrics.jsonl", 4, "metrics.jsonl has 0 of 1 line"),
         ("predictions.npy", None, "no predictions.npy"),
+        ("predictions.npy", "other", r"predictions.npy has accuracy \S+, and the run recorded \S+; delete the folder"),
     ],
 )
-def test_a_run_that_has_lost_a_file_does_not_resume(tiny, monkeypatch, interrupted_at_step, file, last, complaint):
+def test_a_run_without_its_files_does_not_resume(tiny, monkeypatch, interrupted_at_step, file, last, complaint):
     config = tiny("model=sa_quadratic", "epochs=2", "recipe.batch_size=15")  # 3 steps an epoch
-    if last:
+    if last == 4:
         interrupted_at_step(config, step=last)
     else:
         with monkeypatch.context() as patch:
             patch.setattr(trainer_module, "export_weights", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 run(config)
-    (run_folder_path(config) / file).unlink()
+    path = run_folder_path(config) / file
+    path.unlink() if last != "other" else np.save(path, (np.load(path) + 1) % 4)
     with pytest.raises(RunFolderError, match=complaint):
         run(config)
 

@@ -119,8 +119,8 @@ class RecipeConfig:
     warmup: float = knob(0.05, "share of training in which the learning rate rises from 0; not with schedule=step",
                          at_least=0, below=1)  # fmt: skip
     lr_changes: str = knob("step", "when the learning rate changes", choices=("step", "epoch"))
-    milestones: list[int] = knob([], "with schedule=step: epochs after which the learning rate drops", at_least=1,
-                                 rising=True)  # fmt: skip
+    milestones: list[int] = knob([], "with schedule=step: epochs, counted from 1, from which on the learning rate is "
+                                 "lower", at_least=2, rising=True)  # fmt: skip
     decay_factor: float = knob(10.0, "with schedule=step: divisor of the learning rate at each milestone", above=1)
     label_smoothing: float = knob(0.0, "probability that is spread evenly over all classes", at_least=0, below=1)
     cutmix: float = knob(0.0, "CutMix of each training batch: alpha of the Beta distribution of the share that an "

@@ -151,11 +151,15 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
     return head
 
 
-def near(path: Path) -> str:
-    """Return a suffix with similar names in the folder of `path`, or saying that the folder does not exist."""
+def near(path: Path, but: Collection[str] = ()) -> str:
+    """Return a suffix with similar names in the folder of `path`, or saying that the folder does not exist.
+
+    Args:
+        but: names that are no mistakes.
+    """
     if not path.parent.is_dir():
         return f"; the folder {path.parent} does not exist"
-    names = [other.name for other in path.parent.iterdir()]
+    names = [other.name for other in path.parent.iterdir() if other.name not in but]
     close = [name for name in names if name.startswith(f"{path.name}.")]  # without its suffix
     close = close[:3] or difflib.get_close_matches(path.name, names, n=3)
     return f"; {path.parent} has {', '.join(sorted(close))}" if close else ""

@@ -53,6 +53,15 @@ def test_mean_and_std_match_numpy_with_less_memory(tmp_path, channels):
     tracemalloc.stop()
 
 
+def test_a_channel_with_one_value_is_refused(tmp_path):
+    write_arrays(tmp_path)
+    images = np.load(tmp_path / "train_images.npy")
+    images[..., 1] = 7
+    np.save(tmp_path / "train_images.npy", images)
+    with pytest.raises(DataError, match=r"channel 1 \(from 0\) has one .* set data\.std=\[0\.\d+,1,0\.\d+\]$"):
+        load_dataset(config(tmp_path), torch.device("cpu"))
+
+
 def test_equal_steps_count_the_images_that_the_holdout_leaves(tmp_path):
     write_arrays(tmp_path, train=80)
     data = load_dataset(config(tmp_path, holdout=0.2, fraction=0.5, equal="steps"), CPU)

@@ -14,6 +14,7 @@ import torchvision
 from torchvision.datasets import CIFAR10
 
 from attnconv.config import DataConfig
+from attnconv.data.root import ARRAYS
 from attnconv.data.sources import load_source, load_test
 from attnconv.errors import DataError, UserError
 from conftest import REPOSITORY
@@ -52,6 +53,7 @@ def test_hash_does_not_depend_on_the_integer_type(arrays):
     [
         ("train_images", lambda a: a.astype(np.float32), "must be uint8 .*; scale values to 0..255"),
         ("train_images", lambda a: a.astype(np.uint16), "must be uint8 .*; convert values in 0..255"),
+        ("train_images", lambda a: a.astype(np.int8), r"must be uint8 .*; use \.view\('uint8'\) if"),
         ("train_images", lambda a: a[..., 0], "; add an axis of channels"),
         ("train_images", lambda a: np.concatenate([a, a[..., :1]], -1), "; drop the alpha channel"),
         ("train_images", lambda a: a[..., :2], "must be uint8 N x H x W x 3"),
@@ -74,10 +76,18 @@ def test_malformed_arrays_are_refused(arrays, name, change, complaint):
         load_source(config(arrays), CPU)
 
 
-def test_a_missing_array_is_named(arrays):
-    (arrays / "test_labels.npy").unlink()
-    with pytest.raises(DataError, match=r"lacks test_labels\.npy"):
+def test_a_missing_array_is_named_and_what_may_be_meant(arrays):
+    (arrays / "test_labels.npy").rename(arrays / "Test_labels.npy")
+    with pytest.raises(DataError, match=rf"lacks test_labels\.npy: .*numpy\.save; {arrays} has Test_labels\.npy$"):
         load_source(config(arrays), CPU)
+
+
+@pytest.mark.parametrize("source", ["arrays", "cifar10"])
+def test_links_to_nothing_are_not_missing_arrays(tmp_path, source):
+    for name in ARRAYS:
+        (tmp_path / f"{name}.npy").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"train_images\.npy is a link to "):
+        load_source(config(tmp_path, source=source), CPU)
 
 
 def test_a_folder_and_a_pipe_are_not_missing_arrays(arrays):

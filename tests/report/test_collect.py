@@ -8,6 +8,7 @@ import os
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 
 from attnconv.errors import RunFolderError, SweepIncomplete
@@ -227,6 +228,15 @@ def test_a_run_with_a_damaged_file_is_not_collected(tiny, tmp_path):
         (found,) = gathered.damaged.values()
         assert found.startswith(complaint)
         (folder / name).write_bytes(whole)
+    (tmp_path / "results").mkdir()
+    data_hash = json.loads((folder / "result.json").read_text())["data_hash"]
+    np.savez(tmp_path / "results/test_images.npz", data_hash=data_hash)
+    shutil.copy(tmp_path / "arrays/test_labels.npy", tmp_path / "results")
+    predicted = np.load(folder / "predictions.npy")
+    np.save(folder / "predictions.npy", (predicted + 1) % 4)  # of another run
+    (found,) = gather(tmp_path / "outputs", tmp_path / "results").damaged.values()
+    assert found.startswith("predictions.npy has accuracy ")
+    np.save(folder / "predictions.npy", predicted)
     (added,) = gather(tmp_path / "outputs", tmp_path / "results").added
     kept = tmp_path / "results/runs" / added
     for name in ("heads.jsonl", "predictions.npy", "attention_maps.npy"):

@@ -152,7 +152,7 @@ def test_mcnemar_uses_stored_predictions_for_gaps_below_one_point(tmp_path):
     arms = Arm(("table1",), "sa_quadratic"), Arm(("table1",), "conv3x3")
     assert evidence.contrast(*arms).mcnemar == pytest.approx(0.0455, abs=1e-4), "four images, not twelve"
     np.save(folder / "predictions.npy", np.zeros(1_000, dtype=np.uint8))
-    with pytest.raises(FileError, match=r"predictions.npy has accuracy 1.0, result.json 0.796"):
+    with pytest.raises(FileError, match=r"predictions.npy has accuracy 1.0, and the run recorded 0.796"):
         evidence.contrast(*arms)
     (folder / "predictions.npy").unlink()
     assert evidence.contrast(*arms).mcnemar is None

@@ -165,3 +165,8 @@ def test_errors_suggest_a_name_for_hyperparameters_not_in_the_path(train):
     code, _, errors = train("-m", "recipe.lr=0.5,0.6", "seed=1")
     assert (code, f"they differ only in recipe.lr, which is not part of the path; set {hint}" in errors) == (2, True)
     assert train("recipe.lr=0.5", *shlex.split(hint))[0] == 0
+    hint = "name='NAME_${data.fraction}'"
+    code, _, errors = train("-m", "data.fraction=0.5000001,0.5000002")
+    assert (code, f"in data.fraction, and the path has only its first six digits; set {hint}" in errors) == (2, True)
+    code, _, errors = train("data.fraction=0.9999999")
+    assert (code, f"choose another name=, such as {hint}, or delete the folder" in errors) == (2, True)

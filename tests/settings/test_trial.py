@@ -70,7 +70,7 @@ def test_a_trial_restarted_with_its_whole_configuration_is_the_same_run(utils, f
     "overrides",
     [
         ["model=timm", "model.timm_name=resnet18", "recipe=modern"],
-        ["recipe=paper", "model=resnet18", "recipe.milestones=[1, 2]", "epochs=3", "data.mean=[0.5, 0.5, 0.5]"],
+        ["recipe=paper", "model=resnet18", "recipe.milestones=[2, 3]", "epochs=3", "data.mean=[0.5, 0.5, 0.5]"],
         ["model=sa_quadratic", "output=/a place/with,commas=and\"quotes'", "logger.tags=['a b', 'c,d']", "match=None"],
         ["scale.width=16", "name=run_${scale.width}", "logger.notes=a, b = c"],
     ],

@@ -118,6 +118,12 @@ def test_failed_runs_are_retried_only_on_request(sweep, tiny, capsys):
     assert summary(capsys)[0][1] == ("failed", "failed before; retry_failed=true retries it: Diverged: the loss")
     assert sweep(0, 1, overrides=["retry_failed=true"]) == [1]
 
+    def refuse(cell):
+        raise RuntimeError("less than one image")
+
+    with pytest.raises(SweepIncomplete, match="1 of 1 run is not done; see above"):  # it is retried anyway
+        sweep(2, fail=refuse)
+
 
 def test_a_stopped_sweep_prints_its_summary_and_can_continue(sweep, tiny, capsys):
     def stop(cell):

@@ -239,7 +239,11 @@ def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
             f"data.mean and data.std need {channels} values, one per channel, not {mean.tolist()} and {std.tolist()}"
         )
     if not (std > 0).all():
-        raise DataError(f"data.std must be above 0 in every channel, not {std.tolist()}: do all images have one color?")
+        usable = ",".join(f"{value or 1:.4g}" for value in std)
+        raise DataError(
+            f"data.std must be above 0 in every channel, not {std.tolist()}: channel {np.argmin(std)} (from 0) has one "
+            f"value in all images; if it should, set data.std=[{usable}]"
+        )
     return mean, std
 
 

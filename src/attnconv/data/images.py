@@ -125,6 +125,8 @@ def how_to_convert(images: np.ndarray) -> str:
         steps.append("add an axis of channels: images[..., None]")
     if np.issubdtype(images.dtype, np.floating) or images.dtype == bool:
         steps.append("scale values to 0..255 and convert them with .astype('uint8')")
+    elif images.dtype == np.int8:
+        steps.append("use .view('uint8') if unsigned bytes were read as signed ones, or add 128 if 128 was subtracted")
     elif images.dtype.itemsize > 1 and images.dtype.kind in "iu":
         steps.append("convert values in 0..255 with .astype('uint8'), and divide 16-bit ones by 257 before")
     return "; " + "; ".join(steps) if steps else ""

@@ -60,7 +60,7 @@ def load_source(config: DataConfig, device: torch.device) -> Source:
         return _checked(pairs, f"pairs of marks {config.distance} pixels apart, class: {config.task}")
     if config.source == "digits":
         return _checked(_digits(), "scikit-learn digits")
-    if config.source == "arrays" or any(os.path.exists(root / f"{name}.npy") for name in ARRAYS):
+    if config.source == "arrays" or any(os.path.lexists(root / f"{name}.npy") for name in ARRAYS):
         found = _checked(_read_arrays(root), f"arrays in {root}")
         # It may be a part of CIFAR-10. The results of another data set would be called those of CIFAR-10.
         if config.source == "cifar10" and (found.train.images.shape[1:], found.classes) != ((32, 32, 3), 10):
@@ -114,11 +114,12 @@ def _hash_of_files(source: str, root: str, stamp: tuple[tuple[str | int, ...], .
 
 
 def _read_arrays(root: Path) -> dict[str, np.ndarray]:
-    missing = [f"{name}.npy" for name in ARRAYS if not os.path.lexists(root / f"{name}.npy")]
+    files = [f"{name}.npy" for name in ARRAYS]
+    missing = [file for file in files if not os.path.lexists(root / file)]
     if missing:
         raise DataError(
             f"{root} lacks {', '.join(missing)}: images are uint8 N x H x W x 3, and labels integers 0..classes-1; "
-            "save image files as such arrays with numpy.save"
+            f"save image files as such arrays with numpy.save{near(root / missing[0], files)}"
         )
     return {name: _read_array(root / f"{name}.npy") for name in ARRAYS}
 

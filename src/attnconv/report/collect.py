@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -20,15 +21,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnconv.config import CONFIGS, Config
 from attnconv.errors import RunFolderError
-from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, write_whole
+from attnconv.files import UNREADABLE, FileError, in_one_line, read_json, reading, write_whole
 from attnconv.report.examined import CONVERSION, PROBE
 from attnconv.report.runs_table import runs_folder
-from attnconv.runs.records import ARRAYS, Damaged, Newer, name_of, read_config, read_result, require_whole_arrays
+from attnconv.runs.records import (
+    ARRAYS,
+    PREDICTIONS,
+    Damaged,
+    Newer,
+    name_of,
+    read_config,
+    read_result,
+    require_right_answers,
+    require_whole_arrays,
+)
 from attnconv.runs.status import BROKEN, cannot_be_read, collected_weights, find_folders, read_state, shown_name
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KEPT = ("config.yaml", "metrics.jsonl", "timing.jsonl", "result.json")
 WHERE_THERE = (*ARRAYS, "heads.jsonl")
 PICTURE = "heads.png"
+LABELS, IMAGES = "test_labels.npy", "test_images.npz"  # in results/, of one data set; labels are of all images
 EXAMINED = (PROBE, CONVERSION)
 PLACES = ("output", "collected")
 
@@ -53,6 +68,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
         heads: also keep the figure of where the heads look.
     """
     gathered, here = Gathered(), results.resolve()
+    labels = _test_labels(results)
     outside = not outputs.resolve().is_relative_to(here)
     for folder in find_folders(outputs):
         if outside and folder.resolve().is_relative_to(here):
@@ -68,7 +84,7 @@ def gather(outputs: Path, results: Path, replace: bool = False, heads: bool = Fa
             gathered.unfinished[place] = ", ".join(filter(None, (state.status, state.detail)))
             continue
         try:
-            name, content = _read_finished(folder, heads)
+            name, content = _read_finished(folder, heads, labels)
         except OSError as error:
             gathered.damaged[place] = cannot_be_read(error)
         except Damaged as damage:
@@ -84,13 +100,31 @@ def _is_external(folder: Path) -> bool:
     return any(place.name == "external" and (place.parent / "runs.csv").exists() for place in above)
 
 
-def _read_finished(folder: Path, heads: bool) -> tuple[str, dict[str, bytes]]:
+def _test_labels(results: Path) -> dict[str, "np.ndarray"]:
+    """Return the labels of the test images of the data set whose images the page shows, by the hash of the data set."""
+    if not all((results / file).exists() for file in (IMAGES, LABELS)):
+        return {}
+    import numpy as np
+
+    with reading(results / IMAGES), np.load(results / IMAGES, allow_pickle=False) as file:
+        data_hash = str(file["data_hash"])
+    with reading(results / LABELS):
+        return {data_hash: np.load(results / LABELS, allow_pickle=False)}
+
+
+def _read_finished(folder: Path, heads: bool, labels: dict[str, "np.ndarray"]) -> tuple[str, dict[str, bytes]]:
     """Return the name of a finished run, and the content of its records by file.
 
+    Args:
+        labels: of test images, by the hash of the data set.
+
     Raises:
-        Damaged: a file cannot be read, or a .npy file is cut off.
+        Damaged: a file cannot be read, a .npy file is cut off, or predictions contradict the test accuracy.
     """
     require_whole_arrays(folder)
+    result = read_result(folder) or {}
+    if (folder / PREDICTIONS).exists() and result.get("data_hash") in labels:
+        require_right_answers(folder, labels[result["data_hash"]], result["test_acc"])
     content = {file: (folder / file).read_bytes() for file in KEPT}
     try:
         content["config.yaml"] = _placeless(content["config.yaml"])

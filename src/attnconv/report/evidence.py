@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from attnconv.files import FileError, reading
+from attnconv.files import reading
+from attnconv.report.collect import LABELS
 from attnconv.report.comparisons import ByBlock, Cell, Gap, Row, block, by_block, distinct, gap, is_of, spread_of
 from attnconv.report.examined import PROBE, read_examined
 from attnconv.report.stats import mcnemar
+from attnconv.runs.records import right_answers
 
 PRECISIONS = ("bf16", "fp32")
 OF_STUDY = ("table1", "encodings", "data_size_epochs_20", "quarter")  # their networks decide what training does
 SIXTEEN_HEADS = {"mini": "encodings_16_heads", "small": "small_16_heads", "paper": "many_heads"}  # by scale
 UNDER_A_POINT = 1.0  # McNemar's test is shown only for differences below this
-LABELS = "test_labels.npy"  # of CIFAR-10, in the order of predictions.npy
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,7 @@ class Evidence:
             FileError: the predictions contradict the run's test accuracy.
         """
         path = self.results / "runs" / row["run"] / "predictions.npy"
-        if not path.exists():
-            return None
-        with reading(path):
-            predicted = np.load(path, allow_pickle=False)
-            right = predicted == self.labels
-            accuracy = round(float(right.mean()), 6)
-        if accuracy != round(row["test_acc"], 6):
-            raise FileError(f"{path} has accuracy {accuracy}, result.json {row['test_acc']}")
-        return np.asarray(right)
+        return right_answers(path, self.labels, row["test_acc"]) if path.exists() else None
 
     def probes(
         self, arm: Arm, usable: Callable[[dict[str, Any]], bool] = lambda probe: True

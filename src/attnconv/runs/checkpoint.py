@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from attnconv.errors import RunFolderError
 from attnconv.files import in_one_line, write_whole
 from attnconv.models.weight_files import read_weights
+from attnconv.runs.identity import changes, listed
 
 FORMAT = 2  # 2 added cpu_seconds to the progress
 KEPT = 2
@@ -51,15 +52,19 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     step: int,
+    run: dict[str, Any] | None = None,
 ) -> None:
     """Write the state after `step` steps in all, then delete all checkpoints but this one and the previous one.
+
+    Args:
+        run: what identifies the run (attnconv.runs.identity.identity); None if nothing does.
 
     Raises:
         OSError: the file cannot be written; older checkpoints are unchanged.
     """
     buffer = io.BytesIO()
     state = {"format": FORMAT, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state | {"position": vars(progress)}, buffer)
+    torch.save(state | {"position": vars(progress), "run": run}, buffer)
     content = buffer.getvalue()
     path = folder / f"step{step:08d}-{_digest(content)}.pt"
     write_whole(path, content)
@@ -72,13 +77,19 @@ def save_checkpoint(
             other.unlink()
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any] | None = None
+) -> Progress | None:
     """Restore model and optimizer from the newest intact checkpoint, and return its progress, or None if there is none.
 
     Damaged checkpoints, and those that cannot be read, are reported on stderr and skipped.
 
+    Args:
+        run: what identifies the run; None to accept that of any.
+
     Raises:
-        RunFolderError: all are damaged or cannot be read, or the newest intact one has a newer format or another model.
+        RunFolderError: all are damaged or cannot be read, or the newest intact one has a newer format, or is of another
+            run or model.
         FileError: the newest intact one holds more than tensors and plain values.
     """
     candidates = _newest_first(folder)
@@ -90,7 +101,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             sound, fault = False, f"cannot be read ({error.strerror})"
             unreadable = fault
         if sound:
-            return _restore(path, model, optimizer)
+            return _restore(path, model, optimizer, run)
         print(f"warning: {path} {fault}; using the previous checkpoint", file=sys.stderr)
     if unreadable:
         raise RunFolderError(f"no checkpoint in {folder} is intact, and one {unreadable}; rerun once it can be read")
@@ -102,12 +113,16 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     return None
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any] | None) -> Progress:
     state: dict[str, Any] = read_weights(path, in_place=False)
     if state["format"] > FORMAT:
         raise RunFolderError(
             f"{path} was written by a newer version (format {state['format']}, this one reads {FORMAT})"
         )
+    recorded = state.get("run")  # older versions did not write it
+    different = changes(recorded, run) if recorded and run else {}
+    if different:
+        raise RunFolderError(f"{path} is a checkpoint of another run ({listed(different)}); delete it, and rerun")
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -49,7 +49,6 @@ from attnconv.runs.records import (
     ARRAYS,
     DATA_FILE,
     NUMBERS,
-    PREDICTIONS,
     Damaged,
     name_of,
     read_epochs,
@@ -57,6 +56,7 @@ from attnconv.runs.records import (
     read_lines,
     read_result,
     require_numbers,
+    require_right_answers,
 )
 from attnconv.runs.status import running_process
 
@@ -207,14 +207,16 @@ class RunFolder:
             lines.flush()
             os.fsync(lines.fileno())
 
-    def forget_after(self, epochs_done: int | None, heads: bool) -> None:
+    def forget_after(self, epochs_done: int | None, heads: bool, labels: "np.ndarray") -> None:
         """Drop incomplete lines, and the lines of epochs that will be trained again; drop all lines for None.
 
         Args:
             heads: whether the network has heads to record.
+            labels: of the test images.
 
         Raises:
-            Damaged: lines of other epochs are missing, or the predictions of a run that has been trained.
+            Damaged: lines of other epochs are missing, or the predictions of a run that has been trained are missing or
+                those of another run.
         """
         for file in PRODUCTS if epochs_done is None else ():  # of an earlier run
             (self.path / file).unlink(missing_ok=True)
@@ -228,8 +230,10 @@ class RunFolder:
             read_epochs(self.path, file, epochs_done or 0)
         if epochs_done is not None and heads:
             read_epochs(self.path, "heads.jsonl", epochs_done, first=0)
-        if epochs_done == self.config.epochs and not (self.path / PREDICTIONS).exists():
-            raise Damaged(self.path, f"no {PREDICTIONS}")
+        if epochs_done == self.config.epochs:
+            last = read_lines(self.path, "metrics.jsonl")[-1:]
+            require_numbers(self.path, "metrics.jsonl", last, ("test/acc",))
+            require_right_answers(self.path, labels, last[0]["test/acc"])
 
     def note_start(self, start: dict[str, Any], resumed: bool) -> list[dict[str, Any]]:
         """Record a start of the run in starts.jsonl, and return all starts since its first step.

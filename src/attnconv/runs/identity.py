@@ -5,6 +5,7 @@ uses the precision that auto chose, if known. Data is equal if its hash is equal
 their heads are equal. Where the files are does not matter.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -107,12 +108,7 @@ def differences(
     if recorded is None:
         return {}
     old, new = recorded.settings, flatten(to_plain(config))
-    compared = (old.keys() | new.keys()) - {"precision"}
-    changed = {
-        key: f"{old.get(key)} -> {new.get(key)}"
-        for key in sorted(compared)
-        if old.get(key) != new.get(key) and not free_to_change(key)
-    }
+    changed = changes(old, new | {"precision": old["precision"]})
     if start_weights(old) and start_weights(new) and _same_heads(folder, old, new, heads):
         changed.pop("model.start", None)
     elif start_weights(old) and start_weights(new):
@@ -121,6 +117,34 @@ def differences(
     if asked and recorded.precision and asked != recorded.precision:
         changed["precision"] = f"{recorded.precision} -> {asked}"
     return changed | _other_data(recorded, config.data, data_hash)
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """Return the settings that may not change and differ: key -> "old -> new".
+
+    Args:
+        old: settings with dotted keys; those that are newer may be missing.
+        new: the same.
+    """
+    old = with_defaults(old)
+    return {
+        key: f"{old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not free_to_change(key)
+    }
+
+
+def identity(config: Config, data_hash: str | None, heads: Heads | None) -> dict[str, Any]:
+    """Return what all checkpoints of a run share and those of others do not: the settings that may not change.
+
+    Args:
+        config: with the precision that auto chose.
+        data_hash: hash of the data.
+        heads: of the weights in model.start, whose path may change; None or empty without such weights.
+    """
+    settings = {key: value for key, value in flatten(to_plain(config)).items() if not free_to_change(key)}
+    start = {"model.start": hashlib.sha256(json.dumps(heads).encode()).hexdigest()[:12]} if heads else {}
+    return settings | {"data": data_hash and data_hash[:12]} | start
 
 
 def differences_read(folder: Path, config: Config) -> dict[str, str]:
@@ -208,7 +232,7 @@ def listed(different: dict[str, str]) -> str:
     return "; ".join(f"{key}: {change}" for key, change in different.items())
 
 
-IN_PATH = {"name", "model.name", "scale.name", "recipe.name", "data.fraction", "seed"}  # run_folder_path
+IN_PATH = {"name", "model.name", "scale.name", "recipe.name", "seed"}  # run_folder_path, which rounds data.fraction
 
 
 def name_hint(keys: Iterable[str], config: Config) -> str:
@@ -218,8 +242,9 @@ def name_hint(keys: Iterable[str], config: Config) -> str:
     folder that was moved. The quotes protect ${...} from the shell.
     """
     values = flatten(to_plain(config))
-    # Settings that the model takes from the scale or the recipe are best named there.
-    for key in sorted((key for key in keys if key not in IN_PATH), key=lambda key: key.startswith("model.")):
+    # Settings that the model takes from the scale or the recipe are best named there; the path has most fractions.
+    last = ("model.", "data.fraction")
+    for key in sorted((key for key in keys if key not in IN_PATH), key=lambda key: key.startswith(last)):
         value = values.get(key)
         if isinstance(value, bool | int | float | str) and value != "" and "/" not in str(value):
             return f"name='NAME_${{{key}}}'"

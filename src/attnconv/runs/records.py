@@ -6,10 +6,13 @@ Reports read config.yaml, data.json, result.json and the .jsonl files of runs th
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnconv.errors import RunFolderError, counted
 from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Format of result.json and the files next to it; without the key, it is 1. Format 2 added FLOPs, steps and data.equal;
 # 3 added predictions, maps, CPU seconds and the CPU, and reduced heads.jsonl to centers and spreads.
@@ -270,6 +273,32 @@ def require_whole_arrays(folder: Path) -> None:
 
     for file in ARRAYS:
         _read(folder, file, read)
+
+
+def right_answers(path: Path, labels: "np.ndarray", accuracy: float) -> "np.ndarray":
+    """Return for which test images the predictions in a file are right.
+
+    Raises:
+        FileError: it cannot be read, or contradicts the accuracy that the run recorded.
+    """
+    import numpy as np
+
+    with reading(path):
+        right = np.asarray(np.load(path, allow_pickle=False) == labels)
+        found = round(float(right.mean()), 6)
+    if found != round(accuracy, 6):
+        raise FileError(f"{path} has accuracy {found}, and the run recorded {accuracy}")
+    return right
+
+
+def require_right_answers(folder: Path, labels: "np.ndarray", accuracy: float) -> None:
+    """Check that a run has predictions, and that they have the accuracy that the run recorded.
+
+    Raises:
+        Damaged: they are missing or cannot be read, or have another accuracy.
+    """
+    if _read(folder, PREDICTIONS, lambda path: right_answers(path, labels, accuracy)) is None:
+        raise Damaged(folder, f"no {PREDICTIONS}")
 
 
 def _read(folder: Path, file: str, read: Callable[[Path], Any]) -> Any:

@@ -173,8 +173,9 @@ def _idle_recipe(config: "Config") -> Iterator[tuple[str, str]]:
         yield "recipe.momentum", "recipe.optimizer=adamw has no such setting"
     if recipe.sizes and recipe.cropped_from is None and {*recipe.sizes} == {1}:
         yield "recipe.sizes", "images of size 1 are as large as those of the data; set recipe.sizes=[0.5,1]"
-    if recipe.cropped_from is not None and recipe.cropped_from > max(recipe.sizes, default=0):
-        yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large"
+    # A crop of size 1 is the whole image.
+    if recipe.cropped_from is not None and not any(recipe.cropped_from <= size != 1 for size in recipe.sizes):
+        yield "recipe.cropped_from", f"no size of recipe.sizes={recipe.sizes} is that large and not 1"
     if recipe.centers_lr is not None and not may_have_gaussian_heads(config.model):
         yield "recipe.centers_lr", f"model={config.model['name']} has no Gaussian heads to train"
 

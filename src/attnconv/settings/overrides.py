@@ -46,7 +46,7 @@ def _kept(piece: str) -> str:
     return f'"{text}"' if type(number) in (int, float) and str(number) != text else piece
 
 
-HYDRA_FOLDERS = ("hydra.run.dir", "hydra.output_subdir")
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.output_subdir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
@@ -66,7 +66,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
         if override.is_delete():
             raise ConfigError(f"{typed}: settings cannot be removed; set {key}=VALUE")
         if key in HYDRA_FOLDERS:
-            raise ConfigError(f"{typed} has no effect: set output=FOLDER for the folder of run folders")
+            raise ConfigError(f"{typed} is not supported: set output=FOLDER, which holds run folders and .sweeps/")
         if key == "hydra":
             raise ConfigError(f"{typed}: hydra holds settings: set hydra.KEY=VALUE")
         if key.startswith("hydra."):

@@ -250,7 +250,7 @@ def _advice(incomplete: list[Outcome], total: int) -> str:
     advice = []
     if statuses - {"failed", *BROKEN}:
         advice.append("rerun the same command to run what is missing")
-    if "failed" in statuses:
+    if any(read_state(outcome.cell.folder).status == "failed" for outcome in incomplete):  # others are retried anyway
         advice.append("retry_failed=true retries failed runs")
     if not advice:
         advice.append("see above")
@@ -269,7 +269,8 @@ def _difference(one: Cell, other: Cell) -> str:
     if not keys:
         return "they are the same run"
     hint = name_hint(keys, one.config) or "another name= for each"
-    return f"they differ only in {', '.join(keys)}, which is not part of the path; set {hint}"
+    why = "and the path has only its first six digits" if keys == ["data.fraction"] else "which is not part of the path"
+    return f"they differ only in {', '.join(keys)}, {why}; set {hint}"
 
 
 def _record(record: Path, cells: list[Cell], outcomes: Sequence[Outcome] = ()) -> None:

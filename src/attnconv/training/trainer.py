@@ -15,6 +15,7 @@ from attnconv.runs.checkpoint import Progress, export_weights, load_checkpoint, 
 from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
 from attnconv.runs.heads import HeadWatcher
+from attnconv.runs.identity import identity
 from attnconv.runs.provenance import changed_code, describe, forget_peak_memory, over_starts, peak_memory, start_of
 from attnconv.runs.records import PREDICTIONS, final_numbers, recorded_epochs
 from attnconv.training.console import Console, closing_line, opening_lines
@@ -45,6 +46,7 @@ class Trainer:
         self.model, self.data, self.processes = setup.model, setup.data, setup.processes
         self.images, self.writes = self.data.epoch_images, self.processes.writes
         self.description = describe(setup)
+        self.identity = identity(setup.config, setup.folder.data_hash, setup.folder.heads)
         recipe, epochs = self.config.recipe, self.config.epochs
         self.steps_per_epoch = math.ceil(self.images / recipe.batch_size)
         self.settings = EpochSettings(
@@ -102,11 +104,12 @@ class Trainer:
 
     def _resume(self) -> None:
         """Load the last checkpoint, if any, and show where the run resumes."""
-        found = load_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer)
+        found = load_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer, self.identity)
         self.progress, self.saved_at = found or Progress(), time.perf_counter()
         if self.writes:
             has_heads = self.heads.record(0) is not None
-            self.folder.forget_after(None if found is None else found.epochs_done, has_heads)
+            labels = self.data.test.labels.cpu().numpy()
+            self.folder.forget_after(None if found is None else found.epochs_done, has_heads, labels)
             if found is None:
                 self.folder.append("heads.jsonl", self.heads.record(0))
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
@@ -297,5 +300,6 @@ class Trainer:
         self.settings.finite_guard.check()  # a checkpoint with weights that are not finite would be useless
         step = self.progress.epochs_done * self.steps_per_epoch + self.progress.steps_in_epoch
         if self.writes:
-            save_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer, self.progress, step)
+            folder, optimizer = self.folder.checkpoints, self.setup.optimizer
+            save_checkpoint(folder, self.model, optimizer, self.progress, step, self.identity)
         self.saved_at = time.perf_counter()

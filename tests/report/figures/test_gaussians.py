@@ -1,5 +1,8 @@
 """Ellipses enclose their stated share of attention, are all on one scale, and are not cut off."""
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.patches import Ellipse
@@ -62,6 +65,17 @@ def test_sixteen_heads_of_one_layer_fit_in_one_panel():
     figure = gaussians.centers(heads(draw.normal(size=(1, 16, 2)), np.ones((1, 16)), (16, 16)))
     assert len(figure.axes) == 1
     assert len(ellipses(figure)[0]) == 32
+
+
+def test_of_too_many_heads_and_layers_the_first_are_drawn(monkeypatch):
+    figure = gaussians.centers(heads(np.full((1, 1000, 2), 99), np.ones((1, 1000))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, if a row of dots is wider than the figure
+        figure.savefig(io.BytesIO())
+    assert "the first 32 of 1,000 heads in the first 1 of 1 layers" in figure.get_suptitle().replace("\n", " ")
+    assert [text.get_text() for text in figure.axes[0].texts].count("+16") == 3
+    monkeypatch.setattr(gaussians, "MOST_IN_ALL", 5)
+    assert len(gaussians.centers(heads(np.zeros((3, 2, 2)), np.ones((3, 2)))).axes) == 2
 
 
 def test_missing_heads_are_not_drawn():

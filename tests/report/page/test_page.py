@@ -112,16 +112,19 @@ def test_the_bundled_script_has_no_imports_exports_or_closing_script_tag():
     assert not re.search(r"^(import|export)\b", script, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("case", ["missing", "file", "unfinished", "other data", "no data", "no folder"])
+@pytest.mark.parametrize("case", ["missing", "file", "empty", "unfinished", "other data", "no data", "no folder"])
 def test_invalid_arguments_are_one_line_errors(case, tmp_path, capsys):
     run = run_folders()["quadratic"]
     write_arrays(tmp_path / "other", seed=1)
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
+    killed = shutil.copytree(run, tmp_path / "killed")
+    (killed / "result.json").unlink()
     arguments, says = {
         "missing": ([tmp_path / "nowhere"], "does not exist"),
         "file": ([tmp_path / "file"], "is a file, not a run folder"),
-        "unfinished": ([tmp_path / "empty"], "is not a run folder"),
+        "empty": ([tmp_path / "empty"], "is not a run folder"),
+        "unfinished": ([killed], "is unfinished (killed before it ended): a page needs a finished run"),
         "other data": ([run, "--data", tmp_path / "other"], "was trained on other data"),
         "no data": ([run, "--data", tmp_path / "nowhere"], f"the folder {tmp_path}/nowhere does not exist"),
         "no folder": ([run, "--out", tmp_path / "nowhere" / "page.html"], "cannot be written"),

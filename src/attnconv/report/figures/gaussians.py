@@ -26,6 +26,8 @@ MASSES: tuple[tuple[float, Any, float], ...] = (
 )  # share of the attention inside, line style, width
 NARROWEST = 2.5  # positions: minimum half width of a frame
 PRINTED = 11  # positions per side of the map that the paper's code draws
+MOST_HEADS, MOST_IN_ALL = 32, 288  # in a panel, and in a figure: matplotlib takes a minute for a thousand
+MOST_DOTS = 16  # of heads that are counted above a panel
 THRESHOLDS = 1000  # number of thresholds that it tries between 0 and the largest probability
 
 
@@ -35,6 +37,7 @@ def centers(heads: Gaussians, columns: int = 3) -> Figure:
 
     Centers and ellipses outside of all shifts of the map are not cut off, but counted above their panel.
     """
+    heads = _first(heads)
     count = len(heads.centers)
     figure, axes = panels(count, min(columns, count), height=2.3)
     half = frame(heads)
@@ -46,6 +49,17 @@ def centers(heads: Gaussians, columns: int = 3) -> Figure:
     set_title(figure, heads.title)
     _explain(figure)
     return figure
+
+
+def _first(heads: Gaussians) -> Gaussians:
+    """Return the heads that a figure can show, and say in its title which they are if they are not all."""
+    layers, count = heads.centers.shape[:2]
+    most = min(count, MOST_HEADS)
+    shown = min(layers, max(1, MOST_IN_ALL // most))
+    if (shown, most) == (layers, count):
+        return heads
+    title = f"{heads.title}: the first {most:,} of {count:,} heads in the first {shown:,} of {layers:,} layers"
+    return Gaussians(title, heads.grid, heads.centers[:shown, :most], heads.spreads[:shown, :most])
 
 
 def frame(heads: Gaussians) -> float:
@@ -103,7 +117,9 @@ def _count_beyond(axis: Axes, beyond: dict[str, list[int]]) -> None:
     """List above a panel what is outside of its frame, heads as dots in their colors."""
     for line, (what, heads) in enumerate((what, heads) for what, heads in beyond.items() if heads):
         text = f"{what} outside" if what == "center" else f"{what} ring outside"
-        colored = [(text, 0.0, "black"), *(("●", 48 + 4.2 * place, head_color(h)) for place, h in enumerate(heads))]
+        dots = [("●", 48 + 4.2 * place, head_color(head)) for place, head in enumerate(heads[:MOST_DOTS])]
+        more = [(f"+{len(heads) - MOST_DOTS}", 50 + 4.2 * MOST_DOTS, "black")] if len(heads) > MOST_DOTS else []
+        colored = [(text, 0.0, "black"), *dots, *more]
         for label, right, color in colored:
             axis.annotate(label, (0, 1), xytext=(right, 11 - 6.5 * line), xycoords="axes fraction", fontsize=5.5,
                           textcoords="offset points", color=color, va="center", annotation_clip=False)  # fmt: skip
@@ -128,6 +144,7 @@ def as_printed(heads: Gaussians, columns: int = 3) -> Figure:
     Probabilities are on a map of 11 x 11 positions with rows upward, and contours are linearly interpolated at
     thresholds chosen among 1000. The circles of narrow heads become polygons.
     """
+    heads = _first(heads)
     count = len(heads.centers)
     figure, axes = panels(count, min(columns, count), height=1.95)
     shifts = np.arange(PRINTED) - PRINTED // 2

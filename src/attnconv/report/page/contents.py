@@ -13,6 +13,7 @@ from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.root import move_root
 from attnconv.errors import RunFolderError
+from attnconv.report.collect import IMAGES
 from attnconv.report.colors import BLACK, HEADS, style_of
 from attnconv.report.complaints import noting
 from attnconv.report.page.curves import data_size, points
@@ -25,7 +26,6 @@ from attnconv.runs.load import read_run_config
 from attnconv.runs.records import read_config, read_finished
 from attnconv.runs.status import collected_folder, collected_weights, read_state
 
-IMAGES = "test_images.npz"  # in results/
 # Networks whose weights are in the page, so that it can run them: position-only heads, and content heads.
 LIVE = ("sa_quadratic", "sa_learned_content")
 RECORDED = ("attention_maps.npy", "heads.jsonl")  # records of where heads looked
@@ -139,7 +139,8 @@ def _data_of(folder: Path, root: str | None, trusted: Sequence[str]) -> tuple[Da
     """Return the data of a finished run, with its configuration."""
     config, state = read_run_config(folder, trusted), read_state(folder)
     if state.status != "done":
-        raise RunFolderError(f"{folder} is {state.status}, not a finished run {state.detail}".strip())
+        why = f" ({state.detail})" if state.detail else ""
+        raise RunFolderError(f"{folder} is {state.status}{why}: a page needs a finished run")
     if root is not None:
         move_root(config.data, root)
     data = load_dataset(config.data, torch.device("cpu"))
