@@ -267,6 +267,8 @@ def test_one_image_is_evaluated_however_it_is_given(network, moved, tmp_path):
         network.evaluate((images[0], np.array([2**63], np.uint64)))
     with pytest.raises(DataError, match="the path of the data is empty"):
         network.evaluate("")
+    with pytest.raises(DataError, match="x does not exist"):
+        network.evaluate(5000 * "x")
 
 
 def test_resize_converts_images_of_other_sizes_and_modes(network, tmp_path):

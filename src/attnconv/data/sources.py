@@ -80,16 +80,17 @@ def load_test(config: DataConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]
     """
     folder = Path(os.path.expanduser(folder))
     images, labels = (folder / f"test_{kind}.npy" for kind in ("images", "labels"))
-    if images.is_file() != labels.is_file():
-        there, missing = (images, labels) if images.is_file() else (labels, images)
+    has_images, has_labels = os.path.isfile(images), os.path.isfile(labels)  # false for names that no file can have
+    if has_images != has_labels:
+        there, missing = (images, labels) if has_images else (labels, images)
         raise DataError(f"{folder} has {there.name}, but no {missing.name}")
-    if images.is_file() and labels.is_file():
+    if has_images:
         found = _read_array(images), _read_array(labels)
         _check_split("test", *found, origin=f"arrays in {folder}")
         return found
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         is_file = f"{folder} is a file; choose {folder.parent}, the folder that holds it"
-        raise DataError(is_file if folder.exists() else f"the folder {folder} does not exist{near(folder)}")
+        raise DataError(is_file if os.path.exists(folder) else f"the folder {folder} does not exist{near(folder)}")
     if config.source not in FROM_FOLDERS or not holds_data(folder, config.source):
         raise DataError(f"{folder} has no {images.name} and {labels.name}{near(images)}")
     source = load_source(replace(config, root=str(folder)), torch.device("cpu"))
