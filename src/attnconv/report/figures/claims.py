@@ -27,7 +27,7 @@ def verdicts(found: Verdicts) -> Figure:
         if row % 2 == 0:
             axis.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", linewidth=0)
         axis.text(1, row, verdict.name, fontsize=6.5, weight="bold", va="center")
-        axis.text(5, row, verdict.claim.rstrip("."), fontsize=6.5, va="center")
+        axis.text(5, row, verdict.claim.rstrip(".").replace("`", ""), fontsize=6.5, va="center")
         color, marker, filled = MARKS[verdict.status]
         face = color if filled else "white"
         axis.add_line(Line2D([columns[verdict.status]], [row], color=color, marker=marker, markersize=5,
