@@ -31,7 +31,7 @@ RIGHT = [
     ("data.flip", "No", False),
     ("seed", "5", 5),  # as from ${oc.env:SEED}
     ("recipe.lr", 1, 1.0),
-    ("recipe.milestones", ["1", 2], [1, 2]),
+    ("recipe.milestones", ["2", 3], [2, 3]),
     ("data.mean", None, None),
     ("name", 2024, "2024"),
 ]
