@@ -31,7 +31,7 @@ CLASSES, SPREAD = 10, 0.2
 
 
 def sweep_row(name: str, images: int, seed: int = 0) -> dict[str, Any]:
-    """Convert the convolutions of timm's model `name`, and compare on so many images, two or more.
+    """Convert the convolutions of timm's model `name`, and compare it on `images` random images, at least two.
 
     Return the numbers of `exchange`, or `refused` with the reason.
     """
