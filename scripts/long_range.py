@@ -43,7 +43,7 @@ def read_cell(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     try:
         limit = patch * widest_pair(config.model, layers, (3, 32, 32))
     except ConfigError as error:
-        raise RunFolderError(f"{folder}: {error}; remove the folder, or name its run otherwise") from None
+        raise RunFolderError(f"{folder}: {error}; remove the folder, or give the run another name") from None
     return {
         "model": result["model"],
         "layers": layers,

@@ -1,4 +1,4 @@
-"""Decide which code a run folder from elsewhere may name, so that it cannot run arbitrary code."""
+"""Decide which code a run folder from elsewhere may name, and keep what such code may change in the process."""
 
 import inspect
 import os
