@@ -27,8 +27,8 @@ LEGEND = """\
 - **Shift and shuffle error**: the relative difference between the output for a shifted (shuffled) map and the shifted
   (shuffled) output; for shifts, away from the border. 0 means equivariant; two unrelated outputs give 1.4.
 - **Depends on content**: whether the weights between positions depend on the image.
-- **Exponent**: time grows with the number of pixels to this power, measured between 32 x 32 and 64 x 64 positions. One
-  measurement can be off by a few tenths.
+- **Exponent**: time grows with the number of pixels to this power, measured between 32 x 32 and 64 x 64 positions.
+  Measurements of one model can differ by a few tenths.
 """
 
 

@@ -204,9 +204,9 @@ and no verdict depends on it.
 
 No threshold has changed since 2026-11-25, but some rules have. On 2026-11-29, Holm's correction, D2 and V1 became
 stricter; since then, D1 is undecided. On the same day, two verdicts of "does not hold" were withdrawn: C1 now needs
-three measurements, and two layers now decide S3. On 2026-11-30, the wording of P1 and A5 was narrowed to what their
-rules decide, and the rules of D1, R1, S2, V1 and W1 were worded as the code decides them. The notes below and
-[LOG.md](../LOG.md) give the reasons.
+three measurements, and two layers now decide S3; by runs since then, neither holds. On 2026-11-30, the wording of P1
+and A5 was narrowed to what their rules decide, and the rules of D1, R1, S2, V1 and W1 were worded as the code decides
+them. The notes below and [LOG.md](../LOG.md) give the reasons.
 
 """
 

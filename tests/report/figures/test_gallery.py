@@ -1,6 +1,7 @@
 """results/figures/: reproducible figures, stale if their data changes, and a command for each missing figure."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -66,7 +67,7 @@ def test_a_figure_is_stale_when_its_data_or_its_files_change(results, monkeypatc
 
     stale()
     table = (results / "models.csv").read_text()
-    (results / "models.csv").write_text(table.replace(",0.91\n", ",0.92\n"))
+    (results / "models.csv").write_text(re.sub(r",[\d. ]+\n", ",0.5\n", table))  # the measured exponents
     stale("growth")
     (results / "models.csv").write_text(table)
     stale()

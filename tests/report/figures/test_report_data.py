@@ -10,7 +10,7 @@ import pytest
 from attnconv.files import FileError, read_csv
 from attnconv.report.evidence import Arm, Evidence
 from attnconv.report.examined import PROBE, read_examined
-from attnconv.report.figures import layers
+from attnconv.report.figures import claims, layers
 from attnconv.report.figures.accuracies import draw_protocol
 from attnconv.report.figures.data import ByImages, Share, Shares
 from attnconv.report.figures.report_data import convolution_shares, levels, needs, verdicts
@@ -27,6 +27,17 @@ def test_claims_at_a_glance_match_the_page():
     page = (REPOSITORY / "results/claims.md").read_text()
     rows = re.findall(r"^\| \[(\w+)\]\(#\w+\) \| ([^|]+) \| [^|]+ \| \*\*([a-z ]+)\*\*", page, flags=re.MULTILINE)
     assert [(row.name, row.claim, row.status) for row in verdicts(RESULTS).rows] == rows
+
+
+def test_claims_at_a_glance_do_not_reach_the_marks():
+    figure = claims.verdicts(verdicts(RESULTS))
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    marks = min(mark.get_xdata()[0] for mark in axis.lines)
+    for text in axis.texts:
+        if text.get_ha() == "left":
+            end = text.get_window_extent().transformed(axis.transData.inverted()).x1
+            assert end < marks - 1, text.get_text()
 
 
 def test_the_chart_of_minutes_shows_runs_on_one_number_of_images(monkeypatch):

@@ -1,5 +1,7 @@
 """The verdicts on all claims in one figure."""
 
+from textwrap import fill
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -11,6 +13,7 @@ from attnconv.report.figures.style import new_figure, styled
 MARKS = {HOLDS: (GREEN, "o", True), FAILS: (VERMILION, "s", True), UNDECIDED: (ORANGE, "D", True),
          NOT_RUN: (GRAY, "o", False)}  # fmt: skip
 TEXT = 67  # percent of the width, for the claims
+LONGEST = 76  # characters of a claim in one line; longer ones take two smaller lines
 
 
 @styled
@@ -26,8 +29,9 @@ def verdicts(found: Verdicts) -> Figure:
     for row, verdict in enumerate(found.rows):
         if row % 2 == 0:
             axis.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", linewidth=0)
-        axis.text(1, row, verdict.name, fontsize=6.5, weight="bold", va="center")
-        axis.text(5, row, verdict.claim.rstrip(".").replace("`", ""), fontsize=6.5, va="center")
+        axis.text(1, row, verdict.name, fontsize=6, weight="bold", va="center")
+        claim = fill(verdict.claim.rstrip(".").replace("`", ""), LONGEST)
+        axis.text(5, row, claim, fontsize=5 if "\n" in claim else 6, va="center", linespacing=1)
         color, marker, filled = MARKS[verdict.status]
         face = color if filled else "white"
         axis.add_line(Line2D([columns[verdict.status]], [row], color=color, marker=marker, markersize=5,
