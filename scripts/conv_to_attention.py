@@ -63,9 +63,8 @@ def main() -> None:
 def convert(arguments: argparse.Namespace, parser: ScriptParser) -> None:
     """Convert what the command line asks for, print and write the comparison, and exit."""
     from attnconv.analysis.conv_to_attention import ALPHA  # imports torch, as the others do
-    from attnconv.analysis.conversion import chosen_network, report, sweep
+    from attnconv.analysis.conversion import MODELS, chosen_network, report, sweep
     from attnconv.analysis.exchange import exchange
-    from attnconv.analysis.model_sweep import MODELS
     from attnconv.analysis.probe import compact
     from attnconv.data.dataset import Split
     from attnconv.runs.provenance import commit, describe_device

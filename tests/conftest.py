@@ -141,11 +141,11 @@ def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(checks, "forward_once", counted_once(checks.forward_once))
     if request.node.get_closest_marker("draws"):
         return
-    monkeypatch.setattr("attnconv.runs.heads.HeadWatcher.figure", empty_figure)
+    monkeypatch.setattr("attnconv.analysis.heads.HeadWatcher.figure", empty_figure)
 
 
 def empty_figure(self: Any, epoch: int, found: np.ndarray | None) -> Any:
-    """Draw no heads, in place of attnconv.runs.heads.HeadWatcher.figure."""
+    """Draw no heads, in place of attnconv.analysis.heads.HeadWatcher.figure."""
     from matplotlib.figure import Figure
 
     return None if found is None else Figure((1, 1))

@@ -22,11 +22,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from attnconv.analysis.heads import HeadWatcher
 from attnconv.config import compose
 from attnconv.run import run
 from attnconv.runs.checkpoint import is_sound, newest
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.heads import HeadWatcher
 from conftest import TINY_SCALE, empty_figure, write_arrays
 
 OVERRIDES = (

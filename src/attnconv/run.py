@@ -9,7 +9,7 @@ from typing import Any
 
 from attnconv.config import Config, checked
 from attnconv.errors import AlreadyDone, CellFailed, InUse, Stopped, UserError, reason_of
-from attnconv.models.targets import default_settings
+from attnconv.models.process_state import default_settings
 from attnconv.runs.folder import run_folder_path
 from attnconv.runs.records import read_result
 from attnconv.training.device import pool_parent

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from attnconv.analysis.model_sweep import randomize, sweep_row
+from attnconv.analysis.conversion import randomize, sweep_row
 from attnconv.report.theorem_page import sweep_table
 
 

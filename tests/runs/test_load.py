@@ -233,7 +233,7 @@ def test_code_hidden_from_the_list_of_targets_does_not_run(folder):
     for hidden in (
         {"padding": f"${{oc.create:{{_target_:os.mkdir,path:{made}}}}}"},
         {"_args_": [f"${{oc.create:{{_target_:os.mkdir,path:{made}}}}}"]},
-        {"_args_": [{"_target_": "attnconv.models.targets.import_target", "name": "os.mkdir"}]},
+        {"_args_": [{"_target_": "attnconv.models.build.import_target", "name": "os.mkdir"}]},
         {"_args_": [{"_target_": "attnconv.models.build.build_model", "node": inner}]},
     ):
         changed(folder, model=model_of(folder, mixer=model_of(folder)["mixer"] | hidden))

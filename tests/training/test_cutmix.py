@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from attnconv.models.build import seed_of
+from attnconv.models.process_state import seed_of
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
 from attnconv.training.loop import CUTMIX_STREAM, cutmix

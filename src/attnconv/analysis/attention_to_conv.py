@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
-from attnconv.analysis.plain_convolution import Inconvertible, evaluating, refuse_hooks, static_same_pads
+from attnconv.analysis.plain_convolution import Inconvertible, refuse_hooks, static_same_pads
 from attnconv.mixers.base import grid_shifts
 from attnconv.mixers.positional import PositionalAttention
+from attnconv.models.process_state import evaluating
 
 TOLERANCE = 1e-6  # attention that a head may give to other pixels than its own
 MODES = {"constant": "zeros"}  # name in F.pad -> name in nn.Conv2d; other names are the same

@@ -55,6 +55,8 @@ class ConvolutionAsAttention(nn.Module):
         ValueError: alpha is not above 0, or above LARGEST_ALPHA.
     """
 
+    is_converted = True  # attention_mixers leaves it out
+
     def __init__(self, convolution: nn.Module, alpha: float = ALPHA):
         super().__init__()
         try:

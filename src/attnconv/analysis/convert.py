@@ -15,12 +15,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from attnconv.analysis.attention_to_conv import convolution_from_attention
 from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention, leak
-from attnconv.analysis.conv_watch import Seen, watching
 from attnconv.analysis.plain_convolution import Inconvertible, is_uninitialized, same_numbers
-from attnconv.analysis.unchanged import difference, parts, unchanged
+from attnconv.analysis.unchanged import Seen, difference, parts, unchanged, watching
 from attnconv.errors import first_few, is_out_of_memory
 from attnconv.files import with_line
-from attnconv.models.build import kept_generators
+from attnconv.models.process_state import kept_generators
 
 ROLES = {"weight": "value", "bias": "bias"}  # the new names of a convolution's parameters
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention
-from attnconv.analysis.conv_watch import Seen, watching
 from attnconv.analysis.convert import convert
-from attnconv.analysis.plain_convolution import Inconvertible, evaluating
+from attnconv.analysis.plain_convolution import Inconvertible
+from attnconv.analysis.unchanged import Seen, watching
 from attnconv.data.dataset import Split
 from attnconv.errors import OutOfMemory, UserError, is_out_of_memory
 from attnconv.files import in_one_line, with_line
-from attnconv.models.build import kept_generators, seed_generators
 from attnconv.models.cost import flops_without_memory, parameters
+from attnconv.models.process_state import evaluating, kept_generators, seed_generators
 
 # At the default alpha, logits differ by rounding only: by less than this share of their range, with 16-bit numbers too.
 LARGEST_DIFFERENCE = 0.1

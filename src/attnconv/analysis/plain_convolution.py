@@ -6,8 +6,6 @@ recorded. Weight standardization, weight and spectral norm, pruning and TensorFl
 way. The layer runs in evaluation mode: what it does only in training, such as dropping weights, is not converted.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnconv.errors import UserError
 from attnconv.files import in_one_line, with_line
+from attnconv.models.process_state import evaluating
 
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 # These hooks compute the weight from other parameters before each call; other hooks may do anything.
@@ -249,18 +248,6 @@ def refuse_hooks(layer: nn.Module) -> None:
 def is_uninitialized(layer: nn.Module) -> bool:
     """Return whether a layer takes its size from its first input, and has had none yet."""
     return isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params()
-
-
-@contextmanager
-def evaluating(layer: nn.Module) -> Iterator[None]:
-    """Switch a layer and its parts to evaluation mode and back: spectral norm iterates in training mode."""
-    modes = {module: module.training for module in layer.modules()}
-    layer.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _own_pads(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:

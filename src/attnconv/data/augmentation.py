@@ -127,13 +127,8 @@ def pad(images: Tensor, padding: int, mode: str = "constant") -> Tensor:
         # Reference: RandomCrop pads before normalization, so the border is black, not the mean color.
         return F.pad(images, (0, 0, padding, padding, padding, padding))
     # By index: PyTorch's own reflection does not support uint8 on all devices.
-    return images[:, _reflected(height, padding, images.device)][:, :, _reflected(width, padding, images.device)]
-
-
-def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
-    """Return the indices of an axis mirrored at both ends: 2 1 0 1 2 1 0 for size 3 and padding 2."""
-    places = torch.arange(-padding, size + padding, device=device).abs()
-    return size - 1 - (size - 1 - places).abs()
+    rows, columns = (torch.from_numpy(np.pad(np.arange(side), padding, mode="reflect")) for side in (height, width))
+    return images[:, rows.to(images.device)][:, :, columns.to(images.device)]
 
 
 def crop_and_flip(

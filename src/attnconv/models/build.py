@@ -1,13 +1,12 @@
-"""Build a network from the free-form `model` node, with errors that name the key."""
+"""Build a network from the free-form `model` node, with errors that name the key, and decide which code it may name."""
 
 import inspect
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
-import numpy as np
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -16,14 +15,18 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from attnconv.errors import ConfigError, UserError, is_out_of_memory, line_of_user, nearest
 from attnconv.files import in_one_line, with_line
-from attnconv.models.targets import OF_PROCESS, import_target, kept_settings
+from attnconv.models.process_state import kept_settings, seed_generators
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 GIVEN = ("image_shape", "classes")  # arguments of all models that come from the data
-EVALUATION_STREAM = 8
 OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 CONVERSIONS = ("none", "partial", "object", "all")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+# Modules of two libraries, and those that build our own networks. Others in attnconv.models can import any module.
+KNOWN_MODULES = ("torch.nn", "timm")
+NETWORKS = ("backbone", "frozen", "pruned", "resnet", "timm_models", "vgg", "vit")
+KNOWN_BUILDERS = ("attnconv.mixers", *(f"attnconv.models.{module}" for module in NETWORKS))
 
 # Errors that networks raise for arguments and images that they cannot take.
 REFUSALS = (
@@ -86,59 +89,6 @@ def build_seeded_model(node: dict[str, Any], image_shape: tuple[int, int, int], 
     """
     seed_generators(seed)
     return build_model(node, image_shape, classes)
-
-
-def seed_generators(seed: int) -> None:
-    """Seed all global generators that a network of a user may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(np.random.SeedSequence(seed).generate_state(4))  # noqa: NPY002  # seeds above 32 bits need several words
-    random.seed(seed)
-
-
-@contextmanager
-def seeded_generators(seed: int) -> Iterator[None]:
-    """Seed all global generators while entered; then Python's and NumPy's go on from where they were.
-
-    Libraries draw names of files from these, which must not repeat.
-    """
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    seed_generators(seed)
-    try:
-        yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
-
-
-@contextmanager
-def kept_generators() -> Iterator[None]:
-    """Let all global generators go on afterwards from where they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with OF_PROCESS, torch.random.fork_rng(devices), seeded_generators(0):
-        yield
-
-
-@contextmanager
-def evaluation_draws(device: torch.device, seed: int, start: int, rank: int = 0) -> Iterator[None]:
-    """Seed all global generators for a batch of an evaluation while entered; then they go on from where they were.
-
-    Args:
-        start: number of the batch's first image.
-        rank: of this process.
-    """
-    devices = [device] if device.type == "cuda" else []
-    stream = seed_of(EVALUATION_STREAM, seed, start, rank)
-    with OF_PROCESS, torch.random.fork_rng(devices), seeded_generators(stream):
-        yield
-
-
-def seed_of(stream: int, seed: int, place: int, rank: int) -> int:
-    """Return a seed for one place of a stream of random numbers.
-
-    Process 0 draws what a single process would draw; the others, which have other images, draw their own numbers.
-    """
-    counter = [stream, seed, place] + ([rank] if rank else [])
-    return int(np.random.SeedSequence(counter).generate_state(1, np.uint64)[0] >> 1)
 
 
 def check_node(node: dict[str, Any]) -> None:
@@ -301,3 +251,66 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number if wanted[0] is float else type(value) is wanted[0]):
         raise ConfigError(f"{key} must be {IN_WORDS[wanted[0]]}, not {value!r}")
+
+
+def import_target(name: Any, path: str = "") -> Any:
+    """Import a class or function by its dotted name.
+
+    Args:
+        path: of the node that names it, for the error message.
+
+    Raises:
+        ConfigError: it cannot be imported; code that an import runs may raise any error.
+    """
+    try:
+        if not isinstance(name, str):
+            raise TypeError("a class is given by its dotted name")
+        with kept_settings():
+            return resolve_name(name)
+    except (Exception, SystemExit) as error:
+        reason = with_line(error)
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            reason += "; add the folder of its file to PYTHONPATH"
+        raise ConfigError(f"{path and f'{path}.'}_target_={name} cannot be imported: {reason}") from error
+
+
+def refuse_foreign_targets(node: Any, trusted: Sequence[str] = ()) -> None:
+    """Refuse a `model` node from elsewhere that would run code outside of known networks.
+
+    Args:
+        node: of plain values (attnconv.settings.types.plain_value).
+        trusted: further packages or modules that the node may name.
+
+    Raises:
+        ConfigError: the target is not allowed; it has not been imported. Or a text is an interpolation, which can
+            contain a target; those of a run's config.yaml are resolved.
+    """
+    if isinstance(node, str) and "${" in node:
+        raise ConfigError(f"the interpolation {node!r} can run code: write its value")
+    if isinstance(node, dict):
+        if "_target_" in node:
+            _refuse_foreign_target(str(node["_target_"]), trusted)
+        node = list(node.values())
+    for value in node if isinstance(node, list) else ():
+        refuse_foreign_targets(value, trusted)
+
+
+def _refuse_foreign_target(name: str, trusted: Sequence[str]) -> None:
+    builders = (*KNOWN_BUILDERS, *trusted)
+    module = name.rpartition(".")[0]
+    if _is_in(name, (*builders, *KNOWN_MODULES)):
+        target = import_target(name)
+        # A dotted name may lead out of a known module: timm.models.os.system.
+        home = getattr(getattr(target, "func", target), "__module__", "")  # `func` of a functools.partial
+        is_module = inspect.isclass(target) and issubclass(target, nn.Module)
+        if _is_in(home, builders) or (is_module and _is_in(home, KNOWN_MODULES)):
+            return
+        module = home if _is_in(name, trusted) else module
+    raise ConfigError(
+        f"_target_={name} is code from outside this package, torch.nn and timm, and runs only if you allow it; "
+        f"if you trust it, add --trust {module}"
+    )
+
+
+def _is_in(name: str, packages: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)

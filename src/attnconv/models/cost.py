@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from attnconv.errors import ConfigError, counted
 from attnconv.files import in_one_line
 from attnconv.models.build import build_model, errors_of_network
-from attnconv.models.targets import kept_settings
+from attnconv.models.process_state import kept_settings
 from attnconv.settings.limits import from_elsewhere
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)

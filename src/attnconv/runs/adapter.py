@@ -1,6 +1,5 @@
 """The interface of dashboards, and what they share: names and labels of runs, and pictures."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,21 +13,6 @@ if TYPE_CHECKING:
 History = list[tuple[int, dict[str, float]]]  # epochs and their metrics
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """The results of a finished run, besides its predictions.npy.
-
-    Attributes:
-        result: the content of result.json.
-        labels: of the test images, (N,).
-        class_names: one per class.
-    """
-
-    result: dict[str, Any]
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-
-
 class Adapter(Protocol):
     """The interface of a dashboard's library. All methods may raise."""
 
@@ -36,7 +20,8 @@ class Adapter(Protocol):
 
     def picture(self, epoch: int, figure: "Figure") -> None: ...
 
-    def conclude(self, found: Conclusion) -> None: ...
+    def conclude(self, result: dict[str, Any], truth: np.ndarray, names: tuple[str, ...]) -> None:
+        """Show the content of result.json and predictions.npy, given the test images' labels and names of classes."""
 
     def finish(self, status: str) -> None: ...
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attnconv.config import Config
 from attnconv.data.dataset import DataSet, class_names
 from attnconv.files import in_one_line
-from attnconv.runs.adapter import Adapter, Conclusion, History
+from attnconv.runs.adapter import Adapter, History
 from attnconv.runs.trackio_run import TrackioRun
 from attnconv.runs.wandb_run import WandbRun, disabled
 
@@ -61,7 +61,7 @@ class Dashboard:
         """Log the content of the future result.json, once predictions and weights are in the run folder."""
         if self._adapter is not None:
             names = class_names(self._config.data, data.classes)
-            self._guard(self._adapter.conclude, Conclusion(result, data.test.labels.cpu().numpy(), names))
+            self._guard(self._adapter.conclude, result, data.test.labels.cpu().numpy(), names)
 
     def finish(self, status: str) -> None:
         """Close the dashboard's run, so that the next run of a sweep does not write into it."""

@@ -98,8 +98,8 @@ def differences(
         precision: the value of config.precision on this machine; None to compare it only if it is not auto.
         data_hash: hash of the data that `config` names; None if it has not been read. The data then differs only if the
             run's data was elsewhere and has no recorded hash.
-        heads: of the weights in model.start (attnconv.runs.heads.heads_in), empty if the file does not exist; None if
-            they have not been read. They then differ only if the run's were elsewhere and are not recorded.
+        heads: of the weights in model.start (attnconv.analysis.heads.heads_in), empty if the file does not exist; None
+            if they have not been read. They then differ only if the run's were elsewhere and are not recorded.
 
     Raises:
         Damaged: see `read_recorded`.
@@ -164,7 +164,7 @@ def differences_read(folder: Path, config: Config) -> dict[str, str]:
         data_hash = read_hash(config.data)
     start = start_weights(flatten(to_plain(config)))
     if start is not None:
-        from attnconv.runs.heads import heads_in
+        from attnconv.analysis.heads import heads_in
 
         heads = heads_in(start, config.model)
     return differences(folder, config, data_hash=data_hash, heads=heads)

@@ -15,10 +15,10 @@ from attnconv.data.dataset import CIFAR10, DataSet, Preprocessing, load_dataset
 from attnconv.data.root import holds_data, move_root
 from attnconv.errors import ConfigError, RunFolderError, nearest
 from attnconv.files import in_one_line, near, read_json, reading
-from attnconv.models.build import build_seeded_model, kept_generators
+from attnconv.models.build import build_seeded_model, refuse_foreign_targets
 from attnconv.models.match import match_model
+from attnconv.models.process_state import default_settings, kept_generators
 from attnconv.models.pruned import PRUNED, PRUNED_BEFORE
-from attnconv.models.targets import default_settings, refuse_foreign_targets
 from attnconv.models.weight_files import SUFFIXES, load_weights
 from attnconv.runs.folder import PREPROCESSING_FILE
 from attnconv.runs.identity import start_weights

@@ -19,7 +19,7 @@ import torch
 
 from attnconv.config import REPOSITORY
 from attnconv.errors import counted, is_of_user
-from attnconv.models.targets import import_target
+from attnconv.models.build import import_target
 from attnconv.runs.records import FORMAT
 from attnconv.settings.limits import from_elsewhere
 

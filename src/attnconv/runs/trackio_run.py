@@ -8,7 +8,7 @@ import numpy as np
 
 from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
-from attnconv.runs.adapter import Conclusion, History, display_name, displayed, flat_config, group, pixels
+from attnconv.runs.adapter import History, display_name, displayed, flat_config, group, pixels
 from attnconv.runs.folder import run_name
 from attnconv.runs.records import name_of, read_config, read_lines
 
@@ -48,13 +48,13 @@ class TrackioRun:
     def picture(self, epoch: int, figure: "Figure") -> None:
         self._trackio.log({"heads": self._trackio.Image(pixels(figure))}, step=epoch)
 
-    def conclude(self, found: Conclusion) -> None:
+    def conclude(self, result: dict[str, Any], truth: np.ndarray, names: tuple[str, ...]) -> None:
         """Log result.json, each class's accuracy and the confusion matrix as tables, and the weights if asked."""
-        names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
-        confusion = confusion_matrix(found.labels, predictions, len(names))
+        predictions = np.load(self._folder / "predictions.npy")
+        confusion = confusion_matrix(truth, predictions, len(names))
         accuracies = class_accuracies(confusion, names)
         tables: dict[str, tuple[list[str], list[list[Any]]]] = {
-            "result": (["key", "value"], [[key, str(value)] for key, value in flatten(found.result).items()]),
+            "result": (["key", "value"], [[key, str(value)] for key, value in flatten(result).items()]),
             "class_accuracy": (["class", "accuracy"], [list(row) for row in accuracies.items()]),
             "confusion": (["class", *names], [[own, *row] for own, row in zip(names, confusion.tolist(), strict=True)]),
         }

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from attnconv.analysis.attention import LayerAttention, attention_layers
 from attnconv.analysis.conv_similarity import head_rows
 from attnconv.analysis.evaluation import Evaluation, confusion_matrix
-from attnconv.analysis.plain_convolution import evaluating
 from attnconv.config import Config
 from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.data.images import Images, as_arrays
 from attnconv.data.sources import load_test
 from attnconv.errors import ConfigError, DataError, RunFolderError, counted
-from attnconv.models.build import errors_of_network, evaluation_draws
-from attnconv.models.targets import default_settings
+from attnconv.models.build import errors_of_network
+from attnconv.models.process_state import default_settings, evaluating, evaluation_draws
 from attnconv.runs.identity import differences, listed
 
 Labeled = str | Path | tuple[np.ndarray, np.ndarray]  # a folder, or images (N, H, W, C) and labels (N,)

@@ -13,7 +13,7 @@ import numpy as np
 from attnconv.analysis.evaluation import class_accuracies, confusion_matrix
 from attnconv.config import Config, flatten
 from attnconv.files import write_whole
-from attnconv.runs.adapter import Conclusion, History, display_name, flat_config, group, pixels
+from attnconv.runs.adapter import History, display_name, flat_config, group, pixels
 from attnconv.settings.arguments import under_agent
 
 if TYPE_CHECKING:
@@ -96,22 +96,22 @@ class WandbRun:
     def picture(self, epoch: int, figure: "Figure") -> None:
         self._run.log({"heads": self._wandb.Image(pixels(figure))}, step=epoch)
 
-    def conclude(self, found: Conclusion) -> None:
+    def conclude(self, result: dict[str, Any], truth: np.ndarray, names: tuple[str, ...]) -> None:
         """Log result.json as the summary, class accuracies, the confusion matrix, and the weights if asked."""
-        names, predictions = found.class_names, np.load(self._folder / "predictions.npy")
-        accuracies = class_accuracies(confusion_matrix(found.labels, predictions, len(names)), names)
+        predictions = np.load(self._folder / "predictions.npy")
+        accuracies = class_accuracies(confusion_matrix(truth, predictions, len(names)), names)
         table = self._wandb.Table(columns=["class", "accuracy"], data=[list(row) for row in accuracies.items()])
         bars = self._wandb.plot.bar(table, "class", "accuracy", title="Accuracy by class, test")
         charts = {"class_accuracy": bars}
         if len(names) <= MOST_CLASSES:
             charts["confusion_matrix"] = self._wandb.plot.confusion_matrix(
-                y_true=found.labels.tolist(),
+                y_true=truth.tolist(),
                 preds=predictions.tolist(),
                 class_names=list(names),
                 title="Confusion, test",
             )
         self._run.log(charts, step=self._config.epochs)
-        summary = {key: value for key, value in flatten(found.result).items() if value is not None}
+        summary = {key: value for key, value in flatten(result).items() if value is not None}
         self._run.summary.update(summary | {f"class_accuracy.{name}": value for name, value in accuracies.items()})
         if self._config.logger.weights:
             title = re.sub(r"[^\w.-]+", "-", display_name(self._config))[-LONGEST_GROUP:]

@@ -4,6 +4,7 @@ This module does not import torch, so that wrong values are refused at once.
 """
 
 import math
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -16,6 +17,8 @@ LARGEST_SEED = 2**63 - 1  # PyTorch and NumPy take 64 bits, one of which is the 
 LARGEST_FLOAT = 1e30  # the product of two settings still fits in float32
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on all common file systems
 FILES = 128  # bytes of a path reserved for the fraction, the seed and the files of a run folder
+
+HOLDS = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
 
 # Limits of arguments of models and mixers that are not knobs of the schema.
 MODEL_LIMITS: dict[str, dict[str, Any]] = {
@@ -113,17 +116,9 @@ def _check_number(key: str, value: float, limits: Mapping[str, Any]) -> None:
         word: limits[word] for word in ("above", "at_least", "below", "at_most") if word in limits
     }
     for word, bound in bounds.items():
-        if not _HOLDS[word](value, bound):
+        if not HOLDS[word](value, bound):
             zero = "0 or " if limits.get("or_zero") else ""
             raise ConfigError(f"{key} must be {zero}{word.replace('_', ' ')} {bound}, not {value}")
-
-
-_HOLDS: dict[str, Any] = {
-    "above": lambda value, bound: value > bound,
-    "at_least": lambda value, bound: value >= bound,
-    "below": lambda value, bound: value < bound,
-    "at_most": lambda value, bound: value <= bound,
-}
 
 
 def check_folder_name(key: str, name: str) -> None:

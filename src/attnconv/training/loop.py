@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnconv.data.augmentation import EpochPlan, ImageSize
 from attnconv.data.dataset import Split, TrainSplit
-from attnconv.models.build import evaluation_draws, seed_of, seeded_generators
+from attnconv.models.process_state import evaluation_draws, seed_of, seeded_generators
 from attnconv.runs.checkpoint import Progress
 from attnconv.training.device import autocast
 from attnconv.training.distributed import Processes

@@ -5,74 +5,39 @@ network on synthetic data. Here, one step at each shape of training and evaluati
 """
 
 import copy
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
 
 from attnconv.data.augmentation import ImageSize, normalize, scale
-from attnconv.data.dataset import Split
 from attnconv.training.device import autocast
-from attnconv.training.distributed import Processes
-from attnconv.training.loop import tta_logits
+from attnconv.training.loop import batch_sizes, tta_logits
+from attnconv.training.setup import Setup
 
 
-def training_shapes(
-    images: int, batch_size: int, epochs: int, size: Callable[[int], ImageSize | None]
-) -> list[tuple[int, int | None]]:
-    """Return the number of images and their height in pixels (None: unchanged) for each kind of training step.
-
-    Args:
-        images: number of images shown in an epoch.
-        size: maps a step to the size of the images.
-    """
-    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
-    steps = range(epochs * len(sizes))
-    return list(dict.fromkeys((sizes[step % len(sizes)], side_of(size(step))) for step in steps))
-
-
-def side_of(size: ImageSize | None) -> int | None:
-    """Return the height in pixels; cropped and scaled images have the same shape."""
-    return None if size is None else size.side
-
-
-def precompile(
-    model: nn.Module,
-    forward: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    split: Split,
-    *,
-    shapes: Collection[tuple[int, int | None]],
-    evaluated: Collection[int],
-    mirrored: bool,
-    precision: str,
-    processes: Processes,
-) -> None:
+def precompile(setup: Setup, size: Callable[[int], ImageSize | None]) -> None:
     """Take a training and an evaluation step at each shape, and leave model and optimizer unchanged.
 
     Args:
-        model: the network.
-        forward: the same network, compiled or not.
-        optimizer: its optimizer.
-        split: images of the right shape; content and order do not matter.
-        shapes: number of images and their height in pixels (None: unchanged) for training steps.
-        evaluated: number of images in an evaluation step.
-        mirrored: whether mirror images are evaluated as well.
-        processes: the processes that share each step.
+        setup: the parts of the run; the content and the order of its images do not matter.
+        size: maps a training step to the size of its images; None keeps them as they are.
     """
+    config, data, model, optimizer = setup.config, setup.data, setup.model, setup.optimizer
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    device = split.labels.device
+    split, device = data.train, setup.device
 
     def images_of(places: torch.Tensor) -> torch.Tensor:
         return normalize(split.images[places % len(split)], split.mean, split.std)
 
-    forward.train()
-    for count, side in shapes:  # the same number in all processes, because gradients are averaged at each step
+    setup.forward.train()
+    # The same shapes in all processes, because gradients are averaged at each step.
+    for count, side in dict.fromkeys(_training_shapes(setup, size)):
         # As in training, which draws only this process's share; an evaluation takes its share out of the whole batch. A
         # compiler distinguishes the two by the strides of the images.
-        own = torch.arange(count, device=device)[processes.share(count)]
-        with autocast(precision, device):
-            logits = forward(scale(images_of(own), side))
+        own = torch.arange(count, device=device)[setup.processes.share(count)]
+        with autocast(setup.precision, device):
+            logits = setup.forward(scale(images_of(own), side))
         logits.float().square().mean().backward()
     state = copy.deepcopy(optimizer.state_dict())
     for parameter in model.parameters():
@@ -80,14 +45,24 @@ def precompile(
     optimizer.step()
     optimizer.load_state_dict(state)
     optimizer.zero_grad(set_to_none=True)
-    forward.eval()
-    for count in evaluated:
-        images = images_of(torch.arange(count, device=device))[processes.share(count)]
+    setup.forward.eval()
+    splits = [split for split in (data.validation, data.test) if split is not None]
+    for count in [count for split in splits for count in batch_sizes(len(split), config.eval_batch_size)]:
+        images = images_of(torch.arange(count, device=device))[setup.processes.share(count)]
         if len(images):
-            with torch.no_grad(), autocast(precision, device):
-                tta_logits(forward, images, mirrored)
+            with torch.no_grad(), autocast(setup.precision, device):
+                tta_logits(setup.forward, images, setup.mirrored)
     with torch.no_grad():  # batch norm has updated its statistics
         for name, tensor in model.state_dict().items():
             tensor.copy_(before[name])
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _training_shapes(setup: Setup, size: Callable[[int], ImageSize | None]) -> Iterator[tuple[int, int | None]]:
+    """Yield the number of images and their height in pixels (None: unchanged) of each training step."""
+    images, batch_size = setup.data.epoch_images, setup.config.recipe.batch_size
+    steps = math.ceil(images / batch_size)
+    for step in range(setup.config.epochs * steps):
+        found = size(step)  # cropped and scaled images of one height have the same shape
+        yield min(batch_size, images - step % steps * batch_size), None if found is None else found.side

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from attnconv.analysis.heads import NotShown, attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import UserError, first_few
-from attnconv.models.build import build_seeded_model, errors_of_network, seed_generators
+from attnconv.models.build import build_seeded_model, errors_of_network
 from attnconv.models.cost import require_logits
 from attnconv.models.layout import FaultyCall, FaultyCalls, place
-from attnconv.models.targets import kept_settings, settings
+from attnconv.models.process_state import kept_settings, seed_generators, settings
 from attnconv.runs.checkpoint import check_state
 from attnconv.training.device import autocast
 from attnconv.training.optimizers import thawed

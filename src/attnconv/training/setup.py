@@ -1,7 +1,7 @@
 """The setup of a run: build and check everything before a byte is written."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnconv.analysis.heads import heads_in
 from attnconv.config import Config, flatten
-from attnconv.data.augmentation import ImageSize
 from attnconv.data.dataset import DataSet, Preprocessing, load_dataset
 from attnconv.errors import ConfigError, OutOfMemory, is_out_of_memory
 from attnconv.models.build import build_seeded_model, check_node, errors_of_network, refuse_shared_parts
@@ -19,15 +19,12 @@ from attnconv.models.layout import place
 from attnconv.models.match import Match, match_model
 from attnconv.models.pruned import PRUNED
 from attnconv.runs.folder import RunFolder
-from attnconv.runs.heads import heads_in
 from attnconv.runs.identity import start_weights
 from attnconv.settings.limits import from_elsewhere
 from attnconv.training.checks import check_drawing, check_network, notes_on
 from attnconv.training.device import choose_device, choose_precision, full_float32, keep_freed_memory, take_threads
 from attnconv.training.distributed import Processes, check_batches, distribute, join_processes
-from attnconv.training.loop import batch_sizes
 from attnconv.training.optimizers import build_optimizer
-from attnconv.training.precompile import precompile, training_shapes
 from attnconv.training.whitening import whiten_stem
 
 
@@ -70,26 +67,6 @@ class Setup:
     def mirrored(self) -> bool:
         """Return whether evaluations also use mirror images, which requires flips in training."""
         return self.config.eval_mirrored and self.config.data.flip
-
-    def precompile(self, size: Callable[[int], ImageSize | None]) -> None:
-        """Compile and tune for all shapes of training and evaluation (attnconv.training.precompile).
-
-        Args:
-            size: maps a step to the size of the images; None keeps them as they are.
-        """
-        config, data = self.config, self.data
-        splits = [split for split in (data.validation, data.test) if split is not None]
-        precompile(
-            self.model,
-            self.forward,
-            self.optimizer,
-            data.train,
-            shapes=training_shapes(data.epoch_images, config.recipe.batch_size, config.epochs, size),
-            evaluated=[count for split in splits for count in batch_sizes(len(split), config.eval_batch_size)],
-            mirrored=self.mirrored,
-            precision=self.precision,
-            processes=self.processes,
-        )
 
 
 def prepare(config: Config) -> Setup:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from attnconv.analysis.heads import HeadWatcher
 from attnconv.data.augmentation import image_size, plan_epoch
 from attnconv.errors import first_few
 from attnconv.runs.checkpoint import Progress, export_weights, load_checkpoint, save_checkpoint
 from attnconv.runs.dashboards import Dashboard
 from attnconv.runs.folder import run_name
-from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.identity import identity
 from attnconv.runs.provenance import changed_code, describe, forget_peak_memory, over_starts, peak_memory, start_of
 from attnconv.runs.records import PREDICTIONS, final_numbers, recorded_epochs
@@ -25,6 +25,7 @@ from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import EpochSettings, cutmix, evaluate, train_epoch
 from attnconv.training.metrics import FiniteGuard, Score, Stopwatch, Tally
 from attnconv.training.optimizers import lr_factor
+from attnconv.training.precompile import precompile
 from attnconv.training.setup import Setup
 
 CHECKPOINT = 1  # a request between processes; CHECKPOINT + N stops them because of signal N
@@ -135,7 +136,7 @@ class Trainer:
     def _precompile(self) -> None:
         if self.config.warm_up:
             watch = Stopwatch()
-            self.setup.precompile(self.settings.image_size)
+            precompile(self.setup, self.settings.image_size)
             self.numbers["warm_up_seconds"] = watch.seconds()
             self._say(f"warmed up in {watch.seconds():.1f} s, not included in the times below")
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from attnconv.analysis.attention import attention_layers
+from attnconv.analysis.heads import HeadWatcher
 from attnconv.data.dataset import Preprocessing, load_dataset, normalize
 from attnconv.report.examined import KEYS, PROBE
 from attnconv.report.figures import content, maps
@@ -18,7 +19,6 @@ from attnconv.report.figures.of_run import figures_of_run
 from attnconv.report.figures.style import image_bytes
 from attnconv.run import run
 from attnconv.runs.folder import run_folder_path
-from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.load import build_untrained, load
 from attnconv.runs.trained import Trained
 from conftest import write_arrays

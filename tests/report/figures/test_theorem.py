@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attnconv.report.figures import theorem, theorem_data
+from attnconv.report.figures import report_data, theorem
 from attnconv.report.figures.data import Photo
 from attnconv.report.figures.results import Results
 from conftest import REPOSITORY
@@ -21,7 +21,7 @@ def texts(axis):
 
 
 def test_nine_heads_each_attend_to_one_pixel_and_sum_to_the_convolution():
-    figure = theorem.nine_heads(theorem_data.small_kernel(Results(REPOSITORY / "results")))
+    figure = theorem.nine_heads(report_data.small_kernel(Results(REPOSITORY / "results")))
     cells, (heads, output) = figure.axes[:18], figure.axes[18:]
     maps = [shown(axis) for axis in cells[::2]]
     assert [probs.argmax() for probs in maps] == [7 * row + column for row in (2, 3, 4) for column in (2, 3, 4)]
@@ -60,7 +60,7 @@ def test_at_the_border_only_padded_keys_give_the_convolution():
 
 
 def test_the_error_falls_to_zero_with_enough_heads_and_dimensions():
-    heads, dimensions = theorem.too_little(theorem_data.wide_kernel(Results(REPOSITORY / "results"))).axes
+    heads, dimensions = theorem.too_little(report_data.wide_kernel(Results(REPOSITORY / "results"))).axes
     for line in (*heads.lines, *dimensions.lines):
         missed = line.get_ydata()
         assert missed[-1] == 0
@@ -69,6 +69,6 @@ def test_the_error_falls_to_zero_with_enough_heads_and_dimensions():
 
 
 def test_missing_images_or_another_data_set_give_no_photo(tmp_path):
-    assert theorem_data.photo(Results(tmp_path)) is None
+    assert report_data.photo(Results(tmp_path)) is None
     np.savez(tmp_path / "test_images.npz", pixels=np.zeros((20, 8, 8, 1), np.uint8))
-    assert theorem_data.photo(Results(tmp_path)) is None, "of another data set"
+    assert report_data.photo(Results(tmp_path)) is None, "of another data set"

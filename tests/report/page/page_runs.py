@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from attnconv.analysis.heads import attention_mixers
+from attnconv.analysis.heads import HeadWatcher, attention_mixers
 from attnconv.analysis.probe import compact, probe
 from attnconv.config import Config, compose
 from attnconv.data.dataset import load_dataset
 from attnconv.runs.folder import RunFolder
-from attnconv.runs.heads import HeadWatcher
 from attnconv.runs.load import build_untrained, load
 from attnconv.runs.records import FORMAT
 from conftest import REPOSITORY, TINY_SCALE, write_arrays

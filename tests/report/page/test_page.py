@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from attnconv.config import compose
 from attnconv.files import FileError
-from attnconv.report.page.arrays import packed
 from attnconv.report.page.assemble import bundle
 from attnconv.report.page.contents import tell_apart
+from attnconv.report.page.images import packed
 from attnconv.report.page.runs import Shown, describe
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.report.evidence import SIXTEEN_HEADS
-from attnconv.report.figures import paper_data, report_data, study_data, theorem_data
+from attnconv.report.figures import paper_data, report_data, study_data
 from attnconv.report.figures.results import Results
 
 CAPTIONS = Path(__file__).with_name("captions.toml")
@@ -131,11 +131,11 @@ def _ours() -> list[Entry]:
 def _of_theorem() -> list[Entry]:
     """Return the figures of the theorem, which need no training."""
     rows: list[tuple[str, Callable[[Results], Any], str]] = [
-        ("theorem_nine_heads", theorem_data.small_kernel, "nine_heads"),
-        ("theorem_photo", theorem_data.photo, "through_both"),
+        ("theorem_nine_heads", report_data.small_kernel, "nine_heads"),
+        ("theorem_photo", report_data.photo, "through_both"),
         ("theorem_sharpness", _nothing, "sharpness"),
-        ("theorem_border", theorem_data.photo, "border"),
-        ("theorem_too_little", theorem_data.wide_kernel, "too_little"),
+        ("theorem_border", report_data.photo, "border"),
+        ("theorem_too_little", report_data.wide_kernel, "too_little"),
     ]
     return [Entry(name, "make figures", load, f"figures.theorem:{draw}") for name, load, draw in rows]
 

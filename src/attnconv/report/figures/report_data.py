@@ -3,17 +3,20 @@
 Each loader returns its figure's data, or None if runs are missing. This module does not import matplotlib.
 """
 
+import numpy as np
+
 from attnconv.files import read_json, reading
 from attnconv.report.data_size import LEVELS
 from attnconv.report.deciders import judged
 from attnconv.report.evidence import OF_STUDY, Arm, Evidence
 from attnconv.report.examined import is_corrected, layer_shares
-from attnconv.report.figures.data import Level, Need, Needs, Share, Shares, Verdict, Verdicts
+from attnconv.report.figures.data import Kernel, Level, Need, Needs, Photo, Share, Shares, Verdict, Verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import place
 from attnconv.report.protocols import Protocol, protocols
 
 KNOWN = {"nine hard heads": "nine hard heads", "even": "uniform attention", "random": "random attention"}  # calibration
+SHOWN = 16  # of the images in results/test_images.npz: a dog's face
 
 
 def verdicts(results: Results) -> Verdicts | None:
@@ -70,3 +73,28 @@ def levels(results: Results) -> list[Level]:
     with reading(path):
         of_kind = {kind: [row["conv3"] for row in rows if row["attention"] == kind] for kind in KNOWN}
         return [Level(KNOWN[kind], min(values), max(values)) for kind, values in of_kind.items()]
+
+
+def small_kernel(results: Results) -> Kernel:
+    """Return a kernel with few enough channels to show all weights."""
+    return _random_kernel(outputs=4, inputs=3)
+
+
+def wide_kernel(results: Results) -> Kernel:
+    """Return a kernel with enough channels that what it misses depends little on the draw."""
+    return _random_kernel(outputs=16, inputs=16)
+
+
+def photo(results: Results) -> Photo | None:
+    """Return one of the page's test images, if there are enough and they are in color."""
+    path = results.path / "test_images.npz"
+    if not path.exists():
+        return None
+    with reading(path):
+        pixels = np.load(path)["pixels"]
+        return Photo(pixels[SHOWN]) if len(pixels) > SHOWN and pixels.shape[-1] == 3 else None
+
+
+def _random_kernel(outputs: int, inputs: int) -> Kernel:
+    # Whole numbers, so that the digest is the same on all machines.
+    return Kernel(np.random.default_rng(0).integers(-9, 10, (outputs, inputs, 3, 3)).astype(float))

@@ -1,6 +1,8 @@
-"""The images in the page: a few test images of each class, and the names of their classes."""
+"""The images in the page, a few test images of each class with their names, and how arrays are packed into it."""
 
+import base64
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,10 @@ import numpy as np
 from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, class_names
 from attnconv.files import reading, write_whole
-from attnconv.report.page.arrays import packed
 
 PER_CLASS = 6
 MOST = 60  # images
+DTYPES = ("float32", "float16", "uint8")
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,16 @@ def read_images(path: Path) -> Images:
     with reading(path), np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ("pixels", "labels", "places")}
         return Images(**arrays, class_names=file["class_names"].tolist(), data_hash=str(file["data_hash"]))
+
+
+def packed(array: np.ndarray) -> dict[str, Any]:
+    """Return {dtype, shape, deflate}: the little-endian bytes, deflated, in base64.
+
+    Raises:
+        ValueError: the type is not in DTYPES.
+    """
+    if array.dtype.name not in DTYPES:
+        raise ValueError(f"arrays in the page are {', '.join(DTYPES)}, not {array.dtype}")
+    content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    deflated = base64.b64encode(zlib.compress(content, 9)).decode()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "deflate": deflated}

@@ -11,8 +11,8 @@ from torch import Tensor
 from attnconv.files import read_json_lines, reading
 from attnconv.models.weight_files import read_weights
 from attnconv.report.figures.data import stacked
-from attnconv.report.page.arrays import packed
 from attnconv.report.page.command import command_of
+from attnconv.report.page.images import packed
 from attnconv.runs.records import name_of, read_finished
 
 # Facts from result.json; older runs lack some.
