@@ -18,7 +18,8 @@ from typing import IO
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # The imports of a training run except this package, and pytest, which a child of `python -m pytest` imports again.
-CONTEXT.set_forkserver_preload(["pytest", "hydra", "torch", "torch._dynamo", "timm", "safetensors.torch"])
+LIBRARIES = ["pytest", "hydra", "torch", "torch._dynamo", "timm", "safetensors.torch", "matplotlib.figure"]
+CONTEXT.set_forkserver_preload(LIBRARIES)
 
 
 class Script:
