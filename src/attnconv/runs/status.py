@@ -153,15 +153,16 @@ def _read_state(folder: Path) -> State:
     if not (folder / "config.yaml").exists() and not (folder / "result.json").exists():
         # A run that has just started has its folder, but no configuration in it yet.
         return State("running" if owner else "waiting", owner or "", 0, 0, {})
-    config, result = read_config(folder), read_result(folder)
-    epochs = config["epochs"]
+    result = read_result(folder)
+    if result is not None and result["status"] == "done" and not owner:
+        config, result, metrics = read_finished(folder)
+        return State("done", "", len(metrics), config["epochs"], result)
+    epochs, recorded = read_config(folder)["epochs"], len(read_lines(folder, "metrics.jsonl"))
     if owner:
-        return State("running", owner, _epochs_recorded(folder), epochs, result or {})
+        return State("running", owner, recorded, epochs, result or {})
     if result is None:
-        return State("unfinished", "killed before it ended", _epochs_recorded(folder), epochs, {})
-    if result["status"] == "done":
-        read_finished(folder)
-    return State(result["status"], result.get("reason", ""), _epochs_recorded(folder), epochs, result)
+        return State("unfinished", "killed before it ended", recorded, epochs, {})
+    return State(result["status"], result.get("reason", ""), recorded, epochs, result)
 
 
 def running_process(folder: Path) -> str | None:
@@ -181,7 +182,3 @@ def running_process(folder: Path) -> str | None:
         return (folder / ".owner").read_text("utf-8").strip()
     except FileNotFoundError:
         return "a process that has just started"
-
-
-def _epochs_recorded(folder: Path) -> int:
-    return len(read_lines(folder, "metrics.jsonl"))
