@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 
@@ -132,6 +133,12 @@ def _alike(name: str, others: list[str]) -> list[str]:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 run", "1,000 runs"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+@cache
+def warn(text: str) -> None:
+    """Print a warning, once per process."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def first_few(names: Collection[str], shown: int = 4) -> str:

@@ -210,7 +210,7 @@ def reading(path: Path) -> Iterator[None]:
     except UNREADABLE as error:
         kind = kind_of(first_bytes(path))
         what = "has unexpected content" if kind.startswith("text") else f"is {kind}"
-        if kind == "a NumPy array" and path.suffix == ".npy":
+        if (kind, path.suffix) in (("a NumPy array", ".npy"), ("a zip archive", ".npz")):
             what = "is damaged"
         raise FileError(f"{path} {what} ({in_one_line(error)})") from error
 
@@ -246,10 +246,13 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
         return _object(path.read_text("utf-8"), keys)
 
 
-def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = False) -> list[dict[str, Any]]:
+def read_json_lines(
+    path: Path, keys: Collection[str] = (), torn_end: bool = False, needed: bool = False
+) -> list[dict[str, Any]]:
     """Return the objects in a .jsonl file, one per line, and check that each has these keys.
 
     Args:
+        needed: refuse a file without lines.
         torn_end: another process may be writing the file: ignore a last line without a line end.
 
     Raises:
@@ -257,6 +260,8 @@ def read_json_lines(path: Path, keys: Collection[str] = (), torn_end: bool = Fal
     """
     with reading(path):
         *lines, last = path.read_text("utf-8").split("\n")
+        if needed and not lines and not last:
+            raise ValueError("the file has no lines")
         return [_object(line, keys) for line in (lines if torn_end or not last else [*lines, last])]
 
 

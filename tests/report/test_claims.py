@@ -105,6 +105,10 @@ def test_claims_without_runs_state_their_cost():
             "scale 'Mini' does not exist; did you mean 'mini'?",
         ),
         (f"- {{{FIELDS}, cost: null}}".replace("cost: c, ", ""), "claim X: cost must be text"),
+        (f"- {{{FIELDS}, note: null}}", "claim X: note must be text"),
+        (f"- {{{FIELDS}, reedme: true}}", "claim X has an unknown key reedme; did you mean 'readme'?"),
+        (f"- {{{FIELDS}, readme: 1}}", "claim X: readme must be true or false, not 1"),
+        (f"- {{{FIELDS}, tolerance: small}}", "claim X: tolerance must be a number, not 'small'"),
     ],
 )
 def test_an_invalid_claims_file_is_a_one_line_error(tmp_path, text, complaint):

@@ -46,6 +46,42 @@ def test_published_numbers_match_the_files():
     assert {name: found for name, check in CHECKS.items() if (found := list(check(REPOSITORY)))} == {}
 
 
+@pytest.mark.parametrize("file", ["predictions.npy", "heads.jsonl"])
+def test_a_truncated_file_of_a_run_is_named(copy, file):
+    path = copy / "results/runs/cpu10/sa_quadratic/mini-speedrun/frac1/seed0" / file
+    path.write_bytes(path.read_bytes()[:500])
+    found = next(check_runs(copy))
+    assert found.startswith(f"results/runs/cpu10/sa_quadratic/mini-speedrun/frac1/seed0 is damaged: {file}")
+
+
+def test_a_file_that_was_being_written_is_not_listed(copy):
+    (copy / "results/runs.csv.partial").touch()
+    assert list(check_manifest(copy)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "replacement", "page"),
+    [
+        ("bench.jsonl", None, "", "docs/speed.md"),
+        ("cpu10.jsonl", None, "", "results/cpu10.md"),
+        ("cpu10.jsonl", '"test_acc": 0', '"test_acc": -', "results/cpu10.md"),
+        ("theorem/sweep.json", '"model": "botnet', '"name": "botnet', "results/theorem.md"),
+        ("theorem/sweep.json", '"predictions_changed": 0', '"predictions_changed": null', "results/theorem.md"),
+        ("theorem/calibration.json", '"attention":', '"kind":', "results/theorem.md"),
+    ],
+)
+def test_an_error_names_the_file_and_leaves_its_page(copy, command, file, text, replacement, page):
+    path, before = copy / "results" / file, (copy / page).read_text()
+    found = path.read_text()
+    assert text is None or text in found
+    path.write_text(replacement if text is None else found.replace(text, replacement))
+    code, _, errors = command("make_tables", "--repository", copy)
+    assert code == 2
+    assert any(str(path) in error for error in errors)
+    assert not any("runs.csv" in error for error in errors)
+    assert (copy / page).read_text() == before
+
+
 def test_every_changed_file_is_named(copy):
     results = copy / "results"
     (results / "bench.jsonl").unlink()

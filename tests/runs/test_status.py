@@ -1,5 +1,7 @@
 """Run folders are found from any folder above them, and from the run folder itself."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,32 @@ def test_runs_are_found_from_every_folder_above_them(outputs, monkeypatch, place
         given = Path(".")
     found = [folder.absolute().relative_to(outputs).as_posix() for folder in find_folders(given)]
     assert found == [run for run in RUNS if run.startswith(place)]
+
+
+def test_unreadable_folders_are_named_and_others_are_read(outputs, monkeypatch, capsys):
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path) == outputs / "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    (outputs / "locked").mkdir()
+    before = find_folders(outputs)
+    assert before
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find_folders(outputs) == before
+    warning = f"warning: {outputs}/locked cannot be read (Permission denied), so runs in it are left out\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_links_that_form_a_circle_are_followed_once(outputs):
+    before = find_folders(outputs)
+    for one, other in (("a", "b"), ("b", "a")):
+        (outputs / one).mkdir()
+        (outputs / one / "link").symlink_to(outputs / other)
+    (outputs / "up").symlink_to(outputs)
+    assert find_folders(outputs) == before
 
 
 def test_a_run_folder_is_shown_by_its_own_path_and_others_by_the_path_below(outputs):

@@ -10,7 +10,7 @@ import pytest
 from attnconv.errors import CellFailed, ConfigError, RunFolderError, Stopped, SweepIncomplete
 from attnconv.report.collect import gather
 from attnconv.run import run, run_in_sweep
-from attnconv.runs.folder import RunFolder
+from attnconv.runs.folder import RunFolder, run_name
 from attnconv.runs.status import noted_cells, read_state, survey
 from attnconv.sweeps.grid import Cell, clash, run_cells
 
@@ -80,6 +80,15 @@ def test_collected_runs_count_in_the_means(sweep, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "sweep of 2 runs: 1 skipped, 1 done" in out
     assert re.search(r"^test accuracy over seeds:\n.*, n=2$", out, re.MULTILINE)
+
+
+def test_a_damaged_collected_run_does_not_count_as_done(tiny, tmp_path, capsys):
+    config = tiny(f"collected={tmp_path}/results")
+    folder = tmp_path / "results/runs" / run_name(config)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{")
+    assert Cell([], config).collected is None
+    assert f"warning: {folder} is damaged" in capsys.readouterr().err
 
 
 def test_a_plot_that_fails_does_not_hide_the_summary(sweep, capsys, monkeypatch):

@@ -20,6 +20,10 @@ from attnconv.report.tables import markdown
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 PLURALS = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "undecided", NOT_RUN: "not run"}
 KEYS = ("id", "claim", "source", "decided_by", "holds_if", "decide", "command", "cost")
+TEXTS = (*KEYS, "note", "evidence")  # the last two may be left out
+COUNTS = ("alpha", "epochs", "fraction", "margin", "networks", "repeats", "seeds", "tolerance")  # read by rules
+OTHERS = ("accuracy", "arms", "distances", "encodings", "fractions", "layers", "model", "models", "number", "parts",
+          "protocols", "readme", "verdict")  # fmt: skip
 NEEDED_OF_PART = {"ours", "theirs", "seeds"}
 OF_PART = NEEDED_OF_PART | {"fraction", "scale", "label", "shown"}
 BY_LAYER = re.compile(r" \(by layer [^)]*\)")  # in results/claims.md only
@@ -126,8 +130,15 @@ def read_claims(path: Path, functions: Iterable[str]) -> list[Claim]:
         if lacking:
             raise FileError(f"{path}: claim {fields.get('id', '?')} lacks {', '.join(lacking)}")
         where = f"{path}: claim {fields['id']}"
-        if not_text := [key for key in KEYS if not isinstance(fields[key], str)]:
+        if unknown := fields.keys() - {*TEXTS, *COUNTS, *OTHERS}:
+            key = min(map(str, unknown))
+            raise FileError(f"{where} has an unknown key {key}{nearest(key, (*TEXTS, *COUNTS, *OTHERS))}")
+        if not_text := [key for key in TEXTS if key in fields and not (isinstance(fields[key], str) and fields[key])]:
             raise FileError(f"{where}: {', '.join(not_text)} must be text")
+        if wrong := [key for key in COUNTS if key in fields and type(fields[key]) not in (int, float)]:
+            raise FileError(f"{where}: {wrong[0]} must be a number, not {fields[wrong[0]]!r}")
+        if not isinstance(fields.get("readme", True), bool):
+            raise FileError(f"{where}: readme must be true or false, not {fields['readme']!r}")
         if fields["decide"] not in known:
             raise FileError(f"{where} is decided by {fields['decide']!r}, which does not exist")
         if fields.get("verdict", HOLDS) not in PLURALS:

@@ -1,11 +1,12 @@
 """The table of results/cpu10.md, from results/cpu10.jsonl and results/external/NAME/cpu10.jsonl."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import read_json_lines
+from attnconv.files import read_json_lines, reading
 from attnconv.report.runs_table import sources
 from attnconv.report.tables import markdown
 
@@ -34,8 +35,23 @@ def cpu10_lines(results: Path) -> list[dict[str, Any]]:
     for source in sources(results):
         path = results / "external" / source / FILE if source else results / FILE
         if path.exists() or not source:
-            lines += [line | {"source": source} for line in read_json_lines(path, KEYS)]
+            with reading(path):
+                found = read_json_lines(path, KEYS, needed=not source)
+                lines += [_checked(line) | {"source": source} for line in found]
     return [line for line in lines if line["dirty"] is False and line["limit_seconds"] == LIMIT_SECONDS]
+
+
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry.
+
+    Raises:
+        ValueError: a number is impossible.
+    """
+    if not 0 <= line["test_acc"] <= 1:
+        raise ValueError(f"test_acc {line['test_acc']} is not a share from 0 to 1")
+    if not 0 < line["train_seconds"] < math.inf:
+        raise ValueError(f"train_seconds {line['train_seconds']} is not a time")
+    return line
 
 
 def cpu10_table(lines: Iterable[dict[str, Any]]) -> str:

@@ -40,7 +40,11 @@ def read_examination(folder: Path, file: str) -> dict[str, Any] | None:
     found = read_json(path, KEYS[file])
     if file == PROBE:
         with reading(path):
-            layer_rows(found), layer_shares(found)  # the content that pages and figures need
+            layer_shares(found)  # the content that pages and figures need
+            for layer in layer_rows(found):
+                for name, values in layer.items():
+                    if not all(value is None or math.isfinite(value) for value in values):
+                        raise ValueError(f"{name} is not finite")
     return None if found["dirty"] else found
 
 

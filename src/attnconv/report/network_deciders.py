@@ -29,12 +29,11 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
     found = read_json(sweep, ("rows", "dirty")) if sweep.exists() else {}
     swept = found["rows"] if found and not found["dirty"] else []
     done = [row for row in swept if "refused" not in row]
+    tolerance, networks = claim["tolerance"], claim["networks"]
     with reading(sweep if swept else evidence.results):
         return [
-            _conversion("trained networks, float32", trained, "largest_logit", 1, claim["tolerance"]),
-            _conversion(
-                "timm networks, random weights, float64", done, "logits_range", claim["networks"], claim["tolerance"]
-            ),
+            _conversion("trained networks, float32", trained, "largest_logit", 1, tolerance),
+            _conversion("timm networks, random weights, float64", done, "logits_range", networks, tolerance),
         ]
 
 

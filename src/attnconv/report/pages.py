@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from attnconv.files import read_csv, read_json_lines, reading
+from attnconv.files import UNFINISHED, read_csv, read_json_lines, reading
 from attnconv.report.claims import Verdict, claims_page, claims_table
 from attnconv.report.comparisons import Row
 from attnconv.report.complaints import note, noting
@@ -92,7 +92,9 @@ class Pages:
         return list(dict.fromkeys(key.rpartition(".")[2] for key in own if key not in SHOWN))
 
     def _speed(self) -> Tables:
-        return {"bench": ("bench.jsonl", lambda: bench_table(read_json_lines(self.results / "bench.jsonl")))}
+        return {
+            "bench": ("bench.jsonl", lambda: bench_table(read_json_lines(self.results / "bench.jsonl", needed=True)))
+        }
 
     def _models(self) -> Tables:
         return {scale: ("models.csv", partial(self._of_scale, scale)) for scale in MODEL_SCALES}
@@ -124,7 +126,11 @@ class Pages:
 
 def manifest(results: Path) -> str:
     """Return the text of results/MANIFEST.sha256, for `sha256sum --check`: all other files below results/."""
-    files = sorted(path for path in results.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(
+        path
+        for path in results.rglob("*")
+        if path.is_file() and path.name != MANIFEST and not path.name.endswith(UNFINISHED)
+    )
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(results).as_posix()}\n" for path in files
     )

@@ -13,7 +13,7 @@ from attnconv.config import flatten
 from attnconv.errors import RunFolderError, counted, first_few
 from attnconv.files import FileError, csv_text, read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
-from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished
+from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished, require_whole_arrays
 from attnconv.runs.status import find_folders
 
 # Columns of runs.csv that come from result.json, in this order; the varying settings come before the last one.
@@ -89,6 +89,7 @@ def runs_csv(results: Path) -> tuple[str, dict[str, str]]:
                 config, result, metrics = read_finished(folder)
                 if name_of(config) != name:
                     raise Damaged(folder, f"this is the run {name_of(config)} in another folder")
+                require_whole_arrays(folder)
                 rows.append(_Row(name, source, config, result, metrics))
             except Damaged as damage:
                 damaged[folder.relative_to(results).as_posix()] = damage.detail

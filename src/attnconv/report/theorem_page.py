@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attnconv.files import read_json
+from attnconv.files import read_json, reading
 from attnconv.report.examined import CONVERSION, NUMBERS, PROBE, is_corrected, layer_rows, read_examined
 from attnconv.report.stats import mean
 from attnconv.report.tables import markdown
+from attnconv.runs.status import collected_folder
 
 INTRODUCTION = """# Convolution as attention, and attention as convolution
 
@@ -71,23 +72,29 @@ Means over seeds; with two or more seeds, ± half of Student's 95% interval of t
 """
 
 
-def conversion_table(examined: Iterable[tuple[dict[str, Any], Any]]) -> str:
-    """Return one row per converted network."""
+def conversion_table(results: Path, runs: Iterable[dict[str, Any]]) -> str:
+    """Return one row per published run with a conversion.json."""
     header = [
         "network", "trained on", "convolutions", "heads", "largest difference", "largest logit", "range of a logit",
         "predictions changed", "accuracy", "parameters", "FLOPs", "time",
     ]  # fmt: skip
     rows = []
-    for run, found in examined:
-        differ = f"{found['logits_range']:.1f}" if "logits_range" in found else ""
-        accuracies = dict.fromkeys(f"{found[f'{kind}_acc']:.2%}" for kind in ("convolution", "attention"))
-        pairs = [(found[f"attention_{of}"], found[f"convolution_{of}"]) for of in ("parameters", "flops", "seconds")]
-        rows.append([
-            *_named(run), f"{found['layers']}", f"{found['heads']}", f"{found['largest_difference']:.1e}",
-            f"{found['largest_logit']:.1f}", differ, f"{found['predictions_changed']} of {found['images']:,}",
-            " → ".join(accuracies), *("" if None in pair else f"{pair[0] / pair[1]:.3g} x" for pair in pairs),
-        ])  # fmt: skip
+    for run, found in read_examined(results, runs, CONVERSION):
+        with reading(collected_folder(results, run["run"]) / CONVERSION):
+            rows.append([*_named(run), *_conversion_cells(found)])
     return markdown(header, rows)
+
+
+def _conversion_cells(found: dict[str, Any]) -> list[str]:
+    differ = f"{found['logits_range']:.1f}" if "logits_range" in found else ""
+    accuracies = dict.fromkeys(f"{found[f'{kind}_acc']:.2%}" for kind in ("convolution", "attention"))
+    pairs = [(found[f"attention_{of}"], found[f"convolution_{of}"]) for of in ("parameters", "flops", "seconds")]
+    return [
+        f"{found['layers']}", f"{found['heads']}",
+        f"{found['largest_difference']:.1e}", f"{found['largest_logit']:.1f}", differ,
+        f"{found['predictions_changed']:d} of {found['images']:,}", " → ".join(accuracies),
+        *("" if None in pair else f"{pair[0] / pair[1]:.3g} x" for pair in pairs),
+    ]  # fmt: skip
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> str:
@@ -99,7 +106,7 @@ def sweep_table(rows: list[dict[str, Any]]) -> str:
         if "refused" in row
         else [
             f"`{row['model']}`", str(row["side"]), str(row["layers"]), f"{row['largest_difference']:.1e}",
-            f"{row['logits_range']:.2g}", f"{row['predictions_changed']} of {row['images']}", "",
+            f"{row['logits_range']:.2g}", f"{row['predictions_changed']:d} of {row['images']}", "",
         ]
         for row in rows
     ]  # fmt: skip
@@ -140,13 +147,15 @@ def calibration_table(rows: list[dict[str, Any]]) -> str:
 def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
     """Return results/theorem.md, from the published runs, the files next to them, and results/theorem."""
     probed = read_examined(results, runs, PROBE)
-    parts = [INTRODUCTION, conversion_table(read_examined(results, runs, CONVERSION))]
+    parts = [INTRODUCTION, conversion_table(results, runs)]
     swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"
     if swept.exists() and not (found := read_json(swept, ("rows", "dirty")))["dirty"]:
-        parts += [SWEEP, sweep_table(found["rows"])]
+        with reading(swept):
+            parts += [SWEEP, sweep_table(found["rows"])]
     parts.append(LIKENESS)
     if calibrated.exists():
-        parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
+        with reading(calibrated):
+            parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
     parts += [SEEDS, "" if all(is_corrected(found) for _, found in probed) else OLD, "\n", likeness_summary(probed)]
     for run, probe in probed:
         ratio = max((layer.get("fit_ratio", 0) for layer in probe["layers"]), default=0)

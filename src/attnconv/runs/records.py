@@ -230,7 +230,7 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     metrics, _ = (read_epochs(folder, file, config["epochs"]) for file in ("metrics.jsonl", "timing.jsonl"))
     if result.get("format", 1) >= 3 and not (folder / PREDICTIONS).exists():
         raise Damaged(folder, f"no {PREDICTIONS}")
-    _check_kept(folder)
+    _check_kept(folder, config["epochs"] if result.get("format", 1) >= 3 else None)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
         if (said is not None or name == "test/acc") and not (isinstance(said, float | int) and 0 <= said <= 1):
@@ -251,9 +251,16 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return names | {"name": config["name"], "fraction": config["data"]["fraction"], "seed": config["seed"]}
 
 
-def _check_kept(folder: Path) -> None:
-    """Raise Damaged if an optional file exists and is not what its name says; this does not need NumPy."""
-    read_lines(folder, "heads.jsonl")
+def _check_kept(folder: Path, epochs: int | None) -> None:
+    """Raise Damaged if an optional file exists and is not what its name says; this does not need NumPy.
+
+    Args:
+        epochs: the last epoch of heads.jsonl; None for older formats, whose lines differ.
+    """
+    if epochs is None or not (folder / "heads.jsonl").exists():
+        read_lines(folder, "heads.jsonl")
+    else:
+        read_epochs(folder, "heads.jsonl", epochs, first=0)
     for file in ARRAYS:
         if (folder / file).exists() and not _read(folder, file, first_bytes).startswith(MAGIC):
             raise Damaged(folder, f"{file} is not a NumPy array")

@@ -1,15 +1,15 @@
 """The status of a run, read from its folder at any time, also while it runs."""
 
 import fcntl
-import glob
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnconv.errors import warn
 from attnconv.files import FileError, reading
 from attnconv.runs.records import Damaged, Unreadable, read_config, read_finished, read_lines, read_result
 
@@ -82,13 +82,34 @@ def find_folders(outputs: Path) -> list[Path]:
     parts = Path(os.path.abspath(outputs)).parts  # without `..`
     if is_run_place(parts):
         return [outputs]
-    # Path.glob does not follow links, and a study may be on another disk.
-    pattern = "seed*" if FRACTION.fullmatch(parts[-1]) else "**/frac*/seed*"
-    found = glob.glob(pattern, root_dir=outputs, recursive=True)
-    found = [place for place in found if is_run_place((*parts, *Path(place).parts))]
+    found = [place for place in _folders_below(outputs) if is_run_place((*parts, *Path(place).parts))]
     # A link may lead to a folder above it: each run counts once, under its shortest name.
     once = {os.path.realpath(outputs / place): place for place in sorted(found, key=len, reverse=True)}
     return sorted(outputs / place for place in once.values() if (outputs / place).is_dir())
+
+
+def _folders_below(outputs: Path) -> Iterator[str]:
+    """Yield the folders below `outputs`, without hidden ones and those in run folders; warn of unreadable ones."""
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            warn(f"{error.filename} cannot be read ({error.strerror}), so runs in it are left out")
+
+    followed: set[str] = set()  # targets of links: a study may be on another disk, and links may form a circle
+    for folder, names, _ in os.walk(outputs, onerror=unreadable, followlinks=True):
+        paths = {name: os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")}
+        links = {name: os.path.realpath(path) for name, path in paths.items() if os.path.islink(path)}
+        names[:] = [name for name in paths if name not in links or _is_new(links[name], folder, followed)]
+        yield from (os.path.relpath(paths[name], outputs) for name in names)
+        if FRACTION.fullmatch(os.path.basename(os.path.abspath(folder))):
+            names.clear()
+
+
+def _is_new(target: str, folder: str, followed: set[str]) -> bool:
+    """Return whether a link in `folder` leads elsewhere than to a folder above it, for the first time; note it."""
+    new = target not in followed and not Path(os.path.realpath(folder)).is_relative_to(target)
+    followed.add(target)
+    return new
 
 
 def shown_name(folder: Path, outputs: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from attnconv.config import Config, flatten, to_plain
 from attnconv.data.root import check_root
-from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError, counted, reason_of
+from attnconv.errors import ConfigError, RunFolderError, SweepIncomplete, UserError, counted, reason_of, warn
 from attnconv.files import in_one_line, write_whole
 from attnconv.runs.estimate import work_of
 from attnconv.runs.folder import gives_way, run_folder_path, run_name
@@ -57,7 +57,10 @@ class Cell:
         if self.config.collected is None:
             return None
         folder = collected_folder(Path(self.config.collected), run_name(self.config))
-        done = read_state(folder).status == "done" and not differences_read(folder, self.config)
+        state = read_state(folder)
+        if state.status in BROKEN:
+            warn(f"{folder} is {state.status} ({state.detail}), so it does not count as done")
+        done = state.status == "done" and not differences_read(folder, self.config)
         return folder if done else None
 
 
