@@ -12,6 +12,8 @@ from attnconv.report.verify import CHECKS, check_costs, check_manifest, check_pa
 from conftest import REPOSITORY
 
 RUN = "runs/default/conv3x3/mini-modern/frac1/seed0"
+CONVERTED = "runs/data_size_epochs_20/conv3x3/mini-modern/frac0.1/seed0"
+PROBED = "runs/table1_fp32/sa_quadratic/mini-modern/frac1/seed0"
 
 
 @pytest.fixture
@@ -68,6 +70,13 @@ def test_a_file_that_was_being_written_is_not_listed(copy):
         ("theorem/sweep.json", '"model": "botnet', '"name": "botnet', "results/theorem.md"),
         ("theorem/sweep.json", '"predictions_changed": 0', '"predictions_changed": null', "results/theorem.md"),
         ("theorem/calibration.json", '"attention":', '"kind":', "results/theorem.md"),
+        (
+            f"{CONVERTED}/conversion.json",
+            '"convolution_flops": 57017600',
+            '"convolution_flops": 0',
+            "results/theorem.md",
+        ),
+        (f"{PROBED}/probe.json", '"distance": 1.4707', '"distance": NaN, "far": 1.4707', "results/theorem.md"),
     ],
 )
 def test_an_error_names_the_file_and_leaves_its_page(copy, command, file, text, replacement, page):
