@@ -17,9 +17,9 @@ from typing import Any
 
 from attnconv.config import DataConfig, flatten, to_plain
 from attnconv.errors import ConfigError, RunFolderError, counted, one_line_errors
-from attnconv.files import csv_text, read_csv, reading, require_targets, write_whole
+from attnconv.files import csv_text, require_targets, write_whole
+from attnconv.report.long_range import long_range_table, read_long_range
 from attnconv.report.runs_table import kept_out
-from attnconv.report.tables import long_range_table
 from attnconv.runs.identity import free_to_change
 from attnconv.runs.status import BROKEN, find_folders, read_state, shown_name
 from attnconv.settings.arguments import ScriptParser, existing_folder
@@ -121,10 +121,7 @@ def rows_of_other_models(path: Path, rows: list[dict[str, Any]]) -> list[dict[st
     """
     if not path.exists():
         return []
-    with reading(path):
-        now: list[dict[str, Any]] = [
-            row | {name: int(row[name]) for name in ("layers", "distance")} for row in read_csv(path, tuple(rows[0]))
-        ]
+    now = read_long_range(path, tuple(rows[0]))
     models, cells = {row["model"] for row in rows}, {cell_of(row) for row in rows}
     if lost := [cell_of(row) for row in now if row["model"] in models and cell_of(row) not in cells]:
         model, layers, distance = lost[0]
@@ -163,7 +160,7 @@ def main() -> None:
         "compares two of them (`attnconv.data.synthetic_pairs.accuracy_of_counting`). `depthwise_global` is circular "
         "here: a shift by d and one by d - 32 pixels are the same to it, and at 16 both look at the same place."
     )
-    table = long_range_table(read_csv(path))
+    table = long_range_table(read_long_range(path))
     head = f"# Which models learn a relation over which distance?\n\n{textwrap.fill(introduction, 120)}\n\n"
     write_whole(page, f"{head}<!-- table: long_range -->\n{table}<!-- end table -->\n".encode())
 

@@ -314,6 +314,12 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def check_share(what: str, value: Any) -> None:
+    """Raise ValueError if a value is not a number from 0 to 1; `what` names it, as "row 2 has test_acc"."""
+    if not (isinstance(value, float | int) and 0 <= value <= 1):
+        raise ValueError(f"{what} {value!r}, which is not a share from 0 to 1")
+
+
 def in_one_line(error: BaseException) -> str:
     """Return an error's message in one line of at most LONGEST characters, or its type if it has none."""
     text = repr(error) if isinstance(error, KeyError) else str(error)

@@ -144,9 +144,9 @@ def test_a_change_in_training_needs_three_seeds_and_significance_of_both_measure
     ],
 )
 def test_reach_is_judged_for_stacked_layers_up_to_the_limit(tmp_path, accuracies, statuses):
-    lines = [f"local_attention,{layers},{distance},{8 * layers},fp32,{accuracy}"
+    lines = [f"local_attention,{layers},{distance},{8 * layers},0.5,fp32,{accuracy}"
              for (layers, distance), accuracy in accuracies.items()]  # fmt: skip
-    text = "\n".join(["model,layers,distance,limit,precision,test_acc", "conv3x3,1,4,8,fp32,0.5", *lines])
+    text = "\n".join(["model,layers,distance,limit,counting,precision,test_acc", "conv3x3,1,4,8,0.5,fp32,0.5", *lines])
     (tmp_path / "long_range.csv").write_text(text + "\n")
     found = verdict("S3", (), tmp_path)
     assert [said(part) for part in found.parts] == statuses

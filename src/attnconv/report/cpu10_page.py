@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import read_json_lines, reading
+from attnconv.files import check_share, read_json_lines, reading
 from attnconv.report.runs_table import sources
 from attnconv.report.tables import markdown
 
@@ -47,8 +47,7 @@ def _checked(line: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a number is impossible.
     """
-    if not 0 <= line["test_acc"] <= 1:
-        raise ValueError(f"test_acc {line['test_acc']} is not a share from 0 to 1")
+    check_share("test_acc is", line["test_acc"])
     if not 0 < line["train_seconds"] < math.inf:
         raise ValueError(f"train_seconds {line['train_seconds']} is not a time")
     return line

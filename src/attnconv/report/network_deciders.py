@@ -10,6 +10,7 @@ from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Deci
 from attnconv.report.comparisons import SURE, Row, between, share_of_images
 from attnconv.report.evidence import OF_STUDY, SIXTEEN_HEADS, Arm, Evidence
 from attnconv.report.examined import CONVERSION, is_corrected, read_examined
+from attnconv.report.long_range import read_long_range
 from attnconv.report.stats import Estimate, holm, mean, sign
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
@@ -224,11 +225,10 @@ def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
     path, model, deciding = evidence.results / "long_range.csv", claim["model"], claim["layers"]
     cells: dict[tuple[int, int, str], dict[int, float]] = {}
     if path.exists():
-        with reading(path):
-            for row in read_csv(path, ("model", "layers", "distance", "limit", "precision", "test_acc")):
-                layers, limit, distance = (int(row[name]) for name in ("layers", "limit", "distance"))
-                if row["model"] == model and distance <= limit:
-                    cells.setdefault((layers, limit, row["precision"]), {})[distance] = float(row["test_acc"])
+        for row in read_long_range(path):
+            if row["model"] == model and row["distance"] <= row["limit"]:
+                cell = cells.setdefault((row["layers"], row["limit"], row["precision"]), {})
+                cell[row["distance"]] = row["test_acc"]
     parts = []
     for (layers, limit, precision), by_distance in sorted(cells.items()):
         numbers = ", ".join(f"{accuracy:.1%} at {distance}" for distance, accuracy in sorted(by_distance.items()))

@@ -14,9 +14,10 @@ from attnconv.report.complaints import note, noting
 from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
 from attnconv.report.data_size import data_size_page
 from attnconv.report.deciders import judged
+from attnconv.report.long_range import long_range_table, read_long_range
 from attnconv.report.page.command import own_settings
 from attnconv.report.runs_table import read_runs
-from attnconv.report.tables import bench_table, fill, long_range_table, models_table, paper_table, runs_table
+from attnconv.report.tables import bench_table, fill, models_table, paper_table, runs_table
 from attnconv.report.theorem_page import theorem_page
 from attnconv.runs.records import read_config
 from attnconv.runs.status import collected_folder
@@ -103,7 +104,8 @@ class Pages:
         return models_table(self._csv("models.csv"), scale)
 
     def _long_range(self) -> Tables:
-        return {"long_range": ("long_range.csv", lambda: long_range_table(self._csv("long_range.csv")))}
+        path = self.results / "long_range.csv"
+        return {"long_range": (path.name, lambda: long_range_table(read_long_range(path)))}
 
     def _cpu10(self) -> Tables:
         return {"cpu10": ("cpu10.jsonl", lambda: cpu10_table(cpu10_lines(self.results)))}

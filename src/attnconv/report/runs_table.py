@@ -11,7 +11,7 @@ from typing import Any
 
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError, counted, first_few
-from attnconv.files import FileError, csv_text, read_csv, reading, write_whole
+from attnconv.files import FileError, check_share, csv_text, read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
 from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished, require_whole_arrays
 from attnconv.runs.status import find_folders
@@ -128,8 +128,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"row {number} repeats the run {row['run']}")
             found.add(row["run"])
             for column in (column for column in SHARES if row[column] is not None):
-                if not 0 <= row[column] <= 1:
-                    raise ValueError(f"row {number} has {column} {row[column]}, which is not a share from 0 to 1")
+                check_share(f"row {number} has {column}", row[column])
     return [row for row in table if row["kept_out"] is None]
 
 

@@ -187,30 +187,6 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     return markdown(BENCH_HEADER, rows)
 
 
-def long_range_table(rows: list[dict[str, str]]) -> str:
-    """Return accuracies by model, layers and distance, from results/long_range.csv.
-
-    Italics are beyond the theoretical limit.
-    """
-    distances = sorted({int(row["distance"]) for row in rows})
-    counting = {int(row["distance"]): float(row["counting"]) for row in rows}
-    cells: dict[tuple[str, int], dict[int, dict[str, str]]] = {}
-    for row in rows:
-        cells.setdefault((row["model"], int(row["layers"])), {})[int(row["distance"])] = row
-    lines = [["counting baseline", "", "", "", *(f"{counting[distance]:.1%}" for distance in distances)]]
-    for (model, layers), by_distance in sorted(cells.items()):
-        first = next(iter(by_distance.values()))
-        line = [f"`{model}`", first["precision"], str(layers), first["limit"]]
-        for distance in distances:
-            cell = by_distance.get(distance)
-            accuracy = "" if cell is None else f"{float(cell['test_acc']):.1%}"
-            beyond = cell is not None and distance > int(cell["limit"])
-            line.append(f"*{accuracy}*" if beyond else accuracy)
-        lines.append(line)
-    header = ["model", "precision", "layers", "limit, pixels", *(f"{distance} pixels" for distance in distances)]
-    return markdown(header, lines)
-
-
 def fill(text: str, tables: Mapping[str, str | None]) -> str:
     """Replace the text between `<!-- table: NAME -->` and `<!-- end table -->`; a table that is None stays.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnconv.errors import RunFolderError, counted
-from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
+from attnconv.files import FileError, check_share, first_bytes, read_json, read_json_lines, read_yaml, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -233,8 +233,11 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     _check_kept(folder, config["epochs"] if result.get("format", 1) >= 3 else None)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
-        if (said is not None or name == "test/acc") and not (isinstance(said, float | int) and 0 <= said <= 1):
-            raise Damaged(folder, f"result.json says {name} {said!r}, which is not a share from 0 to 1")
+        if said is not None or name == "test/acc":
+            try:
+                check_share(f"result.json says {name}", said)
+            except ValueError as error:
+                raise Damaged(folder, str(error)) from None
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
     if "train/acc" not in metrics[-1]:

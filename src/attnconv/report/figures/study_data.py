@@ -10,6 +10,7 @@ from attnconv.files import read_csv, reading
 from attnconv.report.figures.data import ByImages, Cost, Curves, Group, Groups, Overview, Reach
 from attnconv.report.figures.paper_data import curve_of, gaussians
 from attnconv.report.figures.results import Results, Row, by_seed
+from attnconv.report.long_range import read_long_range
 from attnconv.report.protocols import Protocol, protocols
 
 ORDER = ("conv3x3", "resnet10", "sa_quadratic", "sa_learned", "sa_learned_content")
@@ -154,11 +155,9 @@ def reaches(results: Results) -> list[Reach] | None:
         return None
     found: dict[tuple[str, int, int], dict[int, float]] = {}
     counting: dict[int, float] = {}
-    with reading(path):
-        for row in read_csv(path):
-            key = (row["model"], int(row["layers"]), int(row["limit"]))
-            found.setdefault(key, {})[int(row["distance"])] = float(row["test_acc"])
-            counting[int(row["distance"])] = float(row["counting"])
+    for row in read_long_range(path):
+        found.setdefault((row["model"], row["layers"], row["limit"]), {})[row["distance"]] = row["test_acc"]
+        counting[row["distance"]] = row["counting"]
     return [Reach(*key, accuracies, counting) for key, accuracies in sorted(found.items())]
 
 
