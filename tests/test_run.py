@@ -222,8 +222,11 @@ def test_invalid_settings_raise_and_write_nothing(tiny, override, error, complai
 
 def test_an_unwritable_output_folder_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="is not a writable folder"):
-        run(tiny(f"output={tmp_path}/file/deep"))
+    (tmp_path / "nowhere").symlink_to("absent")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "nowhere", "loop"):
+        with pytest.raises(RunFolderError, match=f"{name} is not a writable folder"):
+            run(tiny(f"output={tmp_path}/{name}/deep"))
 
 
 @pytest.mark.parametrize("model", ["sa_quadratic", "sa_learned", "conv3x3", "resnet18"])

@@ -108,7 +108,8 @@ class RunFolder:
             RunFolderError: the run is finished or damaged, the folder holds another configuration, or it is not
                 writable. If a finished run's data or heads must be read first, this is checked only afterwards.
         """
-        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.exists(parent))
+        # A link may lead nowhere, so links count as existing.
+        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if os.path.lexists(parent))
         if not existing.is_dir() or not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise RunFolderError(
                 f"{existing} is not a writable folder, so {self.path} cannot be created; set output=FOLDER"
