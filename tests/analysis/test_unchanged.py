@@ -2,7 +2,10 @@
 
 import copy
 import dataclasses
+from collections import deque
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,8 @@ from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
 from attnconv.analysis.convert import convert
 from attnconv.analysis.plain_convolution import Inconvertible
 
-X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+RANDOM = torch.Generator().manual_seed(1)
+X = torch.randn(2, 3, 9, 9, generator=RANDOM)
 
 
 class Around(nn.Module):
@@ -115,6 +119,95 @@ def test_outputs_that_differ_by_rounding_are_equal(dtype):
     assert isinstance(model.layer, ConvolutionAsAttention)
     assert not model.calls
     assert model.training
+
+
+class Holder:
+    def __init__(self, value):
+        self.value = value
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Same(torch.Tensor):
+    """A class of tensors without a meaning of its own."""
+
+
+HOLDERS = [
+    lambda value: SimpleNamespace(logits=value),
+    Holder,
+    Slots,
+    lambda value: {"a": [Holder(value)]},
+    lambda value: deque([value]),
+    lambda value: np.array([value, None], dtype=object),
+    lambda value: torch.distributions.Normal(value, 1.0),
+    lambda value: torch.nested.nested_tensor(list(value)),
+    lambda value: torch.nested.nested_tensor(list(value.flatten(2)), layout=torch.jagged),
+    lambda value: torch.quantize_per_tensor(value, 0.001, 0, torch.qint32),
+    lambda value: value.as_subclass(Same),
+    lambda value: value.to_sparse(),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*quantized tensor:UserWarning")
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_outputs_of_any_class_are_compared(holder):
+    with pytest.raises(Inconvertible, match=r"computes something else: .* differs by up to"):
+        convert(Around(lambda layer, x: holder(layer(x) + is_convolution(layer))), example=X)
+    convert(Around(lambda layer, x: holder(layer(x))), example=X)
+
+
+def holds_itself(value):
+    found = [value]
+    found.append(found)
+    return found
+
+
+def test_an_output_that_holds_itself_is_compared():
+    convert(Around(lambda layer, x: holds_itself(layer(x))), example=X)
+
+
+@pytest.mark.filterwarnings("ignore:.*MaskedTensors:UserWarning")
+@pytest.mark.parametrize(
+    ("forward", "complaint"),
+    [
+        (lambda layer, x: (value for value in layer(x)), "the output is a generator, which cannot be compared"),
+        (lambda layer, x: torch.masked.masked_tensor(layer(x), layer(x) > 0), "is a MaskedTensor, which cannot be"),
+        (lambda layer, x: layer(x)[:0], "they have no numbers"),
+        (lambda layer, x: layer(x) * torch.nan, "they have no numbers"),
+        (lambda layer, x: layer(x) + torch.rand(1, generator=RANDOM), "the output differs by up to"),
+    ],
+)
+def test_outputs_that_cannot_be_compared_are_refused(forward, complaint):
+    with pytest.raises(Inconvertible, match=f"outputs that cannot be compared, even unconverted: .*{complaint}"):
+        convert(Around(forward), example=X)
+
+
+class Forgetful(Around):
+    def train(self, mode=True):
+        super().train(mode)  # and returns nothing
+
+
+def test_a_network_whose_train_returns_nothing_is_converted():
+    assert convert(Forgetful(lambda layer, x: layer(x)), example=X)
+
+
+def test_an_exported_network_is_refused():
+    exported = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 3)), (X,)).module()
+    with pytest.raises(Inconvertible, match=r"the model is exported: convert the model before torch\.export"):
+        convert(exported, example=X)
+
+
+def test_layers_that_share_memory_stay_tied():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    model[1].weight.data = model[0].weight.data
+    convert(model, example=X)
+    assert model[0].value is model[1].value
 
 
 def test_layers_that_depend_on_values_are_refused_for_an_example_that_shows_it():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from attnconv.analysis.attention_to_conv import convolution_from_attention
 from attnconv.analysis.conv_to_attention import ALPHA, ConvolutionAsAttention, leak
@@ -40,7 +41,7 @@ def convert(model: nn.Module, alpha: float = ALPHA, example: Any = None) -> dict
             a layer is not called, or the output changes. The message names them, and nothing is replaced.
         ValueError: alpha is not above 0, or above LARGEST_ALPHA.
     """
-    _refuse_opaque(model)
+    refuse_opaque(model)
     convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, _ConvNd)}
     if "" in convolutions:
         raise Inconvertible(
@@ -71,7 +72,7 @@ def convert_back(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         Inconvertible: there is none, or some cannot be converted; the message names them, and nothing is replaced.
     """
-    _refuse_opaque(model)
+    refuse_opaque(model)
     attention = {name: layer for name, layer in model.named_modules() if isinstance(layer, ConvolutionAsAttention)}
     made: dict[nn.Module, nn.Module] = {}
     refused = []
@@ -100,17 +101,24 @@ def _replace(model: nn.Module, by: Mapping[nn.Module, nn.Module]) -> dict[str, n
 
 def _keep_ties(made: Mapping[nn.Module, nn.Module], roles: Mapping[str, str]) -> None:
     """Tie parameters of new layers whose old ones were tied; `roles` maps old to new names."""
-    first: dict[nn.Parameter, Any] = {}
+    first: dict[Any, Any] = {}
     for old, new in made.items():
         for before, after in roles.items():
             parameter = old._parameters.get(before)
             if parameter is None:
                 continue
             own = getattr(new, after)
-            tied = first.setdefault(parameter, own)
+            tied = first.setdefault(_memory(parameter), own)
             if not same_numbers(tied, own):
                 raise Inconvertible(f"layers share a {before} and compute with different ones: cannot keep them tied")
             setattr(new, after, tied)
+
+
+def _memory(parameter: nn.Parameter) -> Any:
+    """Return what parameters that are the same numbers in memory have in common."""
+    if is_lazy(parameter) or parameter.is_meta or not parameter.numel() or parameter.layout is not torch.strided:
+        return id(parameter)
+    return parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype
 
 
 def _check_on(model: nn.Module, example: Any, made: Mapping[nn.Module, nn.Module], exact: bool) -> None:
@@ -128,6 +136,10 @@ def _check_on(model: nn.Module, example: Any, made: Mapping[nn.Module, nn.Module
     seen.refuse_convolutions()
     seen.refuse_uncalled(replaced)
     if found := difference(before, after, seen.kinds, exact):
+        with unchanged(model):
+            again = _output(model, example, "the network cannot run on the example twice")
+        if changing := difference(before, again, seen.kinds, exact):
+            raise Inconvertible(f"the network gives outputs that cannot be compared, even unconverted: {changing}")
         raise Inconvertible(
             f"the converted network computes something else: {found}; its code depends on more of a convolution than "
             "its output"
@@ -146,7 +158,8 @@ def _output(model: nn.Module, example: Any, failed: str, replaced: Mapping[str, 
     """
     try:
         with torch.no_grad(), kept_generators():
-            return parts(model.eval()(copy.deepcopy(example.detach() if isinstance(example, Tensor) else example)))
+            model.eval()
+            return parts(model(copy.deepcopy(example.detach() if isinstance(example, Tensor) else example)))
     except Exception as error:  # a network may raise any error
         if is_out_of_memory(error):
             raise
@@ -157,11 +170,11 @@ def _output(model: nn.Module, example: Any, failed: str, replaced: Mapping[str, 
 
 def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]:
     """Name the modules that share a convolution's parameter, but not as a convolution's weight or bias."""
-    roles: dict[nn.Parameter, list[tuple[str, nn.Module, str]]] = {}
+    roles: dict[Any, list[tuple[str, nn.Module, str]]] = {}
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                roles.setdefault(parameter, []).append((path, module, name))
+                roles.setdefault(_memory(parameter), []).append((path, module, name))
     parts = {part for layer in convolutions for part in layer.modules()}
     refused = []
     for owners in roles.values():
@@ -172,7 +185,7 @@ def _tied_elsewhere(model: nn.Module, convolutions: set[nn.Module]) -> list[str]
     return refused
 
 
-def _refuse_opaque(model: nn.Module) -> None:
+def refuse_opaque(model: nn.Module) -> None:
     """Raise Inconvertible for models whose layers cannot be replaced."""
     if not isinstance(model, nn.Module):
         raise Inconvertible(f"the model is a {type(model).__name__}, not a torch.nn.Module")
@@ -182,5 +195,7 @@ def _refuse_opaque(model: nn.Module) -> None:
             raise Inconvertible(f"{what} is scripted or traced: convert the model before torch.jit")
         if re.match(r"torch\..*\.quantized\.", type(module).__module__):
             raise Inconvertible(f"{what} is quantized ({type(module).__name__}): convert the float model")
+        if isinstance(module, torch.fx.GraphModule) and "eval" in vars(module):  # which raises an error there
+            raise Inconvertible(f"{what} is exported: convert the model before torch.export")
         if hasattr(module, "_orig_mod"):
             raise Inconvertible(f"{what} is compiled: convert the model before torch.compile")

@@ -3,6 +3,8 @@
 import copy
 import math
 import re
+import reprlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -47,20 +49,48 @@ def unchanged(network: nn.Module) -> Iterator[None]:
                     storage.copy_(before_)
 
 
-def parts(output: Any, place: str = "the output") -> dict[str, Any]:
-    """Return the parts of a network's output by their place: copies of tensors, other values, types of containers."""
-    if is_dataclass(output) and not isinstance(output, type):
-        inner = {f".{field.name}": getattr(output, field.name, None) for field in fields(output)}
-    elif isinstance(output, Mapping):
-        inner = {f"[{key!r}]": value for key, value in output.items()}
-    elif isinstance(output, list | tuple):
-        inner = {f"[{index}]": value for index, value in enumerate(output)}
-    else:
-        return {place: output.detach().clone() if isinstance(output, Tensor) else copy.copy(output)}
+def parts(output: Any, place: str = "the output", above: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Return the parts of a network's output by their place: copies of tensors, other values, types of containers.
+
+    Args:
+        above: the containers that this output is in; one that holds itself is not entered again.
+    """
+    if any(output is container for container in above):
+        return {place: type(output)}
+    inner = _inner(output)
+    if inner is None:
+        if isinstance(output, Tensor):
+            return {place: output.detach().clone()}
+        return {place: output if _is_compared_by_identity(output) else copy.copy(output)}
     found: dict[str, Any] = {place: type(output)}
     for name, value in inner.items():
-        found |= parts(value, place + name)
+        found |= parts(value, place + name, (*above, output))
     return found
+
+
+def _inner(output: Any) -> dict[str, Any] | None:
+    """Return the parts of a container by name, or None for a value, which may be of any class."""
+    if isinstance(output, type) or (isinstance(output, Tensor) and not output.is_nested):
+        return None
+    if is_dataclass(output):
+        return {f".{field.name}": getattr(output, field.name, None) for field in fields(output)}
+    if isinstance(output, Mapping):
+        return {f"[{key!r}]": value for key, value in output.items()}
+    if isinstance(output, Tensor):  # a nested one
+        output = output.unbind()
+    if isinstance(output, np.ndarray):
+        output = output.ravel() if output.dtype.kind == "O" else None
+    if isinstance(output, list | tuple | deque | np.ndarray):
+        return {f"[{index}]": value for index, value in enumerate(output)}
+    if output is None or isinstance(output, nn.Module) or callable(output):
+        return None
+    slots = [name for kind in type(output).__mro__ for name in getattr(kind, "__slots__", ())]
+    held = {name: getattr(output, name) for name in (*getattr(output, "__dict__", ()), *slots) if hasattr(output, name)}
+    return {f".{name}": value for name, value in held.items()} or None
+
+
+def _is_compared_by_identity(value: Any) -> bool:
+    return type(value).__eq__ is object.__eq__
 
 
 def difference(before: dict[str, Any], after: dict[str, Any], kinds: Iterable[torch.dtype], values: bool) -> str | None:
@@ -71,13 +101,23 @@ def difference(before: dict[str, Any], after: dict[str, Any], kinds: Iterable[to
         values: whether to compare numbers, too, not only types and shapes.
     """
     coarsest = max((torch.finfo(kind).eps for kind in kinds), default=torch.finfo(torch.float32).eps)
+    compared = False
     for place in before | after:
         kind, wanted = (_kind(found[place]) if place in found else "missing" for found in (after, before))
         if kind != wanted:
             return f"{place} is {kind}, not {wanted}"
         if values and (how := _apart(before[place], after[place], coarsest)):
             return f"{place} {how}"
-    return None
+        compared = compared or _can_differ(before[place])
+    return "they have no numbers" if values and not compared else None
+
+
+def _can_differ(value: Any) -> bool:
+    """Return whether two networks can differ in this part; they cannot if it is empty, all NaN or a container."""
+    numbers = _numbers(value)
+    if numbers is None:
+        return value is not None and not isinstance(value, type)
+    return bool((~numbers.isnan()).any())
 
 
 def _kind(value: Any) -> str:
@@ -88,10 +128,14 @@ def _kind(value: Any) -> str:
 
 def _apart(before: Any, after: Any, coarsest: float) -> str | None:
     """Return in words how two values of the same kind differ, or None if that is rounding."""
-    if isinstance(before, str | int):
-        return f"is {after!r}, not {before!r}" if before != after else None
+    if before is after or isinstance(before, type) or (isinstance(before, Tensor) and before.is_meta):
+        return None
     a, b = _numbers(before), _numbers(after)
-    if a is None or b is None or not a.numel():
+    if a is None or b is None:
+        if isinstance(before, Tensor | np.ndarray) or _is_compared_by_identity(before):
+            return f"is a {type(before).__name__}, which cannot be compared"
+        return f"is {reprlib.repr(after)}, not {reprlib.repr(before)}" if before != after else None
+    if not a.numel():
         return None
     # Errors of rounding grow from layer to layer: half of the digits is the usual allowance.
     allowed = math.sqrt(max(coarsest, 2.0**-10) if _is_cuda(before) else coarsest)  # where PyTorch rounds to TF32
@@ -112,6 +156,10 @@ def _numbers(value: Any) -> Tensor | None:
         value = torch.from_numpy(np.array(value))
     if not isinstance(value, Tensor) or value.is_meta:
         return None
+    if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # its class decides what its numbers mean
+        return None
+    value = value.as_subclass(Tensor) if type(value) is not Tensor and value.layout is torch.strided else value
+    value = value.dequantize() if value.is_quantized else value
     value = value.to_dense().cpu() if value.layout is not torch.strided else value.cpu()
     if value.is_complex():
         return value.to(torch.complex128)
@@ -147,8 +195,8 @@ class Seen:
 def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
     """Record in `seen` which modules of a model are called and which compute convolutions.
 
-    All operators are visible below autograd and inference mode, including those of functions and of modules in Python
-    lists; they are attributed to the innermost known module.
+    All operators of this thread are visible below autograd and inference mode, including those of functions and of
+    modules in Python lists; they are attributed to the innermost known module. Other threads are not watched.
     """
     inside = [type(model).__name__]
 

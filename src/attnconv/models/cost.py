@@ -181,7 +181,7 @@ def counted_forward(model: nn.Module, inputs: Tensor) -> ForwardPass:
     On other devices, layers may use the weights of their parts without calling them, which the paper's count would
     miss.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+    from attnconv.models.flops import flop_counter  # imports Triton
 
     paper = 0
 
@@ -193,8 +193,7 @@ def counted_forward(model: nn.Module, inputs: Tensor) -> ForwardPass:
             per_output = module.in_channels // module.groups * math.prod(module.kernel_size)
             paper += 2 * per_output * out.numel()
 
-    fft = torch.ops.aten
-    counter = FlopCounterMode(display=False, custom_mapping={fft._fft_r2c: _fft_flops, fft._fft_c2r: _fft_flops})
+    counter = flop_counter()
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     try:
         with torch.no_grad(), _frozen(model), counter:
@@ -219,13 +218,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def _fft_flops(input_shape: Any, dim: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Return 2.5 n log2 n per transform of n real numbers, the usual count for an FFT."""
-    shape = max(tuple(input_shape), tuple(out_shape), key=math.prod)
-    length = math.prod(shape[axis] for axis in dim)
-    return int(2.5 * math.prod(shape) * math.log2(max(2, length)))
 
 
 def activation_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> int:

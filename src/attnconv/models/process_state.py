@@ -33,7 +33,7 @@ def settings() -> dict[str, Any]:
         ),
         "torch.set_num_threads": torch.get_num_threads(),
         "torch.set_default_device": torch.get_default_device(),
-        "os.chdir": os.getcwd(),
+        "os.chdir": _working_folder(),
     }
 
 
@@ -46,8 +46,16 @@ def kept_settings() -> Iterator[None]:
             yield
         finally:
             for name, value in settings().items():
-                if value != before[name]:
+                if value != before[name] and before[name] is not None:
                     _restore(name, before[name])
+
+
+def _working_folder() -> str | None:
+    """Return the working folder, or None if it was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _restore(name: str, value: Any) -> None:

@@ -215,6 +215,9 @@ def check_place(output: str, names: list[str]) -> None:
         raise ConfigError("output is empty: it is the folder where run folders go (an unset shell variable?)")
     for name in names:
         _check_length("the run folder", name)
-    length = len(os.fsencode(os.path.abspath(os.path.join(output, *names)))) + FILES
+    try:
+        length = len(os.fsencode(os.path.abspath(os.path.join(output, *names)))) + FILES
+    except FileNotFoundError:
+        raise ConfigError("the working folder was deleted: change to another one") from None
     if length > LONGEST_PATH:
         raise ConfigError(f"output leads to paths of {length} bytes; file systems take at most {LONGEST_PATH}")
