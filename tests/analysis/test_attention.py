@@ -11,6 +11,8 @@ from attnconv.analysis.attention import attention_layers
 from attnconv.analysis.heads import attention_mixers
 from attnconv.analysis.probe import mixer_traffic
 from attnconv.errors import ConfigError
+from attnconv.mixers.encodings import QuadraticEncoding
+from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.vit import vit
 
 
@@ -134,6 +136,76 @@ class TwoMaps(nn.Module):
     def forward(self, x):
         first, second = self.attn_drop(x.new_zeros(len(x), 4, 16, 16)).chunk(2, 1)
         return x.mean((2, 3)) + (first - second).sum()
+
+
+class Unnamed(nn.Module):
+    """Attends without saying so in its name."""
+
+    def forward(self, x):
+        return x + F.scaled_dot_product_attention(x, x, x)
+
+
+class Tokens(nn.Module):
+    """A transformer of blocks from (B, tokens, 8) to the same, on patches of 4 x 4 pixels."""
+
+    patch_size, image_size = 4, 16
+
+    def __init__(self, *blocks):
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Conv2d(3, 8, 4, 4), nn.ModuleList(blocks), nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).mT
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(tokens.mean(1))
+
+
+class OfTokens(nn.Module):
+    """MultiheadAttention, or a mixer of maps, on tokens."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(x, x, x, need_weights=False)[0]
+        return self.layer(x.unflatten(1, (4, 4))).flatten(1, 2)
+
+
+def multihead():
+    return OfTokens(nn.MultiheadAttention(8, 2, batch_first=True))
+
+
+PIXELS = torch.randn(2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "unknown"),
+    [
+        ((Unnamed(), multihead()), "scaled_dot_product_attention"),
+        ((Unnamed(),), "scaled_dot_product_attention"),
+        ((type("OwnAttention", (Unnamed,), {})(), multihead()), "OwnAttention"),
+        ((type("OwnAttention", (Unnamed,), {})(), timm.layers.Attention(8, 2)), "OwnAttention"),
+        ((OfTokens(PositionalAttention(8, 9, (4, 4), QuadraticEncoding)), multihead()), "MultiheadAttention"),
+    ],
+)
+def test_a_layer_of_an_unknown_kind_next_to_known_ones_is_not_left_out(blocks, unknown):
+    with pytest.raises(ConfigError, match=rf"its attention \({unknown}\) is of an unknown kind"):
+        attention_layers(Tokens(*blocks), PIXELS)
+
+
+def test_several_known_layers_are_all_shown_and_the_network_stays_in_training_mode():
+    model = Tokens(multihead(), timm.layers.Attention(8, 2), multihead()).train()
+    assert [layer.grid for layer in attention_layers(model, PIXELS)] == [(4, 4)] * 3
+    assert model.training
+
+
+def test_a_map_of_unknown_size_is_named():
+    model = type("NoPatch", (Tokens,), {"patch_size": None})(multihead())
+    with pytest.raises(ConfigError, match=r"map is unknown.*: give the network the attributes patch_size and image_s"):
+        attention_layers(model, PIXELS)
 
 
 @pytest.mark.parametrize("network", [OwnAttention, TwoMaps])

@@ -5,15 +5,17 @@ Axes: B images, N heads, Q K query and key tokens.
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import ConfigError, counted
+from attnconv.models.process_state import evaluating
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,21 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
         ConfigError: a layer attends within windows, not to the whole map, or is of an unknown kind; or there are more
             tokens than positions, and no library says which come first.
     """
-    if attention_mixers(model):
-        return list(_of_mixers(model, images))
+    with evaluating(model):
+        return _of_mixers(model, images) if attention_mixers(model) else _of_tokens(model, images)
+
+
+def _of_tokens(model: nn.Module, images: Tensor) -> list[LayerAttention]:
     grid, others_first = _token_grid(model, images)
     layers = []
     for probs in _of_transformer(model, images):
-        prefix = probs.shape[-1] - grid[0] * grid[1]
+        if grid is None and probs.shape[-1] < images.shape[2] * images.shape[3]:
+            raise ConfigError(
+                "the size of this network's map is unknown, so its maps cannot be shown: give the network the "
+                "attributes patch_size and image_size, in pixels"
+            )
+        height, width = grid or (images.shape[2], images.shape[3])
+        prefix = probs.shape[-1] - height * width
         if prefix < 0 or probs.shape[0] != len(images) or probs.shape[-2] != probs.shape[-1]:
             raise ConfigError("this network attends within windows or pools its tokens; its maps cannot be shown")
         if prefix and not others_first:
@@ -59,14 +70,29 @@ def attention_layers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
                 f"this network has {counted(prefix, 'token')} more than positions, and only those of timm and "
                 "torchvision are known to come first; its maps cannot be shown"
             )
-        layers.append(LayerAttention(probs, grid, prefix, bool(prefix) and _has_class_token(model)))
+        layers.append(LayerAttention(probs, (height, width), prefix, bool(prefix) and _has_class_token(model)))
     return layers
 
 
-def _of_mixers(model: nn.Module, images: Tensor) -> Iterator[LayerAttention]:
-    for mixer, x in zip(attention_mixers(model), mixer_inputs(model, images), strict=True):
+def _of_mixers(model: nn.Module, images: Tensor) -> list[LayerAttention]:
+    mixers = attention_mixers(model)
+    _refuse_others(model, set(mixers))
+    layers = []
+    for mixer, x in zip(mixers, mixer_inputs(model, images), strict=True):
         _, height, width, _ = x.shape
-        yield LayerAttention(probs_of(mixer, height, width, x).cpu(), (height, width), 0)
+        layers.append(LayerAttention(probs_of(mixer, height, width, x).cpu(), (height, width), 0))
+    return layers
+
+
+def _refuse_others(model: nn.Module, known: set[Any]) -> None:
+    """Raise ConfigError for attention that is not known, not inside of a known one, and not around one."""
+    inside = {part for module in known for part in module.modules()}
+    for module in model.modules():
+        if known and getattr(type(module), "is_converted", False):  # a convolution of a network that also attends
+            continue
+        attends = ATTENTION.search(type(module).__name__) or isinstance(module, nn.MultiheadAttention)
+        if attends and module not in inside and known.isdisjoint(module.modules()):
+            raise _unknown(module)
 
 
 ATTENTION = re.compile("attention|attn|mhsa|gpsa", re.IGNORECASE)  # the names of such classes in timm and torchvision
@@ -78,22 +104,23 @@ OPTIONS = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weight
 def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Run a copy of a transformer that writes out its probabilities, and return them, (B, N, Q, K) each."""
     found: list[Tensor] = []
+    known: set[nn.Module] = set()
 
     def keep(attention: Any, inputs: tuple[Tensor, ...]) -> None:
+        known.add(attention)
         if inputs[0].shape[1] != getattr(attention, "num_heads", inputs[0].shape[1]):
             raise _unknown(attention)
         found.append(inputs[0].float().cpu())
 
     def recompute(attention: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+        known.add(attention)
         options = dict(zip(OPTIONS, inputs[3:], strict=False)) | options
         options |= {"need_weights": True, "average_attn_weights": False}
         # Calling the module would call this hook again.
         found.append(attention.forward(*inputs[:3], **options)[1].float().cpu())
 
-    model.eval()
     model(images[:1].clone())  # weights that are computed from others can be copied only afterwards
     model = copy.deepcopy(model)  # the hooks end with the copy
-    model.eval()
     module: Any
     for module in model.modules():
         dropout = getattr(module, "attn_drop", None)
@@ -103,14 +130,27 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
         elif hasattr(module, "fused_attn") and isinstance(dropout, nn.Module):
             module.fused_attn = False
             dropout.register_forward_pre_hook(lambda _, inputs, attention=module: keep(attention, inputs))
-    model(images)
-    if not found and (others := [module for module in model.modules() if ATTENTION.search(type(module).__name__)]):
-        raise _unknown(others[0])
+    with _Fused() as fused:
+        model(images)
+    _refuse_others(model, known)
+    if fused.outside:
+        raise _unknown(F.scaled_dot_product_attention)
     return found
 
 
-def _unknown(module: nn.Module) -> ConfigError:
-    return ConfigError(f"its attention ({type(module).__name__}) is of an unknown kind, so its maps cannot be shown")
+class _Fused(TorchFunctionMode):
+    """See whether the fused product is computed outside of nn.MultiheadAttention, whose own calls no mode sees."""
+
+    outside = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.outside |= function is F.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+
+def _unknown(attention: Any) -> ConfigError:
+    name = getattr(attention, "__name__", type(attention).__name__)
+    return ConfigError(f"its attention ({name}) is of an unknown kind, so its maps cannot be shown")
 
 
 def _has_class_token(model: nn.Module) -> bool:
@@ -120,8 +160,8 @@ def _has_class_token(model: nn.Module) -> bool:
     )
 
 
-def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int], bool]:
-    """Return the (H, W) of a transformer's positions for images, by timm's or torchvision's names.
+def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int] | None, bool]:
+    """Return the (H, W) of a transformer's positions for images, by timm's or torchvision's names, or None.
 
     Also return whether it is a network of these libraries, which put other tokens, such as a class token, first.
     """
@@ -134,4 +174,4 @@ def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int], bool
         if isinstance(getattr(part, "patch_size", None), int) and hasattr(part, "image_size"):
             found = part
             return (images.shape[2] // found.patch_size, images.shape[3] // found.patch_size), known
-    return (images.shape[2], images.shape[3]), False
+    return None, False

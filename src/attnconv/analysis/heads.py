@@ -22,7 +22,7 @@ from attnconv.mixers.base import AttentionMixer, grid_shifts
 from attnconv.mixers.encodings import GeneralizedQuadraticEncoding, QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 from attnconv.models.frozen import LEARNED, learned_heads
-from attnconv.models.process_state import evaluation_draws
+from attnconv.models.process_state import evaluating, evaluation_draws
 from attnconv.models.pruned import LARGEST_CONDITION, PRUNED, degenerate
 
 IMAGES_AT_ONCE = 10  # attention probabilities take (N, HW, HW) per image and layer
@@ -92,8 +92,8 @@ def mixer_inputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """
     mixers = attention_mixers(model)
     calls: list[list[Any]] = [[] for _ in mixers]
-    model.eval()
     with ExitStack() as hooks:
+        hooks.enter_context(evaluating(model))
         for mixer, seen in zip(mixers, calls, strict=True):
             hooks.enter_context(mixer.register_forward_pre_hook(
                 lambda _, inputs, named, seen=seen: seen.extend(map(_copied, (*inputs, *named.values())[:1])),
@@ -147,11 +147,12 @@ def central_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
     if all(map(is_position_only, mixers)):
         images = images[:1]
     sums = []
-    for chunk in images.split(IMAGES_AT_ONCE):
-        inputs = mixer_inputs(model, chunk)
-        _require_one_size(inputs, len(chunk))
-        pairs = zip(mixers, inputs, strict=True)
-        sums.append([len(chunk) * central_probs(mixer, x.shape[1], x.shape[2], x) for mixer, x in pairs])
+    with evaluating(model):
+        for chunk in images.split(IMAGES_AT_ONCE):
+            inputs = mixer_inputs(model, chunk)
+            _require_one_size(inputs, len(chunk))
+            pairs = zip(mixers, inputs, strict=True)
+            sums.append([len(chunk) * central_probs(mixer, x.shape[1], x.shape[2], x) for mixer, x in pairs])
     return [torch.stack(layer).sum(dim=0) / len(images) for layer in zip(*sums, strict=True)]
 
 

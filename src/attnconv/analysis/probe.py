@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attnconv.analysis.conv_similarity import KERNELS, head_rows, layer_numbers
 from attnconv.analysis.heads import attention_mixers, mixer_inputs, probs_of
 from attnconv.errors import ConfigError, DataError
+from attnconv.models.process_state import evaluating
 from attnconv.runs.load import build_untrained, recorded_widths
 from attnconv.runs.trained import Trained
 from attnconv.training.whitening import whiten_stem
@@ -108,8 +109,8 @@ def mixer_traffic(model: nn.Module, images: Tensor, batch: int = 250) -> list[tu
     mixer_inputs(model, images[:1])
     mixers = attention_mixers(model)
     traffic: list[list[tuple[Tensor, Tensor]]] = [[] for _ in mixers]
-    model.eval()
     with ExitStack() as hooks:
+        hooks.enter_context(evaluating(model))
         for mixer, seen in zip(mixers, traffic, strict=True):
             hooks.enter_context(mixer.register_forward_hook(
                 # copies, because the network may go on in place

@@ -237,6 +237,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _require_probabilities(model: nn.Module, images: Tensor) -> None:
     """Raise ConfigError for an attention mixer whose probabilities could not be drawn after training."""
+    model.eval()
     try:
         inputs = mixer_inputs(model, images.clone())
     except NotShown:  # a run has no maps then
