@@ -130,6 +130,14 @@ def test_joint_residual_is_the_share_of_taps_that_the_heads_miss():
     assert joint_residual(EVEN, H, W) == pytest.approx(1 - 1 / PIXELS)
 
 
+@pytest.mark.parametrize("kernel", [2, 0, -3])
+def test_kernels_without_a_center_are_refused(kernel):
+    probs, maps = torch.full((1, 1, 36, 36), 1 / 36), torch.randn(4, 6, 6, 2)
+    for compute in (lambda: joint_residual(probs, 6, 6, kernel), lambda: convolution_shares(maps, maps, [3, kernel])):
+        with pytest.raises(ValueError, match=f"kernels have odd sizes, not {kernel}"):
+            compute()
+
+
 def test_heads_that_swap_taps_between_pixels_cannot_compute_a_convolution():
     """At each pixel, the heads span the nine taps, but all pixels share the values, so only a ninth is reached."""
     torch.manual_seed(0)

@@ -126,6 +126,21 @@ def test_large_maps_can_be_exported():
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*trace:Warning")
+def test_a_trace_is_right_for_maps_of_other_sizes():
+    convolution = nn.Conv2d(3, 4, 3, padding=1)
+    traced, x = torch.jit.trace(ConvolutionAsAttention(convolution), torch.randn(1, 3, 9, 9)), torch.randn(2, 3, 300, 7)
+    torch.testing.assert_close(traced(x), convolution(x), atol=1e-4, rtol=1e-4)
+
+
+def test_layers_are_stacked_by_torch_func():
+    convolutions, x = [nn.Conv2d(3, 4, 3) for _ in range(2)], torch.randn(1, 3, 300, 4)
+    layers = [ConvolutionAsAttention(convolution) for convolution in convolutions]
+    state = torch.func.stack_module_state(layers)
+    out = torch.vmap(lambda *one: torch.func.functional_call(layers[0], one, (x,)))(*state)
+    torch.testing.assert_close(out[1], convolutions[1](x), atol=1e-4, rtol=1e-4)
+
+
 def test_pytorchs_default_device_does_not_matter():
     convolution, x = nn.Conv2d(1, 1, 3), torch.randn(1, 1, 4, 5)
     with torch.device("meta"):

@@ -106,6 +106,19 @@ def test_influence_grows_in_proportion_to_the_weight_of_a_pixel():
     assert found[1, 0].item() == pytest.approx(3 * found[1, 1].item())
 
 
+def test_numbers_that_are_not_defined_are_refused():
+    maps = torch.ones(1, 4, 4, 1)
+    assert shift_error(lambda x: x, maps, 0) == 0
+    for margin in (-1, 2):
+        with pytest.raises(ValueError, match=f"no pixel of a 4x4 map is {margin} pixels from its border"):
+            shift_error(lambda x: x, maps, margin)
+    for error in (lambda layer: shift_error(layer, maps, 1), lambda layer: permutation_error(layer, maps)):
+        with pytest.raises(ValueError, match="the layer's output is 0"):
+            error(lambda x: 0 * x)
+    with pytest.raises(ValueError, match="influences must be finite"):
+        effective_side(maps * torch.nan)
+
+
 @pytest.mark.parametrize("error", [lambda layer, maps: shift_error(layer, maps, 1), permutation_error])
 def test_equivariance_errors_do_not_depend_on_the_scale_of_the_output(error):
     torch.manual_seed(0)

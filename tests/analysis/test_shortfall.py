@@ -3,11 +3,13 @@ ways.
 """
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 import paper
 from attnconv.analysis.conv_to_attention import ConvolutionAsAttention
+from attnconv.analysis.plain_convolution import Inconvertible
 from attnconv.analysis.shortfall import missed_by_heads, missed_by_rank, with_image_keys
 
 
@@ -34,8 +36,22 @@ def test_a_kernel_of_zeros_lacks_nothing():
 
 def test_unsupported_convolutions_are_refused():
     for wrong in (nn.Conv2d(2, 3, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(2, 2, 2), nn.Conv2d(2, 2, 3, stride=2)):
-        with pytest.raises(ValueError, match="needs a convolution with"):
+        with pytest.raises(ValueError, match="needs a 2-D convolution with"):
             with_image_keys(wrong, 8, 8)
+    with pytest.raises(ValueError, match="needs a 2-D convolution with"):
+        with_image_keys(nn.Conv1d(2, 2, 3), 8, 8)
+    for other in (nn.ConvTranspose2d(2, 2, 3), nn.Linear(2, 2)):
+        with pytest.raises(Inconvertible):
+            with_image_keys(other, 8, 8)
+    for alpha in (0, -1, float("nan"), "46"):
+        with pytest.raises(ValueError, match="alpha must be a number above 0"):
+            with_image_keys(nn.Conv2d(2, 2, 3), 8, 8, alpha)
+
+
+def test_a_convolution_that_computes_its_weight_is_read_from_what_it_computes():
+    layer, x = timm.layers.StdConv2d(4, 4, 3, padding=1).eval(), torch.randn(2, 4, 6, 6)
+    out = with_image_keys(layer, 6, 6)(x.movedim(1, -1)).movedim(-1, 1)
+    torch.testing.assert_close(out[..., 1:-1, 1:-1], layer(x)[..., 1:-1, 1:-1], atol=1e-5, rtol=1e-4)
 
 
 def test_error_with_fewer_heads_matches_least_squares(convolution):

@@ -214,6 +214,17 @@ def test_bf16_stays_near_float64(name):
     oracles.assert_bf16_stays_near(mixer, X.clone(), torch.float32 if in_float32 else torch.bfloat16)
 
 
+@pytest.mark.parametrize("x", [torch.zeros(2, *GRID, 1), torch.zeros(2, *GRID, WIDTH, dtype=torch.long)])
+def test_a_global_convolution_refuses_other_channels_and_integers(x):
+    with pytest.raises(ValueError, match=f"needs {WIDTH} channels of floating-point numbers, not"):
+        DepthwiseGlobal(WIDTH, 1, GRID)(x)
+
+
+def test_a_grid_may_be_a_list():
+    mixer = DepthwiseGlobal(WIDTH, 1, list(GRID))
+    assert mixer(torch.zeros(2, *GRID, WIDTH)).shape == (2, *GRID, WIDTH)
+
+
 @pytest.mark.parametrize(
     ("builder", "complaint"),
     [

@@ -179,6 +179,23 @@ def test_second_derivatives_and_torch_func_work(impl):
     torch.testing.assert_close(each, layer(x))
 
 
+@pytest.mark.parametrize("impl", ["dense", "separable"])
+def test_forward_mode_and_batched_gradients_work(impl):
+    layer = build(QuadraticEncoding, (3, 2), width=2, impl=impl)
+    x = torch.randn(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, x, check_batched_grad=True, check_forward_ad=True)
+
+
+def test_changes_to_a_built_layer_take_effect():
+    layer, x = build(QuadraticEncoding, (3, 2), width=2, impl="separable"), torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    layer.attention_dropout = 0.5
+    assert not torch.equal(layer.train()(x), layer.eval()(x))
+    layer.normalizer = "relu"
+    torch.testing.assert_close(layer(x), plainly(layer, x))
+    layer.encoding = GeneralizedQuadraticEncoding(heads=layer.heads, width=2, grid=(3, 2)).double()
+    torch.testing.assert_close(layer(x), plainly(layer, x))
+
+
 def replica(module):
     """Return a replica as nn.DataParallel makes it: it has tensors as attributes, and lists no parameters."""
     found = module._replicate_for_data_parallel()

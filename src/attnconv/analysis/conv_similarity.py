@@ -130,8 +130,9 @@ def joint_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> f
         probs: (B or 1, N, Q, K).
 
     Raises:
-        ValueError: the kernel does not fit into the map.
+        ValueError: the kernel does not fit into the map, or has no center.
     """
+    _require_center([kernel])
     shifts = grid_shifts(height, width, probs.device)
     taps = shifts.abs().amax(dim=-1) <= kernel // 2  # (Q, K)
     whole = taps.sum(dim=1) == kernel**2
@@ -147,6 +148,12 @@ def joint_residual(probs: Tensor, height: int, width: int, kernel: int = 3) -> f
     spanned = sizes > RANK_TOLERANCE**2 * sizes[-1]
     explained = (directions[:, spanned].T @ cross).square() / sizes[spanned, None]
     return 1 - explained.sum().item() / (kernel**2 * count)
+
+
+def _require_center(kernels: Sequence[int]) -> None:
+    """Raise ValueError for a kernel whose size is not odd."""
+    if even := [kernel for kernel in kernels if kernel < 1 or kernel % 2 == 0]:
+        raise ValueError(f"kernels have odd sizes, not {even[0]}")
 
 
 def convolution_shares(
@@ -165,8 +172,9 @@ def convolution_shares(
         kernels: sizes K, odd; the result has a share for each.
 
     Raises:
-        ValueError: fewer than two images.
+        ValueError: fewer than two images, or a kernel without a center.
     """
+    _require_center(kernels)
     half = len(inputs) // 2
     if half == 0:
         raise ValueError("fitting and testing need two or more images")

@@ -34,6 +34,22 @@ FIXED = ("in_channels", "out_channels", "groups", "kernel_size", "dilation", "pa
 QUERIES_AT_ONCE = 256  # along an axis: memory for a long sequence grows with its length, not with the square
 
 
+def check_alpha(alpha: Any) -> None:
+    """Raise ValueError if alpha is not a number above 0 and at most LARGEST_ALPHA."""
+    try:
+        usable = not isinstance(alpha, bool) and 0 < alpha <= LARGEST_ALPHA
+    except (TypeError, ValueError, RuntimeError):  # not one number
+        usable = False
+    if not usable:
+        raise ValueError(f"alpha must be a number above 0 and at most {LARGEST_ALPHA:g}, not {alpha!r}")
+
+
+def _is_traced() -> bool:
+    """Return whether the code must not depend on values or sizes, because a trace or torch.func takes it for all."""
+    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return traced or torch._C._are_functorch_transforms_active()
+
+
 class ConvolutionAsAttention(nn.Module):
     """Multi-head attention with a quadratic encoding that computes a convolution, (B, C, H, W) -> (B, O, H', W').
 
@@ -59,12 +75,7 @@ class ConvolutionAsAttention(nn.Module):
 
     def __init__(self, convolution: nn.Module, alpha: float = ALPHA):
         super().__init__()
-        try:
-            usable = not isinstance(alpha, bool) and 0 < alpha <= LARGEST_ALPHA
-        except (TypeError, ValueError, RuntimeError):  # not one number
-            usable = False
-        if not usable:
-            raise ValueError(f"alpha must be a number above 0 and at most {LARGEST_ALPHA:g}, not {alpha!r}")
+        check_alpha(alpha)
         try:
             plain = read_convolution(convolution)
         except Inconvertible as reason:
@@ -113,7 +124,7 @@ class ConvolutionAsAttention(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The kernel (O, C/G, ...) of the values, as the convolution has it."""
+        """The kernel (O, C/G, ...) of the values, as the convolution has it; to change it, change `value`."""
         taps = self.value.unflatten(1, (self.heads, -1)).permute(0, 3, 2, 1)
         return taps.reshape(self.out_channels, -1, *self.kernel_size)
 
@@ -148,7 +159,8 @@ class ConvolutionAsAttention(nn.Module):
     def _attend(self, padded: Tensor) -> Tensor:
         """Map (B, C, H, W) -> (B, O, H', W') by blocks of queries, with the keys that a block's heads can see."""
         sizes = (padded.shape[2], padded.shape[3])
-        blocks = [self._queries(axis, size).split(QUERIES_AT_ONCE) for axis, size in enumerate(sizes)]
+        queries = [self._queries(axis, size) for axis, size in enumerate(sizes)]
+        blocks = [[all_] if _is_traced() else all_.split(QUERIES_AT_ONCE) for all_ in queries]
         rows = []
         for block in blocks[0]:
             row_keys = self._keys(0, block, sizes[0])
@@ -179,7 +191,7 @@ class ConvolutionAsAttention(nn.Module):
 
     def _keys(self, axis: int, queries: Tensor, size: int) -> slice:
         """Return the keys of an axis outside of which the softmax of all heads is exactly 0 for these queries."""
-        if size <= QUERIES_AT_ONCE or queries.is_meta or torch.compiler.is_exporting():
+        if size <= QUERIES_AT_ONCE or queries.is_meta or _is_traced():
             return slice(0, size)
         kind, centers = torch.finfo(self.encoding.centers.dtype), self.encoding.centers[:, axis]
         alpha = self.encoding.spreads.square().min().item() / 2

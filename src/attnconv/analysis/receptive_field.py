@@ -94,7 +94,13 @@ def influence(function: Callable[[Tensor], Tensor], maps: Tensor, place: tuple[i
 
 
 def effective_side(influences: Tensor) -> float:
-    """Return the side, in pixels, of a square with as many pixels as hold 95.45% of all influence."""
+    """Return the side, in pixels, of a square with as many pixels as hold 95.45% of all influence.
+
+    Raises:
+        ValueError: an influence is not finite.
+    """
+    if not influences.isfinite().all():
+        raise ValueError("influences must be finite")
     falling = influences.flatten().sort(descending=True).values.double()
     before = falling.cumsum(0) - falling
     return math.sqrt(int((before < EFFECTIVE_SHARE * falling.sum()).sum()))
@@ -105,14 +111,30 @@ def shift_error(layer: Callable[[Tensor], Tensor], maps: Tensor, margin: int) ->
 
     |layer(shifted x) - shifted layer(x)| / |layer(x)| over pixels at least `margin` from the border; 0 if the layer
     treats all places alike.
+
+    Raises:
+        ValueError: no pixel is as far from the border, or the output is 0 at all of them.
     """
     step = (1, 1)
     with torch.no_grad():
         expected = layer(maps).roll(step, dims=(1, 2))
         moved = layer(maps.roll(step, dims=(1, 2)))
-    inside = slice(margin, -margin)
-    difference, size = (moved - expected)[:, inside, inside], expected[:, inside, inside]
-    return float(difference.norm() / size.norm())
+    height, width = expected.shape[1:3]
+    if not 0 <= 2 * margin < min(height, width):
+        raise ValueError(f"no pixel of a {height}x{width} map is {margin} pixels from its border")
+    inside = (slice(None), slice(margin, height - margin), slice(margin, width - margin))
+    return _relative(moved[inside], expected[inside])
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """Return |found - expected| / |expected|.
+
+    Raises:
+        ValueError: `expected` is 0.
+    """
+    if not expected.any():
+        raise ValueError("the layer's output is 0, so it has no relative change")
+    return float((found - expected).norm() / expected.norm())
 
 
 def permutation_error(layer: Callable[[Tensor], Tensor], maps: Tensor) -> float:
@@ -123,5 +145,4 @@ def permutation_error(layer: Callable[[Tensor], Tensor], maps: Tensor) -> float:
         return x.flatten(1, 2)[:, order].reshape(x.shape)
 
     with torch.no_grad():
-        expected = shuffle(layer(maps))
-        return float((layer(shuffle(maps)) - expected).norm() / expected.norm())
+        return _relative(layer(shuffle(maps)), shuffle(layer(maps)))

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnconv.analysis.conv_to_attention import ALPHA
+from attnconv.analysis.conv_to_attention import ALPHA, check_alpha
+from attnconv.analysis.plain_convolution import read_convolution
 from attnconv.mixers.encodings import QuadraticEncoding
 from attnconv.mixers.positional import PositionalAttention
 
@@ -28,21 +29,25 @@ def with_image_keys(convolution: nn.Conv2d, height: int, width: int, alpha: floa
         alpha: sharpness of the heads, in 1/pixels^2.
 
     Raises:
-        ValueError: the convolution is of another kind.
+        Inconvertible: the layer computes anything but a convolution (see `read_convolution`).
+        ValueError: the convolution is of another kind, or alpha is not above 0 or above LARGEST_ALPHA.
     """
-    outputs, inputs, rows, columns = convolution.weight.shape
-    spaced = {*convolution.stride, *convolution.dilation, convolution.groups} != {1}
-    if outputs != inputs or spaced or rows % 2 == 0 or columns % 2 == 0:
-        raise ValueError("needs a convolution with as many outputs as inputs, an odd kernel, and no stride or groups")
+    check_alpha(alpha)
+    plain = read_convolution(convolution)
+    outputs, inputs, *kernel = plain.weight.shape
+    spaced = {*plain.stride, *plain.dilation, plain.groups} != {1}
+    if outputs != inputs or spaced or len(kernel) != 2 or not all(size % 2 for size in kernel):
+        raise ValueError("needs a 2-D convolution with as many outputs as inputs, an odd kernel, no stride or groups")
+    rows, columns = kernel
     attention = PositionalAttention(outputs, rows * columns, (height, width), QuadraticEncoding)
     encoding: Any = attention.encoding
     value: Any = attention.value
     taps = torch.cartesian_prod(torch.arange(rows) - rows // 2, torch.arange(columns) - columns // 2)
     encoding.centers.copy_(taps)
     encoding.spreads.fill_((2 * alpha) ** 0.5)
-    value.weight.copy_(convolution.weight.permute(0, 2, 3, 1).flatten(1))
-    value.bias.copy_(torch.zeros(outputs) if convolution.bias is None else convolution.bias)
-    return attention.to(convolution.weight)
+    value.weight.copy_(plain.weight.permute(0, 2, 3, 1).flatten(1))
+    value.bias.copy_(torch.zeros(outputs) if plain.bias is None else plain.bias)
+    return attention.to(plain.weight)
 
 
 def missed_by_heads(weight: Tensor) -> tuple[list[float], list[float]]:

@@ -95,7 +95,7 @@ def check_covered(grid: tuple[int, int], height: int, width: int) -> None:
 
 def check_map(x: Tensor, grid: tuple[int, int]) -> None:
     """Raise ValueError for maps (B, H, W, D) of another size than `grid`."""
-    if x.shape[1:3] != grid:
+    if tuple(x.shape[1:3]) != tuple(grid):
         raise ValueError(
             f"its weights fit maps of {grid[0]}x{grid[1]} positions only, this one is {x.shape[1]}x{x.shape[2]}"
         )

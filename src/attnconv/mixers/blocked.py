@@ -5,8 +5,8 @@ for each product. Here, one block of images goes through all products before the
 averages are (query, head), the order in which the projection reads them, so nothing is transposed. Gradients equal
 those of the plain formulas up to rounding.
 
-The plain formulas (`apply_dense`, `apply_separable`) are used on other devices, under torch.compile and torch.func, and
-for second derivatives. They are also the oracle of the tests.
+The plain formulas (`apply_dense`, `apply_separable`) are used on other devices, under torch.compile, torch.func and
+forward-mode differentiation, and for second derivatives. They are also the oracle of the tests.
 
 Axes: B batch, H W rows and columns, N heads, D width, Q K query and key positions, O outputs.
 """
@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 BLOCK_BYTES = 2**20  # of dense averages per block; half or twice as many bytes are equally fast (LOG.md)
@@ -80,8 +81,13 @@ def _averages(factors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 def _runs_eagerly() -> bool:
     """Return whether operations run eagerly: a compiler would unroll the loops, and others cannot trace them."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0
     return not (traced or torch._C._are_functorch_transforms_active())
+
+
+def _is_batched(gradient: Tensor) -> bool:
+    """Return whether this is a batch of gradients, which PyTorch propagates together (`is_grads_batched`, vmap)."""
+    return torch._C._functorch.is_legacy_batchedtensor(gradient) or torch._C._functorch.is_batchedtensor(gradient)
 
 
 class BlockedDense(torch.autograd.Function):
@@ -104,7 +110,7 @@ class BlockedDense(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, probs, weight, averages = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative will be needed
+        if torch.is_grad_enabled() or _is_batched(gradient):  # a second derivative will be needed, or many gradients
             return _plain_gradients(gradient, x, probs, weight)
         return BlockedDense._gradients(ctx.needs_input_grad, gradient.contiguous(), x, probs, weight, averages)
 
@@ -154,7 +160,7 @@ class BlockedSeparable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, rows, columns, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _is_batched(gradient):
             return _plain_gradients(gradient, x, rows, columns, weight)
         return BlockedSeparable._gradients(gradient.contiguous(), x, rows, columns, weight)
 
@@ -226,7 +232,9 @@ def _plain_gradients(gradient: Tensor, x: Tensor, *parts: Tensor) -> Gradients:
     The last of `parts` is the projection.
     """
     *factors, weight = parts
+    again = torch.is_grad_enabled()
     inputs = [part for part in (x, *parts) if part.requires_grad]
-    out = F.linear(_averages(factors, x), weight)
-    found = iter(torch.autograd.grad(out, inputs, gradient, create_graph=True))
+    with torch.enable_grad():
+        out = F.linear(_averages(factors, x), weight)
+    found = iter(torch.autograd.grad(out, inputs, gradient, create_graph=again))
     return tuple(next(found) if part.requires_grad else None for part in (x, *parts))

@@ -49,7 +49,11 @@ class DepthwiseGlobal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.grid)
-        _, height, width, _ = x.shape
+        _, height, width, channels = x.shape
+        if channels != len(self.weight) or not x.is_floating_point():  # which the FFTs would take without an error
+            raise ValueError(
+                f"needs {len(self.weight)} channels of floating-point numbers, not {channels} of {x.dtype}"
+            )
         size = self.weight.shape[1:]
         kind = torch.promote_types(self.weight.dtype, torch.float32)  # FFTs do not support 16 bits
         with exact_positions(x.device):

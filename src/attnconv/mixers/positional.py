@@ -77,7 +77,9 @@ class PositionalAttention(AttentionMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
-        if self.impl == "separable":
+        dropout = self.attention_dropout if self.training else 0.0
+        # Code may have changed the layer since `impl` was chosen.
+        if self.impl == "separable" and not _obstacle(self.encoding, dropout, self.normalizer):
             return average_and_project(self._factors(height, width, x.device), x, self.value)
         # Reference, at 9ffaa30: probabilities have no batch axis, so all images of the batch share one dropout mask.
         probs = F.dropout(self._dense_probs(height, width, x.device), self.attention_dropout, self.training)
@@ -125,16 +127,21 @@ def choose_impl(
     """Resolve `auto`, and raise ValueError if `separable` would not be exact."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}")
-    obstacle = None
-    if not isinstance(encoding, AdditiveEncoding):
-        obstacle = f"{type(encoding).__name__} is not a row term plus a column term"
-    elif normalizer != "softmax":
-        obstacle = f"normalizer={normalizer} does not factorize over rows and columns"
-    elif attention_dropout > 0:
-        obstacle = f"attention_dropout={attention_dropout} acts on whole probabilities, not on their factors"
+    obstacle = _obstacle(encoding, attention_dropout, normalizer)
     if impl == "separable" and obstacle:
         raise ValueError(f"impl={impl} is not exact here: {obstacle}; use impl=auto")
     if impl == "auto":
         large = grid[0] * grid[1] >= SEPARABLE_FROM_POSITIONS
         return "separable" if large and not obstacle else "dense"
     return impl
+
+
+def _obstacle(encoding: Encoding, attention_dropout: float, normalizer: str) -> str | None:
+    """Return why factored probabilities would not be exact, or None."""
+    if not isinstance(encoding, AdditiveEncoding):
+        return f"{type(encoding).__name__} is not a row term plus a column term"
+    if normalizer != "softmax":
+        return f"normalizer={normalizer} does not factorize over rows and columns"
+    if attention_dropout > 0:
+        return f"attention_dropout={attention_dropout} acts on whole probabilities, not on their factors"
+    return None
