@@ -14,8 +14,8 @@ from typing import Any
 
 from attnconv.config import RESULTS, compose
 from attnconv.errors import one_line_errors
-from attnconv.files import csv_text, read_csv, require_targets, write_whole
-from attnconv.report.tables import models_table
+from attnconv.files import csv_text, require_targets, write_whole
+from attnconv.report.tables import models_table, read_models
 from attnconv.settings.arguments import ScriptParser, check_names
 
 SCALES = ("paper", "mini")
@@ -76,7 +76,7 @@ def main() -> None:
         LEGEND,
     ]
     for scale in SCALES:
-        table = models_table(read_csv(path), scale)
+        table = models_table(read_models(path), scale)
         parts.append(f"\n## scale={scale}\n\n<!-- table: {scale} -->\n{table}<!-- end table -->\n")
     write_whole(page, "".join(parts).encode())
 

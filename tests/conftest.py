@@ -98,6 +98,13 @@ def environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed PyTorch, whose first seed differs from process to process, so that a test fails always or never."""
+    if "torch" in sys.modules:  # some tests avoid it
+        sys.modules["torch"].default_generator.manual_seed(0)
+
+
 # The same cache for each use of one function: what runs of all tests find out again and again.
 once = functools.cache(functools.cache)
 

@@ -243,7 +243,7 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
         FileError: see `reading`.
     """
     with reading(path):
-        return _object(path.read_text("utf-8"), keys)
+        return _object(path.read_text("utf-8"), keys, parse_constant=_refuse)
 
 
 def read_json_lines(
@@ -314,12 +314,6 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def check_share(what: str, value: Any) -> None:
-    """Raise ValueError if a value is not a number from 0 to 1; `what` names it, as "row 2 has test_acc"."""
-    if not (isinstance(value, float | int) and 0 <= value <= 1):
-        raise ValueError(f"{what} {value!r}, which is not a share from 0 to 1")
-
-
 def in_one_line(error: BaseException) -> str:
     """Return an error's message in one line of at most LONGEST characters, or its type if it has none."""
     text = repr(error) if isinstance(error, KeyError) else str(error)
@@ -335,10 +329,14 @@ def with_line(error: BaseException) -> str:
     return in_one_line(error) + (f" ({line})" if line else "")
 
 
-def _object(text: str, keys: Collection[str]) -> dict[str, Any]:
-    found = json.loads(text)
+def _object(text: str, keys: Collection[str], **options: Any) -> dict[str, Any]:
+    found = json.loads(text, **options)
     if not isinstance(found, dict):
         raise ValueError(f"found a {type(found).__name__} instead of an object")
     for key in keys:
         found[key]  # a missing key is a KeyError
     return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"found {constant} instead of a number")

@@ -4,6 +4,7 @@ import csv
 import errno
 import itertools
 import json
+import math
 import os
 import shutil
 from functools import partial
@@ -250,9 +251,17 @@ def test_results_with_impossible_values_are_not_collected(tiny, tmp_path):
     path = run_folder_path(config) / "result.json"
     whole = json.loads(path.read_text())
     for change, complaint in (
-        ({"test_acc": 88.6}, "result.json says test/acc 88.6, which is not a share from 0 to 1"),
-        ({"test_acc": True}, "result.json says test/acc True"),
+        ({"test_acc": 88.6}, "result.json has test_acc 88.6, which is not a share from 0 to 1"),
+        ({"test_acc": True}, "result.json has test_acc True"),
         ({"test_acc": None}, "result.json says test/acc None"),
+        ({"parameters": "x"}, "result.json has parameters 'x', which is not a whole number of at least 0"),
+        ({"seconds": -1}, "result.json has seconds -1, which is not a number of at least 0"),
+        ({"peak_memory_bytes": [1]}, "result.json has peak_memory_bytes [1], which is not a whole number"),
+        ({"images_per_second": math.nan}, "result.json has unexpected content (found NaN instead of a number)"),
+        ({"holdout": 2}, "result.json has holdout 2, which is not a share"),
+        ({"format": True}, "result.json has format True, which is not a whole number"),
+        ({"data_hash": []}, "result.json has data_hash []"),
+        ({"epochs": 7}, "result.json is of another run: its epochs is 7, not "),
         ({"cpu": {"family": "x"}}, "result.json has cpu {'family': 'x'}"),
         ({"versions": None}, "result.json has versions None"),
         ({"device": 5}, "result.json has device 5"),

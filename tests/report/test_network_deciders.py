@@ -165,8 +165,9 @@ def test_reach_is_judged_for_stacked_layers_up_to_the_limit(tmp_path, accuracies
     ],
 )
 def test_exponents_are_compared_with_theory(tmp_path, measured, statuses):
-    rows = ["model,growth_theory,growth_measured"]
-    rows += [f"{model},{exponents}" for model, exponents in zip(
+    rows = ["model,growth_theory,growth_measured,scale,parameters,flops_paper,flops_full,activation_bytes,shift_error"
+            ",permutation_error,field_theory,field_effective"]  # fmt: skip
+    rows += [f"{model},{exponents},paper,1,1,1,1,0,0,3,3" for model, exponents in zip(
         ("sa_learned_content,2", "local_attention,1", "sa_quadratic,1.5"), measured, strict=True)]  # fmt: skip
     (tmp_path / "models.csv").write_text("\n".join(rows) + "\n")
     found = verdict("C1", (), tmp_path)

@@ -1,14 +1,19 @@
 """The tables of README: rows from runs, and no mini-scale numbers in the paper's table."""
 
+import re
+
 import pytest
 
 from attnconv.errors import RunFolderError
-from attnconv.report.tables import bench_table, fill, paper_table, runs_table
+from attnconv.files import FileError, csv_text, read_csv
+from attnconv.report.data_size import read_trials
+from attnconv.report.tables import bench_table, fill, paper_table, read_models, read_paper, runs_table
+from conftest import REPOSITORY
 
 PAPER = [
     {
-        "model": "sa_quadratic", "parameters_published": "12.1M", "parameters": "12086844", "flops_published": "6.2B",
-        "test_acc": "0.938", "test_acc_source": "r f", "parameters_source": "r c", "flops_source": "r c",
+        "model": "sa_quadratic", "parameters_published": "12.1M", "parameters": 12_086_844, "flops_published": "6.2B",
+        "test_acc": 0.938, "test_acc_source": "r f", "parameters_source": "r c", "flops_source": "r c",
     }
 ]  # fmt: skip
 RUN = {
@@ -118,3 +123,28 @@ def test_bench_table_shows_the_last_clean_measurement_of_each_setting():
     emulated = bench_line(2.0)
     del emulated["matmul_bf16"]
     assert bench_table([emulated]).splitlines()[-1].endswith("| 200% | - |")
+
+
+@pytest.mark.parametrize(
+    ("file", "read", "column", "cell", "complaint"),
+    [
+        ("paper.csv", read_paper, "test_acc", "9.38", "row 1 has test_acc 9.38, which is not a share from 0 to 1"),
+        ("paper.csv", read_paper, "parameters", "-5", "row 1 has parameters -5, which is not a whole number"),
+        ("paper.csv", read_paper, "model", "", "row 1 has an empty model"),
+        ("models.csv", read_models, "parameters", "-1", "row 1 has parameters -1, which is not a whole number"),
+        ("models.csv", read_models, "growth_theory", "nan", "row 1 has growth_theory nan, which is not a number"),
+        ("models.csv", read_models, "growth_measured", "1 nan", "has growth_measured nan, which is not a finite"),
+        ("models.csv", read_models, "shift_error", "inf", "row 1 has shift_error inf, which is not a number"),
+        ("models.csv", read_models, "scale", "mini", "two rows have the same model, scale"),
+        ("mini_recipe_trials.csv", read_trials, "val_acc", "5.6", "row 1 has val_acc 5.6, which is not a share"),
+        ("mini_recipe_trials.csv", read_trials, "epoch", "one", "row 1 has epoch 'one', which is not a whole number"),
+        ("mini_recipe_trials.csv", read_trials, "trial", "", "row 1 has an empty trial"),
+    ],
+)
+def test_impossible_cells_of_published_tables_are_an_error(tmp_path, file, read, column, cell, complaint):
+    rows = read_csv(REPOSITORY / "results" / file)
+    assert len(read(REPOSITORY / "results" / file)) == len(rows)
+    rows[0][column] = cell
+    (tmp_path / file).write_text(csv_text(rows[0], rows))
+    with pytest.raises(FileError, match=re.escape(complaint)):
+        read(tmp_path / file)

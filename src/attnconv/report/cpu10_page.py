@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import check_share, read_json_lines, reading
+from attnconv.files import read_json_lines, reading
 from attnconv.report.runs_table import sources
 from attnconv.report.tables import markdown
+from attnconv.runs.numbers import SHARE
 
 FILE = "cpu10.jsonl"
 LIMIT_SECONDS = 600.0
@@ -47,7 +48,7 @@ def _checked(line: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a number is impossible.
     """
-    check_share("test_acc is", line["test_acc"])
+    SHARE.check("test_acc is", line["test_acc"])
     if not 0 < line["train_seconds"] < math.inf:
         raise ValueError(f"train_seconds {line['train_seconds']} is not a time")
     return line

@@ -5,11 +5,14 @@ Each protocol (attnconv.report.protocols) has its own tables.
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from attnconv.report.comparisons import REFERENCE, Cell, Row, accuracy_text, between, check_alike, logits, spread_of
 from attnconv.report.protocols import Protocol, Ratio, protocols
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
-from attnconv.report.tables import markdown
+from attnconv.report.tables import markdown, read_table
+from attnconv.runs.numbers import AMOUNT, COUNT, SHARE
 
 LEVELS = (0.45, 0.6, 0.7, 0.8)  # accuracies for which the images needed are interpolated
 TUNED_ON = "sa_quadratic"  # by the trials whose names begin with no other model
@@ -48,7 +51,17 @@ GRID = (
 )
 
 
-def data_size_page(rows: Iterable[Row], trials: list[dict[str, str]]) -> str:
+def read_trials(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of the trials in results/mini_recipe_trials.csv.
+
+    Raises:
+        FileError: see `read_table`.
+    """
+    numbers = {"epoch": COUNT, "train_loss": AMOUNT, "train_acc": SHARE, "val_loss": AMOUNT, "val_acc": SHARE}
+    return read_table(path, numbers, ("trial",), unique=("trial", "epoch"))
+
+
+def data_size_page(rows: Iterable[Row], trials: list[dict[str, Any]]) -> str:
     """Return results/data_size.md.
 
     Args:

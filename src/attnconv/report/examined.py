@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.files import read_json, reading
+from attnconv.runs.numbers import AMOUNT, COUNT, ROUNDED_SHARE, SHARE, Number, check_numbers
 from attnconv.runs.status import collected_folder
 
 PROBE, CONVERSION = "probe.json", "conversion.json"
@@ -26,6 +27,21 @@ OF_HEADS = {
 }  # fmt: skip
 OF_LAYERS = {"joint_residual": "joint residual", "conv1": "1x1", "conv3": "3x3", "conv5": "5x5", "conv7": "7x7"}
 NUMBERS = {**OF_HEADS, **OF_LAYERS}
+SOME = Number("a whole number of at least 1", 1, whole=True)
+BOUNDS = {
+    **dict.fromkeys(("images", "heads", "layers"), SOME),
+    **dict.fromkeys(("largest_difference", "largest_logit", "logits_range", "alpha"), AMOUNT),
+    "predictions_changed": COUNT,
+    **dict.fromkeys(("convolution_acc", "attention_acc"), SHARE),
+    **{f"{kind}_{of}": COUNT for kind in ("convolution", "attention") for of in ("parameters", "flops")},
+    **dict.fromkeys(("convolution_seconds", "attention_seconds"), AMOUNT),
+}
+BOUNDS_OF_PROBE = {
+    **dict.fromkeys(("distance", "spread", "entropy", "radius_50", "radius_90"), AMOUNT),
+    **dict.fromkeys(("one_pixel", "by_shift", "by_place", "by_content", "joint_residual"), ROUNDED_SHARE),
+    # A fit may explain less than nothing of images that it has not seen.
+    **dict.fromkeys(("conv1", "conv3", "conv5", "conv7"), Number("a number of at most 1", high=ROUNDED_SHARE.high)),
+}
 
 
 def read_examination(folder: Path, file: str) -> dict[str, Any] | None:
@@ -38,14 +54,57 @@ def read_examination(folder: Path, file: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found = read_json(path, KEYS[file])
-    if file == PROBE:
-        with reading(path):
+    with reading(path):
+        if file == CONVERSION:
+            _check_conversion("it", found)
+        else:
+            for row in (*found["heads"], *found["layers"]):
+                check_numbers(f"layer {row['layer']}", row, BOUNDS_OF_PROBE)
             layer_shares(found)  # the content that pages and figures need
-            for layer in layer_rows(found):
-                for name, values in layer.items():
-                    if not all(value is None or math.isfinite(value) for value in values):
-                        raise ValueError(f"{name} is not finite")
+            layer_rows(found)
     return None if found["dirty"] else found
+
+
+def read_sweep(results: Path) -> list[dict[str, Any]]:
+    """Return the networks of theorem/sweep.json, of which some were refused; none if there is no published sweep.
+
+    Raises:
+        FileError: the file is damaged or incomplete.
+    """
+    path = results / "theorem/sweep.json"
+    if not path.exists():
+        return []
+    found = read_json(path, ("rows", "dirty"))
+    with reading(path):
+        for row in found["rows"]:
+            if "refused" not in row:
+                _check_conversion(row["model"], row)
+    return [] if found["dirty"] else list(found["rows"])
+
+
+def read_calibration(results: Path) -> dict[str, Any] | None:
+    """Return theorem/calibration.json, the probe's numbers for attention of known kinds, or None.
+
+    Raises:
+        FileError: the file is damaged or incomplete.
+    """
+    path = results / "theorem/calibration.json"
+    if not path.exists():
+        return None
+    found = read_json(path, ("positions", "rows"))
+    with reading(path):
+        for row in found["rows"]:
+            for key in ("attention", *NUMBERS):
+                row[key]  # a missing key is a KeyError
+            check_numbers(row["attention"], row, BOUNDS_OF_PROBE)
+    return found
+
+
+def _check_conversion(what: str, found: dict[str, Any]) -> None:
+    """Raise ValueError for an impossible number of a conversion."""
+    check_numbers(what, found, BOUNDS)
+    if found["predictions_changed"] > found["images"]:
+        raise ValueError(f"{what} has {found['predictions_changed']} changed predictions of {found['images']}")
 
 
 def read_examined(results: Path, runs: Iterable[dict[str, Any]], file: str) -> list[tuple[dict[str, Any], Any]]:

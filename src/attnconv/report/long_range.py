@@ -4,27 +4,18 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import check_share, read_csv, reading
-from attnconv.report.tables import markdown
+from attnconv.report.tables import markdown, read_table
+from attnconv.runs.numbers import COUNT, SHARE
 
 
 def read_long_range(path: Path, columns: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return the rows of long_range.csv and check that they have these columns, too.
 
-    Layers, distances and limits are int, accuracies float, and all else text.
-
     Raises:
-        FileError: see `reading`.
+        FileError: see `read_table`.
     """
-    rows: list[dict[str, Any]] = []
-    with reading(path):
-        for number, row in enumerate(read_csv(path, ("model", "precision", *columns)), 1):
-            whole = {name: int(row[name]) for name in ("layers", "distance", "limit")}
-            shares = {name: float(row[name]) for name in ("counting", "test_acc")}
-            for name, value in shares.items():
-                check_share(f"row {number} has {name}", value)
-            rows.append(row | whole | shares)
-    return rows
+    numbers = {"layers": COUNT, "distance": COUNT, "limit": COUNT, "counting": SHARE, "test_acc": SHARE}
+    return read_table(path, numbers, ("model", "precision", *columns), unique=("model", "layers", "distance"))
 
 
 def long_range_table(rows: list[dict[str, Any]]) -> str:

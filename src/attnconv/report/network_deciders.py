@@ -5,13 +5,15 @@ from statistics import fmean, median
 from typing import Any
 
 from attnconv.errors import counted
-from attnconv.files import read_csv, read_json, reading
+from attnconv.files import reading
 from attnconv.report.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim, Decide, Part
 from attnconv.report.comparisons import SURE, Row, between, share_of_images
 from attnconv.report.evidence import OF_STUDY, SIXTEEN_HEADS, Arm, Evidence
-from attnconv.report.examined import CONVERSION, is_corrected, read_examined
+from attnconv.report.examined import CONVERSION, is_corrected, read_examined, read_sweep
 from attnconv.report.long_range import read_long_range
 from attnconv.report.stats import Estimate, holm, mean, sign
+from attnconv.report.tables import read_models, read_table
+from attnconv.runs.numbers import AMOUNT
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers
@@ -26,12 +28,9 @@ def converted(claim: Claim, evidence: Evidence) -> list[Part]:
     These are networks of runs, and timm models that a sweep converted; refused models do not count.
     """
     trained = [found for _, found in read_examined(evidence.results, evidence.rows, CONVERSION)]
-    sweep = evidence.results / "theorem/sweep.json"
-    found = read_json(sweep, ("rows", "dirty")) if sweep.exists() else {}
-    swept = found["rows"] if found and not found["dirty"] else []
-    done = [row for row in swept if "refused" not in row]
+    done = [row for row in read_sweep(evidence.results) if "refused" not in row]
     tolerance, networks = claim["tolerance"], claim["networks"]
-    with reading(sweep if swept else evidence.results):
+    with reading(evidence.results / "theorem/sweep.json"):
         return [
             _conversion("trained networks, float32", trained, "largest_logit", 1, tolerance),
             _conversion("timm networks, random weights, float64", done, "logits_range", networks, tolerance),
@@ -57,9 +56,9 @@ def error_at_alpha(claim: Claim, evidence: Evidence) -> list[Part]:
     path = evidence.results / claim["evidence"]
     if not path.exists():
         return [Part(NOT_RUN, f"alpha = {claim['alpha']}")]
+    rows = read_table(path, {"alpha": AMOUNT, "error": AMOUNT}, unique=("alpha",))
     with reading(path):
-        errors = {float(row["alpha"]): float(row["error"]) for row in read_csv(path, ("alpha", "error"))}
-        error = errors[float(claim["alpha"])]
+        error = {row["alpha"]: row["error"] for row in rows}[float(claim["alpha"])]
     text = f"relative error at alpha = {claim['alpha']}: {error:.1e}, n=1"
     return [Part(HOLDS if error < claim["tolerance"] else FAILS, text)]
 
@@ -244,11 +243,10 @@ def learns_its_reach(claim: Claim, evidence: Evidence) -> list[Part]:
 def exponents(claim: Claim, evidence: Evidence) -> list[Part]:
     """Hold if all measured exponents of time in the number of pixels are within the margin of the theory."""
     path, needed, parts = evidence.results / "models.csv", claim["repeats"], []
+    growth = {row["model"]: row for row in read_models(path)}
     with reading(path):
-        growth = {row["model"]: row for row in read_csv(path, ("model", "growth_theory", "growth_measured"))}
         for model in claim["models"]:
-            theory = float(growth[model]["growth_theory"])
-            measured = [float(value) for value in growth[model]["growth_measured"].split()]
+            theory, measured = growth[model]["growth_theory"], growth[model]["growth_measured"]
             near = [abs(value - theory) <= claim["margin"] for value in measured]
             few = len(measured) < needed
             status = UNDECIDED if few or any(near) != all(near) else HOLDS if all(near) else FAILS

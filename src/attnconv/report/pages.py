@@ -7,17 +7,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from attnconv.files import UNFINISHED, read_csv, read_json_lines, reading
+from attnconv.files import UNFINISHED, read_json_lines, reading
 from attnconv.report.claims import Verdict, claims_page, claims_table
 from attnconv.report.comparisons import Row
 from attnconv.report.complaints import note, noting
 from attnconv.report.cpu10_page import cpu10_lines, cpu10_table
-from attnconv.report.data_size import data_size_page
+from attnconv.report.data_size import data_size_page, read_trials
 from attnconv.report.deciders import judged
 from attnconv.report.long_range import long_range_table, read_long_range
 from attnconv.report.page.command import own_settings
 from attnconv.report.runs_table import read_runs
-from attnconv.report.tables import bench_table, fill, models_table, paper_table, runs_table
+from attnconv.report.tables import bench_table, fill, models_table, paper_table, read_models, read_paper, runs_table
 from attnconv.report.theorem_page import theorem_page
 from attnconv.runs.records import read_config
 from attnconv.runs.status import collected_folder
@@ -78,13 +78,13 @@ class Pages:
         return verdicts
 
     def _data_size(self) -> str:
-        return data_size_page(self.runs, self._csv("mini_recipe_trials.csv"))
+        return data_size_page(self.runs, read_trials(self.results / "mini_recipe_trials.csv"))
 
     def _readme(self) -> Tables:
         return {
             "claims": ("claims.yaml", lambda: claims_table(self.verdicts)),
             "runs": ("runs.csv", lambda: runs_table(self.runs, self._own_settings)),
-            "paper": ("paper.csv", lambda: paper_table(self._csv("paper.csv"), self.runs)),
+            "paper": ("paper.csv", lambda: paper_table(read_paper(self.results / "paper.csv"), self.runs)),
         }
 
     def _own_settings(self, row: Row) -> list[str]:
@@ -101,7 +101,7 @@ class Pages:
         return {scale: ("models.csv", partial(self._of_scale, scale)) for scale in MODEL_SCALES}
 
     def _of_scale(self, scale: str) -> str:
-        return models_table(self._csv("models.csv"), scale)
+        return models_table(read_models(self.results / "models.csv"), scale)
 
     def _long_range(self) -> Tables:
         path = self.results / "long_range.csv"
@@ -109,9 +109,6 @@ class Pages:
 
     def _cpu10(self) -> Tables:
         return {"cpu10": ("cpu10.jsonl", lambda: cpu10_table(cpu10_lines(self.results)))}
-
-    def _csv(self, name: str) -> list[dict[str, str]]:
-        return read_csv(self.results / name)
 
     def _filled(self, name: str, tables: Tables) -> str | None:
         """Return a page with its tables rebuilt and its own text unchanged; tables that fail stay as they are."""

@@ -11,9 +11,18 @@ from typing import Any
 
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError, counted, first_few
-from attnconv.files import FileError, check_share, csv_text, read_csv, reading, write_whole
+from attnconv.files import FileError, csv_text, read_csv, reading, write_whole
 from attnconv.runs.identity import free_to_change, with_defaults
-from attnconv.runs.records import FORMAT, RESULT_KEYS, Damaged, name_of, read_finished, require_whole_arrays
+from attnconv.runs.numbers import SHARE, check_numbers
+from attnconv.runs.records import (
+    FORMAT,
+    RESULT_KEYS,
+    RESULT_NUMBERS,
+    Damaged,
+    name_of,
+    read_finished,
+    require_whole_arrays,
+)
 from attnconv.runs.status import find_folders
 
 # Columns of runs.csv that come from result.json, in this order; the varying settings come before the last one.
@@ -35,7 +44,7 @@ TEXT = {
 }  # fmt: skip
 # All columns but those of settings.
 OF_RESULTS = {"run", "source", "kept_out", "matched_width", "matched_hidden", *IDENTITY, *PROVENANCE}
-SHARES = ("test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored", "train_acc")
+BOUNDS = RESULT_NUMBERS | {"train_acc": SHARE}
 NUMBERS = {*IDENTITY, *PROVENANCE} - TEXT  # True and False count as numbers
 NEVER_EMPTY = {*RESULT_KEYS} & {*IDENTITY}
 # Names of settings that result.json, and so a column above, has already.
@@ -127,8 +136,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
             if row["run"] in found:
                 raise ValueError(f"row {number} repeats the run {row['run']}")
             found.add(row["run"])
-            for column in (column for column in SHARES if row[column] is not None):
-                check_share(f"row {number} has {column}", row[column])
+            check_numbers(f"row {number}", row, BOUNDS)
     return [row for row in table if row["kept_out"] is None]
 
 

@@ -1,10 +1,13 @@
 """Tables as pure functions of results, for the markers in README and pages."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from attnconv.files import read_csv, reading
 from attnconv.report.comparisons import check_alike, distinct
+from attnconv.runs.numbers import AMOUNT, COUNT, FINITE, SHARE, Number
 
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
 
@@ -23,7 +26,7 @@ SOURCES = {
 }
 
 
-def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> str:
+def paper_table(paper: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
     """Return published numbers next to ours under recipe=paper, scale=paper; rows without a full-length run say so.
 
     Only the paper's own experiment counts: all training images, 300 epochs, the published number of parameters, and no
@@ -36,14 +39,14 @@ def paper_table(paper: list[dict[str, str]], results: list[dict[str, Any]]) -> s
     }  # fmt: skip
     rows = []
     for published in paper:
-        parameters = int(published["parameters"])
+        parameters = published["parameters"]
         wanted = the_papers | {"model": published["model"], "parameters": parameters}
         measured = _by_precision([*distinct(result for result in results if wanted.items() <= result.items())])
         rows.append([
             f"`{published['model']}`",
             f"{published['parameters_published']} ({published['parameters_source']})", f"{parameters:,}",
             f"{published['flops_published']} ({published['flops_source']})",
-            f"{float(published['test_acc']):.1%} ({published['test_acc_source']})", measured or "not run: needs a GPU",
+            f"{published['test_acc']:.1%} ({published['test_acc_source']})", measured or "not run: needs a GPU",
         ])  # fmt: skip
     legend = "; ".join(f"{letter}: {meaning}" for letter, meaning in SOURCES.items())
     return f"{markdown(header, rows)}\n{legend}.\n"
@@ -93,7 +96,61 @@ def runs_table(results: list[dict[str, Any]], own: Callable[[dict[str, Any]], li
     return markdown(header, rows)
 
 
-def models_table(rows: list[dict[str, str]], scale: str) -> str:
+def read_table(
+    path: Path, numbers: Mapping[str, Number], texts: Collection[str] = (), unique: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the rows of a .csv file with their numbers as int or float; other cells stay text.
+
+    Args:
+        numbers: what the numbers in some columns may be.
+        texts: columns in which no cell may be empty.
+        unique: columns that together name a row.
+
+    Raises:
+        FileError: see `reading`; also if a number is impossible, a text is empty, or two rows have one name.
+    """
+    rows: list[dict[str, Any]] = []
+    with reading(path):
+        for place, row in enumerate(read_csv(path, (*numbers, *texts)), 1):
+            for column in texts:
+                if not row[column]:
+                    raise ValueError(f"row {place} has an empty {column}")
+            what = f"row {place} has"
+            rows.append(row | {column: one.parse(f"{what} {column}", row[column]) for column, one in numbers.items()})
+        if unique and len({tuple(row[column] for column in unique) for row in rows}) < len(rows):
+            raise ValueError(f"two rows have the same {', '.join(unique)}")
+    return rows
+
+
+def read_models(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of results/models.csv.
+
+    Raises:
+        FileError: see `read_table`.
+    """
+    numbers = {
+        **dict.fromkeys(("parameters", "flops_paper", "flops_full", "activation_bytes"), COUNT),
+        **dict.fromkeys(("growth_theory", "shift_error", "permutation_error"), AMOUNT),
+    }
+    rows = read_table(path, numbers, ("model", "scale"), unique=("model", "scale"))
+    with reading(path):
+        for place, row in enumerate(rows, 1):
+            for column in ("field_theory", "field_effective", "growth_measured"):
+                row[column] = [FINITE.parse(f"row {place} has {column}", number) for number in row[column].split()]
+    return rows
+
+
+def read_paper(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of results/paper.csv, the published numbers.
+
+    Raises:
+        FileError: see `read_table`.
+    """
+    texts = ("model", "parameters_published", "flops_published")
+    return read_table(path, {"test_acc": SHARE, "parameters": COUNT}, texts, unique=("model",))
+
+
+def models_table(rows: list[dict[str, Any]], scale: str) -> str:
     """Return the costs of all models at one scale, cheapest first, from results/models.csv.
 
     At scale=paper, the table also has their receptive fields, which do not depend on the width.
@@ -105,29 +162,29 @@ def models_table(rows: list[dict[str, str]], scale: str) -> str:
             "effective", "shift error", "shuffle error", "depends on content",
         ]  # fmt: skip
     lines = []
-    for row in sorted((row for row in rows if row["scale"] == scale), key=lambda row: int(row["flops_full"])):
+    for row in sorted((row for row in rows if row["scale"] == scale), key=lambda row: row["flops_full"]):
         cells = [
             f"`{row['model']}`",
-            f"{int(row['parameters']):,}",
-            f"{int(row['flops_paper']) / 1e9:.3f}",
-            f"{int(row['flops_full']) / 1e9:.3f}",
-            f"{int(row['activation_bytes']) / 1e6:.1f}",
+            f"{row['parameters']:,}",
+            f"{row['flops_paper'] / 1e9:.3f}",
+            f"{row['flops_full'] / 1e9:.3f}",
+            f"{row['activation_bytes'] / 1e6:.1f}",
         ]
         lines.append(cells + _reach(row) if whole else cells)
     return markdown(header, lines)
 
 
-def _reach(row: dict[str, str]) -> list[str]:
+def _reach(row: dict[str, Any]) -> list[str]:
     """Return the cells on the growth of time, the receptive field, and the symmetries of a model."""
     theory, effective = ([fields[0], fields[min(2, len(fields) - 1)], fields[-1]] for fields in
-                         (row["field_theory"].split(), row["field_effective"].split()))  # fmt: skip
+                         (row["field_theory"], row["field_effective"]))  # fmt: skip
     return [
-        f"{float(row['growth_theory']):g}",
-        " ".join(f"{float(exponent):.2f}" for exponent in row["growth_measured"].split()),
-        " / ".join(theory),
-        " / ".join(f"{float(side):.0f}" for side in effective),
-        row["shift_error"],
-        row["permutation_error"],
+        f"{row['growth_theory']:g}",
+        " ".join(f"{exponent:.2f}" for exponent in row["growth_measured"]),
+        " / ".join(f"{side:g}" for side in theory),
+        " / ".join(f"{side:.0f}" for side in effective),
+        f"{row['shift_error']:.1e}",
+        f"{row['permutation_error']:.1e}",
         row["sees_content"],
     ]
 

@@ -9,8 +9,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attnconv.files import read_json, reading
-from attnconv.report.examined import CONVERSION, NUMBERS, PROBE, is_corrected, layer_rows, read_examined
+from attnconv.files import reading
+from attnconv.report.examined import (
+    CONVERSION,
+    NUMBERS,
+    PROBE,
+    is_corrected,
+    layer_rows,
+    read_calibration,
+    read_examined,
+    read_sweep,
+)
 from attnconv.report.stats import mean
 from attnconv.report.tables import markdown
 from attnconv.runs.status import collected_folder
@@ -148,14 +157,12 @@ def theorem_page(results: Path, runs: list[dict[str, Any]]) -> str:
     """Return results/theorem.md, from the published runs, the files next to them, and results/theorem."""
     probed = read_examined(results, runs, PROBE)
     parts = [INTRODUCTION, conversion_table(results, runs)]
-    swept, calibrated = results / "theorem/sweep.json", results / "theorem/calibration.json"
-    if swept.exists() and not (found := read_json(swept, ("rows", "dirty")))["dirty"]:
-        with reading(swept):
-            parts += [SWEEP, sweep_table(found["rows"])]
+    if networks := read_sweep(results):
+        with reading(results / "theorem/sweep.json"):
+            parts += [SWEEP, sweep_table(networks)]
     parts.append(LIKENESS)
-    if calibrated.exists():
-        with reading(calibrated):
-            parts.append(calibration_table(read_json(calibrated, ("rows",))["rows"]))
+    if calibrated := read_calibration(results):
+        parts.append(calibration_table(calibrated["rows"]))
     parts += [SEEDS, "" if all(is_corrected(found) for _, found in probed) else OLD, "\n", likeness_summary(probed)]
     for run, probe in probed:
         ratio = max((layer.get("fit_ratio", 0) for layer in probe["layers"]), default=0)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attnconv.files import read_csv, reading
+from attnconv.files import reading
 from attnconv.report.figures.gallery import stale_figures
 from attnconv.report.pages import MANIFEST, Pages, manifest
 from attnconv.report.runs_table import runs_csv
+from attnconv.report.tables import read_paper
 
 SUFFIXES = {"B": 1e9, "M": 1e6}
 
@@ -83,11 +84,11 @@ def check_costs(repository: Path) -> Iterator[str]:
 
     image = torch.zeros(1, 3, 32, 32, device="meta")
     path = repository / "results/paper.csv"
-    for row in read_csv(path, ("model", "parameters", "flops_published")):
+    for row in read_paper(path):
         model = build_unfilled(compose([f"model={row['model']}"]).model, (3, 32, 32), 10)
         found, flops, published = parameters(model), flops_paper(model, image), row["flops_published"]
         with reading(path):
-            wanted, right = int(row["parameters"]), rounds_to(flops, published)
+            wanted, right = row["parameters"], rounds_to(flops, published)
         if found != wanted:
             yield f"{row['model']} has {found:,} parameters; results/paper.csv says {wanted:,}"
         if not right:

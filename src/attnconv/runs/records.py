@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnconv.errors import RunFolderError, counted
-from attnconv.files import FileError, check_share, first_bytes, read_json, read_json_lines, read_yaml, reading
+from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
+from attnconv.runs.numbers import AMOUNT, COUNT, SHARE, check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,10 +35,16 @@ ACCURACIES = ("val/acc", "val/acc_mirrored", "test/acc", "test/acc_mirrored")
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("name", "model", "recipe", "scale", "data", "equal", "precision", "device", "reason"), str),
     **dict.fromkeys(("versions", "cpu", "match"), dict),
-    **dict.fromkeys(("seed", "epochs", "train_images"), int),
-    **dict.fromkeys(("fraction", "seconds", "cpu_seconds"), float | int),
+    **dict.fromkeys(("data_hash", "subset_hash"), str | None),
+    "seed": int,
     "commit": str | None,
     "dirty": bool | None,
+}
+RESULT_NUMBERS = {  # in result.json and runs.csv; those that do not apply to a run are null or absent
+    **dict.fromkeys(("test_acc", "test_acc_mirrored", "val_acc", "val_acc_mirrored", "fraction", "holdout"), SHARE),
+    **dict.fromkeys(("epochs", "train_images", "steps", "subset_seed", "parameters", "processes", "format"), COUNT),
+    **dict.fromkeys(("flops_paper", "flops_full", "peak_memory_bytes"), COUNT),
+    **dict.fromkeys(("seconds", "train_seconds", "cpu_seconds", "images_per_second"), AMOUNT),
 }
 TYPES_OF_CPU = {"family": str, "flags": list, "threads": int}
 
@@ -147,9 +154,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     if result["status"] not in STATUSES:
         raise Damaged(folder, f"result.json has the status {result['status']!r}, not one of {', '.join(STATUSES)}")
+    try:
+        check_numbers("result.json", result, RESULT_NUMBERS)
+    except ValueError as error:
+        raise Damaged(folder, str(error)) from None
     written = result.get("format", 1)
-    if not isinstance(written, int):
-        raise Damaged(folder, f"result.json has the format {written!r}, not a whole number")
     for key, kind in TYPES.items():
         if key in result and not isinstance(result[key], kind):
             raise Damaged(folder, f"result.json has {key} {result[key]!r}")
@@ -233,25 +242,21 @@ def read_finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[di
     _check_kept(folder, config["epochs"] if result.get("format", 1) >= 3 else None)
     for name in ACCURACIES:
         said, recorded = result.get(name.replace("/", "_")), metrics[-1].get(name)
-        if said is not None or name == "test/acc":
-            try:
-                check_share(f"result.json says {name}", said)
-            except ValueError as error:
-                raise Damaged(folder, str(error)) from None
         if said != recorded:
             raise Damaged(folder, f"result.json says {name} {said}, metrics.jsonl {recorded}")
     if "train/acc" not in metrics[-1]:
         raise Damaged(folder, "the last line of metrics.jsonl has no train/acc")
     for key, said in _identity(config).items():
-        if result[key] != said:
-            raise Damaged(folder, f"result.json is of another run: its {key} is {result[key]}, not {said}")
+        if (found := result.get(key, said)) != said:
+            raise Damaged(folder, f"result.json is of another run: its {key} is {found}, not {said}")
     return config, result, metrics
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """Return what config.yaml and result.json both say about a run."""
     names = {part: config[part].get("name") for part in ("model", "recipe", "scale", "data")}
-    return names | {"name": config["name"], "fraction": config["data"]["fraction"], "seed": config["seed"]}
+    settings = {key: config[key] for key in ("name", "seed", "epochs")}
+    return names | settings | {"fraction": config["data"]["fraction"]}
 
 
 def _check_kept(folder: Path, epochs: int | None) -> None:

@@ -69,7 +69,7 @@ def write_start(config: Config, path: Path) -> None:
 @torch.no_grad()
 def write_run(config: Config) -> Path:
     """Write the folder of a finished run, with random instead of trained parameters, and return it."""
-    data, folder = load_dataset(config.data, torch.device("cpu")), RunFolder(config)
+    data, folder, draws = load_dataset(config.data, torch.device("cpu")), RunFolder(config), torch.Generator()
     model = build_untrained(config, data).eval()
     watcher = HeadWatcher(model, "drawn")
     folder.data_hash = data.source_sha256
@@ -81,7 +81,7 @@ def write_run(config: Config) -> Path:
             folder.append("timing.jsonl", {"epoch": epoch, "seconds": 1.0})
         if epoch < config.epochs:
             for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape))
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=draws))
     maps = watcher.maps(data.test)
     if maps is not None:
         folder.write_array("attention_maps.npy", maps)
@@ -89,7 +89,8 @@ def write_run(config: Config) -> Path:
     save_file(model.state_dict(), folder.weights)
     about = {"name": config.name, "model": config.model["name"], "recipe": config.recipe.name, "seed": config.seed}
     about |= {"scale": config.scale.name, "data": config.data.name, "fraction": config.data.fraction}
-    about |= {"test_acc": 0.5, "dirty": False, "commit": "0" * 40, "versions": {}, "format": FORMAT, "epochs": 2}
+    about |= {"test_acc": 0.5, "dirty": False, "commit": "0" * 40, "versions": {}, "format": FORMAT}
+    about |= {"epochs": config.epochs}
     about |= {"data_hash": data.source_sha256, "train_images": len(data.train), "parameters": 1000, "seconds": 2.0}
     folder.write_result({"status": "done", **about})
     folder.close()

@@ -5,11 +5,11 @@ Each loader returns its figure's data, or None if runs are missing. This module 
 
 import numpy as np
 
-from attnconv.files import read_json, reading
+from attnconv.files import reading
 from attnconv.report.data_size import LEVELS
 from attnconv.report.deciders import judged
 from attnconv.report.evidence import OF_STUDY, Arm, Evidence
-from attnconv.report.examined import is_corrected, layer_shares
+from attnconv.report.examined import is_corrected, layer_shares, read_calibration
 from attnconv.report.figures.data import Kernel, Level, Need, Needs, Photo, Share, Shares, Verdict, Verdicts
 from attnconv.report.figures.results import Results
 from attnconv.report.figures.study_data import place
@@ -66,12 +66,11 @@ def convolution_shares(results: Results) -> Shares | None:
 
 def levels(results: Results) -> list[Level]:
     """Return the same shares for attention of known kinds; empty if not measured."""
-    path = results.path / "theorem/calibration.json"
-    if not path.exists():
+    found = read_calibration(results.path)
+    if found is None:
         return []
-    rows = read_json(path, ("rows",))["rows"]
-    with reading(path):
-        of_kind = {kind: [row["conv3"] for row in rows if row["attention"] == kind] for kind in KNOWN}
+    with reading(results.path / "theorem/calibration.json"):
+        of_kind = {kind: [row["conv3"] for row in found["rows"] if row["attention"] == kind] for kind in KNOWN}
         return [Level(KNOWN[kind], min(values), max(values)) for kind, values in of_kind.items()]
 
 

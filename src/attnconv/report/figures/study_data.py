@@ -6,12 +6,12 @@ This module does not import matplotlib.
 from collections.abc import Hashable
 from statistics import median
 
-from attnconv.files import read_csv, reading
 from attnconv.report.figures.data import ByImages, Cost, Curves, Group, Groups, Overview, Reach
 from attnconv.report.figures.paper_data import curve_of, gaussians
 from attnconv.report.figures.results import Results, Row, by_seed
 from attnconv.report.long_range import read_long_range
 from attnconv.report.protocols import Protocol, protocols
+from attnconv.report.tables import read_models
 
 ORDER = ("conv3x3", "resnet10", "sa_quadratic", "sa_learned", "sa_learned_content")
 ENCODINGS = ("sa_quadratic", "sa_quadratic_generalized", "sa_distance", "sa_sinusoidal", "sa_learned")
@@ -135,17 +135,11 @@ def costs(results: Results) -> list[Cost] | None:
     path = results.path / "models.csv"
     if not path.exists():
         return None
-    with reading(path):
-        return [
-            Cost(row["model"], float(row["growth_theory"]), _median(row["growth_measured"]),
-                 int(row["activation_bytes"]) / 1e6)
-            for row in read_csv(path)
-            if row["scale"] == "paper"
-        ]  # fmt: skip
-
-
-def _median(numbers: str) -> float:
-    return median(float(number) for number in numbers.split())
+    return [
+        Cost(row["model"], row["growth_theory"], median(row["growth_measured"]), row["activation_bytes"] / 1e6)
+        for row in read_models(path)
+        if row["scale"] == "paper"
+    ]
 
 
 def reaches(results: Results) -> list[Reach] | None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from attnconv.files import read_json, reading
+from attnconv.files import reading
 from attnconv.report.complaints import note
 from attnconv.report.deciders import judged
-from attnconv.report.examined import NUMBERS, PROBE, layer_rows, read_examination
+from attnconv.report.examined import NUMBERS, PROBE, layer_rows, read_calibration, read_examination
 from attnconv.report.page.runs import facts
 from attnconv.runs.records import read_finished
 
@@ -39,15 +39,12 @@ def probe_of(folder: Path, link: str, image: tuple[int, int, int]) -> dict[str, 
 
 def calibration(results: Path) -> dict[str, Any] | None:
     """Return the probe's numbers for attention of known kinds (attnconv.analysis.calibration), if they exist."""
-    path = results / "theorem" / "calibration.json"
-    if not path.exists():
+    found = read_calibration(results)
+    if found is None:
         return None
-    found = read_json(path, ("positions", "rows"))
-    with reading(path):
-        rows = [
-            {"attention": row["attention"]} | {key: round(row[key], DECIMALS) for key in NUMBERS}
-            for row in found["rows"]
-        ]
+    rows = [
+        {"attention": row["attention"]} | {key: round(row[key], DECIMALS) for key in NUMBERS} for row in found["rows"]
+    ]
     return {"positions": found["positions"], "rows": rows}
 
 
