@@ -53,9 +53,9 @@ def train(composed: DictConfig) -> None:
         require_effect([(config, HydraConfig.get().overrides.task)])
     RunFolder(config).check()
     check_root(config.data)
-    from attnconv.run import run  # imports torch, which takes seconds: check the configuration and folders first
+    from attnconv.run import run_checked  # imports torch, which takes seconds: check everything else first
 
-    run(config)
+    run_checked(config)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python scripts/bench_attention.py --device cuda
 
 It first checks that both give the same output. Then prints, for each size, the median ratio of their times over
-alternating rounds; above 1, the second is faster. Last, prints how the time of window attention grows: the fitted
+alternating rounds; above 1, the second is faster. Finally, prints how the time of window attention scales: the fitted
 exponents of K^2 on a fixed map, and of the number of pixels with a fixed K. LOG.md has the numbers, and code that
 depends on them refers to this script.
 """

@@ -134,6 +134,25 @@ def test_damaged_npz_files_are_one_line_errors(tmp_path):
         read_images(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"pixels": np.zeros((3, 8, 8, 3))}, r"its pixels are \(3, 8, 8, 3\) of float64, not"),
+        ({"labels": np.array([0, 1, 2])}, "its labels are not one whole number per image"),
+        ({"places": np.array([0, 1])}, "its places are not one whole number per image"),
+        ({"places": np.array([0, 1, -2])}, "its places are not one whole number per image"),
+    ],
+)
+def test_impossible_arrays_of_images_are_named(tmp_path, change, complaint):
+    whole = {"pixels": np.zeros((3, 8, 8, 3), np.uint8), "labels": np.array([0, 1, 1]), "places": np.arange(3),
+             "class_names": np.array(["a", "b"]), "data_hash": "0"}  # fmt: skip
+    np.savez(tmp_path / "images.npz", **whole)
+    assert read_images(tmp_path / "images.npz").shape == (3, 8, 8)
+    np.savez(tmp_path / "images.npz", **whole | change)
+    with pytest.raises(FileError, match=complaint):
+        read_images(tmp_path / "images.npz")
+
+
 def test_a_line_is_appended_after_a_torn_one(tmp_path):
     path = tmp_path / "x.jsonl"
     append_json_line(path, {"part": 1})
@@ -187,7 +206,7 @@ WORK = vars(Work("conv3x3", "mini", "bf16", 9.0))
             '{"status": "fine"}',
             "result.json has the status 'fine', not one of done, failed, interrupted",
         ),
-        ("result.json", '{"status": "done", "format": "x"}', "result.json has the format 'x', not a whole number"),
+        ("result.json", '{"status": "done", "format": "x"}', "result.json has format 'x', which is not a whole number"),
         ("result.json", '{"status": "done", "cpu_seconds": "12"}', "result.json has cpu_seconds '12'"),
         ("result.json", '{"status": "done", "cpu": {}}', "result.json has cpu {}"),
         ("result.json", '{"status": "done", "dirty": "no"}', "result.json has dirty 'no'"),
@@ -209,7 +228,7 @@ def test_invalid_files_in_a_run_folder_are_reported_as_damaged(tmp_path, file, c
     folder = tmp_path / "x/frac1/seed0"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("epochs: 1\n" + CONFIG)
-    result = {"status": "done", **dict.fromkeys(RESULT_KEYS, "x"), "fraction": 1.0, "seed": 0}
+    result = {"status": "done", **dict.fromkeys(RESULT_KEYS, "x"), "fraction": 1.0, "seed": 0, "test_acc": 0.5}
     (folder / "result.json").write_text(json.dumps(result | {"versions": {}, "dirty": False}))
     (folder / file).write_text(content)
     state = read_state(folder)

@@ -132,7 +132,7 @@ def test_a_finished_run_is_not_overwritten(tiny):
         run(tiny())
     assert read(tiny(), "result.json") == before
     path = run_folder_path(tiny()) / "result.json"
-    for wrong, complaint in (({"test_acc": "0.9"}, "says test/acc '0.9'"), ({"test_acc": None}, "says test/acc None")):
+    for wrong, complaint in (({"test_acc": "0.9"}, "has test_acc '0.9'"), ({"test_acc": None}, "says test/acc None")):
         path.write_text(json.dumps(json.loads(before) | wrong))
         with pytest.raises(RunFolderError, match=f"is damaged: result.json {complaint}.*; delete the folder"):
             run(tiny())
@@ -194,7 +194,8 @@ def test_an_unfinished_run_of_another_configuration_names_the_changed_settings(t
             DataError,
             "the folder /nowhere does not exist; data.root must be the folder of train_images.npy",
         ),
-        ("data.mean=[0.5,0.5]", DataError, "need 3 values, one per channel"),
+        ("data.mean=[0.5,0.5]", DataError, r"^data\.mean needs 3 values, one per channel, not \[0.5, 0.5\]$"),
+        ("data.std=[0.5,0.5]", DataError, r"^data\.std needs 3 values"),
         ("model=vit scale.width=20", ConfigError, "width=20 is not divisible by heads=8"),
         ("model=local_attention scale.patch=1 model.mixer.kernel_size=4", ConfigError, "odd and at least 1, not 4"),
         ("model=local_attention scale.patch=1 model.mixer.kernel_size=9", ConfigError, "larger than the map of 8x8"),

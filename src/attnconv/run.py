@@ -18,19 +18,21 @@ from attnconv.training.setup import prepare
 from attnconv.training.trainer import Trainer
 
 
-@default_settings()
 def run(config: Config) -> dict[str, Any]:
-    """Train the configuration in its run folder, resuming an unfinished run.
+    """Check a configuration, which Python code may have edited, and train it: see `run_checked`."""
+    return run_checked(checked(config))
 
-    Returns:
-        The content of result.json.
+
+@default_settings()
+def run_checked(config: Config) -> dict[str, Any]:
+    """Train a configuration in its run folder, resuming an unfinished run, and return the content of result.json.
 
     Raises:
         UserError: see `prepare`; also Diverged, OutOfMemory and RunFolderError (a full disk), which result.json
             records.
         Stopped: a signal stopped the run; a checkpoint exists, and result.json says so.
     """
-    setup = prepare(checked(config))
+    setup = prepare(config)
     with setup.claimed(), Interrupts(several=setup.processes.count > 1, parent=pool_parent()) as interrupts:
         trainer = Trainer(setup, interrupts)
         with trainer.recorded():
@@ -48,14 +50,14 @@ def run_in_sweep(config: Config) -> None:
 
     Raises:
         CellFailed: the run failed; the reason has been printed.
-        Stopped: see `run`.
+        Stopped: see `run_checked`.
     """
     global _stopped
     if _stopped:
         raise CellFailed("stopped by a signal")
     failure = None
     try:
-        run(config)
+        run_checked(config)
     except (AlreadyDone, InUse) as elsewhere:  # another process took the run after the sweep began
         print(f"skipped: {elsewhere}".partition(";")[0], flush=True)
     except UserError as error:
@@ -78,13 +80,11 @@ def run_trial(config: Config) -> float:
     """Train one trial of an optimizing sweeper, unless it is finished, and return its validation accuracy.
 
     Raises:
-        UserError, Stopped: see `run`.
+        UserError, Stopped: see `run_checked`.
     """
     try:
-        result = run(config)
+        result = run_checked(config)
     except AlreadyDone:
-        finished = read_result(run_folder_path(config))
-        assert finished is not None
-        result = finished
+        result = read_result(run_folder_path(config)) or {}
     accuracy: float = result["val_acc"]
     return accuracy

@@ -53,6 +53,7 @@ def command(monkeypatch, capsys, tmp_path):
         (["seed=range(0,3)"], "seed=range(0,3) has several values"),
         (["-m", "seed=range(0,x)"], "seed=range(0,x): TypeError while evaluating"),
         (["-m", "seed=range(0,2,0)"], "seed=range(0,2,0): the step of a range must not be 0"),
+        (["-m", "seed=interval(0,2)"], "an interval needs an optimizing sweeper; list the values, KEY=A,B,C, or write"),
         (["seed"], "the argument 'seed' has no value: write seed=VALUE"),
         (["größe=3"], "unknown setting 'größe'"),
         (["batch_size=10"], "unknown setting 'batch_size'; did you mean 'recipe.batch_size'?"),
@@ -224,6 +225,15 @@ def test_invalid_script_arguments_are_one_line_errors(command, script, arguments
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert complaint in errors[0]
+
+
+@pytest.mark.parametrize("to", ["absent", "link"])
+def test_links_that_lead_nowhere_are_named(command, tmp_path, to):
+    (tmp_path / "link").symlink_to(to)
+    for arguments in ((tmp_path, "--results", tmp_path / "link/results"), (tmp_path / "link",)):
+        code, (error,) = command("scripts/collect.py", *map(str, arguments))
+        assert code == 2
+        assert error.endswith(f"{tmp_path}/link is a link that leads nowhere (to {to})")
 
 
 @pytest.mark.parametrize(

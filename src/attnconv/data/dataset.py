@@ -15,7 +15,7 @@ from torch import Tensor
 from attnconv.config import DataConfig
 from attnconv.data.augmentation import EpochPlan, ImageSize, crop_and_flip, normalize, pad, scale
 from attnconv.data.sources import load_source
-from attnconv.errors import DataError, require_memory
+from attnconv.errors import DataError, counted, require_memory
 
 LEVELS = 256  # of uint8
 COUNTED_AT_ONCE = 1024  # images
@@ -147,7 +147,9 @@ def load_dataset(config: DataConfig, device: torch.device) -> DataSet:
     source = load_source(config, device)
     labels = source.train.labels
     remaining, held = split_holdout(labels, config.holdout)
-    used = nested_fraction(labels, remaining, config.fraction, config.subset_seed)
+    used = remaining
+    if config.fraction < 1:
+        used = nested_fraction(labels, remaining, config.fraction, config.subset_seed)
 
     images = source.train.images[used]  # a copy
     mean, std = (torch.as_tensor(values, device=device) for values in _normalization(config, images))
@@ -234,10 +236,9 @@ def _normalization(config: DataConfig, images: np.ndarray) -> tuple[np.ndarray, 
     std = own_std if config.std is None else config.std
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     channels = images.shape[-1]
-    if mean.shape != (channels,) or std.shape != (channels,):
-        raise DataError(
-            f"data.mean and data.std need {channels} values, one per channel, not {mean.tolist()} and {std.tolist()}"
-        )
+    for name, values in (("mean", mean), ("std", std)):
+        if values.shape != (channels,):
+            raise DataError(f"data.{name} needs {counted(channels, 'value')}, one per channel, not {values.tolist()}")
     if not (std > 0).all():
         usable = ",".join(f"{value or 1:.4g}" for value in std)
         raise DataError(
@@ -254,8 +255,8 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     counts = np.zeros((images.shape[-1], LEVELS), np.int64)
     for start in range(0, len(images), COUNTED_AT_ONCE):
-        for channel, counted in enumerate(counts):
-            counted += np.bincount(images[start : start + COUNTED_AT_ONCE, ..., channel].ravel(), minlength=LEVELS)
+        for channel, of_channel in enumerate(counts):
+            of_channel += np.bincount(images[start : start + COUNTED_AT_ONCE, ..., channel].ravel(), minlength=LEVELS)
     levels = np.arange(LEVELS)
     pixels = counts.sum(axis=1)
     mean = counts @ levels / pixels

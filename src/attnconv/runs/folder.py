@@ -208,8 +208,13 @@ class RunFolder:
             lines.flush()
             os.fsync(lines.fileno())
 
-    def forget_after(self, epochs_done: int | None, heads: bool, labels: "np.ndarray") -> None:
-        """Drop incomplete lines, and the lines of epochs that will be trained again; drop all lines for None.
+    def forget_all(self) -> None:
+        """Delete what an earlier run left that ended before its first checkpoint."""
+        for file in (*LINES, *PRODUCTS):
+            (self.path / file).unlink(missing_ok=True)
+
+    def forget_after(self, epochs_done: int, heads: bool, labels: "np.ndarray") -> None:
+        """Drop incomplete lines, and the lines of epochs that will be trained again.
 
         Args:
             heads: whether the network has heads to record.
@@ -219,17 +224,15 @@ class RunFolder:
             Damaged: lines of other epochs are missing, or the predictions of a run that has been trained are missing or
                 those of another run.
         """
-        for file in PRODUCTS if epochs_done is None else ():  # of an earlier run
-            (self.path / file).unlink(missing_ok=True)
         for file in LINES:
             if (self.path / file).exists():
-                lines = [] if epochs_done is None else read_lines(self.path, file)
+                lines = read_lines(self.path, file)
                 require_numbers(self.path, file, lines, NUMBERS.get(file, ()))
-                text = "".join(_line(record) for record in lines if record["epoch"] <= (epochs_done or 0))
+                text = "".join(_line(record) for record in lines if record["epoch"] <= epochs_done)
                 write_whole(self.path / file, text.encode())
         for file in ("metrics.jsonl", "timing.jsonl"):
-            read_epochs(self.path, file, epochs_done or 0)
-        if epochs_done is not None and heads:
+            read_epochs(self.path, file, epochs_done)
+        if heads:
             read_epochs(self.path, "heads.jsonl", epochs_done, first=0)
         if epochs_done == self.config.epochs:
             last = read_lines(self.path, "metrics.jsonl")[-1:]

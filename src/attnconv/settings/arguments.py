@@ -42,8 +42,9 @@ def train_arguments(arguments: list[str]) -> list[str]:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     found = parser.parse_intermixed_args(arguments)
-    _check_flags(found)
     flags = [argument for argument in arguments if argument not in found.overrides]
+    if flags:
+        _check_flags(found)
     overrides = [keep_text(expand_home(override)) for override in found.overrides]
     if under_agent():
         from attnconv.settings.trial import trial_arguments
@@ -257,7 +258,11 @@ def a_path(text: str) -> Path:
     """Convert an argument to a path. Shells do not expand the ~ of --results=~/results."""
     if not text:  # the path of nothing is the working folder
         raise argparse.ArgumentTypeError("the path is empty (an unset shell variable?)")
-    return Path(os.path.expanduser(text))
+    path = Path(os.path.expanduser(text))
+    for part in (path, *path.parents):
+        if os.path.islink(part) and not os.path.exists(part):
+            raise argparse.ArgumentTypeError(f"{part} is a link that leads nowhere (to {os.readlink(part)})")
+    return path
 
 
 def a_place(text: str) -> str:

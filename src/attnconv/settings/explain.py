@@ -94,6 +94,8 @@ def _explain_argument(error: Exception, valid_keys: Iterable[str]) -> str | None
     several = re.match(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text)
     if several:
         return _several_values(several.group(1) or several.group(2))
+    if "does not support sweep type" in text:
+        return "an interval needs an optimizing sweeper; list the values, KEY=A,B,C, or write KEY=range(START,END,STEP)"
     if not isinstance(error, OverrideParseException):
         return None
     key, equals, value = error.override.partition("=")

@@ -115,7 +115,7 @@ def _check_hydra(override: Override) -> None:
 
 def check_config_dir(folder: str) -> None:
     """Raise ConfigError for a folder with a file that Hydra would ignore, because configs/ has one of that name."""
-    for ours in CONFIGS.rglob("*.yaml") if Path(folder).resolve() != CONFIGS else ():
+    for ours in CONFIGS.rglob("*.yaml") if os.path.realpath(folder) != str(CONFIGS) else ():
         theirs = Path(folder, ours.relative_to(CONFIGS))
         if theirs.exists():
             raise ConfigError(f"{theirs} would be ignored, because configs/ has a file of that name: rename it")

@@ -50,8 +50,11 @@ def check_network(
     on_cpu, elsewhere = device.type == "cpu", from_elsewhere(node)
     _check_memory(config, node, data)
     found = _check_forward(config, node, data, device)
-    if on_cpu and not elsewhere:  # a GPU reports that its memory is full; Linux kills
-        _check_activations(config, node, data, processes, found.flops_full)
+    images = math.ceil(min(config.recipe.batch_size, data.epoch_images) / processes.count)
+    # The usual batch needs no closer look: each number that is kept costs some FLOPs.
+    surely_fits = found.flops_full is not None and fits(4 * found.flops_full * images)
+    if on_cpu and not elsewhere and not surely_fits:  # a GPU reports that its memory is full; Linux kills
+        _check_activations(config, node, data, images)
     if config.recipe.sizes:
         _check_sizes(config, node, data)
     # The tests of this package train its own networks, so only a last batch of one image may be too small for them.
@@ -109,16 +112,10 @@ def _check_forward(config: Config, node: dict[str, Any], data: DataSet, device: 
     return found
 
 
-def _check_activations(
-    config: Config, node: dict[str, Any], data: DataSet, processes: Processes, flops: int | None
-) -> None:
+def _check_activations(config: Config, node: dict[str, Any], data: DataSet, images: int) -> None:
     """Raise OutOfMemory for a batch whose activations are too large to keep in this machine's memory."""
-    images = math.ceil(min(config.recipe.batch_size, data.epoch_images) / processes.count)
     channels, *sides = data.image_shape
     largest = [round(max(config.recipe.sizes, default=1) * side) for side in sides]
-    # The usual batch needs no closer look: each number that is kept costs some FLOPs.
-    if flops is not None and fits(4 * flops * images):
-        return
     needed = 0
     for build in (build_unfilled, build_filled):  # a real network may keep less than its definition needs
         with torch.random.fork_rng(devices=[]), autocast(config.precision, torch.device("cpu")):

@@ -73,18 +73,15 @@ def outcome_of(error: BaseException) -> dict[str, Any]:
     return {"status": "failed"} | ({"reason": reason_of(error)} if isinstance(error, Exception) else {})
 
 
-def require_finite(epoch: int, scores: dict[str, Score], config: Config) -> None:
-    """Raise Diverged if the loss of an evaluation is not finite."""
-    for split, score in scores.items():
-        if math.isfinite(score.loss):
-            continue
-        assert score.predictions is not None
-        bad = (score.predictions == NOT_FINITE).nonzero().flatten().tolist()
-        reason = _lower(config)
-        if 0 < len(bad) < len(score.predictions):  # after training went wrong, all images are affected
-            reason = f"model={config.model['name']} gives nan or inf for {counted(len(bad), 'image')}, first for image "
-            reason += f"{bad[0]} (from 0)"
-        raise Diverged(f"the {split} loss after epoch {epoch} is {score.loss}; {reason}")
+def diverged(epoch: int, split: str, score: Score, config: Config) -> Diverged:
+    """Return the error for an evaluation of a split with a loss that is not finite."""
+    assert score.predictions is not None
+    bad = (score.predictions == NOT_FINITE).nonzero().flatten().tolist()
+    reason = _lower(config)
+    if 0 < len(bad) < len(score.predictions):  # after training went wrong, all images are affected
+        reason = f"model={config.model['name']} gives nan or inf for {counted(len(bad), 'image')}, first for image "
+        reason += f"{bad[0]} (from 0)"
+    return Diverged(f"the {split} loss after epoch {epoch} is {score.loss}; {reason}")
 
 
 def _lower(config: Config) -> str:

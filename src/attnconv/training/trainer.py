@@ -20,7 +20,7 @@ from attnconv.runs.provenance import changed_code, describe, forget_peak_memory,
 from attnconv.runs.records import PREDICTIONS, final_numbers, recorded_epochs
 from attnconv.training.console import Console, closing_line, opening_lines
 from attnconv.training.device import runs_at_once
-from attnconv.training.failures import explain, outcome_of, require_finite
+from attnconv.training.failures import diverged, explain, outcome_of
 from attnconv.training.interrupts import Interrupts
 from attnconv.training.loop import EpochSettings, cutmix, evaluate, train_epoch
 from attnconv.training.metrics import FiniteGuard, Score, Stopwatch, Tally
@@ -108,15 +108,16 @@ class Trainer:
         found = load_checkpoint(self.folder.checkpoints, self.model, self.setup.optimizer, self.identity)
         self.progress, self.saved_at = found or Progress(), time.perf_counter()
         if self.writes:
-            has_heads = self.heads.record(0) is not None
-            labels = self.data.test.labels.cpu().numpy()
-            self.folder.forget_after(None if found is None else found.epochs_done, has_heads, labels)
+            heads = self.heads.record(0)
             if found is None:
-                self.folder.append("heads.jsonl", self.heads.record(0))
+                self.folder.forget_all()
+                self.folder.append("heads.jsonl", heads)
+            else:
+                self.folder.forget_after(found.epochs_done, heads is not None, self.data.test.labels.cpu().numpy())
             starts = self.folder.note_start(start_of(self.description), resumed=found is not None)
             if len(starts) > 1:
                 self._compare(starts)
-        history = recorded_epochs(self.folder.path, self.images) if self.writes else []
+        history = recorded_epochs(self.folder.path, self.images) if self.writes and found else []
         self.dashboard = Dashboard(self.config, self.folder.path, history, shown=self.writes)
         self._say(opening_lines(self.description, self.folder, self.progress))
         # With several runs in one terminal, each line names its run, and no run draws a bar.
@@ -202,7 +203,9 @@ class Trainer:
             "eval_cpu_seconds": evaluation.cpu_seconds(self.processes),
         }
         train = Score(done.loss / done.images, done.correct / done.images)
-        require_finite(epoch, scores, self.config)
+        for split, score in scores.items():
+            if not math.isfinite(score.loss):
+                raise diverged(epoch, split, score, self.config)
         lr = self.config.recipe.lr * self.settings.lr_factor((epoch - 1) * self.steps_per_epoch)
         metrics = {"train/loss": train.loss, "train/acc": train.accuracy, "train/lr": lr}
         for split, score in scores.items():

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from attnconv.config import compose
 from attnconv.files import FileError
 from attnconv.report.page.assemble import bundle
 from attnconv.report.page.contents import tell_apart
-from attnconv.report.page.images import packed
+from attnconv.report.page.images import packed, read_images, save_images
 from attnconv.report.page.runs import Shown, describe
 from conftest import REPOSITORY, TINY_SCALE, write_arrays
 
@@ -50,6 +51,25 @@ def test_damaged_runs_are_named_and_left_out_of_the_page(tmp_path, capsys):
     runs = {point["run"] for point in data_of(page)["points"]}
     assert {str(folder.relative_to(tmp_path / "results/runs")) in runs for folder in (gone, newer)} == {False}
     assert len(runs) == len({point["run"] for point in data_of(PAGE)["points"]}) - 2
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda images: {"labels": np.roll(images.labels, 1)}, "give an image two classes: restore them"),
+        (lambda images: {"places": images.places + 9_990}, "give an image two classes: restore them"),
+        (lambda images: {"data_hash": "0"}, "so the page shows none"),
+    ],
+)
+def test_images_that_contradict_the_results_are_named(tmp_path, capsys, change, complaint):
+    results = tmp_path / "results"
+    results.mkdir()
+    for file in ("runs.csv", "test_labels.npy", "claims.yaml"):
+        shutil.copy(RESULTS / file, results)
+    images = read_images(RESULTS / "test_images.npz")
+    save_images(replace(images, **change(images)), results / "test_images.npz")
+    assert make_page("--results", results, "--out", tmp_path / "page.html") == 2
+    assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

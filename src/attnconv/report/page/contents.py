@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from attnconv.config import DataConfig
 from attnconv.data.dataset import DataSet, load_dataset
 from attnconv.data.root import move_root
 from attnconv.errors import RunFolderError
-from attnconv.report.collect import IMAGES
+from attnconv.files import FileError, reading
+from attnconv.report.collect import IMAGES, LABELS
 from attnconv.report.colors import BLACK, HEADS, style_of
 from attnconv.report.complaints import noting
 from attnconv.report.page.curves import data_size, points
@@ -31,6 +33,18 @@ LIVE = ("sa_quadratic", "sa_learned_content")
 RECORDED = ("attention_maps.npy", "heads.jsonl")  # records of where heads looked
 
 
+def _check_labels(images: Images, results: Path) -> None:
+    """Raise FileError if the classes of the page's images are not those of the test set."""
+    path = results / LABELS
+    if not path.exists():
+        return
+    with reading(path):
+        labels = np.load(path, allow_pickle=False)
+        wrong = max(images.places) >= len(labels) or (labels[images.places] != images.labels).any()
+    if wrong:
+        raise FileError(f"{results / IMAGES} and {path} give an image two classes: restore them")
+
+
 def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]:
     """Return the data of the page for results/: the best documented runs of each model with heads.
 
@@ -41,7 +55,11 @@ def from_results(results: Path, page: Path, errors: list[str]) -> dict[str, Any]
         UserError: the table of runs or the images are missing or damaged.
     """
     images = read_images(results / IMAGES)
-    rows = sound_runs(read_runs(results / "runs.csv"), results, errors)
+    _check_labels(images, results)
+    table = read_runs(results / "runs.csv")
+    if table and all(row["data_hash"] != images.data_hash for row in table):
+        errors.append(f"no run in {results}/runs.csv has the data_hash of {results / IMAGES}, so the page shows none")
+    rows = sound_runs(table, results, errors)
     of_images = [row for row in rows if row["data_hash"] == images.data_hash]
     runs: list[dict[str, Any]] = []
     for row in best_documented(of_images, results):

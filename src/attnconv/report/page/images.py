@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,15 @@ def read_images(path: Path) -> Images:
         FileError: it is missing or damaged.
     """
     with reading(path), np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("pixels", "labels", "places")}
-        return Images(**arrays, class_names=file["class_names"].tolist(), data_hash=str(file["data_hash"]))
+        pixels, labels, places = (file[name] for name in ("pixels", "labels", "places"))
+        names = file["class_names"].tolist()
+        if pixels.ndim != 4 or pixels.dtype != np.uint8:
+            raise ValueError(f"its pixels are {pixels.shape} of {pixels.dtype}, not (n, height, width, C) of uint8")
+        for name, values, limit in (("labels", labels, len(names)), ("places", places, math.inf)):
+            whole = values.shape == pixels.shape[:1] and values.dtype.kind in "iu"
+            if not whole or not ((values >= 0) & (values < limit)).all():
+                raise ValueError(f"its {name} are not one whole number per image, from 0 on")
+        return Images(pixels, labels, places, names, str(file["data_hash"]))
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:
