@@ -44,9 +44,11 @@ def test_round_trip_preserves_weight_and_bias():
     with torch.no_grad():
         layer.value.weight.copy_(attention.value[0].T)
         layer.value.bias.copy_(attention.bias)
+    layer.value.bias.requires_grad_(False)
     back = convolution_from_attention(layer, 7, 8)
     assert torch.equal(back.weight, original.weight)
     assert torch.equal(back.bias, original.bias)
+    assert (back.weight.requires_grad, back.bias.requires_grad) == (True, False)
 
 
 def test_attention_that_is_not_a_convolution_is_refused():

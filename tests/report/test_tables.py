@@ -123,6 +123,9 @@ def test_bench_table_shows_the_last_clean_measurement_of_each_setting():
     emulated = bench_line(2.0)
     del emulated["matmul_bf16"]
     assert bench_table([emulated]).splitlines()[-1].endswith("| 200% | - |")
+    slower = bench_line(2.0)["ours"] | {"images_per_second": -1.0}
+    with pytest.raises(ValueError, match=r"line 2, ours, has images_per_second -1\.0, which is not a number"):
+        bench_table([bench_line(2.0), bench_line(2.0, ours=slower)])
 
 
 @pytest.mark.parametrize(

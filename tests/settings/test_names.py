@@ -21,7 +21,7 @@ NAMES = [
     ("name='a\tb'", r"name='a\tb' has characters that cannot be printed"),
     ("name='a\nb'", r"name='a\nb' has characters that cannot be printed"),
     ("name='a\0b'", r"name='a\x00b' has characters that cannot be printed"),
-    ("name='a\udcffb'", "has characters that cannot be printed"),
+    ("name='a\udcffb'", "has bytes that are no text in this locale"),
     ("name=" + "a" * 256, "name has a name of 256 bytes; file systems take at most 255"),
     ("name='" + "ö" * 128 + "'", "256 bytes"),
     ("name='${data.root}'", "must be a single folder name"),

@@ -68,6 +68,8 @@ def _of_positional(layer: PositionalAttention, height: int, width: int, toleranc
             convolution.weight[:, :, row + reach[0], column + reach[1]] += by_head[:, head]
         if convolution.bias is not None:
             convolution.bias.copy_(value.bias)
+    for name, parameter in convolution.named_parameters():
+        parameter.requires_grad_(getattr(value, name).requires_grad)
     _require_equal(layer, convolution, height, width, reach)
     return convolution
 

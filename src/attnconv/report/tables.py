@@ -7,7 +7,7 @@ from typing import Any
 
 from attnconv.files import read_csv, reading
 from attnconv.report.comparisons import check_alike, distinct
-from attnconv.runs.numbers import AMOUNT, COUNT, FINITE, SHARE, Number
+from attnconv.runs.numbers import AMOUNT, COUNT, FINITE, SHARE, Number, check_numbers
 
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
 
@@ -232,7 +232,10 @@ def bench_table(lines: Iterable[dict[str, Any]]) -> str:
     earlier baseline that shared our backbone, are left out.
     """
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in lines:
+    for number, line in enumerate(lines, 1):
+        for side in ("published", "ours"):
+            bounds = {"images_per_second": AMOUNT, "peak_bytes": COUNT, "flops_per_second": AMOUNT}
+            check_numbers(f"line {number}, {side},", line.get(side, {}), bounds)
         if line["dirty"] is False and "ratio_fp32" in line and line.get("standard", True):
             names = ("device", "precision", "part", "model", "scale", "batch", "compiled", "dropout")
             key = tuple(line.get(name, 0.0) for name in names)

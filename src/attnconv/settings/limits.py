@@ -147,6 +147,8 @@ def _check_text(key: str, text: str) -> None:
     """Raise ConfigError for text that a file system, a terminal or a YAML file may change."""
     if text != text.strip():
         raise ConfigError(f"{key}={text!r} starts or ends with a space")
+    if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in text):  # how Python keeps bytes that it cannot decode
+        raise ConfigError(f"{key}={text!r} has bytes that are no text in this locale (with PYTHONUTF8=1, UTF-8 is)")
     if not text.isprintable():
         raise ConfigError(f"{key}={text!r} has characters that cannot be printed")
 
