@@ -9,7 +9,7 @@ from typing import Any
 from attnconv.files import read_json_lines, reading
 from attnconv.report.runs_table import sources
 from attnconv.report.tables import markdown
-from attnconv.runs.numbers import SHARE
+from attnconv.runs.bounds import SHARE
 
 FILE = "cpu10.jsonl"
 LIMIT_SECONDS = 600.0

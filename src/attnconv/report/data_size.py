@@ -12,7 +12,7 @@ from attnconv.report.comparisons import REFERENCE, Cell, Row, accuracy_text, bet
 from attnconv.report.protocols import Protocol, Ratio, protocols
 from attnconv.report.stats import Estimate, components, crossing, pooled_within
 from attnconv.report.tables import markdown, read_table
-from attnconv.runs.numbers import AMOUNT, COUNT, SHARE
+from attnconv.runs.bounds import AMOUNT, COUNT, SHARE
 
 LEVELS = (0.45, 0.6, 0.7, 0.8)  # accuracies for which the images needed are interpolated
 TUNED_ON = "sa_quadratic"  # by the trials whose names begin with no other model

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attnconv.files import read_json, reading
-from attnconv.runs.numbers import AMOUNT, COUNT, ROUNDED_SHARE, SHARE, Number, check_numbers
+from attnconv.runs.bounds import AMOUNT, COUNT, ROUNDED_SHARE, SHARE, Number, check_numbers
 from attnconv.runs.status import collected_folder
 
 PROBE, CONVERSION = "probe.json", "conversion.json"

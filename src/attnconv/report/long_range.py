@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attnconv.report.tables import markdown, read_table
-from attnconv.runs.numbers import COUNT, SHARE
+from attnconv.runs.bounds import COUNT, SHARE
 
 
 def read_long_range(path: Path, columns: Collection[str] = ()) -> list[dict[str, Any]]:

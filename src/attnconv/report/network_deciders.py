@@ -13,7 +13,7 @@ from attnconv.report.examined import CONVERSION, is_corrected, read_examined, re
 from attnconv.report.long_range import read_long_range
 from attnconv.report.stats import Estimate, holm, mean, sign
 from attnconv.report.tables import read_models, read_table
-from attnconv.runs.numbers import AMOUNT
+from attnconv.runs.bounds import AMOUNT
 
 RESIDUAL = "joint_residual"  # of the lemma, over all queries jointly
 EARLY, LATE = (1, 2, 3), (4, 5, 6)  # layers

@@ -12,8 +12,8 @@ from typing import Any
 from attnconv.config import flatten
 from attnconv.errors import RunFolderError, counted, first_few
 from attnconv.files import FileError, csv_text, read_csv, reading, write_whole
+from attnconv.runs.bounds import SHARE, check_numbers
 from attnconv.runs.identity import free_to_change, with_defaults
-from attnconv.runs.numbers import SHARE, check_numbers
 from attnconv.runs.records import (
     FORMAT,
     RESULT_KEYS,

@@ -7,7 +7,7 @@ from typing import Any
 
 from attnconv.files import read_csv, reading
 from attnconv.report.comparisons import check_alike, distinct
-from attnconv.runs.numbers import AMOUNT, COUNT, FINITE, SHARE, Number, check_numbers
+from attnconv.runs.bounds import AMOUNT, COUNT, FINITE, SHARE, Number, check_numbers
 
 TABLE_MARKERS = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", flags=re.DOTALL)
 

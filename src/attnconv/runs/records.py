@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnconv.errors import RunFolderError, counted
 from attnconv.files import FileError, first_bytes, read_json, read_json_lines, read_yaml, reading
-from attnconv.runs.numbers import AMOUNT, COUNT, SHARE, check_numbers
+from attnconv.runs.bounds import AMOUNT, COUNT, SHARE, check_numbers
 
 if TYPE_CHECKING:
     import numpy as np

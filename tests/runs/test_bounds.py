@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnconv.runs.numbers import AMOUNT, COUNT, FINITE, ROUNDED_SHARE, SHARE, check_numbers
+from attnconv.runs.bounds import AMOUNT, COUNT, FINITE, ROUNDED_SHARE, SHARE, check_numbers
 
 
 @pytest.mark.parametrize(
