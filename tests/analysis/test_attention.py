@@ -202,6 +202,12 @@ def test_several_known_layers_are_all_shown_and_the_network_stays_in_training_mo
     assert model.training
 
 
+def test_attention_that_pools_the_tokens_is_no_layer():
+    settings = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 4}
+    model = timm.models.VisionTransformer(**settings, class_token=False, global_pool="map").eval()
+    assert [layer.grid for layer in attention_layers(model, PIXELS)] == [(4, 4)] * 2
+
+
 def test_a_map_of_unknown_size_is_named():
     model = type("NoPatch", (Tokens,), {"patch_size": None})(multihead())
     with pytest.raises(ConfigError, match=r"map is unknown.*: give the network the attributes patch_size and image_s"):

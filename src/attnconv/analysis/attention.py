@@ -56,7 +56,7 @@ def _of_tokens(model: nn.Module, images: Tensor) -> list[LayerAttention]:
     grid, others_first = _token_grid(model, images)
     layers = []
     for probs in _of_transformer(model, images):
-        if grid is None and probs.shape[-1] < images.shape[2] * images.shape[3]:
+        if grid is None and probs.shape[-1] < images.shape[2] * images.shape[3] and not _is_of_library(model):
             raise ConfigError(
                 "the size of this network's map is unknown, so its maps cannot be shown: give the network the "
                 "attributes patch_size and image_size, in pixels"
@@ -88,9 +88,11 @@ def _refuse_others(model: nn.Module, known: set[Any]) -> None:
     """Raise ConfigError for attention that is not known, not inside of a known one, and not around one."""
     inside = {part for module in known for part in module.modules()}
     for module in model.modules():
-        if known and getattr(type(module), "is_converted", False):  # a convolution of a network that also attends
+        name = type(module).__name__
+        # Next to layers that attend, a converted convolution and a pooling at the end are no such layers.
+        if known and (getattr(type(module), "is_converted", False) or "pool" in name.lower()):
             continue
-        attends = ATTENTION.search(type(module).__name__) or isinstance(module, nn.MultiheadAttention)
+        attends = ATTENTION.search(name) or isinstance(module, nn.MultiheadAttention)
         if attends and module not in inside and known.isdisjoint(module.modules()):
             raise _unknown(module)
 
@@ -139,13 +141,19 @@ def _of_transformer(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 class _Fused(TorchFunctionMode):
-    """See whether the fused product is computed outside of nn.MultiheadAttention, whose own calls no mode sees."""
+    """See whether the fused product is computed outside of nn.MultiheadAttention, whose own calls no mode sees.
+
+    As many queries as keys are a layer; with fewer queries, it pools the tokens.
+    """
 
     outside = False
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.outside |= function is F.scaled_dot_product_attention
-        return function(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if function is F.scaled_dot_product_attention:
+            query, key = (*args, *(named[name] for name in ("query", "key") if name in named))[:2]
+            self.outside |= query.shape[-2] == key.shape[-2]
+        return function(*args, **named)
 
 
 def _unknown(attention: Any) -> ConfigError:
@@ -160,6 +168,10 @@ def _has_class_token(model: nn.Module) -> bool:
     )
 
 
+def _is_of_library(module: nn.Module) -> bool:
+    return any(kind.__module__.startswith(("timm.", "torchvision.")) for kind in type(module).__mro__)
+
+
 def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int] | None, bool]:
     """Return the (H, W) of a transformer's positions for images, by timm's or torchvision's names, or None.
 
@@ -167,7 +179,7 @@ def _token_grid(model: nn.Module, images: Tensor) -> tuple[tuple[int, int] | Non
     """
     found: Any = model
     for part in model.modules():
-        known = any(kind.__module__.startswith(("timm.", "torchvision.")) for kind in type(part).__mro__)
+        known = _is_of_library(part)
         if hasattr(part, "patch_embed") and hasattr(part.patch_embed, "grid_size"):
             found = part.patch_embed
             return (int(found.grid_size[0]), int(found.grid_size[1])), known
